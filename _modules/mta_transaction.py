@@ -1,0 +1,865 @@
+"""
+Switch the files that mail depends on as one transaction, verify it by a live SMTP conversation, and undo it.
+
+Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``) change files only through :func:`write`,
+:func:`remove` and :func:`directory`. Each of these first saves what was there in a journal below
+``/var/lib/postfix_mta`` (the minion option ``mta_state_dir`` moves it), then replaces the file atomically.
+:func:`close` activates the daemons, holds the conversation, and either drops the journal (commit) or puts
+every saved file back and stops and starts the daemons (undo).
+
+The journal is one directory for each change, complete before it gets its name and removed as a whole, so that
+a process killed at any point, or a power loss, leaves either nothing to do or a journal from which
+:func:`recover` (at the next apply) or a systemd unit that exists only meanwhile (at the next boot) restores the
+old files. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
+"""
+
+import contextlib
+import fcntl
+import grp
+import json
+import logging
+import os
+import pathlib
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+log = logging.getLogger(__name__)
+
+STATE_DIR = "/var/lib/postfix_mta"
+LOCK_TIMEOUT = 120
+LOG_LINES = 12
+SERVICES = ("saslauthd", "postfix")
+STRENGTH = {"reload": 1, "restart": 2}
+
+BOOT_UNIT = "postfix-mta-recover.service"
+UNIT_DIR = "/etc/systemd/system"
+UNIT_TEXT = """\
+[Unit]
+Description=Undo an interrupted postfix_mta apply before Postfix starts
+ConditionPathExists={state_dir}/journal
+RequiresMountsFor={state_dir} /etc /var/spool/postfix
+Before=postfix.service postfix@-.service saslauthd.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh {state_dir}/recover.sh
+
+[Install]
+WantedBy=multi-user.target
+"""
+# The journal in the words of sh(1), for a boot at which no Salt may run before Postfix does.
+RECOVER_TEXT = """\
+#!/bin/sh
+# Restores what an interrupted postfix_mta apply had changed; installed only while one is under way.
+journal={state_dir}/journal
+for entry in $(ls -r "$journal"); do
+    entry=$journal/$entry
+    [ -e "$entry/path" ] || continue
+    path=$(cat "$entry/path")
+    case $(cat "$entry/kind") in
+        file)
+            cp -p "$entry/content" "$path.postfix_mta" && mv -f "$path.postfix_mta" "$path" || exit 1 ;;
+        absent)
+            rm -f "$path" || exit 1 ;;
+        directory)
+            chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path" || exit 1 ;;
+        no-directory)
+            rmdir "$path" 2>/dev/null ;;
+    esac
+done
+sync
+rm -rf "$journal" {unit_dir}/{unit} {unit_dir}/multi-user.target.wants/{unit} {state_dir}/recover.sh
+"""
+
+
+def _state_dir():
+    return pathlib.Path(__opts__.get("mta_state_dir", STATE_DIR))
+
+
+def _journal():
+    return _state_dir() / "journal"
+
+
+def _originals():
+    return _state_dir() / "originals"
+
+
+def _run():
+    """What this run did so far; shared by all states of one run."""
+    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None}
+    return __context__.setdefault("mta_transaction", fresh)
+
+
+def _fsync_directory(path):
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stronger(first, second):
+    """Merge two activations; a restart includes a reload."""
+    merged = dict(first)
+    for service, action in second.items():
+        if action not in STRENGTH:
+            raise SaltInvocationError(f"{service} can be activated by 'reload' or 'restart', not {action!r}")
+        if STRENGTH[action] > STRENGTH.get(merged.get(service), 0):
+            merged[service] = action
+    return merged
+
+
+# -- the journal -------------------------------------------------------------------------------
+
+
+def _entries(folder=None):
+    """The journal's entries (or the originals), oldest first. A dotted name is a draft: not complete."""
+    folder = folder or _journal()
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.isdigit())
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in names]
+
+
+def _record(path, kind, activate=None):
+    """Save what is at ``path`` as the journal's next entry, unless this transaction has saved it already."""
+    path = pathlib.Path(path)
+    entries = _entries()
+    for entry in entries:
+        if (entry / "path").read_text() == str(path):
+            return
+    name = f"{len(entries):04d}"
+    draft = _journal() / f".{name}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    (draft / "path").write_text(str(path))
+    (draft / "kind").write_text(kind)
+    if kind == "file":
+        shutil.copy2(path, draft / "content")
+        status = path.stat()
+        os.chown(draft / "content", status.st_uid, status.st_gid)
+    elif kind == "directory":
+        status = path.stat()
+        (draft / "owner").write_text(f"{status.st_uid}:{status.st_gid}")
+        (draft / "mode").write_text(f"{stat.S_IMODE(status.st_mode):o}")
+    for child in draft.iterdir():
+        with open(child, "rb") as handle:
+            os.fsync(handle.fileno())
+    _fsync_directory(draft)
+    os.rename(draft, _journal() / name)
+    _fsync_directory(_journal())
+
+
+def _restore(entry):
+    """Put back what ``entry`` saved. Doing it twice does no harm."""
+    path = pathlib.Path((entry / "path").read_text())
+    kind = (entry / "kind").read_text()
+    if kind == "file":
+        saved = (entry / "content").stat()
+        _replace(
+            path,
+            (entry / "content").read_bytes(),
+            saved.st_uid,
+            saved.st_gid,
+            stat.S_IMODE(saved.st_mode),
+            times=(saved.st_atime_ns, saved.st_mtime_ns),
+        )
+    elif kind == "absent":
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    elif kind == "directory":
+        owner, group = (entry / "owner").read_text().split(":")
+        os.chown(path, int(owner), int(group))
+        path.chmod(int((entry / "mode").read_text(), 8))
+    elif kind == "no-directory":
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    return str(path)
+
+
+def _replace(path, contents, uid, gid, mode, times=None):
+    """Replace ``path`` atomically: a reader sees the old or the new file whole, also after a power loss."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as handle:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+            handle.write(contents)
+            handle.flush()
+            with contextlib.suppress(OSError):
+                for attribute in os.listxattr(path):
+                    os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
+            os.fsync(descriptor)
+        if times:
+            os.utime(draft, ns=times)
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+    _fsync_directory(path.parent)
+
+
+# -- begin, commit, undo -----------------------------------------------------------------------
+
+
+def _lock():
+    """Take the lock, waiting for another run to end."""
+    _state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = open(_state_dir() / "lock", "a+")  # noqa: SIM115 - held until the transaction closes
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                handle.close()
+                raise CommandExecutionError(
+                    f"Nothing was changed: another apply has held {_state_dir() / 'lock'} for {LOCK_TIMEOUT} s"
+                ) from None
+            time.sleep(0.2)
+    return handle
+
+
+def _begin():
+    """Open the transaction at its first change: lock, look at the server as it is, arm the boot unit."""
+    run = _run()
+    if run["lock"]:
+        return
+    lock = _lock()
+    try:
+        if _journal().exists():
+            log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
+        before = {
+            "services": __salt__["mta_service.status"](list(SERVICES)),
+            "answers": _answers_now(),
+            "time": int(time.time()),
+        }
+        _arm()
+        draft = _state_dir() / ".journal"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        (draft / "before").write_text(json.dumps(before))
+        _fsync_directory(draft)
+        os.rename(draft, _journal())
+        _fsync_directory(_state_dir())
+    except BaseException:
+        lock.close()
+        raise
+    run.update(lock=lock, before=before, activate={}, activated=False)
+
+
+def _answers_now():
+    """Whether the server answers at this moment; a server that does not run, does not."""
+    try:
+        return __salt__["mta_probe.check"](timeout=5)["answers"]
+    except CommandExecutionError:
+        return False
+
+
+def _arm():
+    """Install the unit that resolves the journal at the next boot."""
+    if not os.path.isdir("/run/systemd/system"):
+        return
+    facts = {"state_dir": _state_dir(), "unit_dir": UNIT_DIR, "unit": BOOT_UNIT}
+    _replace(_state_dir() / "recover.sh", RECOVER_TEXT.format(**facts).encode(), 0, 0, 0o700)
+    unit = pathlib.Path(UNIT_DIR) / BOOT_UNIT
+    _replace(unit, UNIT_TEXT.format(**facts).encode(), 0, 0, 0o644)
+    wants = pathlib.Path(UNIT_DIR) / "multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (wants / BOOT_UNIT).symlink_to(unit)
+
+
+def _disarm():
+    for path in (
+        pathlib.Path(UNIT_DIR) / "multi-user.target.wants" / BOOT_UNIT,
+        pathlib.Path(UNIT_DIR) / BOOT_UNIT,
+        _state_dir() / "recover.sh",
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _keep_originals():
+    """Keep, of each path, what was there before the first apply ever changed it: ``.clean`` puts that back."""
+    _originals().mkdir(mode=0o700, exist_ok=True)
+    services = _originals() / "services"
+    if not services.exists():
+        shutil.copy2(_journal() / "before", services)
+    kept = {(entry / "path").read_text() for entry in _entries(_originals())}
+    number = len(kept)
+    for entry in _entries():
+        if (entry / "path").read_text() in kept:
+            continue
+        draft = _originals() / f".{number:04d}"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(entry, draft)
+        if (entry / "content").exists():
+            status = (entry / "content").stat()
+            os.chown(draft / "content", status.st_uid, status.st_gid)
+        os.rename(draft, _originals() / f"{number:04d}")
+        number += 1
+
+
+def _drop_journal():
+    """Forget the journal in one step, then clear away what it consisted of."""
+    done = _state_dir() / ".journal"
+    shutil.rmtree(done, ignore_errors=True)
+    os.rename(_journal(), done)
+    _fsync_directory(_state_dir())
+    shutil.rmtree(done)
+    _disarm()
+
+
+def _end(run):
+    if run["lock"]:
+        run["lock"].close()
+    run.update(lock=None, announced={}, changes={})
+
+
+def _resolve():
+    """Undo what a journal says, whoever began it. Returns the paths restored."""
+    restored = []
+    units = False
+    for entry in reversed(_entries()):
+        try:
+            restored.append(_restore(entry))
+        except OSError as err:
+            raise CommandExecutionError(f"Cannot put back what {entry} saved: {err}") from err
+        units = units or restored[-1].startswith(UNIT_DIR)
+    if units:
+        __salt__["mta_service.daemon_reload"]()
+    return restored
+
+
+def _recover():
+    """Undo the left-over journal; the lock is ours. Returns the paths restored."""
+    before = {"services": {}}
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads((_journal() / "before").read_text())
+    restored = _resolve()
+    _bring_back(before, activated=True)
+    _drop_journal()
+    return restored
+
+
+def _bring_back(before, activated):
+    """Bring the daemons back to the restored files and to the state they were in before."""
+    for name in SERVICES:
+        was = before["services"].get(name, {})
+        now = __salt__["mta_service.status"]([name]).get(name, {})
+        if not now.get("installed"):
+            continue
+        if was.get("active"):
+            if activated or not now.get("active"):
+                # master(8) throttles a service after a fatal error; a reload would leave it dead.
+                if now.get("active"):
+                    __salt__["mta_service.stop"](name)
+                __salt__["mta_service.start"](name)
+            elif name == "postfix":
+                __salt__["mta_service.reload"](name)
+        elif now.get("active"):
+            __salt__["mta_service.stop"](name)
+        if now.get("enabled") and was.get("enabled") is False:
+            __salt__["mta_service.disable"](name)
+
+
+def pending():
+    """
+    Begin a new run: forget what an earlier one in this process did, and tell whether one left a journal.
+
+    Returns the list of the paths in the journal, or ``None`` when there is nothing to resolve.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.pending
+    """
+    __context__.pop("mta_transaction", None)
+    if not _journal().exists():
+        return None
+    return [(entry / "path").read_text() for entry in _entries()]
+
+
+def recover():
+    """
+    Undo an interrupted transaction: put the saved files back and bring the daemons to them.
+
+    Returns the list of the paths that were restored; ``None`` when there was nothing to resolve.
+    Raises ``CommandExecutionError`` when another run holds the lock for two minutes, or a file cannot be
+    restored.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.recover
+    """
+    if not _journal().exists():
+        return None
+    with _lock():
+        return _recover() if _journal().exists() else None
+
+
+def undo(reason):
+    """
+    Undo the transaction that is open in this run.
+
+    reason
+        Why, as a sentence; the later members of the run report it.
+
+    Returns a dictionary: ``restored`` (list of paths) and ``answers`` (whether the server answers as it did
+    before; ``None`` when it did not answer before).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.undo 'no longer wanted'
+    """
+    run = _run()
+    run["undone"] = reason
+    if not run["lock"]:
+        return {"restored": [], "answers": None}
+    try:
+        restored = _resolve()
+        _bring_back(run["before"], run["activated"])
+        answers = None
+        if run["before"]["answers"]:
+            answers = __salt__["mta_probe.check"](timeout=20, patience=15)["answers"]
+        _drop_journal()
+    finally:
+        _end(run)
+    return {"restored": restored, "answers": answers}
+
+
+# -- what members call -------------------------------------------------------------------------
+
+
+def _numeric(user, group, status):
+    try:
+        uid = status.st_uid if user is None else pwd.getpwnam(user).pw_uid
+        gid = status.st_gid if group is None else grp.getgrnam(group).gr_gid
+    except KeyError as err:
+        raise CommandExecutionError(f"There is no such user or group: {err.args[0]}") from err
+    return uid, gid
+
+
+def _mode(mode):
+    try:
+        return int(mode, 8)
+    except (TypeError, ValueError):
+        raise SaltInvocationError(f"mode must be an octal string such as '0644', not {mode!r}") from None
+
+
+def write(path, contents, user=None, group=None, mode=None, activate=None):
+    """
+    Replace a file as part of the transaction; the old one comes back when the transaction is undone.
+
+    path
+        Absolute path. A symbolic link is followed: the file that it leads to is replaced.
+
+    contents
+        ``str`` (written as UTF-8) or ``bytes``.
+
+    user, group
+        Names. Default: those of the file that is there, root for a new one.
+
+    mode
+        Octal string. Default: that of the file that is there, ``0644`` for a new one.
+
+    activate
+        What has to happen before the change is in force: ``{"postfix": "reload"}``, or ``restart``.
+
+    Raises ``CommandExecutionError`` when the file cannot be written; ``SaltInvocationError`` for a bad mode.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.write /etc/postfix/sasl/smtpd.conf 'mech_list: plain login'
+    """
+    if isinstance(contents, str):
+        contents = contents.encode()
+    path = pathlib.Path(os.path.realpath(path))
+    bits = None if mode is None else _mode(mode)
+    try:
+        _begin()
+        exists = path.exists()
+        uid, gid = _numeric(user, group, path.stat() if exists else os.stat("/"))
+        if bits is None:
+            bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
+        _record(path, "file" if exists else "absent")
+        need(activate)
+        _replace(path, contents, uid, gid, bits)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
+
+
+def remove(path, activate=None):
+    """
+    Remove a file as part of the transaction. A file that is not there is no error.
+
+    path
+        Absolute path; a symbolic link itself is not followed.
+
+    activate
+        As for :func:`write`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.remove /etc/postfix/old.cf
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    try:
+        _begin()
+        _record(path, "file")
+        need(activate)
+        path.unlink()
+        _fsync_directory(path.parent)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot remove {path}: {err.strerror or err}") from err
+
+
+def directory(path, user="root", group="root", mode="0755"):
+    """
+    Create a directory, or correct its owner and mode, as part of the transaction.
+
+    path
+        Absolute path. Missing parents are created, 0755 and root's.
+
+    user, group, mode
+        As for :func:`write`; defaults ``root``, ``root``, ``0755``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.directory /var/spool/postfix/var/run/saslauthd root sasl 0710
+    """
+    path = pathlib.Path(path)
+    bits = _mode(mode)
+    try:
+        _begin()
+        if not path.parent.is_dir():
+            directory(str(path.parent))
+        exists = path.is_dir()
+        uid, gid = _numeric(user, group, os.stat("/"))
+        _record(path, "directory" if exists else "no-directory")
+        if not exists:
+            path.mkdir(mode=0o700)
+        os.chown(path, uid, gid)
+        path.chmod(bits)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
+
+
+def need(activate):
+    """
+    Say what has to happen at the end for the changes to be in force.
+
+    activate
+        ``{"postfix": "reload"}``; a restart is stronger than a reload. ``None``: nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.need '{"postfix": "restart"}'
+    """
+    if activate:
+        _begin()
+        run = _run()
+        run["activate"] = _stronger(run["activate"], activate)
+
+
+def outlook():
+    """
+    Tell what the closing state will have to do.
+
+    Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None}``: in a real run what the
+    members did, in test mode what they announced.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.outlook
+    """
+    run = _run()
+    activate = run.get("activate", {}) if run["lock"] else run["announced"]
+    return {"changes": bool(run["changes"]), "activate": dict(activate), "undone": run["undone"]}
+
+
+def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")):
+    """
+    Run one member's plan, and its apply when there is something to change; return a complete state result.
+
+    name
+        The state's name.
+
+    module
+        The execution module that plans and applies.
+
+    args
+        Keyword arguments of both of its functions.
+
+    transaction
+        Name of the transaction whose closing state activates and verifies; ``None``: close it here.
+
+    test
+        Only plan, and tell the closing state what would have to be activated.
+
+    subject
+        What the comment calls the thing; default: the name.
+
+    functions
+        Names of the two functions; default ``("plan", "apply")``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.member /etc/aliases mta_aliases '{"name": "/etc/aliases"}' test=True
+    """
+    run = _run()
+    subject = subject or name
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
+    if transaction and run["undone"]:
+        ret.update(result=False, comment=f"{subject}: not applied; this apply was undone: {run['undone']}")
+        return ret
+    try:
+        plan = __salt__[f"{module}.{functions[0]}"](**args)
+        note = plan.get("comment")
+        if plan.get("errors"):
+            raise CommandExecutionError("\n".join(plan["errors"]))
+        changes = plan["changes"]
+        if changes and test:
+            run["announced"] = _stronger(run["announced"], plan.get("activate", {}))
+            ret.update(result=None, changes=changes, comment=f"{subject} would have been changed.")
+        elif changes:
+            run["changes"][module] = {**run["changes"].get(module, {}), **changes}
+            __salt__[f"{module}.{functions[1]}"](**args)
+            ret.update(changes=changes, comment=f"{subject} has been changed.")
+            if not transaction:
+                outcome = close()
+                ret["comment"] += f" {outcome['comment']}"
+                if not outcome["result"]:
+                    ret.update(result=False, changes={}, comment=outcome["comment"])
+        if changes and test:
+            run["changes"][module] = changes
+        if note:
+            ret["comment"] += f"\n{note}"
+    except (CommandExecutionError, SaltInvocationError) as err:
+        ret.update(result=False, changes={}, comment=f"{subject}: {err}")
+        if not test:
+            undone = undo(f"{subject}: {err}")
+            if undone["restored"]:
+                ret["comment"] += "\n" + _undone_text(undone)
+            if not transaction:
+                __context__.pop("mta_transaction", None)
+    return ret
+
+
+def _undone_text(undone):
+    text = "Undone: " + ", ".join(undone["restored"]) + "."
+    if undone["answers"]:
+        text += " The server answers as it did before."
+    elif undone["answers"] is False:
+        text += " THE SERVER DOES NOT ANSWER as it did before this apply: look at its log."
+    return text
+
+
+# -- closing -----------------------------------------------------------------------------------
+
+
+def _server_log(since):
+    """The server's own warnings and errors since ``since`` (Unix time), newest last."""
+    lines = []
+    if os.path.isdir("/run/systemd/system"):
+        done = subprocess.run(
+            ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--since=@{since}", "SYSLOG_FACILITY=2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+            check=False,
+        )
+        lines = done.stdout.decode(errors="replace").splitlines()
+    elif os.path.exists("/var/log/mail.log"):
+        with open("/var/log/mail.log", "rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 32768))
+            lines = handle.read().decode(errors="replace").splitlines()
+    wanted = ("fatal:", "error:", "panic:", "warning:")
+    return list(dict.fromkeys(line for line in lines if any(word in line for word in wanted)))[-LOG_LINES:]
+
+
+def _responsible(changes, text):
+    """The changed parameters that the server's words name, by name or value; all when it names none."""
+    named = [
+        name
+        for name, change in changes.items()
+        if name in text or (change.get("new") not in (None, "") and str(change["new"]) in text)
+    ]
+    return named or list(changes)
+
+
+def close(services=None, verify=None):
+    """
+    Close the transaction: activate, hold the live conversation, then commit, or undo everything.
+
+    services
+        Names of services that must be enabled and running afterwards. Default: none is enabled; those that
+        a member named are activated.
+
+    verify
+        Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
+
+    Returns ``{"result": bool, "comment": str, "transcript": [str]}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.close
+    """
+    run = _run()
+    _begin()
+    verify = dict(verify or {})
+    enabled = verify.pop("enabled", True)
+    problems, transcript = [], []
+    try:
+        done = _activate(run, services or [])
+        if enabled:
+            thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
+            checked = __salt__["mta_probe.check"](**thorough, **verify)
+            problems, transcript = checked["problems"], checked["transcript"]
+    except CommandExecutionError as err:
+        problems = [str(err)]
+    if not problems:
+        _keep_originals()
+        _drop_journal()
+        _end(run)
+        comment = "; ".join(done) + "; " if done else ""
+        comment += "the server answers." if enabled else "not verified, as verify.enabled is false."
+        return {"result": True, "comment": comment[0].upper() + comment[1:], "transcript": transcript}
+    server_log = _server_log(run["before"]["time"])
+    text = "\n".join(problems + server_log)
+    changed = run["changes"].get("postconf", {})
+    parts = ["The server did not answer as it should:", *[f"  {line}" for line in problems]]
+    if server_log:
+        parts += ["Its log says:", *[f"  {line}" for line in server_log]]
+    if changed:
+        parts.append("Changed parameters that may be responsible: " + ", ".join(_responsible(changed, text)))
+    undone = undo("the live conversation failed: " + problems[0])
+    if undone["restored"]:
+        parts.append(_undone_text(undone))
+    return {"result": False, "comment": "\n".join(parts), "transcript": transcript}
+
+
+def _activate(run, services):
+    """Enable, start, restart or reload what is needed; say what was done."""
+    activate = run["activate"]
+    names = [name for name in SERVICES if name in services or name in activate]
+    status = __salt__["mta_service.status"](names)
+    if any((entry / "path").read_text().startswith(UNIT_DIR) for entry in _entries()):
+        __salt__["mta_service.daemon_reload"]()
+    run["activated"] = True
+    done = []
+    for name in names:
+        now = status[name]
+        if not now["installed"]:
+            if name in services:
+                raise CommandExecutionError(f"{name} is not installed")
+            continue
+        if name in services and not now["enabled"]:
+            __salt__["mta_service.enable"](name)
+            done.append(f"{name} enabled")
+        if not now["active"]:
+            if name in services:
+                __salt__["mta_service.start"](name)
+                done.append(f"{name} started")
+        elif name in activate:
+            __salt__[f"mta_service.{activate[name]}"](name)
+            done.append(f"{name} {activate[name]}ed")
+    return done
+
+
+# -- back to before the first apply -----------------------------------------------------------------------------
+
+
+def originals_plan():
+    """
+    Tell what differs from how it was before the first apply that committed, as ``{path: {"old": …, "new": …}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.originals_plan
+    """
+    changes = {}
+    for entry in _entries(_originals()):
+        path = pathlib.Path((entry / "path").read_text())
+        kind = (entry / "kind").read_text()
+        if kind == "file" and (not path.exists() or path.read_bytes() != (entry / "content").read_bytes()):
+            changes[str(path)] = {"old": "as this formula made it", "new": "as before the first apply"}
+        elif kind in ("absent", "no-directory") and path.exists():
+            changes[str(path)] = {"old": "as this formula made it", "new": None}
+    return {"changes": changes, "activate": {"postfix": "restart"} if changes else {}}
+
+
+def originals_apply():
+    """
+    Put every file back to how it was before the first apply that committed, as one transaction.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.originals_apply
+    """
+    for entry in reversed(_entries(_originals())):
+        path = (entry / "path").read_text()
+        kind = (entry / "kind").read_text()
+        if kind == "file":
+            status = (entry / "content").stat()
+            write(path, (entry / "content").read_bytes(), mode=f"{stat.S_IMODE(status.st_mode):o}")
+        elif kind == "absent":
+            remove(path)
+    need({"postfix": "restart"})
+
+
+def originals_forget():
+    """
+    Bring the services to how they were before the first apply, and forget the originals.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.originals_forget
+    """
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads((_originals() / "services").read_text())
+        for name, was in before["services"].items():
+            if was["installed"] and not was["active"]:
+                __salt__["mta_service.stop"](name)
+                __salt__["mta_service.disable"](name)
+    for entry in reversed(_entries(_originals())):
+        if (entry / "kind").read_text() == "no-directory":
+            _restore(entry)
+    shutil.rmtree(_originals(), ignore_errors=True)

@@ -1,0 +1,122 @@
+"""
+Open and close the transaction in which an apply changes a mail server.
+
+The states between the two take part when they name the transaction:
+
+.. code-block:: yaml
+
+    resolved:
+      mta_transaction.recovered:
+        - name: postfix_mta
+
+    aliases:
+      mta_aliases.managed:
+        - name: /etc/aliases
+        - aliases: {root: alice}
+        - transaction: postfix_mta
+        - require:
+          - mta_transaction: resolved
+        - require_in:
+          - mta_transaction: verified
+
+    verified:
+      mta_transaction.committed:
+        - name: postfix_mta
+        - services: [saslauthd, postfix]
+"""
+
+from salt.exceptions import CommandExecutionError
+
+
+def recovered(name):
+    """
+    Resolve what an interrupted apply left behind, before anything else is looked at.
+
+    name
+        The transaction's name, as the members give it.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "No interrupted apply was left behind."}
+    left = __salt__["mta_transaction.pending"]()
+    if left is None:
+        return ret
+    change = {"old": "from an interrupted apply", "new": "as before it"}
+    ret["changes"] = {path: change for path in left or [name]}
+    if __opts__["test"]:
+        ret.update(result=None, comment="An interrupted apply would have been undone.")
+        return ret
+    try:
+        __salt__["mta_transaction.recover"]()
+        ret["comment"] = "An interrupted apply has been undone."
+    except CommandExecutionError as err:
+        ret.update(result=False, changes={}, comment=str(err))
+    return ret
+
+
+def committed(name, services=None, verify=None):
+    """
+    Activate what the members changed, verify it by a live SMTP conversation, and commit or undo it.
+
+    name
+        The transaction's name, as the members give it.
+
+    services
+        List of services that are to be enabled and running, in the order in which they start. Default: none.
+
+    verify
+        Arguments of ``mta_probe.check`` (``hostname``, ``ca_file``, ``capabilities``, ``login_pillar``,
+        ``timeout`` in seconds), and ``enabled: false`` to leave the conversation out. Default: what main.cf
+        and master.cf promise has to work.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "Nothing had to be activated."}
+    outlook = __salt__["mta_transaction.outlook"]()
+    if outlook["undone"]:
+        ret.update(result=False, comment=f"This apply was undone: {outlook['undone']}")
+        return ret
+    try:
+        status = __salt__["mta_service.status"](services or [])
+        for service in services or []:
+            is_so = {key: status[service][key] for key in ("enabled", "active")}
+            if not all(is_so.values()):
+                ret["changes"][service] = {"old": is_so, "new": {"enabled": True, "active": True}}
+        for service, action in outlook["activate"].items():
+            ret["changes"].setdefault(service, {"old": "with its former settings", "new": f"{action}ed"})
+        if not ret["changes"] and not outlook["changes"]:
+            return ret
+        if __opts__["test"]:
+            ret.update(
+                result=None if ret["changes"] else True,
+                comment="The services would have been activated, and verified by a live SMTP conversation.",
+            )
+            return ret
+        outcome = __salt__["mta_transaction.close"](services=services, verify=verify)
+        ret["comment"] = outcome["comment"]
+        if not outcome["result"]:
+            ret.update(result=False, changes={})
+    except CommandExecutionError as err:
+        undone = __salt__["mta_transaction.undo"](str(err))
+        restored = ", ".join(undone["restored"]) or "nothing"
+        ret.update(result=False, changes={}, comment=f"{err}\nUndone: {restored}")
+    return ret
+
+
+def restored(name):
+    """
+    Put everything back that members ever changed, to what was there before the first apply, as one transaction.
+
+    name
+        The transaction's name, as the members gave it.
+
+    The services that did not run before the first apply are stopped and disabled. Mail, packages and what others
+    changed elsewhere stay.
+    """
+    ret = __salt__["mta_transaction.member"](
+        name,
+        "mta_transaction",
+        {},
+        test=__opts__["test"],
+        subject="What this formula changed",
+        functions=("originals_plan", "originals_apply"),
+    )
+    if ret["result"] and ret["changes"]:
+        __salt__["mta_transaction.originals_forget"]()
+    return ret

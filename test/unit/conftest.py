@@ -1,0 +1,64 @@
+"""Real Salt loaders over the working tree, with every path of Salt's below a temporary directory."""
+
+import pathlib
+
+import pytest
+import salt._logging
+import salt.config
+import salt.loader
+
+# Without this Salt keeps every log record, to print them into a stream that pytest has closed by then.
+salt._logging.shutdown_temp_handler()
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def opts(tmp_path):
+    """Minion options: masterless, the working tree's modules, nothing outside ``tmp_path``."""
+    options = salt.config.minion_config(None)
+    options.update(
+        {
+            "id": "mail.example.com",
+            "root_dir": str(tmp_path),
+            "cachedir": str(tmp_path / "cache"),
+            "extension_modules": str(tmp_path / "extmods"),
+            "file_client": "local",
+            "file_roots": {"base": [str(REPOSITORY)]},
+            "module_dirs": [str(REPOSITORY)],
+            "mta_state_dir": str(tmp_path / "state"),
+            "grains": {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"},
+            "pillar": {},
+            "test": False,
+        }
+    )
+    return options
+
+
+@pytest.fixture
+def context():
+    """The ``__context__`` that modules and states share, as in one state run."""
+    return {}
+
+
+@pytest.fixture
+def modules(opts, context):
+    """Execution modules as ``__salt__`` sees them."""
+    return salt.loader.minion_mods(opts, context=context)
+
+
+@pytest.fixture
+def states(opts, modules, context):
+    """State modules over the same execution modules."""
+    return salt.loader.states(opts, modules, {}, None, context=context)
+
+
+@pytest.fixture
+def pretend(modules):
+    """``pretend("module.function", callable)``: what ``__salt__`` gives instead of the real function."""
+
+    def replace(name, function):
+        for loader in (modules, modules.pack["__salt__"]):
+            loader._dict[name] = function
+
+    return replace

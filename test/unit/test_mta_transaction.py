@@ -1,0 +1,250 @@
+"""The journal: what is written comes back, whoever dies when."""
+
+import os
+import stat
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+
+class Server:
+    """Stands in for the daemons and the conversation: ``broken`` makes every conversation fail."""
+
+    def __init__(self):
+        self.broken = False
+        self.actions = []
+        self.active = True
+
+    def status(self, names):
+        return {name: {"installed": True, "enabled": True, "active": self.active} for name in names}
+
+    def check(self, **_):
+        problems = ["127.0.0.1:25 RCPT TO: 451 4.3.0 broken"] if self.broken else []
+        return {"answers": not problems, "problems": problems, "transcript": []}
+
+    def act(self, action):
+        return lambda name=None: self.actions.append((action, name))
+
+
+@pytest.fixture
+def server(pretend):
+    """A server whose daemons and answers the test decides."""
+    fake = Server()
+    pretend("mta_service.status", fake.status)
+    pretend("mta_probe.check", fake.check)
+    for action in ("start", "stop", "restart", "reload", "enable", "disable", "daemon_reload"):
+        pretend(f"mta_service.{action}", fake.act(action))
+    return fake
+
+
+@pytest.fixture
+def transaction(modules, server):
+    """The module's functions by name."""
+    return lambda function, *args, **kwargs: modules[f"mta_transaction.{function}"](*args, **kwargs)
+
+
+@pytest.fixture
+def main_cf(tmp_path):
+    path = tmp_path / "main.cf"
+    path.write_text("myhostname = old\n")
+    path.chmod(0o640)
+    return path
+
+
+def forget_run(context):
+    """As if the process had been killed: the lock is gone, the journal stays."""
+    context["mta_transaction"]["lock"].close()
+    context.clear()
+
+
+def test_a_commit_keeps_the_new_file_and_its_mode(transaction, main_cf):
+    transaction("write", str(main_cf), "myhostname = new\n", activate={"postfix": "reload"})
+    outcome = transaction("close")
+    assert outcome["result"] is True
+    assert main_cf.read_text() == "myhostname = new\n"
+    assert stat.S_IMODE(main_cf.stat().st_mode) == 0o640
+    assert transaction("pending") is None
+
+
+def test_a_failed_conversation_brings_every_file_back(transaction, server, main_cf, tmp_path):
+    new = tmp_path / "new.cf"
+    folder = tmp_path / "a" / "b"
+    old_times = main_cf.stat().st_mtime_ns
+    transaction("write", str(main_cf), "broken\n", activate={"postfix": "reload"})
+    transaction("write", str(new), "x", mode="0600")
+    transaction("directory", str(folder), mode="0750")
+    server.broken = True
+    outcome = transaction("close")
+    assert outcome["result"] is False
+    assert "451 4.3.0 broken" in outcome["comment"]
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert main_cf.stat().st_mtime_ns == old_times
+    assert not new.exists()
+    assert not folder.exists()
+    assert ("stop", "postfix") in server.actions
+    assert server.actions.index(("start", "postfix")) > server.actions.index(("stop", "postfix"))
+
+
+def test_the_first_version_is_the_one_that_comes_back(transaction, main_cf):
+    transaction("write", str(main_cf), "first\n")
+    transaction("write", str(main_cf), "second\n")
+    transaction("undo", "no reason")
+    assert main_cf.read_text() == "myhostname = old\n"
+
+
+def test_a_removed_file_comes_back(transaction, main_cf):
+    transaction("remove", str(main_cf))
+    assert not main_cf.exists()
+    transaction("undo", "no reason")
+    assert main_cf.read_text() == "myhostname = old\n"
+
+
+def test_a_killed_run_is_resolved_by_the_next(transaction, context, main_cf):
+    transaction("write", str(main_cf), "half\n", activate={"postfix": "restart"})
+    forget_run(context)
+    assert transaction("pending") == [str(main_cf)]
+    assert transaction("recover") == [str(main_cf)]
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert transaction("pending") is None
+
+
+def test_a_draft_of_an_entry_is_not_mistaken_for_one(transaction, context, main_cf, tmp_path):
+    transaction("write", str(main_cf), "half\n")
+    draft = tmp_path / "state" / "journal" / ".0001"
+    draft.mkdir()
+    (draft / "path").write_text(str(tmp_path / "never"))
+    forget_run(context)
+    assert transaction("recover") == [str(main_cf)]
+
+
+def test_a_recovery_that_is_killed_can_be_repeated(transaction, context, main_cf, monkeypatch, tmp_path):
+    other = tmp_path / "other"
+    transaction("write", str(main_cf), "half\n")
+    transaction("write", str(other), "half\n")
+    forget_run(context)
+    replace = os.replace
+
+    def die(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(CommandExecutionError, match="Cannot put back"):
+        transaction("recover")
+    monkeypatch.setattr(os, "replace", replace)
+    assert set(transaction("recover")) == {str(main_cf), str(other)}
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert not other.exists()
+
+
+def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context, main_cf, modules, monkeypatch):
+    transaction("write", str(main_cf), "first run\n")
+    mine = context.pop("mta_transaction")
+    monkeypatch.setitem(modules["mta_transaction.write"].func.__globals__, "LOCK_TIMEOUT", 0.3)
+    with pytest.raises(CommandExecutionError, match="another apply"):
+        transaction("write", str(main_cf), "second run\n")
+    assert main_cf.read_text() == "first run\n"
+    mine["lock"].close()
+
+
+def test_a_bad_mode_or_activation_changes_nothing(transaction, main_cf):
+    with pytest.raises(SaltInvocationError, match="octal"):
+        transaction("write", str(main_cf), "x", mode=644)
+    with pytest.raises(SaltInvocationError, match="reload"):
+        transaction("write", str(main_cf), "x", activate={"postfix": "kick"})
+    assert main_cf.read_text() == "myhostname = old\n"
+
+
+def test_a_symbolic_link_is_followed_and_stays(transaction, main_cf, tmp_path):
+    link = tmp_path / "link.cf"
+    link.symlink_to(main_cf)
+    transaction("write", str(link), "new\n")
+    assert link.is_symlink()
+    assert main_cf.read_text() == "new\n"
+
+
+def test_a_new_secret_is_never_readable_by_others(transaction, tmp_path, monkeypatch):
+    seen = {}
+    fsync = os.fsync
+
+    def watch(descriptor):
+        seen[os.readlink(f"/proc/self/fd/{descriptor}")] = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    transaction("write", str(tmp_path / "key"), "secret", mode="0600")
+    assert [mode for path, mode in seen.items() if "/.key." in path] == [0o600]
+    assert stat.S_IMODE((tmp_path / "state" / "journal").stat().st_mode) == 0o700
+
+
+def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, main_cf, tmp_path):
+    new = tmp_path / "smtpd.conf"
+    for text in ("first apply\n", "second apply\n"):
+        transaction("write", str(main_cf), text)
+        transaction("write", str(new), text)
+        assert transaction("close")["result"]
+    assert set(transaction("originals_plan")["changes"]) == {str(main_cf), str(new)}
+    transaction("originals_apply")
+    assert transaction("close")["result"]
+    transaction("originals_forget")
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert not new.exists()
+    assert transaction("originals_plan")["changes"] == {}
+
+
+class TestMember:
+    """The plan/apply pattern that every member's state goes through."""
+
+    @pytest.fixture
+    def thing(self, modules, pretend, main_cf):
+        def plan(text, errors=()):
+            same = main_cf.read_text() == text
+            changes = {} if same else {"main.cf": {"old": "a", "new": "b"}}
+            return {"changes": changes, "activate": {"postfix": "reload"}, "errors": list(errors)}
+
+        def apply(text, errors=()):
+            modules["mta_transaction.write"](str(main_cf), text, activate={"postfix": "reload"})
+
+        pretend("thing.plan", plan)
+        pretend("thing.apply", apply)
+        return "thing"
+
+    def test_no_change_touches_nothing(self, transaction, thing, server, tmp_path):
+        result = transaction("member", "x", thing, {"text": "myhostname = old\n"})
+        assert (result["result"], result["changes"]) == (True, {})
+        assert not (tmp_path / "state").exists()
+        assert server.actions == []
+
+    def test_test_mode_shows_the_changes_of_the_real_run(self, transaction, thing, main_cf):
+        predicted = transaction("member", "x", thing, {"text": "new\n"}, test=True)
+        assert predicted["result"] is None
+        assert main_cf.read_text() == "myhostname = old\n"
+        real = transaction("member", "x", thing, {"text": "new\n"})
+        assert real["result"] is True
+        assert real["changes"] == predicted["changes"]
+
+    def test_alone_it_is_undone_when_the_conversation_fails(self, transaction, thing, server, main_cf):
+        server.broken = True
+        result = transaction("member", "x", thing, {"text": "new\n"})
+        assert (result["result"], result["changes"]) == (False, {})
+        assert main_cf.read_text() == "myhostname = old\n"
+
+    def test_an_error_of_the_plan_fails_in_test_mode_too(self, transaction, thing):
+        args = {"text": "new\n", "errors": ["unused parameter: smtpd_banne"]}
+        for test in (True, False):
+            result = transaction("member", "x", thing, args, test=test)
+            assert (result["result"], result["changes"]) == (False, {})
+            assert "smtpd_banne" in result["comment"]
+
+    def test_after_a_failure_later_members_are_not_applied(self, transaction, thing, main_cf):
+        transaction("member", "x", thing, {"text": "new\n"}, transaction="t")
+        failed = transaction("member", "y", thing, {"text": "z", "errors": ["no"]}, transaction="t")
+        later = transaction("member", "z", thing, {"text": "later\n"}, transaction="t")
+        assert failed["result"] is False
+        assert later["result"] is False
+        assert "undone" in later["comment"]
+        assert main_cf.read_text() == "myhostname = old\n"
+
+    def test_the_closing_state_predicts_what_it_does(self, transaction, thing, states, opts):
+        opts["test"] = True
+        transaction("member", "x", thing, {"text": "new\n"}, transaction="t", test=True)
+        assert transaction("outlook")["activate"] == {"postfix": "reload"}

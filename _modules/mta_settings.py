@@ -1,0 +1,845 @@
+"""
+The formula's settings: defaults and pillar merged, and the whole pillar validated.
+
+:func:`merged` is what ``map.jinja`` hands to SLS files; :func:`problems` is what the state
+``mta_settings.valid`` reports before anything on the host changes.
+
+On a minion that never synced this formula's modules ``map.jinja`` renders this very file with Salt's renderer
+``py``, which calls :func:`run`. So nothing here depends on the loader but the dunders that both of them set.
+"""
+
+import copy
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+
+# Not `import salt.utils…`: the renderer puts the execution modules into the name `salt`.
+from salt.exceptions import CommandExecutionError
+from salt.utils.files import fopen as _fopen
+from salt.utils.yaml import safe_load as _safe_load
+
+# Of all files that Salt syncs to minions. bin/update-revision writes it.
+REVISION = "161e439a960e"
+
+
+def revision():
+    """
+    Return the revision of the formula whose modules are loaded, 12 hexadecimal digits.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_settings.revision
+    """
+    return REVISION
+
+
+_REFERENCE = re.compile(r"\{([a-z_.]+)\}")
+
+
+# ---------------------------------------------------------------- The settings
+
+
+def merged(saltenv="base"):
+    """
+    Return the effective settings: defaults, operating system family and pillar, without secrets.
+
+    saltenv (str, default ``base``)
+        The environment that holds the formula.
+
+    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts)
+    and ``family`` (what ``os_family.yaml`` says). In place of secrets are pillar paths (or ``None``):
+    ``certificate.ca.passphrase_pillar`` and ``verify.login_pillar``.
+
+    A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
+    files render and the refusal can be reported.
+
+    Raises ``CommandExecutionError`` when the formula's files cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_settings.merged
+    """
+    return copy.deepcopy(_cached(saltenv)[0])
+
+
+def run():
+    """
+    Return the effective settings, as the entry point of Salt's ``py`` renderer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_settings.run
+    """
+    return _merge(globals().get("saltenv", "base"))[0]
+
+
+def _cached(saltenv):
+    """Return what :func:`_merge` does, once for a run of states."""
+    key = f"mta_settings.merged:{saltenv}"
+    if key not in __context__:
+        __context__[key] = _merge(saltenv)
+    return __context__[key]
+
+
+def _merge(saltenv):
+    """Read the formula's files; return the effective settings and the known operating system families."""
+    defaults = _read("salt://postfix_mta/defaults.yaml", saltenv)["postfix_mta"]
+    families = _read("salt://postfix_mta/os_family.yaml", saltenv)
+    profiles = _read("salt://postfix_mta/profiles.yaml", saltenv)
+    grains = __grains__.get("os_family"), __grains__.get("fqdn")
+    return _settings(defaults, families, profiles, __pillar__.get("postfix_mta"), *grains), list(families)
+
+
+def _read(url, saltenv):
+    """Return the data of a YAML file of the formula."""
+    path = __salt__["cp.cache_file"](url, saltenv)
+    if not path:
+        raise CommandExecutionError(f"{url} is not in the file roots of {saltenv}")
+    with _fopen(path, encoding="utf-8") as file:
+        return _safe_load(file)
+
+
+def _settings(settings, families, profiles, pillar, os_family, fqdn):
+    """Lay the family's settings and the pillar over ``settings``, the defaults, and add what follows from them."""
+    own = families.get(os_family, families["Debian"])
+    _lay(settings, own["settings"])
+    if isinstance(pillar, Mapping):
+        _lay(settings, pillar)
+    hostname = settings["hostname"]
+    if not isinstance(hostname, str) or not hostname:
+        hostname = settings["hostname"] = str(fqdn or "")
+    settings["short"], _, settings["domain"] = hostname.partition(".")
+    if settings["profile"] not in _PROFILES:
+        settings["profile"] = _PROFILES[0]
+    settings["family"] = own["family"]
+
+    certificate = settings["certificate"]
+    if certificate["key_size"] is None:
+        certificate["key_size"] = 256 if certificate["key_type"] == "ec" else 3072
+    authority = certificate["ca"]
+    given = authority.pop("passphrase") is not None
+    authority["passphrase_pillar"] = "postfix_mta:certificate:ca:passphrase" if given else None
+    given = settings["verify"].pop("login")["username"] is not None
+    settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
+    settings["ca_file"] = None if certificate["source"] == "self_signed" else authority["certificate"]
+
+    recipient = settings["root_recipient"]
+    settings["debconf"] = {
+        package: {question: answer for question, answer in answers.items() if None not in answer}
+        for package, answers in _expand(own["debconf"], settings).items()
+    }
+    settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
+    settings["main_cf"] = {**_expand(profiles[settings["profile"]], settings), **settings["parameters"]}
+    return settings
+
+
+def _expand(value, settings):
+    """
+    Return ``value`` with each ``{path.to.setting}`` in its texts replaced by that setting.
+
+    A text that is nothing but one such reference becomes the setting itself, of whatever type.
+    """
+    if isinstance(value, Mapping):
+        return {key: _expand(item, settings) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, settings) for item in value]
+    if not isinstance(value, str):
+        return value
+    whole = _REFERENCE.fullmatch(value)
+    if whole:
+        return _setting(whole, settings)
+    return _REFERENCE.sub(lambda reference: str(_setting(reference, settings)), value)
+
+
+def _setting(reference, settings):
+    """Return the setting that a match of ``_REFERENCE`` names."""
+    for part in reference[1].split("."):
+        settings = settings[part]
+    return settings
+
+
+def _lay(base, given, free=False, depth=9):
+    """
+    Lay ``given`` over ``base`` in place, as far as it has the shape of ``base``.
+
+    ``free``: any key, as in parameters, services and aliases, whose default is an empty mapping. What JSON in
+    an SLS file cannot hold is left out; :func:`problems` reports it.
+    """
+    for key, value in given.items():
+        if not isinstance(key, str) or not _plain(key) or not (free or key in base) or not depth:
+            continue
+        old = base.get(key)
+        if isinstance(value, Mapping):
+            if free or isinstance(old, Mapping):
+                section = {} if free else old
+                _lay(section, value, free=not section, depth=depth - 1)
+                base[key] = section
+        elif isinstance(value, (list, tuple)):
+            if free or isinstance(old, list):
+                base[key] = [item for item in value if _plain(item)]
+        elif _plain(value) and (free or (value is not None and not isinstance(old, (Mapping, list)))):
+            base[key] = value
+
+
+def _plain(value):
+    """Return whether ``value`` can be written to an SLS file as it is."""
+    return value.isprintable() if isinstance(value, str) else value is None or isinstance(value, (int, float))
+
+
+# -------------------------------------------------------------- The validation
+
+
+def problems(key="postfix_mta", hostname=None, family=None):
+    """
+    Return what is wrong with the pillar, one line for each problem, each beginning with the pillar path.
+
+    key (str, default ``postfix_mta``)
+        The pillar key that holds the settings.
+
+    hostname (str, default: the grain ``fqdn``)
+        The host name in force when the pillar has none.
+
+    family (str, default: the grain ``os_family``)
+        The operating system family.
+
+    A secret's value is never part of a line. Names of main.cf and master.cf are compared with this host's
+    Postfix by ``postconf.refused`` when nothing else is wrong with them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_settings.problems
+    """
+    pillar = __pillar__.get(key)
+    family = family or __grains__.get("os_family")
+    if hostname is None:
+        hostname = __grains__.get("fqdn")
+    settings, families = _cached(__opts__.get("saltenv") or "base")
+    found = []
+    if family not in families:
+        found.append(
+            f"{key}: the operating system family {_shown(family)} is not known; known: {', '.join(families)}"
+        )
+    found += _problems(pillar, key, hostname, settings)
+    names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
+    if isinstance(pillar, Mapping) and not any(line.startswith(names) for line in found):
+        found += _refused_by_postfix(pillar, key)
+    return found
+
+
+def _problems(pillar, key, hostname, settings):
+    """
+    Return the problems of a pillar, without asking Postfix.
+
+    ``settings`` are the effective settings, which values are compared with across sections.
+    """
+    found = list(_section(key, pillar, _SCHEMA))
+    given = pillar if isinstance(pillar, Mapping) else {}
+    if given.get("hostname") is None:
+        wrong = _wrong_hostname(hostname)
+        if wrong:
+            found.append(f"{key}:hostname: not given, and its own name {_shown(hostname)} {wrong}; {_SET_NAME}")
+    if given:
+        found += list(_contradictions(key, given, settings, hostname, found))
+    return found
+
+
+def _refused_by_postfix(pillar, key):
+    """Return the main.cf and master.cf names in the pillar that this host's Postfix does not know."""
+    parameters, services = pillar.get("parameters") or {}, pillar.get("services") or {}
+    if not parameters and not services:
+        return []
+    found = []
+    for refusal in __salt__["postconf.refused"](parameters, services):
+        kind = "parameter" if refusal.get("parameter") else "service"
+        hint = f"; did you mean {refusal['nearest']}?" if refusal.get("nearest") else ""
+        found.append(f"{key}:{kind}s:{refusal[kind]}: {refusal['reason']}{hint}")
+    return found
+
+
+def _contradictions(key, given, settings, hostname, found):
+    """Yield what is legal by itself and wrong beside another; ``found``: problems of values."""
+
+    def sound(*paths):
+        return not any(line.startswith(tuple(f"{key}:{path}:" for path in paths)) for line in found)
+
+    if sound("certificate:key_type", "certificate:key_size"):
+        yield from _wrong_key_size(f"{key}:certificate:key_size", **settings["certificate"])
+    if sound("certificate:source", "certificate:days", "certificate:renew_days", "certificate:ca:days"):
+        yield from _wrong_days(f"{key}:certificate", **settings["certificate"])
+    if sound("certificate:source", "certificate:key", "certificate:certificate", "certificate:ca"):
+        yield from _shared_files(f"{key}:certificate", **settings["certificate"])
+    if sound("verify:login"):
+        login = _mapping(_mapping(given.get("verify")).get("login"))
+        lacking = [name for name in ("username", "password") if login.get(name) is None]
+        if len(lacking) == 1:
+            yield f"{key}:verify:login:{lacking[0]}: not given; a login needs both"
+        elif not lacking and settings["sasl"]["enabled"] is False:
+            yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
+    recipient = given.get("root_recipient")
+    if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
+        yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
+    name = given.get("hostname") or hostname
+    if sound("hostname") and _mapping(given.get("parameters")).get("myhostname", name) != name:
+        yield (
+            f"{key}:parameters:myhostname: not the name that the certificate and mydestination have, {name};"
+            f" set {key}:hostname instead"
+        )
+
+
+def _wrong_key_size(path, key_type, key_size, **_):
+    """Yield why clients or this formula would not take a key of that size."""
+    allowed = _KEY_SIZES[key_type]
+    if key_size not in allowed:
+        weak = key_type == "rsa" and key_size < min(allowed)
+        why = "is too weak: clients refuse it" if weak else f"is no size of a key of type {key_type}"
+        yield f"{path}: {key_size} {why}; allowed: {_listed(allowed)}"
+
+
+def _wrong_days(path, source, days, renew_days, ca, **_):
+    """Yield what would be renewed at every run, or outlive its authority."""
+    every_run = "would be renewed at every run"
+    if renew_days >= days:
+        yield f"{path}:renew_days: {renew_days} is not less than days, {days}: the certificate {every_run}"
+    if source != "local_ca":
+        return
+    if renew_days >= ca["days"]:
+        yield f"{path}:ca:days: {ca['days']} is not more than renew_days, {renew_days}: it {every_run}"
+    elif days > ca["days"]:
+        yield f"{path}:days: {days} is longer than its authority is valid; allowed: up to {ca['days']}"
+
+
+def _shared_files(path, source, key, certificate, ca, **_):
+    """Yield which of the keys and certificates would overwrite another one."""
+    files = {"key": key, "certificate": certificate}
+    if source == "local_ca":
+        files.update({"ca:key": ca["key"], "ca:certificate": ca["certificate"]})
+    used = {}
+    for name, file in files.items():
+        if file in used:
+            yield f"{path}:{name}: {_shown(file)} is {path}:{used[file]} too; each needs its own file"
+        used.setdefault(file, name)
+
+
+# ------------------------------------------------------------------- Checkers
+# Each takes the path of a value and the value, and yields problems; what is allowed comes as keywords.
+
+
+def _section(path, value, schema):
+    """A mapping with known keys. Its value is never shown: it may hold secrets."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        yield f"{path}: {_kind(value)} is not a section; allowed: a mapping with {_listed(schema)}"
+        return
+    for key, item in value.items():
+        where = f"{path}:{_name(key)}"
+        if key not in schema:
+            yield f"{where}: unknown key; {_meant(path, key, schema)}"
+        elif isinstance(schema[key], dict):
+            yield from _section(where, item, schema[key])
+        elif item is not None:
+            check, options = schema[key]
+            yield from check(where, item, **options)
+
+
+def _later(path, value):
+    """A key of the contract that a later version brings; what asks for nothing is let through."""
+    if value or value is False:
+        yield f"{path}: this version of the formula does not have it yet"
+
+
+def _boolean(path, value):
+    if not isinstance(value, bool):
+        hint = ""
+        if isinstance(value, str) and value.lower() in ("yes", "no", "true", "false", "on", "off"):
+            hint = " without quotes"
+        yield f"{path}: {_shown(value)} is not a boolean; allowed: true, false{hint}"
+
+
+def _integer(path, value, low, high, unit=""):
+    if isinstance(value, bool) or not isinstance(value, int):
+        hint = " without quotes" if isinstance(value, str) and value.isdigit() else ""
+        yield f"{path}: {_shown(value)} is not a whole number; allowed: {low} to {high}{unit}{hint}"
+    elif not low <= value <= high:
+        yield f"{path}: {_shown(value)} is out of range; allowed: {low} to {high}{unit}"
+
+
+def _choice(path, value, allowed, later=()):
+    if isinstance(value, str) and value in allowed:
+        return
+    if isinstance(value, str) and value in later:
+        yield f"{path}: this version of the formula does not have {value} yet; allowed: {_listed(allowed)}"
+    elif isinstance(value, bool):
+        yield f"{path}: {_shown(value)} is not allowed ({_YAML_BOOLEANS}); allowed: {_listed(allowed)}"
+    else:
+        close = _nearest(value, allowed)
+        hint = f"; did you mean {close}?" if close else ""
+        yield f"{path}: {_shown(value)} is not known; allowed: {_listed(allowed)}{hint}"
+
+
+def _text(path, value, what="a text", empty=False, pattern=None, longest=1024):
+    """A text in one line, with nothing in it that cannot be seen."""
+    if not isinstance(value, str):
+        hint = ""
+        if isinstance(value, bool):
+            hint = f", in quotes ({_YAML_BOOLEANS})"
+        elif isinstance(value, (int, float)):
+            hint = ", in quotes"
+        yield f"{path}: {_shown(value)} is not a text; allowed: {what}{hint}"
+        return
+    wrong = _invisible(value)
+    if wrong:
+        yield f"{path}: {_shown(value)} contains {wrong}; allowed: {what} in one line"
+    elif not value.strip() and not empty:
+        yield f"{path}: it is empty; allowed: {what}"
+    elif len(value) > longest:
+        yield f"{path}: {_shown(value)} is longer than {longest} characters"
+    elif pattern and not re.fullmatch(pattern, value):
+        yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
+
+
+def _secret(path, value, shortest=1):
+    """A text whose value is never shown."""
+    if not isinstance(value, str):
+        yield f"{path}: the value (hidden) is {_kind(value)}; allowed: a text, in quotes"
+    elif any(ord(character) < 32 or ord(character) == 127 for character in value):
+        yield f"{path}: the value (hidden) contains a line break or a control character; allowed: one line"
+    elif not shortest <= len(value.encode(errors="replace")) <= 1023:
+        yield f"{path}: the value (hidden) is too short or too long; allowed: {shortest} to 1023 bytes"
+
+
+def _path(path, value, longest=1024):
+    what = "an absolute path of letters, digits and . _ + @ = : - without .."
+    wrong = list(_text(path, value, what=what, pattern=r"(/[\w.+@=:-]+)+", longest=longest))
+    yield from wrong
+    if not wrong and (not value.isascii() or {".", ".."} & set(value.split("/"))):
+        yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
+
+
+def _mode(path, value):
+    """The mode of the socket directory."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        # Salt's YAML reads 0750 as 750, others as octal.
+        octal = str(value) if re.fullmatch("[0-7]{3}", str(value)) else f"{value:o}"
+        example = octal.zfill(4) if re.fullmatch("[0-7]{3}", octal) else "0710"
+        yield f'{path}: {_shown(value)} is not a text; allowed: a mode in quotes, such as "{example}"'
+        return
+    wrong = list(_text(path, value, what='a mode such as "0710", in quotes', pattern="0?[0-7]{3}"))
+    yield from wrong
+    if wrong:
+        return
+    for broken, why in (
+        (value[-3] != "7", "keeps saslauthd out of its own directory; allowed: 7 for the owner"),
+        (
+            int(value[-2]) & 2 or int(value[-1]) & 2,
+            "lets others put a socket of their own there; allowed: no write bit but the owner's",
+        ),
+        (not int(value[-2]) & 1, "keeps Postfix, a member of the group, out; allowed: 1 or 5 for the group"),
+    ):
+        if broken:
+            yield f'{path}: {_shown(value)} {why}, as in "0710"'
+
+
+def _hostname(path, value):
+    if not isinstance(value, str):
+        yield from _text(path, value, what="a host name such as mail.example.com")
+        return
+    wrong = _wrong_hostname(value)
+    if wrong:
+        yield f"{path}: {_shown(value)} {wrong}; {_SET_NAME}"
+
+
+def _recipient(path, value):
+    what = "a user of this host, such as alice, or an address, such as alice@example.com"
+    wrong = list(_text(path, value, what=what, pattern=r"[A-Za-z0-9_][\w.+=&'~-]*(@[^@\s]+)?"))
+    yield from wrong
+    if wrong:
+        return
+    user, _, domain = value.partition("@")
+    if user.lower() in ("root", "postmaster") and not domain:
+        yield f"{path}: {_shown(value)} would get its own mail in circles; allowed: {what}"
+    elif domain and _wrong_label(domain):
+        yield f"{path}: {_shown(value)} {_wrong_label(domain)}; allowed: {what}"
+
+
+def _items(path, value, check, options, longest=None, shortest=0):
+    """A list without duplicates, each item with a check of its own."""
+    if not isinstance(value, (list, tuple)):
+        yield f"{path}: {_shown(value)} is not a list; allowed: a list, such as [a, b]"
+        return
+    if longest is not None and len(value) > longest:
+        yield f"{path}: {len(value)} items; allowed: {longest}"
+    if len(value) < shortest:
+        yield f"{path}: the list is empty; allowed: {shortest} or more items"
+    seen = []
+    for number, item in enumerate(value):
+        yield from check(f"{path}:{number}", item, **options)
+        if item in seen:
+            yield f"{path}:{number}: {_shown(item)} is there twice"
+        seen.append(item)
+
+
+def _entries(path, value, name, pattern, check, options):
+    """A mapping with free names, each entry with a check of its own; null takes an entry out."""
+    if not isinstance(value, Mapping):
+        yield f"{path}: {_shown(value)} is not a mapping; allowed: a mapping of {name} to value"
+        return
+    for key, item in value.items():
+        where = f"{path}:{_name(key)}"
+        if not isinstance(key, str):
+            yield f"{where}: {_shown(key)} is not a name; allowed: {name}, in quotes"
+        elif not re.fullmatch(pattern, key) or not key.isprintable():
+            yield f"{where}: not a valid name; allowed: {name}"
+        elif item is not None:
+            yield from check(where, item, **options)
+
+
+def _parameter(path, value):
+    """The value of a main.cf parameter."""
+    what = "a text, a whole number, true, false, a list of them, or null"
+    if isinstance(value, float):
+        yield f"{path}: {_shown(value)} is not a whole number; allowed: {what} (a text is in quotes)"
+    elif isinstance(value, (Mapping, bytes, set)):
+        yield f"{path}: {_kind(value)} is not a value of main.cf; allowed: {what}"
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            if isinstance(item, (list, tuple, Mapping)) or item is None:
+                yield f"{path}:{number}: {_kind(item)} is not allowed; allowed: a text or a whole number"
+            elif isinstance(item, str) and not item.strip():
+                yield f"{path}:{number}: it is empty; allowed: a text or a whole number"
+            else:
+                yield from _parameter(f"{path}:{number}", item)
+    elif not isinstance(value, int):
+        yield from _text(path, value, what=what, empty=True, longest=100_000)
+
+
+def _flag(path, value):
+    """One of master.cf's columns private, unprivileged and chroot."""
+    if not isinstance(value, bool) and value not in ("-", "y", "n"):
+        yield f'{path}: {_shown(value)} is not a boolean; allowed: true, false, "-" (Postfix\'s default)'
+
+
+def _number_column(path, value, pattern, what):
+    """One of master.cf's columns wakeup and maxproc."""
+    if isinstance(value, bool) or not re.fullmatch(
+        pattern, str(value) if isinstance(value, int) else _as_text(value)
+    ):
+        yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
+
+
+def _arguments(path, value):
+    """The arguments of a master.cf service: a text, or a list of them."""
+    for number, item in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
+        yield from _text(path if number is None else f"{path}:{number}", item, what="a text or a list of texts")
+
+
+def _service(path, value):
+    yield from _section(path, value, _SERVICE)
+
+
+def _destination(path, value):
+    """What an alias leads to: a text, or a list of them."""
+    what = "a destination, a list of them, or null"
+    if isinstance(value, (list, tuple)):
+        yield from _items(path, value, _text, {"what": what}, shortest=1)
+    else:
+        yield from _text(path, value, what=what)
+
+
+def _alternative_name(path, value):
+    """A further name of the certificate: a host name, with or without a wildcard, or an IP address."""
+    what = "a host name, such as smtp.example.com or *.example.com, or an IP address"
+    wrong = list(_text(path, value, what=what))
+    yield from wrong
+    if wrong:
+        return
+    if not _is_address(value):
+        name = value[2:] if value.startswith("*.") else value
+        reason = _wrong_label(name)
+        if reason:
+            yield f"{path}: {_shown(value)} {reason}; allowed: {what}"
+
+
+# -------------------------------------------------------------------- Helpers
+
+
+def _wrong_hostname(name):
+    """Return why ``name`` is not a fully qualified host name (RFC 1123, section 2.1), or None."""
+    if not isinstance(name, str) or not name:
+        return "is empty"
+    wrong = _invisible(name)
+    if wrong:
+        return f"contains {wrong}"
+    if _is_address(name.strip("[]")):
+        return "is an IP address, not a name"
+    if name.endswith(".") and name != ".":
+        return "ends with a dot"
+    if "." not in name:
+        return "is not fully qualified: it has no domain"
+    wrong = _wrong_label(name)
+    if wrong:
+        return wrong
+    if name.lower().rpartition(".")[2] in ("localhost", "localdomain") or name.lower().startswith("localhost."):
+        return "is only a placeholder, not this host's name"
+    return None
+
+
+def _wrong_label(name):
+    """Return why ``name`` is not a host name, of one label or more, or None."""
+    if len(name) > 253:
+        return "is longer than 253 characters"
+    for label in name.split("."):
+        if not label:
+            return "has two dots in a row, or one at its start or end"
+        if len(label) > 63:
+            return f"has a part of more than 63 characters, {label[:20]}…"
+        if "_" in label:
+            return "contains an underscore, which host names must not have"
+        if not re.fullmatch("[A-Za-z0-9-]+", label):
+            hint = " (write international names in their xn-- form)" if not label.isascii() else ""
+            return f"contains a character other than letters, digits, hyphens and dots{hint}"
+        if label.startswith("-") or label.endswith("-"):
+            return f"has a part that begins or ends with a hyphen, {label}"
+    if label.isdigit():
+        return "ends with a number, which is no top-level domain"
+    return None
+
+
+def _is_address(text):
+    """Return whether ``text`` is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _invisible(text):
+    """Return what the first character is that cannot be seen in ``text``, or None."""
+    for character in text:
+        if not character.isprintable():
+            if character in "\r\n":
+                return "a line break"
+            return f"the invisible or control character U+{ord(character):04X}"
+    return None
+
+
+def _mapping(value):
+    return value if isinstance(value, Mapping) else {}
+
+
+def _as_text(value):
+    return value if isinstance(value, str) else ""
+
+
+def _shown(value):
+    """Return a value, no secret, in one short line."""
+    if isinstance(value, str):
+        short = value if len(value) <= 60 else value[:60] + "…"
+        return json.dumps(short, ensure_ascii=not value.isprintable())
+    if isinstance(value, (bool, type(None))):
+        return json.dumps(value)
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a very large number"
+    if isinstance(value, (int, float)):
+        return str(value)
+    return _kind(value)
+
+
+def _kind(value):
+    """Return what kind of value it is, without the value."""
+    if isinstance(value, bool):
+        return "a boolean"
+    if value is None:
+        return "null"
+    for types, kind in (
+        (str, "a text"),
+        ((int, float), "a number"),
+        (Mapping, "a mapping"),
+        ((list, tuple), "a list"),
+        (bytes, "binary data"),
+    ):
+        if isinstance(value, types):
+            return kind
+    return f"an object of type {type(value).__name__}"
+
+
+def _name(key):
+    """Return a mapping's key for a pillar path: as it is, or quoted where that is not one short line."""
+    if isinstance(key, str) and key and len(key) <= 60 and key.isprintable():
+        return key
+    return _shown(key)
+
+
+def _listed(allowed):
+    return ", ".join(str(item) for item in allowed)
+
+
+def _nearest(value, allowed):
+    """Return the allowed name that ``value`` is probably a typo of, or None."""
+    import difflib  # only a broken pillar needs it
+
+    close = difflib.get_close_matches(value.lower(), list(allowed), n=1) if isinstance(value, str) else []
+    return close[0] if close else None
+
+
+def _meant(path, key, schema):
+    """Return which key was meant, or where it belongs, or else which keys there are."""
+    close = _nearest(key, schema)
+    elsewhere = None if close else _find(_SCHEMA, key)
+    if elsewhere:
+        close = f"{path.partition(':')[0]}:{elsewhere}"
+    return f"did you mean {close}?" if close else f"allowed: {_listed(schema)}"
+
+
+def _find(schema, name):
+    """Return the path of the key ``name`` in the schema, or None."""
+    for key, rule in schema.items():
+        if key == name:
+            return key
+        below = _find(rule, name) if isinstance(rule, dict) else None
+        if below:
+            return f"{key}:{below}"
+    return None
+
+
+# --------------------------------------------------------------------- Schema
+# A section is a dict, a value is (checker, what is allowed).
+
+_SET_NAME = (
+    "set the pillar key postfix_mta:hostname to the full name, such as mail.example.com, or name it so: the"
+    ' line "127.0.1.1 mail.example.com mail" in /etc/hosts and the command "hostnamectl set-hostname mail"'
+)
+_YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
+_PROFILES = ("guide",)
+_KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384)}
+_CENTURY = 36500
+
+_SERVICE = {
+    "private": (_flag, {}),
+    "unprivileged": (_flag, {}),
+    "chroot": (_flag, {}),
+    "wakeup": (_number_column, {"pattern": r"\d+\??|-", "what": 'seconds, 0 or more, "60?" or "-"'}),
+    "process_limit": (_number_column, {"pattern": r"\d+|-", "what": '0 (no limit) or more, or "-"'}),
+    "command": (_text, {"what": "a program of Postfix, such as smtpd", "pattern": r"[\w./-]+"}),
+    "overrides": (
+        _entries,
+        {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
+    ),
+    "arguments": (_arguments, {}),
+}
+
+_SCHEMA = {
+    "hostname": (_hostname, {}),
+    "manage_hosts_file": (_boolean, {}),
+    "root_recipient": (_recipient, {}),
+    "aliases": (
+        _entries,
+        {
+            "name": 'an alias, without white space and without : # @ , " \\',
+            "pattern": r"[^\s:#@,\"\\|]+",
+            "check": _destination,
+            "options": {},
+        },
+    ),
+    "profile": (_choice, {"allowed": _PROFILES, "later": ("hardened",)}),
+    "parameters": (
+        _entries,
+        {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
+    ),
+    "services": (
+        _entries,
+        {
+            "name": "name/type, such as smtp/inet; types: inet, unix, unix-dgram, fifo, pass",
+            "pattern": r"[^\s/#]+/(inet|unix|unix-dgram|fifo|pass)",
+            "check": _service,
+            "options": {},
+        },
+    ),
+    "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
+    "certificate": {
+        "source": (_choice, {"allowed": ("local_ca", "self_signed"), "later": ("fleet_ca", "files")}),
+        "key": (_path, {}),
+        "certificate": (_path, {}),
+        "subject": {
+            "country": (_text, {"what": "two letters, such as DE", "pattern": "[A-Za-z]{2}"}),
+            "email": (
+                _text,
+                {"what": "a mail address", "pattern": r"[!-?A-~]+@[A-Za-z0-9.-]+", "longest": 255},
+            ),
+            **{
+                field: (_text, {"what": "a text of up to 64 characters", "longest": 64})
+                for field in ("state", "locality", "organization", "unit")
+            },
+        },
+        "names": (_items, {"check": _alternative_name, "options": {}}),
+        "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
+        "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
+        "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        "renew_days": (_integer, {"low": 0, "high": _CENTURY, "unit": " days"}),
+        "ca": {
+            "certificate": (_path, {}),
+            "key": (_path, {}),
+            "passphrase": (_secret, {"shortest": 4}),
+            "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        },
+    },
+    "sasl": {
+        "enabled": (_boolean, {}),
+        "mechanisms": (
+            _items,
+            {
+                "check": _choice,
+                "options": {"allowed": ("pam",), "later": ("shadow", "ldap", "rimap", "sasldb")},
+                "shortest": 1,
+                "longest": 1,
+            },
+        ),
+        "options": (
+            _text,
+            {"what": "one word without quotes or shell characters", "pattern": r"[A-Za-z0-9_/.:@=,+%\[\]-]+"},
+        ),
+        "threads": (_integer, {"low": 0, "high": 1000}),
+        "cache": (_boolean, {}),
+        # With /mux it has to fit into a socket address (unix(7): 108 bytes).
+        "socket_directory": (_path, {"longest": 100}),
+        "directory_mode": (_mode, {}),
+    },
+    "firewall": {
+        "backend": (
+            _choice,
+            {"allowed": ("auto", "iptables", "none"), "later": ("nftables", "ufw", "firewalld")},
+        ),
+        "ports": (_items, {"check": _integer, "options": {"low": 1, "high": 65535}}),
+        "rules_file": (_path, {}),
+    },
+    "verify": {
+        "enabled": (_boolean, {}),
+        "capabilities": (
+            _items,
+            {
+                "check": _text,
+                "options": {
+                    "what": "an EHLO keyword, such as PIPELINING",
+                    "pattern": r"[A-Za-z0-9][!-~]*( [!-~]+)*",
+                },
+            },
+        ),
+        "timeout": (_integer, {"low": 1, "high": 600, "unit": " seconds"}),
+        "login": {
+            "username": (_text, {"what": "a user name", "longest": 256}),
+            "password": (_secret, {}),
+        },
+    },
+    "maps": (_later, {}),
+    "relay": (_later, {}),
+}

@@ -1,0 +1,28 @@
+{#-
+  First in every run: this formula's own modules, the pillar's validity, and the end of an interrupted apply.
+
+  `state.apply NAME` does not sync custom modules, so it is done here, in test mode too. The states of the same run
+  see the synced modules after force_reload_modules; what is rendered in the same run does not.
+-#}
+{%- from "postfix_mta/map.jinja" import mta, synced with context %}
+{%- if not synced %}
+{%-   do salt["saltutil.sync_all"](refresh=False) %}
+
+postfix_mta_modules:
+  test.nop:
+    - force_reload_modules: True
+    - require_in:
+      - mta_settings: postfix_mta_settings
+{%- endif %}
+
+postfix_mta_settings:
+  mta_settings.valid:
+    - name: postfix_mta
+    - hostname: {{ mta.hostname | json }}
+    - family: {{ grains.get("os_family") | json }}
+
+postfix_mta_recovered:
+  mta_transaction.recovered:
+    - name: postfix_mta
+    - require:
+      - mta_settings: postfix_mta_settings

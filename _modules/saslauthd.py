@@ -1,0 +1,572 @@
+"""
+saslauthd, the daemon that checks the passwords of mail clients: its settings, and a login over its own
+socket.
+
+Debian's packaging is what this module knows: ``/etc/default/saslauthd``, the group ``sasl``, the init script
+up to Debian 12 and the native systemd unit since Debian 13. Postfix's smtpd runs in a chroot on Debian, so
+the socket has to be below ``/var/spool/postfix``, where
+
+- the init script makes the directory as ``dpkg-statoverride`` says, and looks for the PID file there;
+- the native unit does neither: it exits as it cannot make the directory, or hangs for 90 seconds as the PID
+  file is elsewhere. A drop-in tells it where the PID file is, and makes the directory before each start.
+
+The how-to's ``PWDIR``, ``PARAMS`` and ``PIDFILE`` lines are not written, since nothing reads them: the init
+script derives all three from ``OPTIONS``, and the unit does not use them. Where they exist they stay.
+
+Sources: saslauthd(8), ``/usr/share/doc/sasl2-bin/README.Debian``, dpkg-statoverride(1), systemd.service(5),
+Postfix's SASL_README, and cyrus-sasl's ``lib/checkpw.c`` for the protocol of the socket.
+"""
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import shlex
+import socket as sockets
+import stat
+import struct
+import subprocess
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.args import clean_kwargs
+from salt.utils.data import traverse_dict_and_list
+
+PROGRAM = "/usr/sbin/saslauthd"
+DEFAULTS_FILE = "/etc/default/saslauthd"
+INIT_SCRIPT = "/etc/init.d/saslauthd"
+NATIVE_UNITS = ("/usr/lib/systemd/system/saslauthd.service", "/lib/systemd/system/saslauthd.service")
+DROP_IN = "/etc/systemd/system/saslauthd.service.d/postfix_mta.conf"
+STATOVERRIDE = "/var/lib/dpkg/statoverride"
+GROUP_FILE = "/etc/group"
+GROUP = "sasl"
+
+ARGUMENTS = {
+    "mechanisms": ["pam"],
+    "mech_options": None,
+    "threads": 5,
+    "cache": True,
+    "socket_directory": "/var/spool/postfix/var/run/saslauthd",
+    "directory_mode": "0710",
+    "smtpd_conf": "/etc/postfix/sasl/smtpd.conf",
+    "mech_list": ["plain", "login"],
+    "member": "postfix",
+}
+MECHANISMS = ("getpwent", "kerberos5", "ldap", "pam", "rimap", "sasldb", "shadow")
+
+# What the package brings: the settings of a host on which it is about to be installed.
+PACKAGED = """\
+MECHANISMS="pam"
+MECH_OPTIONS=""
+THREADS=5
+OPTIONS="-c -m /var/run/saslauthd"
+"""
+VALUE = r"""((?:"(?:[^"\\]|\\.)*"|'[^']*'|\\.|[^\s"'\\;&|])*)"""
+ASSIGNMENT = r"^[ \t]*(?:export[ \t]+)?{variable}=" + VALUE
+
+PIDFILE_DROP_IN = """\
+# Managed by Salt (postfix_mta): the unit as packaged expects its PID file in /run/saslauthd.
+[Unit]
+RequiresMountsFor={directory}
+
+[Service]
+PIDFile={directory}/saslauthd.pid
+RuntimeDirectoryMode={mode}
+ExecStartPre=/usr/bin/install -d -o root -g {group} -m {mode} {directory}
+"""
+# The packaged command line lacks the -O that the init script puts before the options of the mechanism.
+MECH_OPTIONS_DROP_IN = """\
+ExecStart=
+ExecStart=/usr/sbin/saslauthd -a $MECHANISMS -O ${MECH_OPTIONS} $OPTIONS -n $THREADS
+"""
+
+LONGEST_REQUEST = 256
+LONGEST_SOCKET_PATH = 107
+
+
+# -- plain logic -----------------------------------------------------------------------------
+
+
+def _shell_value(text, variable):
+    """The value that a shell file leaves in ``variable``; ``None`` when it does not set it."""
+    found = re.findall(ASSIGNMENT.format(variable=variable), text, re.MULTILINE | re.DOTALL)
+    if not found:
+        return None
+    try:
+        value = " ".join(shlex.split(found[-1]))
+    except ValueError:
+        value = found[-1]
+    return " ".join(value.split())
+
+
+def _shell_set(text, variable, value):
+    """The shell file with the last assignment of ``variable`` changed, or one added at the end."""
+    quoted = value if value.isalnum() else f'"{value}"'
+    found = list(re.finditer(ASSIGNMENT.format(variable=variable), text, re.MULTILINE | re.DOTALL))
+    if found:
+        start, end = found[-1].span(1)
+        return text[:start] + quoted + text[end:]
+    newline = "\n" if text and not text.endswith("\n") else ""
+    return f"{text}{newline}{variable}={quoted}\n"
+
+
+def _sasl_value(text, key):
+    """The value of ``key`` in a file of libsasl, which takes the first of several; ``None`` if absent."""
+    found = re.search(rf"^[ \t]*{key}:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE | re.IGNORECASE)
+    return found[1] if found else None
+
+
+def _sasl_set(text, key, value):
+    """The file of libsasl with the first ``key`` changed and later ones taken out, or one added."""
+    lines, done = [], False
+    for line in text.splitlines():
+        if re.match(rf"[ \t]*{key}:", line, re.IGNORECASE):
+            if done:
+                continue
+            line, done = f"{key}: {value}", True
+        lines.append(line)
+    if not done:
+        lines.append(f"{key}: {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _statoverride(text, path):
+    """``user:group mode`` of the override for ``path``; ``None`` when there is none."""
+    for line in text.splitlines():
+        fields = line.split(None, 3)
+        if len(fields) == 4 and fields[3] == path and re.fullmatch("[0-7]+", fields[2]):
+            return f"{fields[0]}:{fields[1]} {int(fields[2], 8):04o}"
+    return None
+
+
+def _members(text):
+    """Members of the group ``sasl``; ``None`` when there is no such group."""
+    for line in text.splitlines():
+        fields = line.split(":")
+        if fields[0] == GROUP and len(fields) == 4:
+            return [member for member in fields[3].split(",") if member]
+    return None
+
+
+def _parse(text):
+    """The daemon's settings in ``/etc/default/saslauthd``."""
+    words = (_shell_value(text, "OPTIONS") or "").split()
+    directory = "/var/run/saslauthd"
+    for word, following in zip(words, [*words[1:], ""]):
+        if word.startswith("-m"):
+            directory = word[2:] or following or directory
+    threads = _shell_value(text, "THREADS") or ""
+    start = _shell_value(text, "START")
+    return {
+        "mechanisms": (_shell_value(text, "MECHANISMS") or "").split(),
+        "mech_options": _shell_value(text, "MECH_OPTIONS") or None,
+        "threads": int(threads) if threads.isdigit() else None,
+        "cache": "-c" in words,
+        "socket_directory": directory.rstrip("/"),
+        "start": None if start is None else start == "yes",
+    }
+
+
+def _problems(wanted):
+    """What is wrong with the arguments: their values go into a shell file, a unit and a file of libsasl."""
+    found = []
+
+    def demand(good, argument, allowed):
+        if not good:
+            found.append(f"{argument} must be {allowed}, not {wanted[argument]!r}")
+
+    def path(value):
+        return isinstance(value, str) and re.fullmatch(r"(?:/[A-Za-z0-9_+@:.-]*[A-Za-z0-9_])+", value)
+
+    def names(value):
+        return (
+            isinstance(value, list) and value and all(re.fullmatch("[A-Za-z0-9_-]+", str(name)) for name in value)
+        )
+
+    mechanisms = wanted["mechanisms"]
+    demand(
+        isinstance(mechanisms, list) and len(mechanisms) == 1 and mechanisms[0] in MECHANISMS,
+        "mechanisms",
+        f"a list of one of {', '.join(MECHANISMS)} (saslauthd uses one)",
+    )
+    options = wanted["mech_options"]
+    demand(
+        not options or (isinstance(options, str) and re.fullmatch(r"[A-Za-z0-9_/.:@=,+%\[\]-]+", options)),
+        "mech_options",
+        "one word without blanks, quotes or shell characters",
+    )
+    threads = wanted["threads"]
+    demand(
+        isinstance(threads, int) and not isinstance(threads, bool) and 0 <= threads <= 1000,
+        "threads",
+        "a number from 0 to 1000",
+    )
+    demand(isinstance(wanted["cache"], bool), "cache", "true or false")
+    directory = wanted["socket_directory"]
+    demand(path(directory), "socket_directory", "an absolute path without blanks or shell characters")
+    if path(directory) and len(directory) + len("/mux") > LONGEST_SOCKET_PATH:
+        demand(False, "socket_directory", f"at most {LONGEST_SOCKET_PATH - 4} characters long (unix(7))")
+    mode = wanted["directory_mode"]
+    demand(
+        isinstance(mode, str) and re.fullmatch("0?[0-7]{3}", mode),
+        "directory_mode",
+        "an octal string like '0710'",
+    )
+    demand(path(wanted["smtpd_conf"]), "smtpd_conf", "an absolute path without blanks or shell characters")
+    demand(names(wanted["mech_list"]), "mech_list", "a list of names of SASL mechanisms")
+    member = wanted["member"]
+    demand(
+        member is None or (isinstance(member, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_.-]*", member)),
+        "member",
+        "a user name or null",
+    )
+    return found
+
+
+def _drop_in(wanted):
+    text = PIDFILE_DROP_IN.format(directory=wanted["socket_directory"], mode=wanted["directory_mode"], group=GROUP)
+    return text + (MECH_OPTIONS_DROP_IN if wanted["mech_options"] else "")
+
+
+# -- what is there, and what is to be done ---------------------------------------------------
+
+
+def _read(path):
+    """A file's text; ``None`` when there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
+            return handle.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
+
+
+def _directory(path):
+    """``user:group mode`` of a directory; ``None`` when there is none."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        raise CommandExecutionError(f"{path} is in the way: it is not a directory")
+    user, group = str(status.st_uid), str(status.st_gid)
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    return f"{user}:{group} {stat.S_IMODE(status.st_mode):04o}"
+
+
+def _work(wanted):
+    """All that differs: what to report, what to write, what to run, and what to activate."""
+    problems = _problems(wanted)
+    if problems:
+        raise SaltInvocationError("\n".join(problems))
+    wanted = {**wanted, "directory_mode": f"{int(wanted['directory_mode'], 8):04o}"}
+    directory = wanted["socket_directory"]
+    owned = f"root:{GROUP} {wanted['directory_mode']}"
+    work = {"changes": {}, "activate": {}, "files": {}, "override": None, "directory": False, "member": False}
+    changes, files = work["changes"], work["files"]
+
+    def differs(item, old, new, activate=None):
+        changes[item] = {"old": old, "new": new}
+        for service, action in (activate or {}).items():
+            if work["activate"].get(service) != "restart":
+                work["activate"][service] = action
+
+    text = _read(DEFAULTS_FILE)
+    text = PACKAGED if text is None else text
+    values = {
+        "MECHANISMS": wanted["mechanisms"][0],
+        "MECH_OPTIONS": wanted["mech_options"] or "",
+        "OPTIONS": f"{'-c ' if wanted['cache'] else ''}-m {directory}",
+        "THREADS": str(wanted["threads"]),
+    }
+    # Debian 12's file came without START, but its init script still does nothing without it.
+    if _shell_value(text, "START") is not None or re.search(r"\$\{?START\b", _read(INIT_SCRIPT) or ""):
+        values["START"] = "yes"
+    for variable, value in values.items():
+        old = _shell_value(text, variable)
+        if (old or "") != value:
+            differs(variable, old, value, {"saslauthd": "restart"})
+            text = files[DEFAULTS_FILE] = _shell_set(text, variable, value)
+
+    text = _read(wanted["smtpd_conf"]) or ""
+    values = {"pwcheck_method": "saslauthd", "mech_list": " ".join(wanted["mech_list"])}
+    for key, value in values.items():
+        old = _sasl_value(text, key)
+        if old is None or old.lower().split() != value.lower().split():
+            differs(key, old, value, {"postfix": "reload"})
+            text = files[wanted["smtpd_conf"]] = _sasl_set(text, key, value)
+
+    if any(os.path.exists(unit) for unit in NATIVE_UNITS):
+        text = _read(DROP_IN)
+        if text != _drop_in(wanted):
+            differs(DROP_IN, text, _drop_in(wanted), {"saslauthd": "restart"})
+            files[DROP_IN] = _drop_in(wanted)
+
+    if os.path.isdir(os.path.dirname(STATOVERRIDE)):
+        old = _statoverride(_read(STATOVERRIDE) or "", directory)
+        if old != owned:
+            differs("dpkg-statoverride", old, owned)
+            work["override"] = "correct" if old else "add"
+
+    old = _directory(directory)
+    if old != owned:
+        differs(directory, old, owned, None if old else {"saslauthd": "restart"})
+        work["directory"] = True
+
+    if wanted["member"]:
+        members = _members(_read(GROUP_FILE) or "") or []
+        if wanted["member"] not in members:
+            differs(f"group {GROUP}", members, [*members, wanted["member"]], {"postfix": "restart"})
+            work["member"] = True
+
+    if int(wanted["directory_mode"], 8) & stat.S_IXOTH:
+        work["comment"] = (
+            f"{directory} is mode {wanted['directory_mode']}: every local user can test passwords through the"
+            f" socket in it. Mode 0710 leaves that to root and the group {GROUP}."
+        )
+    return work
+
+
+def plan(**args):
+    """
+    Tell what :func:`apply` would change. Reads files only.
+
+    args
+        Arguments of the state ``saslauthd.managed`` without ``name`` and ``transaction``.
+
+    Returns ``changes`` (``{item: {"old", "new"}}``), ``activate`` (``{service: "reload" | "restart"}``), and
+    a ``comment`` when the socket is open to every local user.
+
+    Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when a file cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.plan mechanisms='[pam]'
+    """
+    work = _work(_arguments(args))
+    return {key: work[key] for key in ("changes", "activate", "comment") if key in work}
+
+
+def apply(**args):
+    """
+    Make what :func:`plan` tells true, through the transaction that is open.
+
+    The override and the group membership are in databases that dpkg and administrators write too: these two
+    stay when the transaction is undone. Both are without effect while the settings point elsewhere.
+
+    args
+        As for :func:`plan`.
+
+    Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when something cannot be
+    changed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.apply mechanisms='[pam]'
+    """
+    wanted = _arguments(args)
+    work = _work(wanted)
+    directory, mode = wanted["socket_directory"], wanted["directory_mode"]
+    if not os.path.exists(PROGRAM):
+        raise CommandExecutionError(f"{PROGRAM} is missing: install the package sasl2-bin first")
+    # First, so that a run that is killed in between is made up for.
+    __salt__["mta_transaction.need"](work["activate"])
+    if work["member"]:
+        _command(["gpasswd", "--add", wanted["member"], GROUP])
+    if work["override"]:
+        tool = ["dpkg-statoverride", "--admindir", os.path.dirname(STATOVERRIDE)]
+        if work["override"] == "correct":
+            _command([*tool, "--remove", directory])
+        _command([*tool, "--add", "root", GROUP, mode, directory])
+    if work["directory"]:
+        __salt__["mta_transaction.directory"](directory, "root", GROUP, mode)
+    for path, contents in work["files"].items():
+        if not os.path.isdir(os.path.dirname(path)):
+            __salt__["mta_transaction.directory"](os.path.dirname(path))
+        __salt__["mta_transaction.write"](path, contents.encode(errors="surrogateescape"))
+
+
+def _arguments(args):
+    """The state's arguments with their defaults, as a dictionary."""
+    args = clean_kwargs(**args)
+    unknown = sorted(set(args) - set(ARGUMENTS))
+    if unknown:
+        raise SaltInvocationError(f"there is no argument {', '.join(unknown)}")
+    wanted = {**ARGUMENTS, **args}
+    for key in ("mechanisms", "mech_list"):
+        if isinstance(wanted[key], tuple):
+            wanted[key] = list(wanted[key])
+    return wanted
+
+
+def _command(argv):
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandExecutionError(f"'{' '.join(argv)}' did not end within 60 seconds") from None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
+    if done.returncode:
+        text = done.stdout.decode(errors="replace").strip()
+        raise CommandExecutionError(f"'{' '.join(argv)}' failed with exit code {done.returncode}: {text}")
+
+
+def settings():
+    """
+    Return the daemon's settings as its start reads them; where it is not installed, as the package has them.
+
+    ``mechanisms`` (list), ``mech_options`` (string or ``None``), ``threads`` (number), ``cache`` (boolean),
+    ``socket_directory`` (path), ``start`` (boolean; ``None`` where the file does not say).
+
+    Raises ``CommandExecutionError`` when the file cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.settings
+    """
+    text = _read(DEFAULTS_FILE)
+    return _parse(PACKAGED if text is None else text)
+
+
+# -- the daemon's socket ---------------------------------------------------------------------
+
+
+def _connect(path, timeout):
+    connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _mux(socket):
+    return socket or f"{settings()['socket_directory']}/mux"
+
+
+def answers(socket=None, timeout=5):
+    """
+    Tell whether the daemon takes connections on its socket. No process, no password.
+
+    socket
+        Path of the socket. Default: ``mux`` in the directory that the daemon's settings name.
+
+    timeout
+        Seconds; default 5.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.answers
+    """
+    try:
+        _connect(_mux(socket), timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def authenticate(username, password=None, service="smtp", realm="", socket=None, password_pillar=None, timeout=30):
+    """
+    Ask the daemon whether a password is right, as smtpd does: over its socket, in no argument list.
+
+    On a command line the password is in the arguments of ``salt`` itself: name its place in the pillar there.
+
+    username
+        The user's name, as a mail client sends it.
+
+    password
+        The user's password.
+
+    service
+        Service name, the PAM service for the mechanism ``pam``; default ``smtp``, as Postfix's.
+
+    realm
+        Realm; default none.
+
+    socket
+        Path of the socket. Default: ``mux`` in the directory that the daemon's settings name.
+
+    password_pillar
+        Pillar path of the password, in place of ``password``: ``postfix_mta:verify:login:password``.
+
+    timeout
+        Seconds for the connection, and again for the answer; default 30. A refusal takes PAM some seconds.
+
+    Returns ``True`` when the daemon accepts the login, ``False`` when it refuses it.
+
+    Raises ``CommandExecutionError`` when the daemon cannot be reached or does not answer, and
+    ``SaltInvocationError`` when there is no password, or something is longer than the 256 bytes the daemon
+    takes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.authenticate alice password_pillar=postfix_mta:verify:login:password
+    """
+    if password_pillar:
+        password = traverse_dict_and_list(__pillar__, password_pillar, None)
+    if not isinstance(password, str):
+        place = f" at {password_pillar} in the pillar" if password_pillar else ""
+        raise SaltInvocationError(f"there is no password for {username}{place}")
+    request = b""
+    for item, value in (
+        ("username", username),
+        ("password", password),
+        ("service", service),
+        ("realm", realm),
+    ):
+        value = str(value).encode()
+        if len(value) > LONGEST_REQUEST:
+            raise SaltInvocationError(f"{item} is longer than {LONGEST_REQUEST} bytes")
+        request += struct.pack("!H", len(value)) + value
+    path = _mux(socket)
+    try:
+        with contextlib.closing(_connect(path, timeout)) as connection:
+            connection.sendall(request)
+            reply = _receive(connection, struct.unpack("!H", _receive(connection, 2))[0])
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"There is no socket {path}: saslauthd does not run, or with another -m"
+        ) from None
+    except ConnectionRefusedError:
+        raise CommandExecutionError(f"Nobody listens on {path}: saslauthd does not run") from None
+    except sockets.timeout:
+        raise CommandExecutionError(f"saslauthd did not answer on {path} within {timeout} seconds") from None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot talk to saslauthd on {path}: {err.strerror or err}") from None
+    if reply[:2] not in (b"OK", b"NO"):
+        raise CommandExecutionError(f"saslauthd on {path} answered neither OK nor NO")
+    return reply[:2] == b"OK"
+
+
+def _receive(connection, count):
+    data = b""
+    while len(data) < count:
+        piece = connection.recv(count - len(data))
+        if not piece:
+            raise OSError("it closed the connection without an answer")
+        data += piece
+    return data

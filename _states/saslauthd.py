@@ -1,0 +1,113 @@
+"""
+Manage saslauthd, through which Postfix checks the passwords of mail clients.
+
+With its defaults this is the how-to's "Authentication" section: PAM users log in, through a socket that is
+inside Postfix's chroot.
+
+.. code-block:: yaml
+
+    sasl:
+      saslauthd.managed:
+        - name: saslauthd
+        - mechanisms: [pam]
+        - threads: 5
+        - directory_mode: "0710"
+        - transaction: postfix_mta
+        - require:
+          - mta_package: packages
+        - require_in:
+          - mta_transaction: verified
+
+A mail server whose users are on an IMAP server:
+
+.. code-block:: yaml
+
+    sasl:
+      saslauthd.managed:
+        - name: saslauthd
+        - mechanisms: [rimap]
+        - mech_options: imap.example.com/143
+
+The first gives these lines, and leaves every other line of the two files as it is:
+
+.. code-block:: text
+
+    /etc/default/saslauthd         MECHANISMS="pam"
+                                   MECH_OPTIONS=""
+                                   THREADS=5
+                                   OPTIONS="-c -m /var/spool/postfix/var/run/saslauthd"
+                                   START=yes  (where the file or the init script knows START)
+    /etc/postfix/sasl/smtpd.conf   pwcheck_method: saslauthd
+                                   mech_list: plain login
+
+The packages ``sasl2-bin`` and ``libsasl2-modules`` have to be installed; in test mode they may be missing.
+"""
+
+
+def managed(
+    name="saslauthd",
+    mechanisms=("pam",),
+    mech_options=None,
+    threads=5,
+    cache=True,
+    socket_directory="/var/spool/postfix/var/run/saslauthd",
+    directory_mode="0710",
+    smtpd_conf="/etc/postfix/sasl/smtpd.conf",
+    mech_list=("plain", "login"),
+    member="postfix",
+    transaction=None,
+):
+    """
+    Keep the daemon's settings, its socket directory (with the override of dpkg-statoverride(1), and the
+    drop-in for the native unit), libsasl's ``smtpd.conf`` and the group membership of Postfix as one unit.
+
+    name
+        A name for the state; default ``saslauthd``.
+
+    mechanisms
+        List of the one mechanism that checks passwords: ``pam``, ``shadow``, ``ldap``, ``rimap``, ``sasldb``,
+        ``getpwent``, ``kerberos5``. Default ``[pam]``.
+
+    mech_options
+        Option of the mechanism: the host for ``rimap``, the file for ``ldap``. One word; default none.
+
+    threads
+        Number of processes; 0 makes one for each connection. Default 5.
+
+    cache
+        Whether the daemon remembers good logins for eight hours (``-c``). Default true.
+
+    socket_directory
+        Directory of the socket ``mux``; inside Postfix's chroot where smtpd runs in it, as on Debian.
+
+    directory_mode
+        Octal string; default ``"0710"``, Debian's advice. Everybody can write to the socket, so the directory
+        is the only lock: with the how-to's ``"0755"`` every local user can test passwords.
+
+    smtpd_conf
+        libsasl's settings for smtpd. Default ``/etc/postfix/sasl/smtpd.conf``.
+
+    mech_list
+        SASL mechanisms offered to clients; saslauthd can only check ``plain`` and ``login``. Default both.
+
+    member
+        User to add to the group ``sasl``, so that it reaches the socket; ``null`` for none. Default
+        ``postfix``.
+
+    transaction
+        Name of the transaction that activates and verifies it. Default: this state does so itself.
+    """
+    args = {
+        "mechanisms": mechanisms,
+        "mech_options": mech_options,
+        "threads": threads,
+        "cache": cache,
+        "socket_directory": socket_directory,
+        "directory_mode": directory_mode,
+        "smtpd_conf": smtpd_conf,
+        "mech_list": mech_list,
+        "member": member,
+    }
+    return __salt__["mta_transaction.member"](
+        name, "saslauthd", args, transaction=transaction, test=__opts__["test"], subject="saslauthd"
+    )

@@ -1,0 +1,201 @@
+"""mta_service: what is true about the daemons, whatever systemd believes."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+
+@pytest.fixture
+def inside(modules):
+    """The module's own names, private functions included."""
+    return modules["mta_service.status"].func.__globals__
+
+
+@pytest.fixture
+def host(inside, tmp_path, monkeypatch):
+    """A host below ``tmp_path``; without systemd until a test makes its directory."""
+    for name in ("PROC", "INIT_SCRIPTS", "RC_LINKS", "SYSTEMD_RUNS", "LOCAL_UNITS", "MAIN_CF"):
+        monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
+    monkeypatch.setitem(inside, "UNIT_DIRS", tuple(str(tmp_path) + path for path in inside["UNIT_DIRS"]))
+    programs = {name: (str(tmp_path) + path, comm) for name, (path, comm) in inside["DAEMONS"].items()}
+    monkeypatch.setitem(inside, "DAEMONS", programs)
+    monkeypatch.setitem(inside, "PATIENCE", 0.3)
+    settings = {"saslauthd.settings": lambda: {"socket_directory": f"{tmp_path}/sasl"}}
+    monkeypatch.setitem(inside, "__salt__", settings)
+    write(tmp_path / "etc/postfix/main.cf", f"# comment\nqueue_directory = {tmp_path}/queue\n")
+    return tmp_path
+
+
+def write(path, text="", mode=0o644):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def process(host, pid, name, state="S (sleeping)", namespaces="", unit="x"):
+    write(host / f"proc/{pid}/status", f"Name:\t{name}\nState:\t{state}\nNSpid:\t{pid}{namespaces}\n")
+    write(host / f"proc/{pid}/cgroup", f"1:name=systemd:/\n0::/system.slice/{unit}.service\n")
+
+
+def systemd(host):
+    (host / "run/systemd/system").mkdir(parents=True)
+
+
+def status(modules, name, key):
+    return modules["mta_service.status"]([name])[name][key]
+
+
+def test_an_empty_host_has_nothing(host, modules):
+    nothing = {"active": False, "enabled": False, "installed": False}
+    names = ["postfix", "saslauthd"]
+    assert modules["mta_service.status"](names) == {name: nothing for name in names}
+    assert modules["mta_service.manager"]() == "sysv"
+
+
+def test_status_starts_no_process(host, modules, inside, monkeypatch):
+    monkeypatch.setattr(inside["subprocess"], "run", lambda *args, **kwargs: pytest.fail("a process"))
+    modules["mta_service.status"](["postfix", "saslauthd"])
+
+
+def test_other_services_are_refused(modules):
+    for function in ("start", "stop", "restart", "reload", "enable", "disable"):
+        with pytest.raises(SaltInvocationError, match="'ssh'"):
+            modules[f"mta_service.{function}"]("ssh")
+    with pytest.raises(SaltInvocationError, match="postfix, saslauthd"):
+        modules["mta_service.status"](["ssh"])
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "active"),
+    [
+        ("master", "S (sleeping)", True),
+        ("master", "Z (zombie)", False),
+        ("bash", "S (sleeping)", False),
+        (None, None, False),
+    ],
+)
+def test_postfix_runs_when_its_pid_file_names_a_living_master(host, modules, name, state, active):
+    write(host / "queue/pid/master.pid", "             832\n")
+    if name:
+        process(host, 832, name, state)
+    process(host, 900, "master")
+    assert status(modules, "postfix", "active") is active
+
+
+def test_a_saslauthd_with_its_pid_file_elsewhere_is_found(host, modules):
+    write(host / "sasl/saslauthd.pid", "77\n")
+    process(host, 77, "sshd")
+    assert status(modules, "saslauthd", "active") is False
+    process(host, 78, "saslauthd", namespaces="\t5")
+    assert status(modules, "saslauthd", "active") is False
+    process(host, 79, "saslauthd")
+    assert status(modules, "saslauthd", "active") is True
+
+
+def test_under_systemd_another_units_saslauthd_is_not_this_one(host, modules):
+    systemd(host)
+    process(host, 79, "saslauthd", unit="cyrus")
+    assert status(modules, "saslauthd", "active") is False
+    process(host, 80, "saslauthd", unit="saslauthd")
+    assert status(modules, "saslauthd", "active") is True
+
+
+def test_links_of_the_runlevels_enable_a_script(host, modules):
+    for manager in ("sysv", "systemd"):
+        assert status(modules, "saslauthd", "enabled") is (manager == "systemd")
+        write(host / "etc/rc2.d/K01saslauthd")
+        write(host / "etc/rc3.d/S01saslauthd")
+        assert status(modules, "saslauthd", "enabled") is True
+        if manager == "sysv":
+            systemd(host)
+
+
+def test_a_unit_is_enabled_by_its_link_and_not_by_the_scripts(host, modules):
+    systemd(host)
+    write(host / "usr/lib/systemd/system/saslauthd.service")
+    write(host / "etc/rc3.d/S01saslauthd")
+    assert status(modules, "saslauthd", "enabled") is False
+    write(host / "etc/systemd/system/multi-user.target.wants/saslauthd.service")
+    assert status(modules, "saslauthd", "enabled") is True
+    (host / "etc/systemd/system/saslauthd.service").symlink_to("/dev/null")
+    assert status(modules, "saslauthd", "enabled") is False
+
+
+def test_installed_is_whether_the_program_is_there(host, modules):
+    write(host / "etc/init.d/saslauthd")  # a conffile that outlives the package
+    assert status(modules, "saslauthd", "installed") is False
+    write(host / "usr/sbin/saslauthd")
+    assert status(modules, "saslauthd", "installed") is True
+
+
+def script(host, body):
+    write(host / "etc/init.d/saslauthd", f"#!/bin/sh\n{body}\n", 0o755)
+
+
+def test_a_script_that_starts_nothing_is_an_error_with_its_words(host, modules):
+    script(host, "echo 'To enable saslauthd, set START=yes'")
+    with pytest.raises(CommandExecutionError, match=r"does not run.*set START=yes"):
+        modules["mta_service.start"]("saslauthd")
+
+
+def test_a_script_that_fails_is_an_error_with_its_words(host, modules):
+    script(host, "echo no such mechanism >&2; exit 3")
+    with pytest.raises(CommandExecutionError, match="exit code 3: no such mechanism"):
+        modules["mta_service.start"]("saslauthd")
+
+
+def test_a_daemon_that_keeps_the_scripts_output_open_is_not_waited_for(host, modules):
+    status_file = host / "proc/79/status"
+    write(host / "fake", "Name:\tsaslauthd\nState:\tS (sleeping)\n")
+    script(host, f"mkdir -p {status_file.parent}; cp {host}/fake {status_file}; sleep 5 &")
+    began = time.monotonic()
+    modules["mta_service.start"]("saslauthd")
+    assert time.monotonic() - began < 4
+    modules["mta_service.start"]("saslauthd")
+
+
+def test_a_script_that_never_ends_is_given_up(host, modules, inside, monkeypatch):
+    monkeypatch.setitem(inside, "TIMEOUT", 0.2)
+    script(host, "exec sleep 5")
+    with pytest.raises(CommandExecutionError, match="did not end within"):
+        modules["mta_service.start"]("saslauthd")
+
+
+def test_a_missing_script_is_an_error(host, modules):
+    with pytest.raises(CommandExecutionError, match="Cannot run"):
+        modules["mta_service.stop"]("saslauthd")
+
+
+def test_a_daemon_that_the_script_does_not_find_is_stopped_too(host, modules, inside, monkeypatch):
+    """The script looks where the settings say now; a daemon from before a change is elsewhere."""
+    monkeypatch.setitem(inside, "PROC", "/proc")
+    name = f"sasl{os.getpid()}"
+    copy = host / name
+    os.symlink(os.path.realpath(sys.executable), copy)
+    daemon = subprocess.Popen([str(copy), "-c", "import time; time.sleep(60)"])
+    monkeypatch.setitem(inside["DAEMONS"], "saslauthd", ("/usr/sbin/saslauthd", name))
+    script(host, "exit 0")
+    try:
+        assert inside["_wait"](lambda: status(modules, "saslauthd", "active"), 5)
+        modules["mta_service.stop"]("saslauthd")
+        assert status(modules, "saslauthd", "active") is False
+        assert daemon.wait(5) == -15
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+def test_the_instance_behind_debian_12s_wrapper_is_stopped_with_it(host, inside):
+    assert inside["_units"]("postfix") == ["postfix.service"]
+    write(host / "usr/lib/systemd/system/postfix@.service")
+    assert inside["_units"]("postfix") == ["postfix.service", "postfix@-.service"]
+    assert inside["_units"]("saslauthd") == ["saslauthd.service"]
+
+
+def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, modules, inside, monkeypatch):
+    monkeypatch.setitem(inside, "_command", lambda argv, **kwargs: pytest.fail("a process"))
+    modules["mta_service.daemon_reload"]()

@@ -1,0 +1,392 @@
+"""saslauthd: the settings it edits, the unit that it is for the transaction, and its socket."""
+
+import grp
+import os
+import socket
+import struct
+import threading
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+DEFAULTS_DEBIAN_12 = """\
+#
+# Settings for saslauthd daemon
+# Example: MECHANISMS="pam"
+DESC="SASL Authentication Daemon"
+NAME="saslauthd"
+MECHANISMS="pam"
+MECH_OPTIONS=""
+
+THREADS=5
+# Note: You MUST specify the -m option or saslauthd won't run!
+OPTIONS="-c -m /var/run/saslauthd"
+"""
+DEFAULTS_DEBIAN_11 = DEFAULTS_DEBIAN_12.replace('DESC="SASL', '# Should it run?\nSTART=no\nDESC="SASL')
+INIT_SCRIPT_DEBIAN_12 = 'if [ "$START" != "yes" ]; then\n\treturn 0\nfi\n'
+
+
+@pytest.fixture
+def inside(modules):
+    """The module's own names, private functions included."""
+    return modules["saslauthd.plan"].func.__globals__
+
+
+@pytest.fixture
+def host(inside, tmp_path, monkeypatch):
+    """A host below ``tmp_path``, with commands recorded, in place of this machine."""
+    for name in ("DEFAULTS_FILE", "INIT_SCRIPT", "DROP_IN", "STATOVERRIDE", "GROUP_FILE", "PROGRAM"):
+        monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
+    units = tuple(str(tmp_path) + path for path in inside["NATIVE_UNITS"])
+    monkeypatch.setitem(inside, "NATIVE_UNITS", units)
+    # The only group that surely exists wherever the tests run is root's.
+    monkeypatch.setitem(inside, "GROUP", grp.getgrgid(0).gr_name)
+    return Host(tmp_path, inside, monkeypatch)
+
+
+class Host:
+    """Files and arguments of one host."""
+
+    def __init__(self, root, inside, monkeypatch):
+        self.root, self.inside = root, inside
+        self.args = {
+            "socket_directory": f"{root}/chroot/saslauthd",
+            "smtpd_conf": f"{root}/etc/postfix/sasl/smtpd.conf",
+            "directory_mode": "0710",
+        }
+        monkeypatch.setitem(inside["ARGUMENTS"], "socket_directory", self.args["socket_directory"])
+        self.commands = []
+        monkeypatch.setitem(inside, "_command", self.commands.append)
+        monkeypatch.setitem(inside, "__salt__", self)
+        self.needs = []
+        self.write("/etc/group", "root:x:0:\nsasl:x:45:\n")
+        self.write("/var/lib/dpkg/statoverride", "root postdrop 2555 /usr/sbin/postqueue\n")
+
+    def write(self, path, text):
+        path = self.root / path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def read(self, path):
+        return (self.root / path.lstrip("/")).read_text()
+
+    def __getitem__(self, function):
+        return {
+            "mta_transaction.need": self.needs.append,
+            "mta_transaction.write": self._write,
+            "mta_transaction.directory": self._directory,
+        }[function]
+
+    @staticmethod
+    def _write(path, contents):
+        with open(path, "wb") as handle:
+            handle.write(contents)
+
+    @staticmethod
+    def _directory(path, user="root", group="root", mode="0755"):
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, int(mode, 8))
+
+
+def installed(host, defaults=DEFAULTS_DEBIAN_12):
+    host.write("/usr/sbin/saslauthd", "")
+    host.write("/etc/default/saslauthd", defaults)
+
+
+# -- the shell file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('OPTIONS="-c -m /a"', "-c -m /a"),
+        ("OPTIONS='-c  -m /a'", "-c -m /a"),
+        ("  export OPTIONS=-c\\ -m\\ /a  # why", "-c -m /a"),
+        ('OPTIONS="first"\nOPTIONS="last"', "last"),
+        ('#OPTIONS="no"\n', None),
+        ('MECH_OPTIONS="no"\n', None),
+        ("OPTIONS=", ""),
+    ],
+)
+def test_the_shell_file_is_read_as_a_shell_reads_it(inside, text, value):
+    assert inside["_shell_value"](text, "OPTIONS") == value
+
+
+def test_a_value_over_several_lines_is_replaced_whole(inside):
+    text = 'A=1\nOPTIONS="-c \\\n -m /a" # kept\nB=2\n'
+    assert inside["_shell_set"](text, "OPTIONS", "-m /b") == 'A=1\nOPTIONS="-m /b" # kept\nB=2\n'
+
+
+def test_the_last_assignment_is_the_one_that_is_edited(inside):
+    assert inside["_shell_set"]("THREADS=1\nTHREADS=2\n", "THREADS", "5") == "THREADS=1\nTHREADS=5\n"
+
+
+def test_a_missing_assignment_is_added_at_the_end(inside):
+    assert inside["_shell_set"]("A=1", "START", "yes") == "A=1\nSTART=yes\n"
+
+
+def test_settings_are_what_the_file_says(host, modules):
+    installed(host, 'START=no\nMECHANISMS="rimap"\nMECH_OPTIONS="imap/143"\nTHREADS=0\nOPTIONS="-m/run/x/"\n')
+    assert modules["saslauthd.settings"]() == {
+        "mechanisms": ["rimap"],
+        "mech_options": "imap/143",
+        "threads": 0,
+        "cache": False,
+        "socket_directory": "/run/x",
+        "start": False,
+    }
+
+
+def test_settings_without_the_package_are_the_packages(host, modules):
+    assert modules["saslauthd.settings"]()["socket_directory"] == "/var/run/saslauthd"
+
+
+# -- smtpd.conf, the override, the group ---------------------------------------------------------------------
+
+
+def test_other_keys_of_smtpd_conf_stay(inside):
+    text = "# ours\nlog_level: 3\nMech_List: cram-md5\nmech_list: digest-md5\nsql_passwd: x\n"
+    edited = inside["_sasl_set"](text, "mech_list", "plain login")
+    assert edited == "# ours\nlog_level: 3\nmech_list: plain login\nsql_passwd: x\n"
+    assert inside["_sasl_value"](text, "mech_list") == "cram-md5"
+
+
+def test_the_override_is_found_by_its_path(inside):
+    text = "root sasl 710 /var/run/saslauthd\nroot sasl 2755 /a b\n"
+    assert inside["_statoverride"](text, "/var/run/saslauthd") == "root:sasl 0710"
+    assert inside["_statoverride"](text, "/a b") == "root:sasl 2755"
+    assert inside["_statoverride"](text, "/run/saslauthd") is None
+
+
+# -- plan and apply ------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_host_is_planned_from_absent_files(host, modules):
+    plan = modules["saslauthd.plan"](**host.args)
+    assert set(plan["changes"]) == {
+        "OPTIONS",
+        "pwcheck_method",
+        "mech_list",
+        "dpkg-statoverride",
+        host.args["socket_directory"],
+        f"group {host.inside['GROUP']}",
+    }
+    assert plan["activate"] == {"saslauthd": "restart", "postfix": "restart"}
+    assert "comment" not in plan
+
+
+def test_without_the_package_nothing_is_applied(host, modules):
+    with pytest.raises(CommandExecutionError, match="sasl2-bin"):
+        modules["saslauthd.apply"](**host.args)
+    assert not (host.root / "etc/default").exists()
+
+
+def test_what_was_planned_is_applied_once(host, modules):
+    installed(host)
+    host.write("/etc/init.d/saslauthd", INIT_SCRIPT_DEBIAN_12)
+    modules["saslauthd.apply"](**host.args)
+    directory = host.args["socket_directory"]
+    expected = DEFAULTS_DEBIAN_12.replace("/var/run/saslauthd", directory) + "START=yes\n"
+    assert host.read("/etc/default/saslauthd") == expected
+    smtpd_conf = host.read("/etc/postfix/sasl/smtpd.conf")
+    assert smtpd_conf == "pwcheck_method: saslauthd\nmech_list: plain login\n"
+    group = host.inside["GROUP"]
+    assert host.commands == [
+        ["gpasswd", "--add", "postfix", group],
+        f"dpkg-statoverride --admindir {host.root}/var/lib/dpkg --add root {group} 0710 {directory}".split(),
+    ]
+    host.write("/etc/group", f"{group}:x:0:other,postfix\n")
+    host.write("/var/lib/dpkg/statoverride", f"root {group} 710 {directory}\n")
+    assert modules["saslauthd.plan"](**host.args) == {"changes": {}, "activate": {}}
+
+
+def test_a_start_line_of_older_releases_is_switched_on(host, modules):
+    installed(host, DEFAULTS_DEBIAN_11)
+    assert modules["saslauthd.plan"](**host.args)["changes"]["START"] == {"old": "no", "new": "yes"}
+
+
+def test_a_wrong_override_is_corrected(host, modules):
+    installed(host)
+    directory, group = host.args["socket_directory"], host.inside["GROUP"]
+    host.write("/var/lib/dpkg/statoverride", f"root {group} 755 {directory}\n")
+    modules["saslauthd.apply"](**host.args, member=None)
+    assert [command[3:] for command in host.commands] == [
+        ["--remove", directory],
+        ["--add", "root", group, "0710", directory],
+    ]
+
+
+def test_the_native_unit_gets_a_drop_in(host, modules):
+    installed(host)
+    host.write("/usr/lib/systemd/system/saslauthd.service", "")
+    modules["saslauthd.apply"](**host.args)
+    drop_in = host.read("/etc/systemd/system/saslauthd.service.d/postfix_mta.conf")
+    assert f"\nPIDFile={host.args['socket_directory']}/saslauthd.pid\n" in drop_in
+    assert "ExecStart=" not in drop_in.replace("ExecStartPre=", "")
+    changes = modules["saslauthd.plan"](**host.args, mechanisms=["rimap"], mech_options="imap/143")["changes"]
+    assert "-O ${MECH_OPTIONS}" in changes[host.inside["DROP_IN"]]["new"]
+
+
+def test_a_changed_mode_alone_restarts_nothing(host, modules):
+    installed(host)
+    modules["saslauthd.apply"](**host.args)
+    host.write("/etc/group", f"{host.inside['GROUP']}:x:0:postfix\n")
+    os.chmod(host.args["socket_directory"], 0o700)
+    plan = modules["saslauthd.plan"](**host.args)
+    assert host.args["socket_directory"] in plan["changes"]
+    assert plan["activate"] == {}
+
+
+def test_a_directory_open_to_all_is_pointed_out(host, modules):
+    host.args["directory_mode"] = "0755"
+    assert "every local user can test passwords" in modules["saslauthd.plan"](**host.args)["comment"]
+
+
+def test_an_order_of_mechanisms_in_capitals_is_no_change(host, modules):
+    host.write("/etc/postfix/sasl/smtpd.conf", "pwcheck_method:saslauthd\nmech_list:  PLAIN  LOGIN\n")
+    assert not {"pwcheck_method", "mech_list"} & set(modules["saslauthd.plan"](**host.args)["changes"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("mechanisms", "pam"),
+        ("mechanisms", ["pam", "shadow"]),
+        ("mechanisms", ["pam$(reboot)"]),
+        ("mech_options", 'x"; reboot'),
+        ("mech_options", "$(reboot)"),
+        ("mech_options", "a\nb"),
+        ("threads", "5"),
+        ("threads", True),
+        ("threads", -1),
+        ("cache", "yes"),
+        ("socket_directory", "relative"),
+        ("socket_directory", "/a/../b`reboot`"),
+        ("socket_directory", "/a b"),
+        ("socket_directory", "/a\n"),
+        ("socket_directory", "/" + "a" * 120),
+        ("directory_mode", 493),
+        ("directory_mode", "rwx"),
+        ("mech_list", []),
+        ("mech_list", ["plain\nlog_level: 7"]),
+        ("member", "root,evil"),
+        ("no_such_argument", 1),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name(host, modules, argument, value):
+    with pytest.raises(SaltInvocationError, match=argument):
+        modules["saslauthd.plan"](**{**host.args, argument: value})
+
+
+def test_a_file_in_the_way_of_the_directory_is_an_error(host, modules):
+    host.write("/chroot/saslauthd", "")
+    with pytest.raises(CommandExecutionError, match="not a directory"):
+        modules["saslauthd.plan"](**host.args)
+
+
+@pytest.fixture
+def in_test_mode(opts):
+    """``test=True``, from before the loaders take their options."""
+    opts["test"] = True
+
+
+def test_in_test_mode_the_state_changes_nothing(in_test_mode, host, states):
+    def tree():
+        return sorted(path for path in host.root.rglob("*") if "cache" not in str(path))
+
+    before = tree()
+    result = states["saslauthd.managed"]("saslauthd", transaction="postfix_mta", **host.args)
+    assert result["result"] is None
+    assert result["changes"]["OPTIONS"]["new"] == f"-c -m {host.args['socket_directory']}"
+    assert tree() == before
+
+
+# -- the socket ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A saslauthd that knows one password; ``daemon.reply`` overrides its answers."""
+    path = str(tmp_path / "mux")
+    server = Daemon(path)
+    yield server
+    server.socket.close()
+
+
+class Daemon:
+    def __init__(self, path):
+        self.path, self.reply, self.requests = path, None, []
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(path)
+        self.socket.listen(5)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as stream:
+                request = []
+                for _ in range(4):
+                    head = stream.read(2)
+                    if len(head) == 2:
+                        request.append(stream.read(struct.unpack("!H", head)[0]).decode())
+                if len(request) < 4:
+                    continue
+                self.requests.append(request)
+                reply = self.reply
+                if reply is None:
+                    text = b"OK" if request[1] == "Pä55word" else b"NO authentication failed"
+                    reply = struct.pack("!H", len(text)) + text
+                connection.sendall(reply)
+
+
+def test_the_daemon_is_asked_as_smtpd_asks_it(modules, daemon):
+    authenticate = modules["saslauthd.authenticate"]
+    assert authenticate("alice", "Pä55word", socket=daemon.path) is True
+    assert authenticate("alice", "wrong", realm="example.com", socket=daemon.path) is False
+    assert daemon.requests == [["alice", "Pä55word", "smtp", ""], ["alice", "wrong", "smtp", "example.com"]]
+
+
+def test_the_password_may_be_named_by_its_pillar_path(opts, daemon):
+    import salt.loader
+
+    opts["pillar"] = {"postfix_mta": {"verify": {"login": {"password": "Pä55word"}}}}
+    authenticate = salt.loader.minion_mods(opts)["saslauthd.authenticate"]
+    assert authenticate("alice", password_pillar="postfix_mta:verify:login:password", socket=daemon.path)
+    with pytest.raises(SaltInvocationError, match="no password for alice at postfix_mta:nothing"):
+        authenticate("alice", password_pillar="postfix_mta:nothing", socket=daemon.path)
+
+
+@pytest.mark.parametrize("reply", [b"", b"\x00", b"\x00\x09OK", b"\x00\x02??"])
+def test_half_an_answer_is_an_error_without_the_password(modules, daemon, reply):
+    daemon.reply = reply
+    with pytest.raises(CommandExecutionError) as error:
+        modules["saslauthd.authenticate"]("alice", "Pä55word", socket=daemon.path)
+    assert "saslauthd" in str(error.value)
+    assert "55word" not in str(error.value)
+
+
+def test_a_daemon_that_hangs_is_not_waited_for_forever(modules, tmp_path):
+    path = str(tmp_path / "mux")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(1)
+        with pytest.raises(CommandExecutionError, match=r"did not answer .* within 0\.2 seconds"):
+            modules["saslauthd.authenticate"]("alice", "x", socket=path, timeout=0.2)
+    with pytest.raises(CommandExecutionError, match="Nobody listens"):
+        modules["saslauthd.authenticate"]("alice", "x", socket=path)
+    with pytest.raises(CommandExecutionError, match="There is no socket"):
+        modules["saslauthd.authenticate"]("alice", "x", socket=f"{path}2")
+
+
+def test_more_than_the_daemon_takes_is_refused(modules, daemon):
+    with pytest.raises(SaltInvocationError, match="password is longer than 256 bytes"):
+        modules["saslauthd.authenticate"]("alice", "ä" * 129, socket=daemon.path)
+
+
+def test_liveness_is_whether_the_socket_takes_connections(modules, daemon, tmp_path):
+    assert modules["saslauthd.answers"](socket=daemon.path) is True
+    assert modules["saslauthd.answers"](socket=str(tmp_path / "nothing")) is False

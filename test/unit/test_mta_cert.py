@@ -1,0 +1,856 @@
+"""Keys, the authority and certificates: judged by openssl(1) as well, left alone, renewed or refused."""
+
+import datetime
+import json
+import logging
+import os
+import stat
+import subprocess
+import types
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+HOST = "mail.example.com"
+SECRET = "correct horse battery staple"
+PASSPHRASE = "postfix_mta:certificate:ca:passphrase"
+DAY = datetime.timedelta(days=1)
+
+
+class Host:
+    """One mail server's certificate files, the states over them, and its clock."""
+
+    def __init__(self, folder, opts, states, modules):
+        self.folder, self.opts, self.states, self.modules = folder, opts, states, modules
+        # Salt's loader holds a module twice: as tests call it, and as states and other modules do.
+        loaders = (modules, modules.pack["__salt__"])
+        self.namespaces = [loader["mta_cert.plan"].__globals__ for loader in loaders]
+        self.namespace = self.namespaces[0]
+        self.now = datetime.datetime.now(datetime.timezone.utc)
+        self.ca, self.ca_key = folder / "certs/cacert.pem", folder / "private/cakey.pem"
+        self.certificate, self.key = folder / "certs/smtpd.crt", folder / "private/smtpd.key"
+
+    def replace(self, monkeypatch, name, value):
+        for namespace in self.namespaces:
+            monkeypatch.setitem(namespace, name, value)
+
+    def function(self, name, *args, **kwargs):
+        return self.modules[f"mta_cert.{name}"](*map(str, args), **kwargs)
+
+    def state(self, test, name, path, **arguments):
+        self.opts["test"] = self.states.opts["test"] = test
+        return self.states[f"mta_cert.{name}"](str(path), **arguments)
+
+    def authority(self, test=False, **more):
+        arguments = {"key": str(self.ca_key), "key_type": "ec", "passphrase_pillar": PASSPHRASE, **more}
+        return self.state(test, "ca_managed", self.ca, **arguments)
+
+    def pair(self, test=False, **more):
+        arguments = {
+            "key": str(self.key),
+            "hostname": HOST,
+            "ca_certificate": str(self.ca),
+            "ca_key": str(self.ca_key),
+            "passphrase_pillar": PASSPHRASE,
+            "key_type": "ec",
+            **more,
+        }
+        return self.state(test, "managed", self.certificate, **arguments)
+
+    def apply(self, test=False, **more):
+        return [self.authority(test), self.pair(test, **more)]
+
+    def settle(self, **more):
+        """Both states for real; both must succeed."""
+        results = self.apply(**more)
+        assert [result["result"] for result in results] == [True, True], results
+        return results
+
+    def loaded(self, path=None):
+        return x509.load_pem_x509_certificate((path or self.certificate).read_bytes())
+
+    def contents(self):
+        files = (self.ca, self.ca_key, self.certificate, self.key)
+        return {path.name: path.read_bytes() for path in files if path.exists()}
+
+    def openssl(self, *arguments, **options):
+        done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def accepted_by_openssl(self):
+        self.openssl(
+            *("verify", "-purpose", "sslserver", "-x509_strict", "-verify_hostname", HOST),
+            *("-attime", int(self.now.timestamp()), "-CAfile", self.ca, self.certificate),
+        )
+
+
+@pytest.fixture
+def host(tmp_path, opts, states, modules, pretend, monkeypatch):
+    pretend("mta_service.status", lambda names: {name: {"installed": False} for name in names})
+    pretend("mta_service.daemon_reload", lambda: None)
+    pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "transcript": []})
+    made = Host(tmp_path / "ssl", opts, states, modules)
+    made.replace(monkeypatch, "_now", lambda: made.now)
+    return made
+
+
+@pytest.fixture
+def passphrase(modules):
+    """``passphrase(text)`` puts it into the pillar, where the states look; ``None`` empties the pillar."""
+
+    def replace(value):
+        pillar = {} if value is None else {"postfix_mta": {"certificate": {"ca": {"passphrase": value}}}}
+        for loader in (modules, modules.pack["__salt__"]):
+            loader.pack["__pillar__"] = pillar
+
+    return replace
+
+
+@pytest.fixture
+def secret(passphrase):
+    """A pillar with a passphrase for the authority's key."""
+    passphrase(SECRET)
+
+
+def private_pem(key=None, passphrase=None):
+    lock = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+
+
+def refused(host, result, words):
+    assert result["result"] is False
+    assert result["changes"] == {}
+    assert words in result["comment"]
+
+
+# -- a fresh host ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [{"key_type": "rsa"}, {"key_type": "ecdsa", "key_size": 384}, {"key_type": "ed25519"}]
+)
+def test_a_fresh_host_gets_an_authority_that_signs_its_certificate(host, kind):
+    assert host.authority(**kind)["result"] is True
+    assert host.pair(**kind)["result"] is True
+    host.accepted_by_openssl()
+    verified = host.function(
+        "verify", host.certificate, key=str(host.key), ca_certificate=str(host.ca), hostname=HOST
+    )
+    assert verified == []
+    assert host.apply(**kind)[1]["changes"] == {}
+
+
+def test_the_profile_is_that_of_rfc_5280(host):
+    host.settle(names=["MAIL.example.com.", "smtp.example.com", "192.0.2.1", "2001:db8::1"])
+    ca, leaf = host.loaded(host.ca), host.loaded()
+    values = {extension.oid._name: extension for extension in ca.extensions}
+    assert values["basicConstraints"].critical and values["basicConstraints"].value.ca
+    assert values["basicConstraints"].value.path_length == 0
+    assert values["keyUsage"].critical and values["keyUsage"].value.key_cert_sign
+    assert 3649 <= (ca.not_valid_after_utc - host.now).days <= 3650
+    values = {extension.oid._name: extension for extension in leaf.extensions}
+    assert values["basicConstraints"].critical and not values["basicConstraints"].value.ca
+    assert values["keyUsage"].critical and values["keyUsage"].value.digital_signature
+    assert not values["keyUsage"].value.key_encipherment, "an ECDSA key enciphers no keys"
+    assert not values["subjectAltName"].critical
+    assert host.function("inspect", host.certificate)["names"] == [
+        "mail.example.com",
+        "smtp.example.com",
+        "192.0.2.1",
+        "2001:db8::1",
+    ]
+    assert 0 < leaf.serial_number < 2**159
+    assert leaf.serial_number.bit_length() > 64
+    assert leaf.not_valid_before_utc < host.now - datetime.timedelta(minutes=59)
+    assert isinstance(leaf.signature_hash_algorithm, hashes.SHA256)
+
+
+def test_a_host_name_too_long_for_a_common_name_is_in_the_names_only(host):
+    name = "a" * 60 + ".example.com"
+    assert host.authority()["result"] is True
+    assert host.pair(hostname=name)["result"] is True
+    leaf = host.loaded()
+    assert not leaf.subject.rdns
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
+    host.openssl("verify", "-x509_strict", "-verify_hostname", name, "-CAfile", host.ca, host.certificate)
+
+
+def test_without_an_authority_the_certificate_signs_itself(host):
+    result = host.pair(ca_certificate=None, ca_key=None)
+    assert result["result"] is True
+    assert host.function("verify", host.certificate, key=str(host.key), hostname=HOST) == []
+    host.openssl("verify", "-purpose", "sslserver", "-x509_strict", "-CAfile", host.certificate, host.certificate)
+    assert host.pair(ca_certificate=None, ca_key=None)["changes"] == {}
+
+
+def test_test_mode_predicts_the_changes_of_a_fresh_host_and_writes_nothing(host, context):
+    predicted = host.apply(test=True)
+    assert [result["result"] for result in predicted] == [None, None]
+    assert not host.folder.exists()
+    context.clear()
+    assert [result["changes"] for result in host.settle()] == [result["changes"] for result in predicted]
+
+
+def test_a_second_run_changes_nothing_and_test_mode_says_so(host):
+    host.settle()
+    before = host.contents()
+    for test in (True, False):
+        results = host.apply(test=test)
+        assert [(result["result"], result["changes"]) for result in results] == [(True, {}), (True, {})]
+        assert "is in the correct state" in results[1]["comment"]
+    assert host.contents() == before
+
+
+def test_keys_are_private_from_their_first_moment(host, monkeypatch):
+    modes = []
+    real = os.replace
+
+    def watch(draft, path):
+        modes.append((str(path), stat.S_IMODE(os.stat(draft).st_mode)))
+        real(draft, path)
+
+    monkeypatch.setattr(os, "replace", watch)
+    os.umask(0o000)
+    try:
+        host.settle()
+        host.function("create_key", host.folder / "by-hand.key", key_type="ec")
+    finally:
+        os.umask(0o022)
+    assert (str(host.key), 0o600) in modes
+    assert (str(host.ca_key), 0o600) in modes
+    assert stat.S_IMODE((host.folder / "by-hand.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(host.certificate.stat().st_mode) == 0o644
+    assert stat.S_IMODE(host.key.parent.stat().st_mode) == 0o700
+
+
+# -- renewal of the pair -----------------------------------------------------------------------
+
+
+def renewed(host, words, new_key=False, **more):
+    """One run renews the certificate for this reason, as test mode predicted; the next changes nothing."""
+    before, key = host.contents(), host.key.read_bytes() if host.key.exists() else None
+    predicted = host.apply(test=True, **more)
+    assert host.contents() == before
+    results = host.settle(**more)
+    assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
+    assert results[0]["changes"] == {}
+    assert words in results[1]["comment"]
+    assert str(host.certificate) in results[1]["changes"]
+    assert (host.key.read_bytes() != key) is new_key
+    host.accepted_by_openssl()
+    assert [result["changes"] for result in host.settle(**more)] == [{}, {}]
+
+
+def test_nothing_happens_the_day_before_the_window_and_a_renewal_in_it(host):
+    host.settle()
+    host.now += (825 - 30) * DAY - DAY
+    assert [result["changes"] for result in host.settle()] == [{}, {}]
+    host.now += DAY
+    renewed(host, "its renewal began at")
+
+
+def test_an_expired_certificate_is_healed(host):
+    host.settle()
+    host.now += 826 * DAY
+    renewed(host, "it expired at")
+
+
+def test_without_renew_days_the_window_is_a_third_of_the_lifetime(host):
+    host.settle(days=60, renew_days=None)
+    host.now += 39 * DAY
+    assert host.settle(days=60, renew_days=None)[1]["changes"] == {}
+    host.now += DAY
+    renewed(host, "its renewal began at", days=60, renew_days=None)
+
+
+def test_a_certificate_for_another_name_is_renewed(host):
+    host.settle(hostname="old.example.com")
+    renewed(host, "it is not for mail.example.com but for old.example.com")
+
+
+def test_a_name_more_is_a_reason_and_a_name_less_is_not(host):
+    host.settle()
+    renewed(host, "it is not for smtp.example.com", names=["smtp.example.com"])
+    assert host.settle()[1]["changes"] == {}
+
+
+def test_a_wildcard_covers_one_label(host):
+    host.settle(hostname="example.com", names=["*.example.com"])
+    assert host.settle()[1]["changes"] == {}
+    renewed(host, "it is not for a.b.example.com", names=["a.b.example.com"])
+
+
+def test_a_new_subject_is_a_reason(host):
+    host.settle()
+    renewed(host, "organization name Example", subject={"organization": "Example", "C": "ch"})
+    assert host.loaded().subject.rfc4514_string() == "CN=mail.example.com,O=Example,C=CH"
+
+
+def test_a_certificate_of_another_key_is_renewed_and_the_key_kept(host):
+    host.settle()
+    host.key.write_bytes(private_pem())
+    renewed(host, "it does not belong to the key")
+
+
+def test_a_certificate_of_another_authority_is_renewed(host):
+    host.settle()
+    host.ca.unlink()
+    host.ca_key.unlink()
+    predicted = host.apply(test=True)
+    results = host.settle()
+    assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
+    assert "it is not signed by the authority" in results[1]["comment"]
+    host.accepted_by_openssl()
+
+
+def test_a_missing_key_is_made_anew(host):
+    host.settle()
+    host.key.unlink()
+    renewed(host, "the key is missing", new_key=True)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x00\xffnonsense", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
+def test_a_broken_key_is_replaced(host, garbage):
+    host.settle()
+    host.key.write_bytes(garbage)
+    renewed(host, "the key file is not a PEM private key", new_key=True)
+
+
+def test_a_key_that_clients_refuse_is_replaced(host):
+    host.settle()
+    host.key.write_bytes(private_pem(rsa.generate_private_key(65537, 1024)))
+    renewed(host, "the key is too weak for clients (RSA 1024", new_key=True)
+
+
+def test_a_damaged_rsa_key_is_replaced_when_the_certificate_is(host):
+    host.settle()
+    good = rsa.generate_private_key(65537, 2048).private_numbers()
+    parts = (good.d, good.dmp1 + 2, good.dmq1, good.iqmp)
+    bad = rsa.RSAPrivateNumbers(good.p, good.q, *parts, good.public_numbers)
+    host.key.write_bytes(private_pem(bad.private_key(unsafe_skip_rsa_key_validation=True)))
+    renewed(host, "the private key is damaged", new_key=True)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_broken_certificate_is_replaced(host, garbage):
+    host.settle()
+    host.certificate.write_bytes(garbage)
+    renewed(host, "the certificate file is not a PEM certificate")
+
+
+def test_the_key_is_kept_unless_it_is_to_rotate(host):
+    host.settle()
+    host.now += 800 * DAY
+    renewed(host, "its renewal began at", new_key=True, rotate_key=True)
+
+
+def test_a_good_key_of_another_type_is_left_alone(host):
+    host.settle()
+    result = host.settle(key_type="ed25519")[1]
+    assert result["changes"] == {}
+    assert "The key stays ECDSA P-256" in result["comment"]
+
+
+def test_a_certificate_ends_with_its_authority_and_is_not_renewed_in_vain(host):
+    host.authority(days=40, renew_days=5)
+    host.pair()
+    assert host.loaded().not_valid_after_utc == host.loaded(host.ca).not_valid_after_utc
+    host.now += 20 * DAY
+    assert host.authority(days=40, renew_days=5)["changes"] == {}
+    assert host.pair()["changes"] == {}
+    host.now += 15 * DAY
+    predicted = [host.authority(test=True, days=40, renew_days=5), host.pair(test=True)]
+    results = [host.authority(days=40, renew_days=5), host.pair()]
+    assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
+    assert all(result["changes"] for result in results)
+    host.accepted_by_openssl()
+
+
+def test_a_clock_before_the_start_is_an_error_and_not_a_renewal(host):
+    host.settle()
+    before = host.contents()
+    host.now -= 2 * DAY
+    refused(host, host.authority(), "Set the clock")
+    refused(host, host.pair(), "Set the clock")
+    assert host.contents() == before
+
+
+def test_a_locked_server_key_is_an_error(host):
+    host.settle()
+    host.key.write_bytes(private_pem(passphrase=b"locked"))
+    for test in (True, False):
+        refused(host, host.pair(test=test), "Postfix cannot ask for a passphrase")
+
+
+def test_a_key_that_others_can_read_is_locked_up(host):
+    host.settle()
+    for path, run in ((host.key, host.pair), (host.ca_key, host.authority)):
+        path.chmod(0o644)
+        before = path.read_bytes()
+        predicted = run(test=True)
+        result = run()
+        assert result["changes"] == predicted["changes"]
+        assert result["changes"][str(path)]["old"]["mode"] == "0644"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert path.read_bytes() == before
+        assert run()["changes"] == {}
+
+
+def test_the_group_ssl_cert_may_read_a_server_key_and_no_other_group(host, monkeypatch):
+    host.settle()
+    host.key.chmod(0o640)
+    assert host.pair(test=True)["changes"]
+    group = types.SimpleNamespace(getgrgid=lambda gid: types.SimpleNamespace(gr_name="ssl-cert"))
+    host.replace(monkeypatch, "grp", group)
+    assert host.pair(test=True)["changes"] == {}
+    host.ca_key.chmod(0o640)
+    assert host.authority(test=True)["changes"]
+
+
+def test_an_authority_that_cannot_be_used_leaves_the_pair_as_it_was(host):
+    host.settle()
+    before = host.contents()
+    host.ca_key.write_bytes(private_pem())
+    for test in (True, False):
+        refused(host, host.pair(test=test, hostname="new.example.com"), "does not belong to")
+    assert host.contents()["smtpd.crt"] == before["smtpd.crt"]
+    assert host.pair()["changes"] == {}, "the authority's key is not needed for a good pair"
+
+
+def test_without_an_authority_to_come_a_missing_one_is_an_error(host):
+    for test in (True, False):
+        refused(host, host.pair(test=test), "mta_cert.ca_managed creates a new one")
+
+
+def test_a_bad_new_pair_replaces_nothing(host, monkeypatch):
+    host.settle()
+    before = host.contents()
+    host.replace(monkeypatch, "_serve", lambda *_: ["a TLS server cannot load it"])
+    refused(host, host.pair(hostname="new.example.com"), "a TLS server cannot load it")
+    assert host.contents() == before
+
+
+def test_a_failed_write_undoes_the_key_too(host, monkeypatch):
+    host.settle()
+    before = host.contents()
+    real = os.replace
+
+    def full(draft, path):
+        if str(path) == str(host.certificate):
+            monkeypatch.setattr(os, "replace", real)
+            raise OSError(28, "No space left on device")
+        real(draft, path)
+
+    monkeypatch.setattr(os, "replace", full)
+    host.key.write_bytes(b"broken")
+    refused(host, host.pair(), "No space left on device")
+    assert host.contents() == {**before, "smtpd.key": b"broken"}
+
+
+# -- links and foreign files -------------------------------------------------------------------
+
+
+def test_a_link_of_roots_is_followed_and_stays(host):
+    host.settle()
+    elsewhere = host.folder / "elsewhere.crt"
+    host.certificate.rename(elsewhere)
+    host.certificate.symlink_to(elsewhere)
+    assert host.settle()[1]["changes"] == {}
+    host.settle(hostname="new.example.com")
+    assert host.certificate.is_symlink()
+    assert host.function("inspect", elsewhere)["names"] == ["new.example.com"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_of_somebody_else_is_an_error(host):
+    host.settle()
+    elsewhere = host.folder / "elsewhere.key"
+    host.key.rename(elsewhere)
+    host.key.symlink_to(elsewhere)
+    os.lchown(host.key, 65534, 65534)
+    refused(host, host.pair(), "only root's are followed")
+
+
+def test_a_dangling_link_and_a_directory_are_errors(host):
+    host.settle()
+    host.key.unlink()
+    host.key.symlink_to("nowhere")
+    refused(host, host.pair(), "which is not there")
+    host.certificate.unlink()
+    host.certificate.mkdir()
+    refused(host, host.pair(), "is not a regular file")
+
+
+# -- the authority -----------------------------------------------------------------------------
+
+
+def test_the_authority_is_renewed_with_its_key_and_name_and_old_certificates_stay_valid(host):
+    host.settle(days=3650 + 30, renew_days=10)
+    old, key = host.loaded(host.ca), host.ca_key.read_bytes()
+    host.now += (3650 - 30) * DAY - DAY
+    assert host.authority()["changes"] == {}
+    host.now += DAY
+    predicted = host.authority(test=True)["changes"]
+    assert list(predicted) == [str(host.ca)]
+    assert host.authority()["changes"] == predicted
+    new = host.loaded(host.ca)
+    assert (new.subject, new.public_key()) == (old.subject, old.public_key())
+    assert new.serial_number != old.serial_number
+    assert host.ca_key.read_bytes() == key
+    host.accepted_by_openssl()
+    assert host.authority()["changes"] == {}
+
+
+def test_an_authority_with_another_name_than_asked_for_keeps_it(host):
+    host.authority(common_name="First")
+    result = host.authority(common_name="Second")
+    assert result["changes"] == {}
+    assert "keeps its name CN=First" in result["comment"]
+
+
+def test_an_authority_without_its_key_is_an_error(host):
+    host.authority()
+    before = host.ca.read_bytes()
+    host.ca_key.unlink()
+    for test in (True, False):
+        refused(host, host.authority(test=test), "is there without its key")
+    assert host.ca.read_bytes() == before
+    assert not host.ca_key.exists()
+
+
+def test_a_lost_authority_certificate_comes_back_from_its_key_and_old_certificates_stay_valid(host):
+    host.settle()
+    host.ca.unlink()
+    predicted = host.apply(test=True)
+    assert predicted[1]["changes"] == {}
+    results = host.settle()
+    assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
+    host.accepted_by_openssl()
+
+
+def test_files_that_are_no_authority_are_errors_and_stay(host):
+    host.settle()
+    for contents, words in (
+        (b"nonsense", "is not a PEM certificate"),
+        (host.certificate.read_bytes(), "does not belong to the authority"),
+    ):
+        host.ca.write_bytes(contents)
+        refused(host, host.authority(), words)
+        assert host.ca.read_bytes() == contents
+    host.ca_key.write_bytes(host.key.read_bytes())
+    refused(host, host.authority(), "is no authority's certificate")
+    host.ca_key.write_bytes(b"nonsense")
+    refused(host, host.authority(), "is not a PEM private key")
+
+
+def test_the_how_tos_own_authority_is_taken_over(host, secret):
+    """``openssl req -new -x509 -extensions v3_ca`` makes a certificate without key usage."""
+    host.ca.parent.mkdir(parents=True)
+    host.ca_key.parent.mkdir(mode=0o700)
+    host.openssl(
+        *("req", "-new", "-x509", "-extensions", "v3_ca", "-keyout", host.ca_key, "-out", host.ca),
+        *("-days", "3650", "-subj", "/C=CH/O=Example/CN=Old CA", "-passout", f"pass:{SECRET}"),
+    )
+    host.now += datetime.timedelta(minutes=1)  # its validity began after the test did
+    old, key = host.loaded(host.ca), host.ca_key.read_bytes()
+    predicted = host.apply(test=True)
+    results = host.settle()
+    assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
+    assert "strict clients refuse it" in results[0]["comment"]
+    new = host.loaded(host.ca)
+    assert (new.subject, new.public_key()) == (old.subject, old.public_key())
+    assert host.ca_key.read_bytes() == key
+    assert host.loaded().issuer.rfc4514_string() == "CN=Old CA,O=Example,C=CH"
+    host.accepted_by_openssl()
+    host.ca.write_bytes(old.public_bytes(serialization.Encoding.PEM))
+    host.openssl("verify", "-verify_hostname", HOST, "-CAfile", host.ca, host.certificate)
+
+
+# -- the passphrase ----------------------------------------------------------------------------
+
+
+def test_the_passphrase_locks_the_authoritys_key_and_appears_nowhere(host, secret, monkeypatch):
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    monkeypatch.setattr(logging.root, "level", 1)
+    shown = json.dumps([*host.apply(test=True), *host.settle()])
+    assert b"ENCRYPTED" in host.ca_key.read_bytes()
+    assert b"ENCRYPTED" not in host.key.read_bytes()
+    for text in (shown, "".join(records)):
+        assert SECRET not in text
+        assert "PRIVATE KEY" not in text
+    host.openssl("pkey", "-in", host.ca_key, "-noout", "-passin", "stdin", input=SECRET + "\n")
+
+
+def test_a_wrong_passphrase_is_an_error_even_when_nothing_has_to_be_signed(host, secret, passphrase):
+    host.settle()
+    before = host.contents()
+    passphrase("wrong one")
+    for test in (True, False):
+        result = host.authority(test=test)
+        refused(host, result, "The passphrase does not unlock the key")
+        assert "wrong one" not in result["comment"]
+    passphrase(None)
+    refused(host, host.authority(), "no passphrase is given")
+    assert host.contents() == before
+
+
+def test_a_passphrase_that_comes_later_locks_the_key(host, passphrase):
+    host.settle()
+    public = host.loaded(host.ca).public_key()
+    passphrase(SECRET)
+    predicted = host.authority(test=True)["changes"]
+    assert host.authority()["changes"] == predicted
+    assert predicted[str(host.ca_key)]["new"]["encrypted"] is True
+    key = serialization.load_pem_private_key(host.ca_key.read_bytes(), SECRET.encode())
+    assert key.public_key() == public
+    assert host.settle()[0]["changes"] == {}
+
+
+@pytest.mark.parametrize("value", [1234, "", ["a"], "x" * 1024])
+def test_a_passphrase_that_is_no_usable_text_is_refused_without_showing_it(host, passphrase, value):
+    passphrase(value)
+    refused(host, host.authority(), f"Pillar {PASSPHRASE} must be a text of 1 to 1023 bytes")
+    assert "1234" not in host.authority()["comment"]
+
+
+def test_a_passphrase_can_come_from_sdb(host, passphrase, pretend):
+    passphrase("sdb://safe/ca")
+    pretend("sdb.get", lambda uri: {"sdb://safe/ca": SECRET}[uri])
+    assert host.authority()["result"] is True
+    host.openssl("pkey", "-in", host.ca_key, "-noout", "-passin", "stdin", input=SECRET + "\n")
+    pretend("sdb.get", lambda uri: uri)
+    refused(host, host.authority(), "leads to nothing")
+
+
+# -- by hand -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_hand(host):
+    """An authority, a key and a certificate made by the execution functions."""
+    host.certificate.parent.mkdir(parents=True)
+    host.key.parent.mkdir(mode=0o700)
+    host.function("create_ca", host.ca, host.ca_key, common_name="Test CA", key_type="ec")
+    host.function("create_key", host.key, key_type="ec")
+    host.function("create", host.certificate, host.key, HOST, ca_certificate=str(host.ca), ca_key=str(host.ca_key))
+    return host
+
+
+def test_what_is_made_by_hand_is_what_the_states_want(by_hand):
+    assert [result["changes"] for result in by_hand.settle()] == [{}, {}]
+    by_hand.accepted_by_openssl()
+
+
+def test_functions_that_create_overwrite_nothing(by_hand):
+    before = by_hand.contents()
+    for name, *arguments in (
+        ("create_key", by_hand.key),
+        ("create_ca", by_hand.ca, by_hand.folder / "other"),
+        ("create_ca", by_hand.folder / "other", by_hand.ca_key),
+        ("create", by_hand.certificate, by_hand.key, HOST),
+    ):
+        with pytest.raises(CommandExecutionError, match="is there already and is not overwritten"):
+            by_hand.function(name, *arguments)
+    assert by_hand.contents() == before
+
+
+def test_inspect_tells_what_openssl_tells(by_hand):
+    told = by_hand.function("inspect", by_hand.certificate)
+    text = by_hand.openssl(
+        *("x509", "-in", by_hand.certificate, "-noout", "-serial", "-fingerprint", "-sha256"),
+    )
+    assert told["serial"] in text
+    assert told["sha256"].replace(":", "") in text.replace(":", "")
+    assert told["issuer"] == "CN=Test CA"
+    assert (told["key"], told["days_left"], told["ca"], told["self_signed"]) == (
+        "ECDSA P-256",
+        824,
+        False,
+        False,
+    )
+    der = by_hand.openssl("x509", "-in", by_hand.certificate, "-noout", "-pubkey")
+    public = serialization.load_pem_public_key(der.encode())
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+    assert told["tlsa"] == f"3 1 1 {digest.finalize().hex()}"
+    assert told["next_action"].startswith("renewed at the first apply after")
+    by_hand.now += 800 * DAY
+    assert "its renewal began" in by_hand.function("inspect", by_hand.certificate)["next_action"]
+    by_hand.now += 800 * DAY
+    assert "expired" in by_hand.function("inspect", by_hand.certificate)["next_action"]
+    assert by_hand.function("inspect", by_hand.folder / "absent") is None
+    with pytest.raises(CommandExecutionError, match="is not a PEM certificate"):
+        by_hand.function("inspect", by_hand.key)
+
+
+def test_verify_lists_every_problem(by_hand):
+    other = by_hand.folder / "other"
+    by_hand.function("create_ca", by_hand.folder / "other.pem", other, key_type="ec")
+    by_hand.key.chmod(0o644)
+    by_hand.now += 826 * DAY
+    problems = by_hand.function(
+        "verify",
+        by_hand.certificate,
+        key=str(other),
+        ca_certificate=str(by_hand.folder / "other.pem"),
+        hostname=["imap.example.com", HOST],
+    )
+    text = "\n".join(problems)
+    for words in (
+        "it does not belong to the key",
+        "it expired",
+        "it is not for imap.example.com but for",
+        "it is not signed by the authority",
+        "a TLS server cannot load the key and the certificate",
+        "the chain does not verify",
+    ):
+        assert words in text
+    problems = by_hand.function(
+        "verify", by_hand.certificate, key=str(by_hand.key), ca_certificate=str(by_hand.ca)
+    )
+    assert any("can be read by others (mode 0644)" in problem for problem in problems)
+    assert by_hand.function("verify", by_hand.folder / "absent") == [f"{by_hand.folder}/absent is not there"]
+
+
+def test_a_chain_is_followed_in_order(by_hand):
+    """The server's certificate, then an intermediate authority that the file brings along."""
+    root_key = ec.generate_private_key(ec.SECP256R1())
+    middle_key = ec.generate_private_key(ec.SECP256R1())
+    build = by_hand.namespace["_build_ca"]
+    root = build(root_key, x509.Name.from_rfc4514_string("CN=Root"), 100, by_hand.now, None)
+    middle = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name.from_rfc4514_string("CN=Middle"))
+        .issuer_name(root.subject)
+        .public_key(middle_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(root.not_valid_before_utc)
+        .not_valid_after(root.not_valid_after_utc)
+    )
+    for extension in root.extensions:
+        if extension.oid != x509.SubjectKeyIdentifier.oid:
+            middle = middle.add_extension(extension.value, extension.critical)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(middle_key.public_key())
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+    middle = middle.add_extension(identifier, False).add_extension(authority, False)
+    middle = middle.sign(root_key, hashes.SHA256())
+    leaf_key = serialization.load_pem_private_key(by_hand.key.read_bytes(), None)
+    leaf = by_hand.namespace["_build_server"](
+        leaf_key.public_key(), {"COMMON_NAME": HOST}, [HOST], 90, by_hand.now, middle_key, middle
+    )
+    pem = by_hand.namespace["_pem"]
+    by_hand.ca.write_bytes(pem(root))
+    arguments = {"key": str(by_hand.key), "ca_certificate": str(by_hand.ca), "hostname": HOST}
+    by_hand.certificate.write_bytes(pem(leaf) + pem(middle))
+    assert by_hand.function("verify", by_hand.certificate, **arguments) == []
+    assert by_hand.function("inspect", by_hand.certificate)["chain"] == ["CN=Middle"]
+    by_hand.certificate.write_bytes(pem(leaf) + pem(root) + pem(middle))
+    assert "its chain is broken: CN=Root did not sign" in "\n".join(
+        by_hand.function("verify", by_hand.certificate, **arguments)
+    )
+    by_hand.certificate.write_bytes(pem(leaf))
+    assert by_hand.function("verify", by_hand.certificate, **arguments)
+
+
+def test_a_request_is_signed_for_the_names_of_the_call_only(by_hand):
+    request = by_hand.folder / "mail.csr"
+    by_hand.openssl(
+        *("req", "-new", "-key", by_hand.key, "-subj", "/CN=evil.example.com", "-out", request),
+        *("-addext", "subjectAltName=DNS:evil.example.com", "-addext", "basicConstraints=CA:TRUE"),
+    )
+    for given in (str(request), request.read_text()):
+        pem = by_hand.function("sign", given, HOST, by_hand.ca, by_hand.ca_key)
+        by_hand.certificate.write_text(pem)
+        by_hand.accepted_by_openssl()
+        told = by_hand.function("inspect", by_hand.certificate)
+        assert (told["names"], told["subject"], told["ca"]) == ([HOST], f"CN={HOST}", False)
+    with pytest.raises(CommandExecutionError, match="not a PEM certificate request"):
+        by_hand.function("sign", "-----BEGIN nonsense", HOST, by_hand.ca, by_hand.ca_key)
+    weak = rsa.generate_private_key(65537, 1024)
+    pem = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(weak, hashes.SHA256())
+    with pytest.raises(CommandExecutionError, match="too weak"):
+        text = pem.public_bytes(serialization.Encoding.PEM).decode()
+        by_hand.function("sign", text, HOST, by_hand.ca, by_hand.ca_key)
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"hostname": "bad_name!"}, "is no host name"),
+        ({"names": ["mail.example.com:25"]}, "is no host name"),
+        ({"names": ["müller.example"]}, "is no host name"),
+        ({"key_type": "dsa"}, "key_type must be rsa, ec or ed25519"),
+        ({"key_type": "rsa", "key_size": 1024}, "key_size for rsa must be"),
+        ({"key_type": "ec", "key_size": 3072}, "key_size for ec must be 256 or 384"),
+        ({"days": 0}, "days must be a whole number"),
+        ({"days": True}, "days must be a whole number"),
+        ({"days": 30, "renew_days": 30}, "renew_days (30) must be less than days (30)"),
+        ({"subject": {"planet": "Mars"}}, "Unknown subject field 'planet'"),
+        ({"subject": {"C": "Switzerland"}}, "two letters"),
+        ({"subject": {"O": "x" * 65}}, "64 characters at most"),
+        ({"subject": {"O": "two\nlines"}}, "printable text"),
+        ({"key": "relative.key"}, "An absolute path is needed"),
+        ({"subject": {"CN": "CA of mail.example.com"}}, "must not have the same name"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(host, arguments, words):
+    for test in (True, False):
+        host.authority(test=True)
+        refused(host, host.pair(test=test, **arguments), words)
+    assert not host.folder.exists()
+
+
+def test_a_bad_argument_by_hand_raises_what_salt_expects(host):
+    with pytest.raises(SaltInvocationError, match="key_type must be"):
+        host.function("create_key", host.folder / "x.key", key_type="dsa")
+
+
+def test_a_missing_library_is_named_with_the_way_to_install_it(host, monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.startswith(missing):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    missing = "cryptography"
+    refused(host, host.authority(), "salt-pip install cryptography")
+    missing = "OpenSSL"
+    refused(host, host.authority(), "salt-pip install pyOpenSSL")
+    assert host.contents() == {}
+
+
+def test_dates_of_a_cryptography_before_42_are_read(host):
+    old = types.SimpleNamespace(not_valid_after=datetime.datetime(2026, 1, 1))
+    assert host.namespace["_utc"](old, "after") == datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+def test_every_public_function_documents_itself(host):
+    for name in (
+        "create_key",
+        "create_ca",
+        "create",
+        "sign",
+        "inspect",
+        "verify",
+        "plan",
+        "apply",
+        "ca_plan",
+    ):
+        documentation = host.modules[f"mta_cert.{name}"].__doc__
+        assert "CLI Example:" in documentation
+        assert "Raises" in documentation

@@ -1,0 +1,16 @@
+# Who reads root's and postmaster's mail, and the other aliases of the pillar.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .package
+  - .service
+
+postfix_mta_aliases:
+  mta_aliases.managed:
+    - name: {{ mta.family.aliases_file | json }}
+    - aliases: {{ dict(mta.root_aliases, **mta.aliases) | json }}
+    - seeded: {{ dict(mta.root_aliases, postmaster='root') | json }}
+    - transaction: postfix_mta
+    - require:
+      - mta_package: postfix_mta_package
+    - require_in:
+      - mta_transaction: postfix_mta_committed

@@ -1,0 +1,17 @@
+# Back to before the first apply: our firewall ports, then every file that the transactions changed. Mail, packages
+# and the names of the host stay.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .settings
+
+postfix_mta_firewall_clean:
+  mta_firewall.absent:
+    - rules_file: {{ mta.firewall.rules_file | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered
+
+postfix_mta_clean:
+  mta_transaction.restored:
+    - name: postfix_mta
+    - require:
+      - mta_transaction: postfix_mta_recovered

@@ -1,0 +1,12 @@
+# The how-to's ports in the firewall.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .settings
+
+postfix_mta_firewall:
+  mta_firewall.managed:
+    - backend: {{ mta.firewall.backend | json }}
+    - ports: {{ mta.firewall.ports | json }}
+    - rules_file: {{ mta.firewall.rules_file | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered

@@ -1,0 +1,11 @@
+# The whole mail server, in the how-to's order.
+include:
+  - .settings
+  - .package
+  - .certificate
+  - .sasl
+  - .config
+  - .aliases
+  - .service
+  - .firewall
+  - .verify

@@ -1,0 +1,34 @@
+# The packages, with the how-to's debconf answers; /etc/mailname and, if wanted, /etc/hosts before them.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .settings
+
+{%- if mta.manage_hosts_file %}
+
+postfix_mta_hosts_file:
+  host.only:
+    - name: 127.0.1.1
+    - hostnames: {{ [mta.hostname, mta.short] | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered
+    - require_in:
+      - mta_package: postfix_mta_package
+{%- endif %}
+{%- if mta.family.mailname_file %}
+
+postfix_mta_mailname:
+  file.managed:
+    - name: {{ mta.family.mailname_file | json }}
+    - contents: {{ mta.hostname | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered
+    - require_in:
+      - mta_package: postfix_mta_package
+{%- endif %}
+
+postfix_mta_package:
+  mta_package.installed:
+    - packages: {{ mta.family.packages | json }}
+    - answers: {{ mta.debconf | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered

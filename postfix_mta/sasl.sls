@@ -1,0 +1,23 @@
+# saslauthd, its socket in Postfix's chroot, and smtpd's use of it.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .package
+  - .service
+
+{%- if mta.sasl.enabled %}
+
+postfix_mta_sasl:
+  saslauthd.managed:
+    - mechanisms: {{ mta.sasl.mechanisms | json }}
+    - mech_options: {{ mta.sasl.options | json }}
+    - threads: {{ mta.sasl.threads | json }}
+    - cache: {{ mta.sasl.cache | json }}
+    - socket_directory: {{ mta.sasl.socket_directory | json }}
+    - directory_mode: {{ mta.sasl.directory_mode | json }}
+    - smtpd_conf: {{ mta.family.smtpd_conf | json }}
+    - transaction: postfix_mta
+    - require:
+      - mta_package: postfix_mta_package
+    - require_in:
+      - mta_transaction: postfix_mta_committed
+{%- endif %}

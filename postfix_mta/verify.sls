@@ -1,0 +1,16 @@
+# The how-to's last section: the server answers as it should.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .service
+{%- if mta.verify.enabled %}
+
+postfix_mta_verified:
+  mta_probe.answers:
+    - name: {{ mta.hostname | json }}
+    - ca_file: {{ mta.ca_file | json }}
+    - capabilities: {{ mta.verify.capabilities | json }}
+    - login_pillar: {{ mta.verify.login_pillar | json }}
+    - timeout: {{ mta.verify.timeout | json }}
+    - require:
+      - mta_transaction: postfix_mta_committed
+{%- endif %}

@@ -190,12 +190,13 @@ def _replace(path, contents, uid, gid, mode, times=None):
     try:
         with open(descriptor, "wb") as handle:
             os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, mode)
-            handle.write(contents)
-            handle.flush()
             with contextlib.suppress(OSError):
                 for attribute in os.listxattr(path):
                     os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
+            # After an access control list, whose mask it sets: 0600 stays 0600.
+            os.fchmod(descriptor, mode)
+            handle.write(contents)
+            handle.flush()
             os.fsync(descriptor)
         if times:
             os.utime(draft, ns=times)
@@ -240,7 +241,7 @@ def _begin():
             log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
-            "answers": _answers_now(),
+            "answers": _answers_now(timeout=5),
             "time": int(time.time()),
         }
         _arm()
@@ -257,10 +258,10 @@ def _begin():
     run.update(lock=lock, before=before, activate={}, activated=False)
 
 
-def _answers_now():
+def _answers_now(timeout, patience=0):
     """Whether the server answers at this moment; a server that does not run, does not."""
     try:
-        return __salt__["mta_probe.check"](timeout=5)["answers"]
+        return __salt__["mta_probe.check"](timeout=timeout, patience=patience)["answers"]
     except CommandExecutionError:
         return False
 
@@ -353,24 +354,36 @@ def _recover():
 
 
 def _bring_back(before, activated):
-    """Bring the daemons back to the restored files and to the state they were in before."""
+    """
+    Bring the daemons back to the restored files and to the state they were in before.
+
+    What does not come up with its old files did not before either: that is logged, and does not keep the others
+    from coming back.
+    """
     for name in SERVICES:
-        was = before["services"].get(name, {})
-        now = __salt__["mta_service.status"]([name]).get(name, {})
-        if not now.get("installed"):
-            continue
-        if was.get("active"):
-            if activated or not now.get("active"):
-                # master(8) throttles a service after a fatal error; a reload would leave it dead.
-                if now.get("active"):
-                    __salt__["mta_service.stop"](name)
-                __salt__["mta_service.start"](name)
-            elif name == "postfix":
-                __salt__["mta_service.reload"](name)
-        elif now.get("active"):
-            __salt__["mta_service.stop"](name)
-        if now.get("enabled") and was.get("enabled") is False:
-            __salt__["mta_service.disable"](name)
+        try:
+            _bring_back_service(name, before["services"].get(name, {}), activated)
+        except CommandExecutionError as err:
+            log.error("After undoing an apply: %s", err)
+
+
+def _bring_back_service(name, was, activated):
+    """One service of :func:`_bring_back`; ``was``: its status before, empty when unknown."""
+    now = __salt__["mta_service.status"]([name])[name]
+    if not now["installed"]:
+        return
+    if was.get("active", now["active"]):
+        if activated or not now["active"]:
+            # master(8) throttles a service after a fatal error; a reload would leave it dead.
+            if now["active"]:
+                __salt__["mta_service.stop"](name)
+            __salt__["mta_service.start"](name)
+        elif name == "postfix":
+            __salt__["mta_service.reload"](name)
+    elif now["active"]:
+        __salt__["mta_service.stop"](name)
+    if now["enabled"] and was.get("enabled") is False:
+        __salt__["mta_service.disable"](name)
 
 
 def pending():
@@ -434,9 +447,7 @@ def undo(reason):
     try:
         restored = _resolve()
         _bring_back(run["before"], run["activated"])
-        answers = None
-        if run["before"]["answers"]:
-            answers = __salt__["mta_probe.check"](timeout=20, patience=15)["answers"]
+        answers = _answers_now(timeout=20, patience=15) if run["before"]["answers"] else None
         _drop_journal()
     finally:
         _end(run)

@@ -1,0 +1,98 @@
+"""
+Keep Postfix's main.cf and master.cf as they are described.
+
+What is named is kept as described; what is not named stays as it is, with its comments and its place in the
+file.
+
+.. code-block:: yaml
+
+    postfix_configuration:
+      postconf.managed:
+        - name: /etc/postfix
+        - parameters:
+            myhostname: mail.example.com
+            smtpd_banner: $myhostname ESMTP $mail_name
+            mailbox_size_limit: 0
+            biff: false                       # biff = no
+            smtpd_recipient_restrictions:     # a list is joined by commas
+              - permit_sasl_authenticated
+              - permit_mynetworks
+              - reject_unauth_destination
+            relayhost: null                   # taken out: Postfix's default holds
+        - services:
+            submission/inet:
+              command: smtpd
+              chroot: true
+              overrides:
+                syslog_name: postfix/submission
+                smtpd_tls_security_level: encrypt
+                smtpd_client_restrictions: [permit_sasl_authenticated, reject]
+            smtp/inet:
+              process_limit: 50               # one field; the others stay
+            vmail/unix:
+              command: pipe
+              unprivileged: false
+              chroot: false
+              arguments: flags=DRhu user=vmail argv=/usr/local/bin/deliver ${recipient}
+            uucp/unix: null                   # the entry is taken out
+        - unmanaged: warn
+
+which gives in main.cf
+
+.. code-block:: text
+
+    myhostname = mail.example.com
+    smtpd_banner = $myhostname ESMTP $mail_name
+    mailbox_size_limit = 0
+    biff = no
+    smtpd_recipient_restrictions = permit_sasl_authenticated, permit_mynetworks, reject_unauth_destination
+
+and in master.cf
+
+.. code-block:: text
+
+    submission inet  n       -       y       -       -       smtpd
+        -o syslog_name=postfix/submission
+        -o smtpd_tls_security_level=encrypt
+        -o {smtpd_client_restrictions=permit_sasl_authenticated, reject}
+
+Both files are built and checked in a private copy, also in test mode; an error that the change would bring
+makes the state fail and nothing is changed. What was wrong before is only reported.
+"""
+
+
+def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep", transaction=None):
+    """
+    Keep main.cf and master.cf as described, together.
+
+    name
+        Path of the configuration directory. Default: ``/etc/postfix``.
+
+    parameters
+        Dictionary of main.cf parameters: text, number, boolean (``yes``/``no``), list, or ``None`` to take
+        the parameter out. Default: none.
+
+    services
+        Dictionary of master.cf entries, ``name/type`` to a dictionary of ``private``, ``unprivileged``,
+        ``chroot``, ``wakeup``, ``process_limit``, ``command``, ``overrides`` (parameters as above, for
+        ``-o``) and ``arguments`` (list or text), or to ``None`` to take the entry out. Fields and overrides
+        that are not given stay as they are; in a new entry they are ``-``, and ``private`` of an inet service
+        is ``n``. Default: none.
+
+    unmanaged
+        What becomes of parameters and services that neither this state nor the package's own configuration
+        has, and nothing else refers to: ``keep`` (default), ``warn`` (the comment lists them) or ``remove``.
+
+    transaction
+        Name of the transaction whose closing state activates and verifies the change. Default: this state
+        does both itself, and undoes the change when the server does not answer as it should.
+    """
+    args = {"name": name, "parameters": parameters, "services": services, "unmanaged": unmanaged}
+    return __salt__["mta_transaction.member"](
+        name,
+        "postconf",
+        args,
+        transaction=transaction,
+        test=__opts__["test"],
+        subject=f"Postfix's configuration in {name}",
+    )

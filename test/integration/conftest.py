@@ -1,0 +1,75 @@
+"""
+Fixtures of the container suites. The rig and Test Kitchen both start a host and hand it over with
+``--hosts``; what differs is who converges it: kitchen-salt before the tests start, or ``test_converge.py``.
+"""
+
+import itertools
+import os
+
+import pytest
+
+from rig import PREFIX, images, kitchen, results
+from rig.container import Container, run_label, without_systemd
+from rig.container import remove_all as remove_containers
+
+UNDER_KITCHEN = "POSTFIX_MTA_TEST_RUN" not in os.environ
+
+
+@pytest.fixture(scope="session")
+def instance():
+    """What kitchen.yml says about this suite on this platform."""
+    suite, platform = os.environ["KITCHEN_SUITE"], os.environ["KITCHEN_PLATFORM"]
+    return next(item for item in kitchen.instances() if (item.suite, item.platform) == (suite, platform))
+
+
+@pytest.fixture(scope="session")
+def container(request):
+    """The host under test, with Salt in it."""
+    (address,) = request.config.getoption("--hosts").split(",")
+    return Container(address.rpartition("/")[2], root="/tmp/kitchen/" if UNDER_KITCHEN else "/")
+
+
+@pytest.fixture(scope="session")
+def prediction(container, instance):
+    """What a dry run on the bare host announces; ``None`` where Test Kitchen has converged it already."""
+    return None if UNDER_KITCHEN else container.apply(test=True, sls=instance.sls)
+
+
+@pytest.fixture(scope="session")
+def convergence(prediction, container, instance):
+    """The results of the first apply; ``None`` under Test Kitchen."""
+    return None if UNDER_KITCHEN else container.apply(sls=instance.sls)
+
+
+@pytest.fixture(autouse=True)
+def converged(request, instance):
+    """Spare a suite's assertions on a host whose first apply failed: test_converge.py says why it did."""
+    if instance.converges and request.path.name != "test_converge.py":
+        first_apply = request.getfixturevalue("convergence") or {}
+        if results.failures(first_apply):
+            pytest.fail("the first apply failed", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def new_container(instance):
+    """
+    A function that starts another host: ``new_container(platform=…, init="systemd", provision=True)``.
+
+    platform: a platform of kitchen.yml (default: this suite's), or its name without ``-salt-LINE``: a Debian
+    without Salt. init: ``systemd`` or ``none``. provision: put the formula and the suite's pillar inside. All
+    of them are removed after the module.
+    """
+    label = f"{run_label()}.{os.urandom(4).hex()}"
+    numbers = itertools.count(1)
+
+    def start(platform=None, init="systemd", provision=True):
+        platform = platform or instance.platform
+        driver = instance.driver if init == "systemd" else without_systemd(instance.driver)
+        name = f"{PREFIX}-{label.rpartition('=')[2]}-{next(numbers)}"
+        started = Container.start(name, driver, images.platform_image(platform), [run_label(), label])
+        if provision:
+            started.provision(instance.provisioner)
+        return started
+
+    yield start
+    remove_containers(label)

@@ -1,0 +1,46 @@
+"""A bare host is converged: the dry run told the truth, and a second apply finds nothing to do."""
+
+import pytest
+
+from rig import results
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_suite_that_converges(instance):
+    """Skip everything here for a suite that applies the formula itself."""
+    if not instance.converges:
+        pytest.skip("this suite applies the formula itself")
+
+
+def test_a_dry_run_on_a_bare_host_succeeds(prediction):
+    if prediction is None:
+        pytest.skip("Test Kitchen has converged the host already")
+    assert not results.failures(prediction), "\n".join(results.failures(prediction))
+    assert results.announced(prediction)
+
+
+def test_the_first_apply_succeeds(convergence):
+    if convergence is None:
+        pytest.skip("Test Kitchen has converged the host already")
+    assert not results.failures(convergence), "\n".join(results.failures(convergence))
+
+
+def test_the_first_apply_changes_exactly_what_the_dry_run_announced(prediction, convergence):
+    if prediction is None:
+        pytest.skip("Test Kitchen has converged the host already")
+    difference = results.difference(prediction, convergence)
+    assert not difference, "\n".join(difference)
+
+
+def test_a_second_apply_changes_nothing(container, instance, convergence):
+    second = container.apply(sls=instance.sls)
+    assert not results.failures(second), "\n".join(results.failures(second))
+    found = [f"{results.label(key)}: {second[key]['changes']}" for key in sorted(results.announced(second))]
+    assert not found, "\n".join(found)
+
+
+def test_a_dry_run_on_a_converged_host_announces_nothing(container, instance, convergence):
+    third = container.apply(test=True, sls=instance.sls)
+    assert not results.failures(third), "\n".join(results.failures(third))
+    found = [f"{results.label(key)}: {third[key]['comment']}" for key in sorted(results.announced(third))]
+    assert not found, "\n".join(found)

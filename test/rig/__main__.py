@@ -1,0 +1,258 @@
+"""
+Run this formula's tests.
+
+    bin/test                                 everything
+    bin/test lint                            ruff, yamllint and salt-lint
+    bin/test unit [PYTEST-ARGS]              unit tests, with each Salt line
+    bin/test integration [SUITE] [PLATFORM] [PYTEST-ARGS]
+                                             container suites as kitchen.yml defines them; default: all
+    bin/test images                          build the image of every platform that has none
+    bin/test image PLATFORM                  build one
+    bin/test benchmark [PLATFORM]            what an apply with nothing to change costs
+    bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)
+
+An option and everything after it goes to pytest.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from rig import PREFIX, REPOSITORY, engine, images, kitchen, results, venvs
+from rig.container import Container, remove_all, run_label
+
+RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
+WORKERS = 2
+TOOLS = pathlib.Path(sys.executable).parent
+REFERENCE = "postfix_mta_reference"
+
+processes = set()
+output_lock = threading.Lock()
+
+
+def say(text):
+    """A headline of the rig's own."""
+    print(f"\n--- {text}", flush=True)
+
+
+def run(argv, env=None, live=True):
+    """
+    Run a program in the repository; its output and exit code.
+
+    live: print every line as it comes, else nothing.
+    """
+    process = subprocess.Popen(
+        [str(arg) for arg in argv],
+        cwd=REPOSITORY,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    processes.add(process)
+    lines = []
+    with process.stdout:
+        for line in process.stdout:
+            lines.append(line)
+            if live:
+                print(line, end="", flush=True)
+    code = process.wait()
+    processes.discard(process)
+    return "".join(lines), code
+
+
+def lint():
+    """One count for each linter: passed or failed."""
+    states = sorted(path for kind in ("*.sls", "*.jinja") for path in (REPOSITORY / "postfix_mta").rglob(kind))
+    linters = [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["yamllint", "--strict", "."],
+        ["salt-lint", *states],
+    ]
+    counts = []
+    for program, *args in linters:
+        say(" ".join([program, *(arg for arg in args if isinstance(arg, str))]))
+        _, code = run([TOOLS / program, *args])
+        counts.append({"passed": int(code == 0), "failed": int(code != 0), "skipped": 0})
+    return counts
+
+
+def unit(args):
+    """The unit tests' counts, with each Salt line."""
+    counts = []
+    for line in venvs.lines():
+        python = venvs.python(line)
+        say(f"unit tests with Salt {line}")
+        output, code = run([python, "-m", "pytest", *(args or ["test/unit"])])
+        counts.append(results.count(output, code))
+    return counts
+
+
+def build(platforms):
+    """Build the images of platforms, two at a time."""
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(images.platform_image, dict.fromkeys(platforms)))
+
+
+def verify(instance, args):
+    """Start an instance's host and run its suite there. Its counts; its output is printed in one piece."""
+    started = time.monotonic()
+    name = f"{PREFIX}-{RUN}-{instance.name}"
+    image = images.platform_image(instance.platform)
+    container = Container.start(name, instance.driver, image, [run_label(RUN)])
+    try:
+        container.provision(instance.provisioner)
+        tests = [f"test/integration/{instance.suite}"]
+        if instance.converges:
+            tests.insert(0, "test/integration/test_converge.py")
+        # The names of Test Kitchen's verifier, and one that says who has started the host.
+        env = {
+            "KITCHEN_SUITE": instance.suite,
+            "KITCHEN_PLATFORM": instance.platform,
+            "KITCHEN_CONTAINER_ID": name,
+            "POSTFIX_MTA_TEST_RUN": RUN,
+        }
+        pytest = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
+        output, code = run([*pytest, f"--hosts=docker://{name}", *tests, *args], env, live=False)
+    finally:
+        container.remove()
+    with output_lock:
+        say(f"{instance.name} ({time.monotonic() - started:.0f} s)")
+        print(output, end="", flush=True)
+    return results.count(output, code)
+
+
+def integration(chosen, args):
+    """The counts of instances, two at a time."""
+    build(instance.platform for instance in chosen)
+    say(f"container suites: {', '.join(instance.name for instance in chosen)}")
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        jobs = [pool.submit(guarded, instance, args) for instance in chosen]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            stop_processes()
+            raise
+
+
+def guarded(instance, args):
+    """The counts of an instance; one failure when its host could not even be started."""
+    try:
+        return verify(instance, args)
+    except (engine.DockerError, AssertionError, subprocess.TimeoutExpired) as error:
+        with output_lock:
+            say(f"{instance.name}: no tests ran\n{error}")
+        return {"passed": 0, "failed": 1, "skipped": 0}
+
+
+def benchmark(platform):
+    """Compare an apply that changes nothing with one test.nop, masterless. The script's exit code."""
+    instance = next(item for item in kitchen.choose([platform]) if item.converges)
+    name = f"{PREFIX}-{RUN}-benchmark"
+    image = images.platform_image(platform)
+    container = Container.start(name, instance.driver, image, [run_label(RUN)])
+    try:
+        container.provision(instance.provisioner)
+        container.copy(REPOSITORY / "test/benchmark.py", "/srv/benchmark.py")
+        container.put({f"/srv/salt/{REFERENCE}.sls": "nothing:\n  test.nop: []\n"})
+        failed = results.failures(container.apply())
+        assert not failed, "\n".join(failed)
+        command = ["python3", "/srv/benchmark.py", "masterless", "--", "salt-call", "--local"]
+        done = container.exec(command, check=False)
+    finally:
+        container.remove()
+    print(done.stdout + done.stderr, end="", flush=True)
+    return done.returncode
+
+
+def stop_processes():
+    """End the pytest runs that are still going."""
+    for process in list(processes):
+        process.terminate()
+    for process in list(processes):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+
+
+def split(words):
+    """Words up to the first option, and the rest for pytest."""
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    return words[:first], words[first:]
+
+
+@contextlib.contextmanager
+def clean_engine():
+    """A context with a Docker engine; what this run has started is gone after it."""
+    with engine.running():
+        try:
+            yield
+        finally:
+            remove_all(run_label(RUN))
+
+
+def finish(counts):
+    """Print the closing line; the exit code."""
+    print("\n" + results.closing_line(counts), flush=True)
+    ran = sum(item["passed"] + item["failed"] for item in counts)
+    return int(not ran or any(item["failed"] for item in counts))
+
+
+def main(command="all", *words):
+    """Run a command of ``bin/test``; the exit code."""
+    if command == "all":
+        counts = lint() + unit([])
+        with clean_engine():
+            counts += integration(kitchen.instances(), [])
+        return finish(counts)
+    if command == "lint":
+        return finish(lint())
+    if command == "unit":
+        return finish(unit(words))
+    if command == "integration":
+        chosen, args = split(words)
+        chosen = kitchen.choose(chosen)
+        with clean_engine():
+            return finish(integration(chosen, args))
+    if command == "images" and not words:
+        with clean_engine():
+            build(kitchen.platforms())
+        return 0
+    if command == "image" and len(words) == 1:
+        with clean_engine():
+            build(words)
+        return 0
+    if command == "benchmark" and len(words) <= 1:
+        with clean_engine():
+            return benchmark(*(words or kitchen.platforms()[:1]))
+    if command == "pytest":
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])
+    print(__doc__.strip())
+    return int(command not in ("-h", "--help", "help"))
+
+
+def terminated(number, _frame):
+    """End as for Ctrl-C, so that every context closes."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, terminated)
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except (engine.DockerError, ValueError) as error:
+        sys.exit(f"bin/test: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

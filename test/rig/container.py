@@ -1,0 +1,206 @@
+"""Hosts under test: containers started as kitchen.yml's driver says, and Salt inside them."""
+
+import io
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import tarfile
+import time
+
+import yaml
+
+from rig import PREFIX, REPOSITORY
+from rig.engine import DockerError, docker
+
+# What kitchen-salt copies beside the formula.
+EXTENSIONS = ("_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
+STATE_ROOT, PILLAR_ROOT = "srv/salt", "srv/pillar"
+
+
+def run_argv(driver, image, name, labels=()):
+    """The ``docker run`` that a driver's settings in kitchen.yml mean, as kitchen-docker writes it."""
+    argv = ["run", "--detach", f"--name={name}", f"--hostname={driver['hostname']}"]
+    argv += [f"--label={label}" for label in labels]
+    argv += [f"--env={key}={value}" for key, value in driver.get("env_variables", {}).items()]
+    argv += [f"--cap-add={capability}" for capability in driver.get("cap_add", [])]
+    argv += [f"--security-opt={option}" for option in driver.get("security_opt", [])]
+    for option, values in driver.get("run_options", {}).items():
+        values = values if isinstance(values, list) else [values]
+        argv += [f"--{option}={str(value).lower() if isinstance(value, bool) else value}" for value in values]
+    return [*argv, image, *shlex.split(driver["run_command"])]
+
+
+def without_systemd(driver):
+    """The driver's settings for a host on which systemd is not PID 1."""
+    options = {**driver.get("run_options", {}), "init": True}
+    return {**driver, "run_options": options, "run_command": "sleep infinity"}
+
+
+def uses_systemd(driver):
+    """Whether systemd becomes PID 1."""
+    return "/sbin/init" in driver["run_command"]
+
+
+def archive(files):
+    """A tar archive, as bytes, of ``files``: path to contents or to a local path. Root owns everything."""
+
+    def normal(member):
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        return None if pathlib.PurePath(member.name).name == "__pycache__" else member
+
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for path, contents in files.items():
+            if isinstance(contents, pathlib.Path):
+                tar.add(contents, arcname=path, filter=normal)
+            else:
+                data = contents if isinstance(contents, bytes) else contents.encode()
+                member = tarfile.TarInfo(path)
+                member.size, member.mode, member.mtime = len(data), 0o644, int(time.time())
+                tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def minion_files(provisioner, repository=REPOSITORY, root=""):
+    """The files of a masterless minion with the formula and a suite's pillars, as of kitchen-salt."""
+    formula = provisioner["formula"]
+    files = {
+        f"{root}{STATE_ROOT}/{name}": repository / name for name in EXTENSIONS if (repository / name).is_dir()
+    }
+    files[f"{root}{STATE_ROOT}/{formula}"] = repository / formula
+    files[f"{root}{STATE_ROOT}/top.sls"] = yaml.safe_dump(provisioner["state_top"])
+    for name, pillar in provisioner.get("pillars", {}).items():
+        files[f"{root}{PILLAR_ROOT}/{name}"] = yaml.safe_dump(pillar)
+    for name, source in (provisioner.get("pillars_from_files") or {}).items():
+        files[f"{root}{PILLAR_ROOT}/{name}"] = repository / source
+    minion = {"file_client": "local", "file_roots": {"base": [f"/{root}{STATE_ROOT}"]}}
+    minion["pillar_roots"] = {"base": [f"/{root}{PILLAR_ROOT}"]}
+    files[f"{root}etc/salt/minion"] = yaml.safe_dump(minion)
+    return files
+
+
+class Container:
+    """
+    A running container by name or id.
+
+    ``root`` is the directory that holds Salt's configuration, states and pillars inside: ``/`` where the rig
+    has put them, ``/tmp/kitchen/`` where kitchen-salt has.
+    """
+
+    def __init__(self, name, root="/"):
+        self.name = name
+        self.root = root
+
+    @classmethod
+    def start(cls, name, driver, image, labels=()):
+        """Start a container as a driver's settings say, and wait until its services are up."""
+        docker(*run_argv(driver, image, name, labels))
+        container = cls(name)
+        if uses_systemd(driver):
+            container.wait_for_systemd()
+        return container
+
+    def wait_for_systemd(self, timeout=90):
+        """Wait until systemd has started everything; a failed unit that nobody needs is not an error."""
+        deadline = time.monotonic() + timeout
+        while True:
+            state = self.exec(["systemctl", "is-system-running", "--wait"], check=False)
+            if state.stdout.strip() in ("running", "degraded"):
+                return
+            if time.monotonic() > deadline:
+                raise DockerError(f"systemd in {self.name} is not up: {state.stdout}{state.stderr}")
+            time.sleep(0.3)
+
+    def exec(self, argv, input=None, check=True, timeout=900):
+        """
+        Run a command inside, as root.
+
+        argv: list of arguments, or a string for the shell. input: str or bytes for its standard input. check:
+        raise AssertionError, with the output, when it fails. timeout: seconds. Returns a
+        ``subprocess.CompletedProcess`` with text.
+        """
+        argv = ["sh", "-c", argv] if isinstance(argv, str) else [str(arg) for arg in argv]
+        data = input.encode() if isinstance(input, str) else input
+        command = ["docker", "exec", *([] if data is None else ["--interactive"]), self.name, *argv]
+        stdin = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+        done = subprocess.run(command, **stdin, capture_output=True, timeout=timeout, check=False)
+        done.stdout, done.stderr = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        if check:
+            assert done.returncode == 0, f"{shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def put(self, files):
+        """Put files inside: path to contents (str, bytes) or to a local file or directory (``Path``)."""
+        relative = {path.lstrip("/"): contents for path, contents in files.items()}
+        self.exec(["tar", "-C", "/", "--no-overwrite-dir", "-xf", "-"], input=archive(relative))
+
+    def copy(self, source, target):
+        """Copy a local file or directory to a path inside."""
+        self.put({target: pathlib.Path(source)})
+
+    def provision(self, provisioner):
+        """Put the formula, a suite's pillars and the configuration of a masterless minion inside."""
+        self.put(minion_files(provisioner))
+
+    def set_pillar(self, pillar):
+        """Replace the minion's whole pillar, for this and all later runs."""
+        top = {"base": {"*": ["postfix_mta"]}}
+        pillar_root = f"{self.root}{PILLAR_ROOT}"
+        self.put({f"{pillar_root}/top.sls": json.dumps(top), f"{pillar_root}/postfix_mta.sls": json.dumps(pillar)})
+
+    def call(self, function, *args, **kwargs):
+        """
+        What a masterless ``salt-call`` of a function returns, also when it failed.
+
+        Values of keyword arguments are written as JSON. AssertionError when Salt printed no JSON.
+        """
+        words = [*map(str, args), *(f"{key}={json.dumps(value)}" for key, value in kwargs.items())]
+        config = f"--config-dir={self.root}etc/salt"
+        done = self.exec(["salt-call", "--local", config, "--out=json", function, *words], check=False)
+        try:
+            return json.loads(done.stdout)["local"]
+        except (ValueError, KeyError) as error:
+            raise AssertionError(f"{function}: {done.returncode}\n{done.stdout}{done.stderr}") from error
+
+    def apply(self, test=False, pillar=None, sls="postfix_mta"):
+        """
+        ``state.apply`` of an SLS, masterless. ``pillar``: see :meth:`set_pillar`.
+
+        Returns the state results by their keys (``module_|-id_|-name_|-function``). AssertionError when the
+        SLS did not compile.
+        """
+        if pillar is not None:
+            self.set_pillar(pillar)
+        results = self.call("state.apply", sls, test=test)
+        assert isinstance(results, dict), "\n".join(results) if isinstance(results, list) else results
+        return results
+
+    @property
+    def ip(self):
+        """The address on the engine's default network."""
+        return docker("inspect", "--format={{.NetworkSettings.IPAddress}}", self.name)
+
+    def restart(self):
+        """Restart the container, as a reboot of the host."""
+        docker("restart", "--time=30", self.name)
+        if uses_systemd({"run_command": docker("inspect", "--format={{.Config.Cmd}}", self.name)}):
+            self.wait_for_systemd()
+
+    def remove(self):
+        """Remove the container with its volumes."""
+        docker("rm", "--force", "--volumes", self.name)
+
+
+def run_label(run=None):
+    """The label of all containers of one run of the rig."""
+    return f"{PREFIX}.run={run or os.environ.get('POSTFIX_MTA_TEST_RUN', os.getpid())}"
+
+
+def remove_all(label):
+    """Remove every container that has a label."""
+    names = docker("ps", "--all", "--quiet", "--filter", f"label={label}").split()
+    if names:
+        docker("rm", "--force", "--volumes", *names)

@@ -1,0 +1,249 @@
+"""
+Container images, tagged by a hash of what builds them.
+
+``debian-12`` is a plain Debian with systemd, from a registry when one answers, else from the Debian mirror.
+``debian-12-salt-3008`` is that with Salt in /opt/salt. Salt is built in a third image with a compiler, so
+that the hosts under test have none.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import time
+
+from rig import PREFIX, venvs
+from rig.engine import DockerError, docker
+
+RELEASES = {"12": "bookworm", "13": "trixie"}
+PLATFORM = re.compile(r"debian-(?P<version>\d+)(-salt-(?P<line>\d+))?$")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+# How builds trust a TLS-inspecting proxy: the host's CA bundle is in this file while a script runs.
+CA = "/tmp/host-ca.crt"
+CA_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+PASSED_ON = (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "PIP_INDEX_URL",
+)
+
+SETUP = f"""
+set -eu
+trap 'rm -f {CA}' EXIT
+cat >{CA}
+export DEBIAN_FRONTEND=noninteractive
+apt_get() {{ apt-get -qq -y -o Acquire::Retries=3 -o Acquire::https::CAInfo={CA} "$@" </dev/null; }}
+"""
+
+# A host as an administrator finds it. What the formula installs is downloaded already: it saves time.
+BASE_SCRIPT = """
+rm -f /etc/apt/apt.conf.d/docker-* /etc/dpkg/dpkg.cfg.d/docker-* /usr/sbin/policy-rc.d
+rm -f /etc/apt/sources.list.d/*
+printf '%s\\n' "$SOURCES" >/etc/apt/sources.list
+apt_get update
+apt_get install --no-install-recommends \\
+    systemd systemd-sysv dbus ca-certificates openssl python3 iproute2 iptables procps
+apt_get clean
+apt_get install --download-only postfix libsasl2-2 sasl2-bin libsasl2-modules
+"""
+
+BUILDER_SCRIPT = """
+apt_get install --no-install-recommends gcc libc6-dev python3-dev python3-venv
+"""
+
+SALT_SCRIPT = """
+python3 -m venv /opt/salt
+/opt/salt/bin/pip install -q --progress-bar=off --upgrade pip wheel 'setuptools<80'
+/opt/salt/bin/pip install -q --progress-bar=off "salt~=$LINE.0" pyopenssl
+ln -s /opt/salt/bin/salt* /opt/salt/bin/spm /usr/local/bin/
+tar -C / -cf /salt.tar opt/salt usr/local/bin
+"""
+
+
+def parse(platform):
+    """The Debian version and the Salt line (``None``: without Salt) of a platform's name."""
+    match = PLATFORM.match(platform)
+    if not match or match["version"] not in RELEASES:
+        raise ValueError(f"no such platform: {platform!r} (debian-VERSION or debian-VERSION-salt-LINE)")
+    return match["version"], match["line"]
+
+
+def tag(kind, *parts):
+    """The name of the image of ``kind`` that is built from ``parts``."""
+    return f"{PREFIX}:{kind}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def base_tag(version):
+    """The name of the image of a Debian version without Salt."""
+    return tag(f"debian-{version}", SETUP, BASE_SCRIPT, RELEASES[version])
+
+
+def builder_tag(version):
+    """The name of the image in which Salt is built."""
+    return tag(f"builder-{version}", base_tag(version), BUILDER_SCRIPT)
+
+
+def platform_tag(platform):
+    """The name of a platform's image."""
+    version, line = parse(platform)
+    if line is None:
+        return base_tag(version)
+    return tag(platform, builder_tag(version), SALT_SCRIPT, line)
+
+
+def uris(texts):
+    """Every http(s) address in the texts of apt sources files, of either format, in order."""
+    active = (line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return [uri.rstrip("/") for line in active for uri in re.findall(r"https?://\S+", line)]
+
+
+def mirrors(texts):
+    """The Debian mirror and the security mirror that apt sources files name, or Debian's own."""
+    found = uris(texts)
+    main = next((uri for uri in found if uri.endswith("/debian")), "http://deb.debian.org/debian")
+    security = next((uri for uri in found if uri.endswith("/debian-security")), None)
+    return main, security or "http://deb.debian.org/debian-security"
+
+
+def sources(release, texts):
+    """The lines of a sources.list for a release, from the mirrors that the host uses."""
+    main, security = mirrors(texts)
+    options = f"[signed-by={KEYRING}]"
+    return [
+        f"deb {options} {main} {release} main",
+        f"deb {options} {main} {release}-updates main",
+        f"deb {options} {security} {release}-security main",
+    ]
+
+
+def host_sources():
+    """The texts of this machine's apt sources files."""
+    files = [
+        pathlib.Path("/etc/apt/sources.list"),
+        *sorted(pathlib.Path("/etc/apt/sources.list.d").glob("*")),
+    ]
+    return [
+        file.read_text(errors="replace")
+        for file in files
+        if file.suffix in (".list", ".sources") and file.is_file()
+    ]
+
+
+def ca_bundle(environment=os.environ):
+    """The CA certificates that this machine trusts, as bytes; empty when there are none."""
+    candidates = [environment.get(name) for name in CA_VARIABLES] + ["/etc/ssl/certs/ca-certificates.crt"]
+    for candidate in candidates:
+        if candidate and os.path.isfile(candidate):
+            return pathlib.Path(candidate).read_bytes()
+    return b""
+
+
+def exists(image):
+    """Whether the engine has the image."""
+    return bool(docker("images", "--quiet", image))
+
+
+@contextlib.contextmanager
+def container(image, command, stdin, environment=None):
+    """The name of a container of ``image`` in which ``command`` has run; it goes when the context ends."""
+    name = f"{PREFIX}-build-{os.getpid()}-{os.urandom(3).hex()}"
+    options = ["--interactive", "--security-opt=apparmor=unconfined", f"--name={name}"]
+    options += [f"--env={key}={value}" for key, value in (environment or {}).items()]
+    try:
+        docker("run", *options, image, *command, stdin=stdin)
+        yield name
+    finally:
+        with contextlib.suppress(DockerError):
+            docker("rm", "--force", name)
+
+
+@contextlib.contextmanager
+def scripted(image, script, **environment):
+    """The name of a container of ``image`` in which a build script has run."""
+    environment.update(dict.fromkeys(CA_VARIABLES, CA))
+    environment.update({key: os.environ[key] for key in PASSED_ON if key in os.environ})
+    with tempfile.TemporaryFile() as bundle:
+        bundle.write(ca_bundle())
+        bundle.seek(0)
+        with container(image, ["sh", "-c", SETUP + script], bundle, environment) as name:
+            yield name
+
+
+def commit(name, image):
+    """Make an image of a container, with systemd as what runs in it."""
+    docker("commit", "--change", 'CMD ["/sbin/init"]', name, image)
+
+
+def root_file_system(release):
+    """An image with a minimal Debian: from a registry when one answers soon, else from the Debian mirror."""
+    image = f"debian:{release}"
+    try:
+        docker("pull", "--quiet", image, timeout=60)
+    except DockerError:
+        print(f"No registry has {image} for us: building it from the Debian mirror", flush=True)
+    else:
+        return image
+    text = "\n".join(sources(release, host_sources()))
+    with tempfile.TemporaryFile() as archive:
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", release, "-", "-"]
+        done = subprocess.run(argv, input=text.encode(), stdout=archive, stderr=subprocess.PIPE, check=False)
+        if done.returncode:
+            raise DockerError(f"mmdebstrap failed:\n{done.stderr.decode(errors='replace')}")
+        archive.seek(0)
+        return docker("import", "-", stdin=archive)
+
+
+def build_base(image, version):
+    """Build the image of a Debian version without Salt."""
+    release = RELEASES[version]
+    lines = "\n".join(sources(release, host_sources()))
+    with scripted(root_file_system(release), BASE_SCRIPT, SOURCES=lines) as name:
+        commit(name, image)
+
+
+def build_builder(image, version):
+    """Build the image in which Salt is built."""
+    with scripted(ensure(base_tag(version), build_base, version), BUILDER_SCRIPT) as name:
+        commit(name, image)
+
+
+def build_salt(image, version, line):
+    """Build the image of a Debian version with a Salt line."""
+    with tempfile.TemporaryDirectory() as directory:
+        archive = pathlib.Path(directory, "salt.tar")
+        with scripted(ensure(builder_tag(version), build_builder, version), SALT_SCRIPT, LINE=line) as name:
+            docker("cp", f"{name}:/salt.tar", archive)
+        with (
+            open(archive, "rb") as stdin,
+            container(base_tag(version), ["tar", "-C", "/", "-x"], stdin) as name,
+        ):
+            commit(name, image)
+
+
+def ensure(image, build, *args):
+    """Build an image unless the engine has it, one builder at a time. Returns its name."""
+    with venvs.locked(image.replace(":", "-")):
+        if not exists(image):
+            started = time.monotonic()
+            print(f"Building the image {image}", flush=True)
+            build(image, *args)
+            print(f"Built the image {image} in {time.monotonic() - started:.0f} s", flush=True)
+    return image
+
+
+def platform_image(platform):
+    """The image of a platform, built when it is missing. Test Kitchen finds it by the platform's name."""
+    version, line = parse(platform)
+    if line is None:
+        return ensure(base_tag(version), build_base, version)
+    image = ensure(platform_tag(platform), build_salt, version, line)
+    docker("tag", image, f"{PREFIX}:{platform}")
+    return image

@@ -1,0 +1,69 @@
+"""State results compared (what a dry run announced, what a run changed), and pytest's results added up."""
+
+import re
+
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
+
+
+def label(key):
+    """A state's key, ``module_|-id_|-name_|-function``, in readable form."""
+    module, identifier, name, function = key.split("_|-")
+    return f"{module}.{function}: {identifier}" + (f" ({name})" if name != identifier else "")
+
+
+def failures(results):
+    """One text per state that failed."""
+    return [f"{label(key)}: {state['comment']}" for key, state in results.items() if state["result"] is False]
+
+
+def changed(results):
+    """The states that changed something."""
+    return {key for key, state in results.items() if state["changes"]}
+
+
+def announced(results):
+    """The states of a dry run that would change something, or may."""
+    return {key for key, state in results.items() if state["changes"] or state["result"] is None}
+
+
+def difference(prediction, reality):
+    """
+    One text per state that announced changes and made none, or made changes and had not announced it.
+
+    A state without changes in the dry run may say "would be" about what an earlier state makes possible; then
+    both outcomes are right.
+    """
+    before, after = changed(prediction), changed(reality)
+    lines = []
+    for key in sorted((before - after) | (after - announced(prediction))):
+        dry, real = prediction.get(key, {}), reality.get(key, {})
+        verb = "announced, but did not change" if key in before else "changed, but was not announced"
+        lines.append(
+            f"{label(key)} {verb}\n"
+            f"  dry run: {dry.get('result')} {dry.get('comment')} {dry.get('changes')}\n"
+            f"  real run: {real.get('result')} {real.get('comment')} {real.get('changes')}"
+        )
+    return lines
+
+
+def count(output, code):
+    """
+    Passed, failed and skipped tests of a pytest run, by the last line of its output and its exit code.
+
+    A run that failed without a failed test (a broken configuration, nothing collected) counts as one failure.
+    """
+    last = next((line for line in reversed(output.splitlines()) if COUNT.search(line)), "")
+    found = {"passed": 0, "failed": 0, "skipped": 0}
+    for number, kind in COUNT.findall(last):
+        kind = {"error": "failed", "errors": "failed", "xfailed": "skipped", "xpassed": "passed"}.get(kind, kind)
+        found[kind] += int(number)
+    if code and not found["failed"]:
+        found["failed"] = 1
+    return found
+
+
+def closing_line(counts):
+    """The one line that sums up all counts."""
+    total = {kind: sum(item[kind] for item in counts) for kind in ("passed", "failed", "skipped")}
+    skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
+    return f"{total['passed']} passed, {total['failed']} failed{skipped}"

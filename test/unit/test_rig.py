@@ -1,0 +1,296 @@
+"""The rig's own logic: kitchen.yml read as Test Kitchen reads it, images, containers, results."""
+
+import io
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import yaml
+
+from rig import REPOSITORY, __main__, container, engine, images, kitchen, results, venvs
+
+KITCHEN = """
+driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
+provisioner:
+  formula: postfix_mta
+  state_top: {base: {"*": [postfix_mta]}}
+  pillars: {top.sls: {base: {"*": [postfix_mta]}}}
+platforms:
+  - {name: debian-12-salt-3008, driver: {image: a}}
+  - {name: debian-13-salt-3008, driver: {image: b}}
+suites:
+  - name: default
+    provisioner: {pillars: {postfix_mta.sls: {postfix_mta: {root_recipient: alice}}}}
+  - name: sysv
+    includes: [debian-12-salt-3008]
+    driver: {run_command: sleep infinity, run_options: {init: true}}
+    provisioner: {run_salt_call: false}
+"""
+
+
+def key(identifier, name=None):
+    return f"file_|-{identifier}_|-{name or identifier}_|-managed"
+
+
+def state(result, changes=None, comment=""):
+    return {"result": result, "changes": changes or {}, "comment": comment}
+
+
+# kitchen.yml
+
+
+def test_every_suite_meets_every_platform_but_the_excluded_ones():
+    names = [instance.name for instance in kitchen.instances(KITCHEN)]
+    assert names == ["default-debian-12-salt-3008", "default-debian-13-salt-3008", "sysv-debian-12-salt-3008"]
+
+
+def test_a_suite_adds_to_the_common_settings():
+    default, _, sysv = kitchen.instances(KITCHEN)
+    assert set(default.provisioner["pillars"]) == {"top.sls", "postfix_mta.sls"}
+    assert sysv.driver["run_options"] == {"tmpfs": ["/run"], "init": True}
+    assert sysv.driver["image"] == "a"
+
+
+def test_kitchen_salts_own_switch_says_whether_a_suite_converges():
+    assert [instance.converges for instance in kitchen.instances(KITCHEN)] == [True, True, False]
+
+
+@pytest.mark.parametrize("words", [["default", "debian-13-salt-3008"], ["debian-13-salt-3008", "default"]])
+def test_suite_and_platform_are_chosen_in_any_order(words):
+    assert [instance.name for instance in kitchen.choose(words, KITCHEN)] == ["default-debian-13-salt-3008"]
+
+
+def test_no_word_chooses_everything():
+    assert kitchen.choose([], KITCHEN) == kitchen.instances(KITCHEN)
+
+
+def test_an_unknown_word_is_refused_with_what_there_is():
+    with pytest.raises(ValueError, match=r"defualt .*default, sysv"):
+        kitchen.choose(["defualt"], KITCHEN)
+
+
+def test_the_repositorys_kitchen_yml_is_plain_yaml_with_platforms_that_can_be_built():
+    for instance in kitchen.instances():
+        assert images.parse(instance.platform)[1]
+        assert instance.driver["image"] == f"postfix-mta-test:{instance.platform}"
+        assert (REPOSITORY / "test/integration" / instance.suite).is_dir()
+
+
+# Images
+
+
+def test_a_platforms_name_says_its_debian_and_its_salt():
+    assert images.parse("debian-13-salt-3008") == ("13", "3008")
+    assert images.parse("debian-12") == ("12", None)
+
+
+@pytest.mark.parametrize("name", ["debian-1-salt-3008", "ubuntu-22", "debian-12-salt-", "debian-12-salt-3008x"])
+def test_an_unknown_platform_is_refused(name):
+    with pytest.raises(ValueError, match="no such platform"):
+        images.parse(name)
+
+
+def test_an_images_name_changes_with_what_builds_it(monkeypatch):
+    before = images.platform_tag("debian-12-salt-3008")
+    assert before != images.platform_tag("debian-12-salt-3006")
+    monkeypatch.setattr(images, "BASE_SCRIPT", images.BASE_SCRIPT + "true\n")
+    assert before != images.platform_tag("debian-12-salt-3008")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "deb [arch=amd64] http://mirror.example.com/debian bookworm main\n"
+        "deb http://mirror.example.com/debian-security/ bookworm-security main\n",
+        "Types: deb\n# http://old.example.com/debian\nURIs: http://mirror.example.com/debian\n\n"
+        "Types: deb\nURIs: http://mirror.example.com/debian-security\nSuites: bookworm-security\n",
+    ],
+)
+def test_images_come_from_the_mirrors_of_this_machine(text):
+    expected = ("http://mirror.example.com/debian", "http://mirror.example.com/debian-security")
+    assert images.mirrors(["deb https://packages.example.com/tool stable main\n", text]) == expected
+
+
+def test_images_come_from_debians_mirror_where_the_machine_names_none():
+    lines = images.sources("trixie", ["deb http://mirror.example.com/ubuntu jammy main\n"])
+    assert [line.split()[2:4] for line in lines] == [
+        ["http://deb.debian.org/debian", "trixie"],
+        ["http://deb.debian.org/debian", "trixie-updates"],
+        ["http://deb.debian.org/debian-security", "trixie-security"],
+    ]
+
+
+def test_the_bundle_of_the_environment_goes_before_the_systems(tmp_path):
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(b"CA")
+    assert images.ca_bundle({"PIP_CERT": str(tmp_path / "missing"), "SSL_CERT_FILE": str(bundle)}) == b"CA"
+
+
+# Containers
+
+
+def test_a_drivers_settings_become_docker_options():
+    driver = {
+        "hostname": "mail.example.com",
+        "env_variables": {"container": "docker"},
+        "cap_add": ["SYS_ADMIN"],
+        "security_opt": ["seccomp=unconfined"],
+        "run_options": {"cgroupns": "private", "tmpfs": ["/run", "/run/lock"], "init": True},
+        "run_command": "sh -ec 'mount x; exec /sbin/init'",
+    }
+    assert container.run_argv(driver, "image", "name", ["a=b"]) == [
+        *("run", "--detach", "--name=name", "--hostname=mail.example.com", "--label=a=b"),
+        *("--env=container=docker", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"),
+        *("--cgroupns=private", "--tmpfs=/run", "--tmpfs=/run/lock", "--init=true"),
+        *("image", "sh", "-ec", "mount x; exec /sbin/init"),
+    ]
+
+
+def test_a_host_without_systemd_keeps_the_other_settings():
+    driver = kitchen.instances(KITCHEN)[0].driver
+    assert container.uses_systemd(driver)
+    changed = container.without_systemd(driver)
+    assert not container.uses_systemd(changed)
+    assert changed["run_options"] == {"tmpfs": ["/run"], "init": True}
+
+
+def test_a_minion_gets_what_kitchen_salt_copies(tmp_path):
+    for name in ("postfix_mta", "_states", "_modules/__pycache__", "_beacons", "docs"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "postfix_mta/init.sls").write_text("")
+    (tmp_path / "_modules/postconf.py").write_text("")
+    (tmp_path / "pillar.example").write_text("postfix_mta: {}\n")
+    provisioner = {
+        **kitchen.instances(KITCHEN)[0].provisioner,
+        "pillars_from_files": {"x.sls": "pillar.example"},
+    }
+    data = container.archive(container.minion_files(provisioner, tmp_path))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        files = {member.name for member in tar if member.isfile()}
+        assert all((member.uid, member.gid) == (0, 0) for member in tar)
+        assert (
+            yaml.safe_load(tar.extractfile("srv/pillar/postfix_mta.sls"))["postfix_mta"]["root_recipient"]
+            == "alice"
+        )
+    assert files == {
+        "etc/salt/minion",
+        "srv/pillar/postfix_mta.sls",
+        "srv/pillar/top.sls",
+        "srv/pillar/x.sls",
+        "srv/salt/_modules/postconf.py",
+        "srv/salt/postfix_mta/init.sls",
+        "srv/salt/top.sls",
+    }
+
+
+# Results
+
+
+def test_a_dry_run_that_told_the_truth_leaves_no_difference():
+    prediction = {key("a"): state(None), key("b"): state(True), key("c"): state(None, {"c": "new"})}
+    reality = {
+        key("a"): state(True, {"a": "new"}),
+        key("b"): state(True),
+        key("c"): state(True, {"c": "new"}),
+    }
+    assert results.difference(prediction, reality) == []
+
+
+def test_a_state_may_wait_for_what_an_earlier_one_makes_possible():
+    prediction = {key("a"): state(None), key("b"): state(None)}
+    assert results.difference(prediction, {key("a"): state(True), key("b"): state(True, {"b": "new"})}) == []
+
+
+def test_a_difference_names_the_state_and_shows_both_runs():
+    prediction = {key("a"): state(None, {"a": "new"}, "would"), key("b"): state(True, comment="fine")}
+    reality = {key("a"): state(True), key("b", "/etc/b"): state(True, {"b": "new"})}
+    first, second = results.difference(prediction, reality)
+    assert first.startswith("file.managed: a announced, but did not change\n  dry run: None would")
+    assert second.startswith("file.managed: b (/etc/b) changed, but was not announced")
+
+
+def test_failures_are_shown_with_their_comments():
+    assert results.failures({key("a"): state(False, comment="no such user"), key("b"): state(None)}) == [
+        "file.managed: a: no such user"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "expected"),
+    [
+        ("===== 3 passed in 0.10s =====", 0, (3, 0, 0)),
+        ("1 failed, 2 passed, 4 skipped, 1 warning, 2 errors in 1.20s", 1, (2, 3, 4)),
+        ("1 passed, 1 xfailed, 2 xpassed in 1.20s", 0, (3, 0, 1)),
+        ("no tests ran in 0.01s", 5, (0, 1, 0)),
+        ("ERROR: usage: pytest [options]", 4, (0, 1, 0)),
+    ],
+)
+def test_pytests_last_line_is_counted(last, code, expected):
+    assert tuple(results.count(f"test_x.py ...\n{last}\n", code).values()) == expected
+
+
+def test_the_closing_line_adds_everything_up():
+    assert results.closing_line([{"passed": 2, "failed": 0, "skipped": 0}] * 2) == "4 passed, 0 failed"
+    assert results.closing_line([{"passed": 2, "failed": 1, "skipped": 3}]) == "2 passed, 1 failed, 3 skipped"
+
+
+@pytest.mark.parametrize(
+    ("counts", "code"), [([(1, 0, 0)], 0), ([(1, 0, 0), (1, 1, 0)], 1), ([], 1), ([(0, 0, 2)], 1)]
+)
+def test_the_exit_code_is_0_only_when_something_ran_and_nothing_failed(counts, code):
+    assert __main__.finish([dict(zip(("passed", "failed", "skipped"), item)) for item in counts]) == code
+
+
+def test_options_go_to_pytest():
+    assert __main__.split(["default", "-k", "ehlo"]) == (["default"], ["-k", "ehlo"])
+
+
+# The engine, and environments
+
+
+def test_an_engine_of_our_own_ends_with_the_context(monkeypatch, tmp_path):
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(venvs, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(engine, "answers", lambda: (tmp_path / "up").exists())
+    started = tmp_path / "up"
+    with engine.running(("sh", "-c", f"echo $$ >{started}; exec sleep 60")):
+        pid = int(started.read_text())
+        assert subprocess.run(["kill", "-0", str(pid)], check=False).returncode == 0
+    assert subprocess.run(["kill", "-0", str(pid)], check=False, capture_output=True).returncode == 1
+
+
+def test_an_engine_that_does_not_start_is_reported_with_its_log(monkeypatch, tmp_path):
+    monkeypatch.setattr(venvs, "cache", lambda: tmp_path)
+    monkeypatch.setattr(engine, "answers", lambda: False)
+    with (
+        pytest.raises(engine.DockerError, match="no permission"),
+        engine.running(("sh", "-c", "echo no permission")),
+    ):
+        pass
+
+
+def test_a_running_engine_is_left_alone(monkeypatch):
+    monkeypatch.setattr(engine, "answers", lambda: True)
+    with engine.running(("false",)):
+        pass
+
+
+def test_the_requirements_of_an_environment_are_those_of_pyproject():
+    shown = subprocess.run(
+        [sys.executable, "-c", venvs.REQUIREMENTS, venvs.PYPROJECT],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    names = {line.partition(">")[0] for line in shown.stdout.splitlines()}
+    assert {
+        "salt",
+        "pyopenssl",
+        "pytest",
+        "pytest-testinfra",
+        "pyyaml",
+        "ruff",
+        "yamllint",
+        "salt-lint",
+    } <= names

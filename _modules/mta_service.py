@@ -35,6 +35,7 @@ DAEMONS = {
 }
 TIMEOUT = 120
 PATIENCE = 3
+RELOAD_PATIENCE = 1
 LOG_LINES = 10
 
 
@@ -105,6 +106,12 @@ def _running(name):
         return [int(text)]
     # Postfix itself goes by its PID file alone; other masters may be other instances.
     return [] if name == "postfix" else _search(name)
+
+
+def _children(name):
+    """PIDs of the processes that the daemon has started itself."""
+    tasks = [task for pid in _running(name) for task in glob.glob(f"{PROC}/{pid}/task/*/children")]
+    return {pid for task in tasks for pid in (_read(task) or "").split()}
 
 
 def _unit_file(unit):
@@ -324,11 +331,15 @@ def reload(name):
     if _known(name) == "saslauthd":
         restart(name)
         return
+    before = _children(name)
     # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
     try:
         _command([DAEMONS[name][0], "reload"])
     except CommandExecutionError as err:
         raise CommandExecutionError(f"{err}{_log(name)}") from None
+    # postfix reload returns before it is in force: processes with the former settings still answer for some
+    # milliseconds. One that is busy with a client may stay longer; it is not the one that new clients get.
+    _wait(lambda: not before & _children(name), RELOAD_PATIENCE)
 
 
 def enable(name):

@@ -20,7 +20,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "161e439a960e"
+REVISION = "4c607c4555c1"
 
 
 def revision():
@@ -745,8 +745,8 @@ _SCHEMA = {
     "aliases": (
         _entries,
         {
-            "name": 'an alias, without white space and without : # @ , " \\',
-            "pattern": r"[^\s:#@,\"\\|]+",
+            "name": 'an alias (the part before the @), without @ " \\',
+            "pattern": r"[^\s@\"\\]([^@\"\\]*[^\s@\"\\])?",
             "check": _destination,
             "options": {},
         },

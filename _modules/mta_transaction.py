@@ -21,6 +21,7 @@ import logging
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -241,7 +242,7 @@ def _begin():
             log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
-            "answers": _answers_now(timeout=5),
+            "answers": _answers_now(timeout=10),
             "time": int(time.time()),
         }
         _arm()
@@ -714,18 +715,22 @@ def _server_log(since):
         with open("/var/log/mail.log", "rb") as handle:
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - 32768))
             lines = handle.read().decode(errors="replace").splitlines()
-    wanted = ("fatal:", "error:", "panic:", "warning:")
-    return list(dict.fromkeys(line for line in lines if any(word in line for word in wanted)))[-LOG_LINES:]
+    wanted = [line for line in lines if any(word in line for word in ("fatal:", "error:", "panic:", "warning:"))]
+    # What the conversation itself provokes: a login with a random name, a message with too many hops.
+    wanted = [line for line in wanted if "hopcount exceeded" not in line and "authentication fail" not in line]
+    return list(dict.fromkeys(wanted))[-LOG_LINES:]
 
 
 def _responsible(changes, text):
-    """The changed parameters that the server's words name, by name or value; all when it names none."""
-    named = [
-        name
-        for name, change in changes.items()
-        if name in text or (change.get("new") not in (None, "") and str(change["new"]) in text)
-    ]
-    return named or list(changes)
+    """The changed parameters that the server's words name, by name or by value; all when it names none."""
+
+    def named(name, change):
+        # A value such as "no" or "1" is in any text.
+        value = str(change.get("new") or "")
+        words = [name] + [value] * (len(value) > 3)
+        return any(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text) for word in words)
+
+    return [name for name, change in changes.items() if named(name, change)] or list(changes)
 
 
 def close(services=None, verify=None):
@@ -751,13 +756,13 @@ def close(services=None, verify=None):
     _begin()
     verify = dict(verify or {})
     enabled = verify.pop("enabled", True)
-    problems, transcript = [], []
+    problems, notes, transcript = [], [], []
     try:
         done = _activate(run, services or [])
         if enabled:
             thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
             checked = __salt__["mta_probe.check"](**thorough, **verify)
-            problems, transcript = checked["problems"], checked["transcript"]
+            problems, notes, transcript = checked["problems"], checked["notes"], checked["transcript"]
     except CommandExecutionError as err:
         problems = [str(err)]
     if not problems:
@@ -766,7 +771,8 @@ def close(services=None, verify=None):
         _end(run)
         comment = "; ".join(done) + "; " if done else ""
         comment += "the server answers." if enabled else "not verified, as verify.enabled is false."
-        return {"result": True, "comment": comment[0].upper() + comment[1:], "transcript": transcript}
+        comment = "\n".join([comment[0].upper() + comment[1:], *notes])
+        return {"result": True, "comment": comment, "transcript": transcript}
     server_log = _server_log(run["before"]["time"])
     text = "\n".join(problems + server_log)
     changed = run["changes"].get("postconf", {})

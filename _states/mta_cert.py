@@ -104,7 +104,7 @@ def managed(
     ca_key=None,
     passphrase_pillar=None,
     subject=None,
-    names=None,
+    alternative_names=None,
     key_type="rsa",
     key_size=None,
     days=825,
@@ -134,7 +134,7 @@ def managed(
     subject
         Further subject fields: country, state, locality, organization, unit, email. Default: none.
 
-    names
+    alternative_names
         Further host names or IP addresses that it is for. Default: none.
 
     key_type, key_size
@@ -167,7 +167,7 @@ def managed(
         "ca_key": ca_key,
         "passphrase_pillar": passphrase_pillar,
         "subject": subject,
-        "names": names,
+        "names": alternative_names,
         "key_type": key_type,
         "key_size": key_size,
         "days": days,

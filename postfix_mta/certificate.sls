@@ -30,7 +30,7 @@ postfix_mta_certificate:
     - name: {{ certificate.certificate | json }}
     - key: {{ certificate.key | json }}
     - hostname: {{ mta.hostname | json }}
-    - names: {{ certificate.names | json }}
+    - alternative_names: {{ certificate.names | json }}
     - subject: {{ certificate.subject | json }}
     - key_type: {{ certificate.key_type | json }}
     - key_size: {{ certificate.key_size | json }}

@@ -12,35 +12,41 @@ def a_suite_that_converges(instance):
         pytest.skip("this suite applies the formula itself")
 
 
+def tell(problems):
+    """Fail with the problems, one in a line, when there are any."""
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
 def test_a_dry_run_on_a_bare_host_succeeds(prediction):
     if prediction is None:
         pytest.skip("Test Kitchen has converged the host already")
-    assert not results.failures(prediction), "\n".join(results.failures(prediction))
+    tell(results.failures(prediction))
     assert results.announced(prediction)
 
 
 def test_the_first_apply_succeeds(convergence):
     if convergence is None:
         pytest.skip("Test Kitchen has converged the host already")
-    assert not results.failures(convergence), "\n".join(results.failures(convergence))
+    tell(results.failures(convergence))
 
 
 def test_the_first_apply_changes_exactly_what_the_dry_run_announced(prediction, convergence):
     if prediction is None:
         pytest.skip("Test Kitchen has converged the host already")
     difference = results.difference(prediction, convergence)
-    assert not difference, "\n".join(difference)
+    tell(difference)
 
 
 def test_a_second_apply_changes_nothing(container, instance, convergence):
     second = container.apply(sls=instance.sls)
-    assert not results.failures(second), "\n".join(results.failures(second))
+    tell(results.failures(second))
     found = [f"{results.label(key)}: {second[key]['changes']}" for key in sorted(results.announced(second))]
-    assert not found, "\n".join(found)
+    tell(found)
 
 
 def test_a_dry_run_on_a_converged_host_announces_nothing(container, instance, convergence):
     third = container.apply(test=True, sls=instance.sls)
-    assert not results.failures(third), "\n".join(results.failures(third))
+    tell(results.failures(third))
     found = [f"{results.label(key)}: {third[key]['comment']}" for key in sorted(results.announced(third))]
-    assert not found, "\n".join(found)
+    tell(found)

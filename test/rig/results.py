@@ -12,8 +12,12 @@ def label(key):
 
 
 def failures(results):
-    """One text per state that failed."""
-    return [f"{label(key)}: {state['comment']}" for key, state in results.items() if state["result"] is False]
+    """One text per state that failed by itself, not for another's failure."""
+    return [
+        f"{label(key)}: {state['comment']}"
+        for key, state in results.items()
+        if state["result"] is False and not state["comment"].startswith("One or more requisite failed")
+    ]
 
 
 def changed(results):

@@ -92,7 +92,7 @@ class Host:
 def host(tmp_path, opts, states, modules, pretend, monkeypatch):
     pretend("mta_service.status", lambda names: {name: {"installed": False} for name in names})
     pretend("mta_service.daemon_reload", lambda: None)
-    pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "transcript": []})
+    pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "notes": [], "transcript": []})
     made = Host(tmp_path / "ssl", opts, states, modules)
     made.replace(monkeypatch, "_now", lambda: made.now)
     return made
@@ -146,7 +146,7 @@ def test_a_fresh_host_gets_an_authority_that_signs_its_certificate(host, kind):
 
 
 def test_the_profile_is_that_of_rfc_5280(host):
-    host.settle(names=["MAIL.example.com.", "smtp.example.com", "192.0.2.1", "2001:db8::1"])
+    host.settle(alternative_names=["MAIL.example.com.", "smtp.example.com", "192.0.2.1", "2001:db8::1"])
     ca, leaf = host.loaded(host.ca), host.loaded()
     values = {extension.oid._name: extension for extension in ca.extensions}
     assert values["basicConstraints"].critical and values["basicConstraints"].value.ca
@@ -275,14 +275,14 @@ def test_a_certificate_for_another_name_is_renewed(host):
 
 def test_a_name_more_is_a_reason_and_a_name_less_is_not(host):
     host.settle()
-    renewed(host, "it is not for smtp.example.com", names=["smtp.example.com"])
+    renewed(host, "it is not for smtp.example.com", alternative_names=["smtp.example.com"])
     assert host.settle()[1]["changes"] == {}
 
 
 def test_a_wildcard_covers_one_label(host):
-    host.settle(hostname="example.com", names=["*.example.com"])
+    host.settle(hostname="example.com", alternative_names=["*.example.com"])
     assert host.settle()[1]["changes"] == {}
-    renewed(host, "it is not for a.b.example.com", names=["a.b.example.com"])
+    renewed(host, "it is not for a.b.example.com", alternative_names=["a.b.example.com"])
 
 
 def test_a_new_subject_is_a_reason(host):
@@ -788,8 +788,8 @@ def test_a_request_is_signed_for_the_names_of_the_call_only(by_hand):
     ("arguments", "words"),
     [
         ({"hostname": "bad_name!"}, "is no host name"),
-        ({"names": ["mail.example.com:25"]}, "is no host name"),
-        ({"names": ["müller.example"]}, "is no host name"),
+        ({"alternative_names": ["mail.example.com:25"]}, "is no host name"),
+        ({"alternative_names": ["müller.example"]}, "is no host name"),
         ({"key_type": "dsa"}, "key_type must be rsa, ec or ed25519"),
         ({"key_type": "rsa", "key_size": 1024}, "key_size for rsa must be"),
         ({"key_type": "ec", "key_size": 3072}, "key_size for ec must be 256 or 384"),

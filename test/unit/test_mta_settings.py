@@ -128,7 +128,7 @@ BROKEN = [
     ("root_recipient: root", "root_recipient", "in circles"),
     ("root_recipient: '|/bin/sh'", "root_recipient", "such as alice"),
     ("root_recipient: alice@exa_mple.com", "root_recipient", "underscore"),
-    ("aliases: {'a:b': c}", "aliases:a:b", "not a valid name"),
+    ("aliases: {'a@b': c}", "aliases:a@b", "not a valid name"),
     ("aliases: {sales: []}", "aliases:sales", "the list is empty"),
     ("aliases: {sales: 5}", "aliases:sales", "in quotes"),
     ("aliases: {sales: ''}", "aliases:sales", "it is empty"),

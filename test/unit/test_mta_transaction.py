@@ -20,7 +20,7 @@ class Server:
 
     def check(self, **_):
         problems = ["127.0.0.1:25 RCPT TO: 451 4.3.0 broken"] if self.broken else []
-        return {"answers": not problems, "problems": problems, "transcript": []}
+        return {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
 
     def act(self, action):
         return lambda name=None: self.actions.append((action, name))

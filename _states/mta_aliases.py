@@ -1,0 +1,42 @@
+"""
+Keep entries of /etc/aliases, and their compiled form, while everything else in the file stays as it is.
+
+.. code-block:: yaml
+
+    aliases:
+      mta_aliases.managed:
+        - name: /etc/aliases
+        - aliases:
+            root: [alice, bob@example.org]
+            postmaster: root
+            tickets: "|/usr/local/bin/ticket --queue mail"
+            former: null
+"""
+
+
+def managed(name, aliases=None, seeded=None, transaction=None):
+    """
+    Make entries of an aliases file be as given, and its compiled form up to date.
+
+    name
+        Path of the file, usually ``/etc/aliases``.
+
+    aliases
+        Names to a value, a list of values, or null, which removes the entry. Default: none; then only the
+        compiled form is looked after.
+
+    seeded
+        What the package writes at its first installation, for test mode before that. Default: nothing.
+
+    transaction
+        Name of the transaction whose closing state activates and verifies. Default: this state does it.
+    """
+    args = {"name": name, "aliases": aliases, "seeded": seeded}
+    return __salt__["mta_transaction.member"](
+        name,
+        "mta_aliases",
+        args,
+        transaction=transaction,
+        test=__opts__["test"],
+        subject=f"Aliases in {name}",
+    )

@@ -1,0 +1,64 @@
+"""
+Verify that the live mail server answers as described, by holding an SMTP conversation with it.
+
+.. code-block:: yaml
+
+    answers:
+      mta_probe.answers:
+        - name: mail.example.com
+        - ca_file: /etc/ssl/certs/cacert.pem
+        - capabilities: [PIPELINING, STARTTLS, AUTH PLAIN LOGIN]
+        - login_pillar: postfix_mta:verify:login
+"""
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+
+def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30):
+    """
+    Fail unless every listener of the server answers: banner, EHLO, STARTTLS with the certificate on disk.
+
+    It never changes anything. In test mode a server that does not answer yet is no failure when nothing
+    listens, or when other states of the run would change what it depends on.
+
+    name
+        FQDN in the banner, in the answer to EHLO and in the certificate.
+
+    ca_file
+        CA certificates (PEM) that the chain served has to verify against. Default: not verified.
+
+    capabilities
+        List of what EHLO has to show, before or under TLS. Default: what the configuration promises.
+
+    login_pillar
+        Pillar path of a ``username`` and a ``password`` that have to get in. Default: no login.
+
+    timeout
+        Seconds for everything. Default 30.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+    listening, transcript = False, []
+    try:
+        found = __salt__["mta_probe.check"](
+            hostname=name,
+            ca_file=ca_file,
+            capabilities=capabilities or [],
+            login_pillar=login_pillar,
+            timeout=timeout,
+        )
+        listening, transcript, problems = found["listening"], found["transcript"], found["problems"]
+    except SaltInvocationError as err:
+        ret.update(result=False, comment=str(err))
+        return ret
+    except CommandExecutionError as err:
+        problems = [str(err)]
+    if not problems:
+        ret["comment"] = "\n".join(["The server answers as described:", *transcript])
+    elif __opts__["test"] and (not listening or __salt__["mta_transaction.outlook"]()["changes"]):
+        ret.update(result=None, comment="The server would be verified by a live SMTP conversation.")
+    else:
+        ret.update(
+            result=False,
+            comment="\n".join(["The server does not answer as described:", *problems, *transcript]),
+        )
+    return ret

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""
+What an apply with nothing to change costs, against a ``state.apply`` of one ``test.nop``.
+
+Runs on a host that the formula has converged (in the rig: ``bin/test benchmark``). CPU seconds are user + system
+of the whole process tree: masterless those of ``salt-call`` and its children; on a minion those of its processes
+and of the children that they waited for. The two are measured in turn; medians are compared.
+
+    benchmark.py masterless --rounds 7 -- salt-call --local
+    benchmark.py minion --rounds 7 -- salt mail.example.com
+"""
+
+import argparse
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+LIMITS = {"masterless": 1.20, "minion": 1.60}
+REFERENCE = "postfix_mta_reference"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds():
+    """CPU seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def minion_seconds():
+    """CPU seconds of the running salt-minion's processes, with everything that they have waited for."""
+    time.sleep(1)  # for the process of the last job to end
+    total = 0
+    minions = set()
+    for process in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            command = (process / "cmdline").read_bytes()
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        # A process that has ended and was not waited for yet has no command line, but still its parent.
+        if b"salt-minion" in command or fields[1] in minions:
+            minions.add(process.name)
+            total += sum(int(ticks) for ticks in fields[11:15])
+    return total / TICK
+
+
+def measure(command, sls, clock):
+    """CPU seconds that one apply of ``sls`` takes by ``clock``."""
+    before = clock()
+    command = [*command, "state.apply", sls, "--out=json"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        sys.exit(f"state.apply {sls} failed with {done.returncode}")
+    return clock() - before
+
+
+def main():
+    """Measure both in turn, print the medians and the ratio, and fail above the limit."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("kind", choices=LIMITS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("command", nargs="+")
+    args = parser.parse_args()
+    clock = children_seconds if args.kind == "masterless" else minion_seconds
+    seconds = {REFERENCE: [], "postfix_mta": []}
+    for sls in seconds:
+        measure(args.command, sls, clock)
+    for _ in range(args.rounds):
+        for sls, taken in seconds.items():
+            taken.append(measure(args.command, sls, clock))
+    reference, formula = (statistics.median(taken) for taken in seconds.values())
+    ratio = formula / reference
+    print(
+        f"{args.kind}: reference {reference:.3f} s, no-change apply {formula:.3f} s, "
+        f"ratio {ratio:.2f} (limit {LIMITS[args.kind]:.2f}, medians of {args.rounds})"
+    )
+    return ratio > LIMITS[args.kind]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

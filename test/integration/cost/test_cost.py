@@ -1,0 +1,53 @@
+"""What an apply with nothing to change costs, against an apply of one test.nop (test/benchmark.py)."""
+
+import pathlib
+import time
+
+import pytest
+
+BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmark.py"
+REFERENCE = "postfix_mta_reference:\n  test.nop: []\n"
+
+
+@pytest.fixture(scope="module")
+def benchmark(container):
+    """Run the benchmark inside, print what it says, and return its exit code."""
+    container.copy(BENCHMARK, "/root/benchmark.py")
+    container.put({f"{container.root}srv/salt/postfix_mta_reference.sls": REFERENCE})
+
+    def run(*args):
+        done = container.exec(["python3", "/root/benchmark.py", *args], check=False)
+        print(done.stdout + done.stderr)
+        return done.returncode
+
+    return run
+
+
+@pytest.fixture
+def minion(container):
+    """A running master and minion on the host, with the states and pillars of the masterless one."""
+    root = f"/{container.root}srv".replace("//", "/")
+    roots = f"file_roots: {{base: [{root}/salt]}}\npillar_roots: {{base: [{root}/pillar]}}\n"
+    container.put(
+        {
+            "/etc/salt-pair/master": f"{roots}auto_accept: true\n",
+            "/etc/salt-pair/minion": "master: 127.0.0.1\nid: mail.example.com\n",
+        }
+    )
+    for daemon in ("salt-master", "salt-minion"):
+        container.exec([daemon, "--config-dir=/etc/salt-pair", "--daemon"])
+    command = ["salt", "--config-dir=/etc/salt-pair", "--timeout=60", "mail.example.com"]
+    deadline = time.monotonic() + 90
+    while "True" not in container.exec([*command, "test.ping"], check=False).stdout:
+        assert time.monotonic() < deadline, "the minion does not answer its master"
+        time.sleep(1)
+    yield command
+    container.exec("pkill -f /etc/salt-pair", check=False)
+
+
+def test_masterless(benchmark, container):
+    assert benchmark("masterless", "--", "salt-call", "--local", f"--config-dir={container.root}etc/salt") == 0
+
+
+def test_on_a_running_minion(benchmark, minion):
+    assert benchmark("minion", "--", *minion) == 0

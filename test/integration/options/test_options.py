@@ -1,0 +1,174 @@
+"""What differs from the defaults: each key of the suite's pillar shows on the host."""
+
+import pytest
+
+RULES = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -i lo -j ACCEPT
+-A INPUT -p tcp --dport 22 -j ACCEPT
+#  Log iptables denied calls
+-A INPUT -j LOG --log-prefix "denied: "
+-A INPUT -j DROP
+COMMIT
+"""
+RULES_FILE = "/etc/iptables.firewall.rules"
+
+
+def result(results, name):
+    """The result of the state with an id."""
+    return next(state for state in results.values() if state["__id__"] == name)
+
+
+def test_the_hosts_file_names_the_host(host):
+    assert "127.0.1.1\t\tmail.example.com mail" in host.file("/etc/hosts").content_string.replace(
+        " mail.", "\t\tmail."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("message_size_limit", "52428800"),
+        ("disable_vrfy_command", "yes"),
+        ("mynetworks", "127.0.0.0/8, [::1]/128"),
+        ("biff", "yes"),
+    ],
+)
+def test_a_parameter_has_the_value_of_the_pillar(host, name, value):
+    assert host.check_output("postconf -h %s", name) == value
+
+
+def test_a_parameter_that_is_null_is_not_in_main_cf(host):
+    assert "biff" not in host.check_output("postconf -n")
+
+
+def test_the_submission_service_answers(host):
+    shown = host.run("echo QUIT | openssl s_client -starttls smtp -connect 127.0.0.1:587 -brief 2>&1").stdout
+    assert "CONNECTION ESTABLISHED" in shown
+    assert host.check_output("postconf -P submission/inet/smtpd_tls_security_level").endswith("= encrypt")
+
+
+def test_the_keys_are_elliptic_and_the_certificate_has_all_names(host):
+    shown = host.check_output("openssl x509 -noout -text -in /etc/ssl/certs/smtpd.crt")
+    for expected in ("id-ecPublicKey", "DNS:mail.example.com", "DNS:smtp.example.com", "O = Example Ltd"):
+        assert expected in shown.replace("O=Example Ltd", "O = Example Ltd")
+
+
+def test_the_authoritys_key_is_encrypted_with_the_passphrase(host):
+    key = "/etc/ssl/private/cakey.pem"
+    assert "ENCRYPTED" in host.file(key).content_string
+    assert host.run("openssl pkey -noout -in %s -passin pass:not-in-any-log", key).rc == 0
+    assert host.run("openssl pkey -noout -in %s -passin pass:another", key).rc != 0
+
+
+def test_the_passphrase_is_in_no_log_and_no_state(host, container):
+    container.exec(["salt-call", "--local", f"--config-dir={container.root}etc/salt", "-l", "trace", "state.apply",
+                    "postfix_mta", "--log-file=/var/log/salt-trace", "--log-file-level=all"])  # fmt: skip
+    found = host.run(
+        "grep -rlF not-in-any-log /var/log /var/cache/salt /var/lib/postfix_mta /etc /run 2>/dev/null"
+    )
+    assert found.stdout.split() in ([], ["/var/log/salt-trace"])
+    lines = host.run("grep -F not-in-any-log /var/log/salt-trace").stdout.splitlines()
+    assert [line for line in lines if "mta_" in line or "postfix_mta/" in line] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["root:", "postmaster:", "abuse:", '"quoted user":'],
+)
+def test_the_aliases_are_there(host, line):
+    assert any(text.startswith(line) for text in host.file("/etc/aliases").content_string.splitlines())
+
+
+def test_aliases_are_looked_up(host):
+    assert host.check_output("postalias -q abuse /etc/aliases").replace(" ", "") == "root,bob"
+    assert host.check_output("postalias -q 'quoted user' /etc/aliases") == '"|/usr/bin/logger -t quoted"'
+
+
+def test_the_socket_directory_is_closed_to_others_and_open_to_postfix(host):
+    directory = host.file("/var/spool/postfix/var/run/saslauthd")
+    assert (directory.mode, directory.user, directory.group) == (0o710, "root", "sasl")
+    assert "postfix" in host.group("sasl").members
+
+
+def test_threads_are_what_the_pillar_says(host):
+    assert len(host.check_output("pgrep saslauthd").split()) == 2
+
+
+class TestCertificate:
+    """A pair that is not good is renewed; an authority that cannot sign is never overwritten."""
+
+    def test_a_pair_that_does_not_match_is_renewed(self, host, container):
+        key = "/etc/ssl/private/smtpd.key"
+        host.check_output("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out %s", key)
+        results = container.apply()
+        assert result(results, "postfix_mta_certificate")["changes"]
+        assert all(state["result"] for state in results.values())
+        assert not any(state["changes"] for state in container.apply().values())
+
+    def test_an_authority_without_its_key_is_an_error_and_nothing_changes(self, host, container):
+        host.check_output("mv /etc/ssl/private/cakey.pem /root/ && rm /etc/ssl/certs/smtpd.crt")
+        before = host.check_output("sha256sum /etc/ssl/certs/cacert.pem /etc/postfix/main.cf")
+        failed = result(container.apply(), "postfix_mta_ca")
+        assert failed["result"] is False
+        assert "/etc/ssl/private/cakey.pem" in failed["comment"]
+        assert host.check_output("sha256sum /etc/ssl/certs/cacert.pem /etc/postfix/main.cf") == before
+        assert not host.file("/etc/ssl/private/cakey.pem").exists
+        host.check_output("mv /root/cakey.pem /etc/ssl/private/")
+        assert all(state["result"] for state in container.apply().values())
+
+
+class TestFirewall:
+    """The how-to's ports in the how-to's rules file."""
+
+    def test_ports_go_before_the_log_line_once_and_are_loaded(self, host, container):
+        container.put({RULES_FILE: RULES})
+        host.check_output("iptables-restore < %s", RULES_FILE)
+        predicted = result(container.apply(test=True), "postfix_mta_firewall")
+        assert predicted["result"] is None
+        done = result(container.apply(), "postfix_mta_firewall")
+        assert done["changes"] == predicted["changes"]
+        lines = host.file(RULES_FILE).content_string.splitlines()
+        for port in (25, 110, 995, 143, 993):
+            rule = f"-A INPUT -p tcp --dport {port} -j ACCEPT"
+            assert lines.count(rule) == 1
+            assert lines.index(rule) < lines.index("#  Log iptables denied calls")
+            assert f"--dport {port} -j ACCEPT" in host.check_output("iptables -S INPUT")
+        assert not any(state["changes"] for state in container.apply().values())
+
+    def test_a_bad_rules_file_is_left_and_the_running_rules_stay(self, host, container):
+        host.check_output(
+            "sed -i '/postfix_mta: begin/,/postfix_mta: end/d; s/^-A INPUT -i lo.*/-A INPUT -i/' %s", RULES_FILE
+        )
+        before = host.file(RULES_FILE).content_string, host.check_output("iptables -S")
+        failed = result(container.apply(), "postfix_mta_firewall")
+        assert failed["result"] is False
+        assert (host.file(RULES_FILE).content_string, host.check_output("iptables -S")) == before
+        container.put({RULES_FILE: RULES})
+        assert all(state["result"] for state in container.apply().values())
+
+
+class TestClean:
+    """.clean undoes what the formula did."""
+
+    def test_clean_puts_everything_back_and_keeps_mail(self, host, container):
+        host.check_output("mkdir -p /var/mail-kept && echo kept > /var/mail-kept/message")
+        predicted = container.apply(test=True, sls="postfix_mta.clean")
+        results = container.apply(sls="postfix_mta.clean")
+        assert all(state["result"] for state in results.values()), results
+        changed = {name for name, state in results.items() if state["changes"]}
+        assert changed == {name for name, state in predicted.items() if state["changes"]}
+        assert "smtpd_sasl_auth_enable = yes" not in host.check_output("postconf -n")
+        for path in ("/etc/ssl/certs/smtpd.crt", "/etc/ssl/private/cakey.pem", "/etc/postfix/sasl/smtpd.conf"):
+            assert not host.file(path).exists
+        assert not host.service("saslauthd").is_running
+        assert host.service("postfix").is_running
+        assert "--dport 25" not in host.file(RULES_FILE).content_string
+        assert not any(state["changes"] for state in container.apply(sls="postfix_mta.clean").values())
+
+    def test_an_apply_after_a_clean_makes_the_server_again(self, container):
+        assert all(state["result"] for state in container.apply().values())
+        assert not any(state["changes"] for state in container.apply().values())

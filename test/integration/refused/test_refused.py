@@ -1,0 +1,84 @@
+"""A broken pillar is refused as a whole: one clear comment, and nothing on the host has changed."""
+
+import pytest
+
+BROKEN = {
+    "a section that is a text": ({"certificate": "smtpd.crt"}, "postfix_mta:certificate"),
+    "the whole pillar is a list": (["hostname"], "postfix_mta"),
+    "a misspelt key": ({"hostnam": "mail.example.com"}, "hostname"),
+    "a misspelt key below a section": ({"certificate": {"key_sise": 3072}}, "key_size"),
+    "a host name without a domain": ({"hostname": "mail"}, "postfix_mta:hostname"),
+    "a host name with a space": ({"hostname": "mail example.com"}, "postfix_mta:hostname"),
+    "an address for a host name": ({"hostname": "192.0.2.1"}, "postfix_mta:hostname"),
+    "a line break in a host name": ({"hostname": "mail.example.com\nrelayhost=evil"}, "postfix_mta:hostname"),
+    "a parameter that Postfix does not know": ({"parameters": {"smtpd_banne": "x"}}, "smtpd_banner"),
+    "a line break in a parameter": (
+        {"parameters": {"smtpd_banner": "x\nrelayhost = evil.example.com"}},
+        "postfix_mta:parameters:smtpd_banner",
+    ),
+    "a line break in a parameter's name": ({"parameters": {"a\nrelayhost": "x"}}, "postfix_mta:parameters"),
+    "a mapping for a parameter": (
+        {"parameters": {"relayhost": {"host": "x"}}},
+        "postfix_mta:parameters:relayhost",
+    ),
+    "a key that clients refuse": ({"certificate": {"key_size": 1024}}, "postfix_mta:certificate:key_size"),
+    "a key of an unknown kind": ({"certificate": {"key_type": "dsa"}}, "postfix_mta:certificate:key_type"),
+    "a relative path": ({"certificate": {"key": "smtpd.key"}}, "postfix_mta:certificate:key"),
+    "a port out of range": ({"firewall": {"ports": [25, 70000]}}, "postfix_mta:firewall:ports"),
+    "a port that is a text": ({"firewall": {"ports": ["smtp"]}}, "postfix_mta:firewall:ports"),
+    "a firewall that does not exist": ({"firewall": {"backend": "ipchains"}}, "postfix_mta:firewall:backend"),
+    "a yes that is a text": ({"sasl": {"enabled": "perhaps"}}, "postfix_mta:sasl:enabled"),
+    "a mechanism that does not exist": ({"sasl": {"mechanisms": ["pan"]}}, "pam"),
+    "a shell in a socket directory": (
+        {"sasl": {"socket_directory": "/var/spool/postfix/$(reboot)"}},
+        "postfix_mta:sasl:socket_directory",
+    ),
+    "a mode that YAML reads as a number": ({"sasl": {"directory_mode": 0o755}}, "postfix_mta:sasl:directory_mode"),
+    "a profile that does not exist": ({"profile": "hardend"}, "postfix_mta:profile"),
+    "a service without a type": ({"services": {"submission": {"command": "smtpd"}}}, "postfix_mta:services"),
+    "an alias with a line break": ({"aliases": {"bob": "alice\nroot: mallory"}}, "postfix_mta:aliases:bob"),
+    "a passphrase that is a number": (
+        {"certificate": {"ca": {"passphrase": 12345678}}},
+        "postfix_mta:certificate:ca:passphrase",
+    ),
+}
+
+SNAPSHOT = """
+{ find /etc /var/lib/dpkg /var/lib/postfix /var/spool/postfix -type f ! -path '*/saslauthd/cache*' \
+      -exec sha256sum {} +
+  find /etc /var/spool/postfix -printf '%p %m %u %g\\n'
+  for name in master saslauthd; do ps -o pid=,lstart=,comm= -C "$name"; done
+} | sort
+"""
+
+
+@pytest.fixture(scope="module")
+def snapshot(host):
+    """What is on the host: files with their sums, modes and owners, the queue, the daemons."""
+    return lambda: host.check_output(SNAPSHOT)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_pillar_changes_nothing(container, snapshot, name):
+    pillar, expected = BROKEN[name]
+    before = snapshot()
+    result = container.apply(pillar={"postfix_mta": pillar})
+    failed = {
+        key: state
+        for key, state in result.items()
+        if state["result"] is False and state.get("__run_num__") is not None
+    }
+    refused = [state for state in failed.values() if state["__id__"] == "postfix_mta_settings"]
+    assert len(refused) == 1
+    assert expected in refused[0]["comment"]
+    assert "12345678" not in str(result)
+    assert not any(state["changes"] for state in result.values())
+    assert snapshot() == before
+
+
+def test_all_problems_are_told_at_once(container):
+    pillar = {"hostname": "mail", "certificate": {"key_size": 1024}, "firewal": {}}
+    result = container.apply(pillar={"postfix_mta": pillar}, test=True)
+    comment = next(state["comment"] for state in result.values() if state["__id__"] == "postfix_mta_settings")
+    for expected in ("postfix_mta:hostname", "postfix_mta:certificate:key_size", "firewall"):
+        assert expected in comment

@@ -1,0 +1,267 @@
+"""bin/apply: arguments, the choice of Salt, the configuration, and what it makes of Salt's output."""
+
+import importlib.machinery
+import importlib.util
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "apply"
+
+
+@pytest.fixture
+def apply(tmp_path, monkeypatch):
+    """The script as a module, with its directories below a temporary one."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("bin_apply", str(SCRIPT))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_apply", loader))
+    loader.exec_module(module)
+    monkeypatch.setattr(module, "PRIVATE", tmp_path / "opt" / "salt")
+    monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
+    return module
+
+
+def program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("name", ["mail.example.com", "a.b", "MX-1.example.co.uk", "1.example.com"])
+def test_fully_qualified_names_are_taken(apply, name):
+    assert apply.is_fqdn(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mail", "", "-a.b", "a-.b", "a..b", "a.b.", "a_b.c", "192.0.2.1", "a.b\n", "x" * 64 + ".com", "a b.c"],
+)
+def test_other_names_are_refused(apply, name):
+    assert not apply.is_fqdn(name)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["mail"], ["a.b", "c.d"], ["a.b", "--pillar", "/no/such"], ["a.b", "--x"]]
+)
+def test_wrong_arguments_end_with_2_and_the_usage(arguments):
+    done = subprocess.run([str(SCRIPT), *arguments], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: bin/apply")
+
+
+def test_help_works_for_everybody():
+    done = subprocess.run([str(SCRIPT), "-h"], stdout=subprocess.PIPE, text=True, check=True)
+    assert "--pillar FILE" in done.stdout
+
+
+def test_only_root_may_run_it(apply, monkeypatch, capsys):
+    monkeypatch.setattr(apply.os, "geteuid", lambda: 1000)
+    assert apply.main(["mail.example.com"]) == 1
+    assert "sudo" in capsys.readouterr().err
+
+
+def test_a_recent_salt_call_is_usable_and_an_old_one_is_not(apply, tmp_path):
+    script = f"#!{sys.executable}\nprint('salt-call %s (Name)')\n"
+    assert apply.usable(program(tmp_path / "a", script % "3006.28"))
+    assert apply.usable(program(tmp_path / "b", script % "3008.3"))
+    assert not apply.usable(program(tmp_path / "c", script % "3005.1"))
+    assert not apply.usable(program(tmp_path / "d", "#!/bin/sh\nexit 1\n"))
+    assert not apply.usable(tmp_path / "absent")
+
+
+def test_a_salt_call_whose_python_lacks_pyopenssl_is_not_usable(apply, tmp_path):
+    python = program(tmp_path / "python3", '#!/bin/sh\n[ "$1" = -c ] && exit 1\necho salt-call 3008.3\n')
+    assert not apply.usable(program(tmp_path / "salt-call", f"#!{python}\n"))
+
+
+def test_the_salt_on_the_path_comes_before_the_private_one(apply, tmp_path, monkeypatch):
+    script = "#!/bin/sh\necho salt-call 3008.3\n"
+    private = program(apply.PRIVATE / "bin" / "salt-call", script)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:/bin:/usr/bin")
+    assert apply.find_salt() == str(private)
+    on_path = program(tmp_path / "path" / "salt-call", "#!/bin/sh\nexit 1\n")
+    assert apply.find_salt() == str(private)
+    on_path.write_text(script)
+    assert apply.find_salt() == str(on_path)
+    private.unlink()
+    on_path.unlink()
+    assert apply.find_salt() is None
+
+
+@pytest.mark.parametrize(("version", "line"), [((3, 9), 3006), ((3, 10), 3008), ((3, 13), 3008)])
+def test_the_release_of_salt_follows_python(apply, version, line):
+    assert apply.salt_line(version) == line
+
+
+def test_test_mode_installs_no_packages(apply, tmp_path, monkeypatch):
+    monkeypatch.setattr(apply, "missing_packages", lambda: ["gcc", "python3-dev"])
+    monkeypatch.setattr(apply, "checked", lambda *_args, **_kwargs: pytest.fail("ran a command"))
+    with pytest.raises(apply.Stop, match="gcc python3-dev"):
+        apply.install_salt(tmp_path / "salt", test=True)
+
+
+def test_the_configuration_is_private_and_the_argument_overrides_the_pillar_file(apply, tmp_path, capsys):
+    pillar = tmp_path / "my pillar"
+    pillar.write_text("postfix_mta:\n  # ours\n  hostname: other.example.com\n  profile: guide\n")
+    private = tmp_path / "private"
+    private.mkdir()
+    arguments = apply.parse(["mail.example.com", "--pillar", str(pillar), "--test"])
+    apply.write_configuration(private, arguments)
+    minion = json.loads((private / "minion").read_text())
+    assert minion["file_roots"] == {"base": [str(SCRIPT.parents[1])]}
+    assert minion["cachedir"] == str(private / "cache")
+    assert not apply.CACHE.exists()
+    assert json.loads((private / "pillar" / "top.sls").read_text()) == {"base": {"*": ["given", "hostname"]}}
+    assert (private / "pillar" / "given.sls").read_text() == pillar.read_text()
+    assert "other.example.com; mail.example.com is used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("postfix_mta:\n  hostname: a.b\n", "a.b"),
+        (
+            "other:\n  hostname: x.y\npostfix_mta:\n\n    # x\n    profile: guide\n    hostname: 'a.b' # x",
+            "a.b",
+        ),
+        ("postfix_mta:\n  relay:\n    hostname: x.y\n", None),
+        ("postfix_mta: {}\n", None),
+        ("other:\n  hostname: x.y\n", None),
+        ("", None),
+    ],
+)
+def test_the_host_name_of_a_pillar_file_is_found(apply, text, name):
+    assert apply.hostname_in(text) == name
+
+
+def salt_call(tmp_path, log, result, code=0):
+    (tmp_path / "result.json").write_text(result)
+    (tmp_path / "log").write_text(log)
+    private = tmp_path / "private"
+    private.mkdir()
+    script = f'cd {tmp_path}; echo "$@" > arguments; cat log >&2; cat result.json; exit {code}'
+    return str(program(tmp_path / "salt-call", f"#!/bin/sh\n{script}\n")), private
+
+
+LOG = """\
+INFO:call:Running state [/etc/mailname] at time 10:00:00.000000
+INFO:call:Executing state file.managed for [/etc/mailname]
+INFO:format_log:Made the following changes:
+'x' changed from 'a' to 'b'
+INFO:call:Completed state [/etc/mailname] at time 10:00:00.100000 (duration_in_ms=1234.5)
+INFO:call:Executing state a.b for [two]
+INFO:format_log:All is well
+INFO:call:Completed state [two] at time 10:00:00.100000 (duration_in_ms=1)
+INFO:call:Executing state c.d for [three]
+ERROR:format_log:It broke
+INFO:call:Completed state [three] at time 10:00:00.100000 (duration_in_ms=1)
+"""
+
+
+@pytest.mark.parametrize(("test", "word"), [(True, "would change"), (False, "changed")])
+def test_each_state_is_printed_as_it_ends(apply, tmp_path, capsys, test, word):
+    command, private = salt_call(tmp_path, LOG, '{"local": {"a_|-b": {}}}')
+    assert apply.run(command, private, test) == {"a_|-b": {}}
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"  {word:12} file.managed /etc/mailname (1.2 s)",
+        "  ok           a.b two (0.0 s)",
+        "  FAILED       c.d three (0.0 s)",
+    ]
+    assert (tmp_path / "arguments").read_text().split()[-3:] == ["state.apply", "postfix_mta", f"test={test}"]
+
+
+@pytest.mark.parametrize("result", ["", "Traceback", "[]", '{"remote": {}}'])
+def test_a_salt_that_breaks_down_is_shown(apply, tmp_path, result):
+    command, private = salt_call(tmp_path, "the reason\n", result, code=1)
+    with pytest.raises(apply.Stop, match="the reason"):
+        apply.run(command, private, False)
+
+
+def test_a_failed_state_fails_the_run_and_its_comment_is_printed(apply, capsys):
+    state = {
+        "name": "n",
+        "changes": {},
+        "comment": "one\ntwo",
+        "result": False,
+        "__id__": "the id",
+        "__run_num__": 1,
+    }
+    good = {
+        "name": "m",
+        "changes": {"x": {}},
+        "comment": "has been changed",
+        "result": True,
+        "__run_num__": 0,
+    }
+    assert apply.report({"b": state, "a": good}, test=False) is False
+    out = capsys.readouterr().out
+    assert "FAILED:\n  the id\n    one\n    two\n" in out
+    assert "2 states: 1 changed, 1 failed, 0 not run" in out
+
+
+def test_predicted_changes_are_no_failure(apply):
+    state = {"name": "n", "changes": {"x": {}}, "comment": "would", "result": None}
+    assert apply.report({"a": state}, test=True) is True
+
+
+def test_states_that_another_failure_kept_from_running_are_only_counted(apply, capsys):
+    comment = "One or more requisite failed: a.b"
+    state = {"name": "n", "changes": {}, "comment": comment, "result": False, "__id__": "the id"}
+    assert apply.report({"a": state}, test=False) is False
+    out = capsys.readouterr().out
+    assert "0 failed, 1 not run" in out
+    assert "the id" not in out
+
+
+def test_what_salt_could_not_render_is_a_failure_with_the_place_in_the_file(apply):
+    log = "INFO:x:y\nCRITICAL:z:Rendering SLS failed:\n  line 2, column 13\nTraceback (most\n  File\n"
+    with pytest.raises(apply.Stop) as stopped:
+        apply.returned('{"local": ["Pillar failed to render"]}', log)
+    assert str(stopped.value).splitlines() == [
+        "Salt could not start:",
+        "Pillar failed to render",
+        "Rendering SLS failed:",
+        "  line 2, column 13",
+    ]
+
+
+def test_the_conversation_is_the_comment_of_the_probe(apply, capsys):
+    apply.print_conversation({"mta_probe_|-id_|-name_|-answers": {"comment": "220 mail.example.com ESMTP"}})
+    assert "220 mail.example.com ESMTP" in capsys.readouterr().out
+
+
+def test_without_a_probe_the_server_is_asked(apply):
+    def serve():
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rw", newline="\r\n") as stream:
+            for answer in ("220 mail.example.com ESMTP", "250-mail.example.com\r\n250 DSN", "221 Bye"):
+                stream.write(answer + "\r\n")
+                stream.flush()
+                stream.readline()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        text = apply.conversation("127.0.0.1", listener.getsockname()[1])
+        thread.join()
+    assert text.splitlines()[1:] == [
+        "220 mail.example.com ESMTP",
+        "ehlo localhost",
+        "250-mail.example.com",
+        "250 DSN",
+        "quit",
+        "221 Bye",
+    ]
+
+
+def test_a_server_that_is_down_is_an_error(apply):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(apply.Stop, match="does not answer"):
+        apply.conversation("127.0.0.1", port)

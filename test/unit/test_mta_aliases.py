@@ -1,0 +1,338 @@
+"""mta_aliases: the syntax of aliases(5), byte for byte as it was where nothing is asked for."""
+
+import importlib.util
+import os
+import pathlib
+import stat
+
+import pytest
+import salt.loader
+from hypothesis import given
+from hypothesis import strategies as st
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+FILE = pathlib.Path(__file__).resolve().parents[2] / "_modules/mta_aliases.py"
+SPEC = importlib.util.spec_from_file_location("pure_mta_aliases", FILE)
+pure = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(pure)
+
+POSTALIAS = """\
+#!/bin/sh
+file=${3#*:}
+case ${3%%:*} in hash) suffix=.db;; *) suffix=.${3%%:*};; esac
+tr a-z A-Z <"$file" >"$file$suffix"
+[ ! -e "$0.broken" ]
+"""
+
+STOCK = "# See man 5 aliases for format\npostmaster:    root\n"
+
+FULL = """\
+# top
+
+postmaster:    root
+root: alice,
+  # a comment between
+  bob
+"quoted:user": "john doe"@example.com, "j d"
+List: :include:/etc/list, /var/mail/archive
+ticket: "|/usr/bin/ticket --queue a, b"
+# end
+"""
+
+
+def edited(text, **aliases):
+    return pure._edited(text, pure._wanted(aliases))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "aliases"
+
+
+@pytest.fixture
+def plan(modules, path):
+    return lambda seeded=None, **aliases: modules["mta_aliases.plan"](str(path), aliases, seeded)
+
+
+@pytest.fixture
+def inside(modules):
+    return modules["mta_aliases.plan"].func.__globals__
+
+
+@pytest.fixture
+def installed(inside, tmp_path, monkeypatch):
+    """A host on which postalias exists; it writes what it was given, in capitals."""
+    program = tmp_path / "postalias"
+    program.write_text(POSTALIAS)
+    program.chmod(0o755)
+    monkeypatch.setitem(inside, "POSTALIAS", str(program))
+    return program
+
+
+@pytest.fixture
+def main_cf(pretend, path):
+    """What main.cf says about aliases."""
+    parameters = {"alias_database": f"hash:{path}"}
+    pretend("postconf.show", lambda: parameters)
+    return parameters
+
+
+@pytest.fixture
+def apply(modules, path, installed, main_cf, pretend):
+    """Apply, with the transaction's files written at once; returns what was asked to be written."""
+    written = []
+
+    def write(target, contents, user=None, group=None, mode=None, activate=None):
+        written.append((os.path.basename(target), mode, activate))
+        with open(target, "wb") as handle:
+            handle.write(contents)
+
+    pretend("mta_transaction.write", write)
+
+    def run(**aliases):
+        modules["mta_aliases.apply"](str(path), aliases)
+        return written
+
+    return run
+
+
+def test_every_entry_of_a_full_file_is_understood(modules, path):
+    path.write_text(FULL)
+    assert modules["mta_aliases.show"](str(path)) == {
+        "postmaster": ["root"],
+        "root": ["alice", "bob"],
+        "quoted:user": ['"john doe"@example.com', '"j d"'],
+        "list": [":include:/etc/list", "/var/mail/archive"],
+        "ticket": ["|/usr/bin/ticket --queue a, b"],
+    }
+
+
+def test_an_absent_file_is_none(modules, path):
+    assert modules["mta_aliases.show"](str(path)) is None
+
+
+def test_nothing_to_do_for_entries_that_are_written_differently_only():
+    same = {
+        "root": ["alice", "bob"],
+        "LIST": [":include:/etc/list", "/var/mail/archive"],
+        "ticket": "|/usr/bin/ticket --queue a, b",
+        "Postmaster": "root",
+    }
+    assert edited(FULL, **same) == FULL
+
+
+@pytest.mark.parametrize("value", ["alice, bob", "alice bob", ["alice", "bob"], "alice ,bob", '"alice","bob"'])
+def test_lists_compare_equal_however_they_are_spelt(plan, path, value):
+    path.write_text(FULL)
+    assert plan(root=value)["changes"] == {}
+
+
+def test_a_changed_entry_takes_its_continuation_lines_with_it_and_leaves_comments():
+    assert edited(FULL, root="carol") == FULL.replace("root: alice,\n", "root: carol\n").replace("  bob\n", "")
+
+
+def test_a_removed_entry_takes_its_continuation_lines_with_it():
+    assert edited(FULL, root=None) == FULL.replace("root: alice,\n", "").replace("  bob\n", "")
+
+
+def test_a_quoted_name_is_found_without_its_quotes():
+    assert '"quoted:user": x\n' in edited(FULL, **{"quoted:user": "x"})
+    assert "quoted:user" not in edited(FULL, **{"Quoted:User": None})
+
+
+def test_a_new_entry_goes_to_the_end():
+    assert edited(STOCK, root="alice") == STOCK + "root: alice\n"
+
+
+def test_a_command_with_arguments_is_quoted_as_a_whole():
+    assert edited("", t='|/bin/x "a b" \\') == 't: "|/bin/x \\"a b\\" \\\\"\n'
+    assert edited("", t="|/bin/x") == "t: |/bin/x\n"
+    assert edited("", t=":include:/a b") == 't: ":include:/a b"\n'
+
+
+def test_a_name_with_special_characters_is_quoted():
+    assert edited("", **{"a b": "x", "c#d": "y"}) == '"a b": x\n"c#d": y\n'
+
+
+def test_an_unquoted_command_with_arguments_in_the_file_is_mended():
+    assert edited("t: |/bin/x y\n", t="|/bin/x y") == 't: "|/bin/x y"\n'
+
+
+def test_duplicates_collapse_into_the_first():
+    assert edited("a: x\nb: y\nA: z\n", a="x") == "a: x\nb: y\n"
+
+
+def test_a_missing_final_newline_is_added_only_where_it_is_needed():
+    assert edited("a: x\nb: y", b="y") == "a: x\nb: y"
+    assert edited("a: x\nb: y", b="z") == "a: x\nb: z"
+    assert edited("a: x\nb: y", c="z") == "a: x\nb: y\nc: z\n"
+    assert edited("a: x\nb: y", b=None) == "a: x\n"
+
+
+def test_crlf_files_stay_crlf():
+    text = "a: x,\r\n y\r\nb: z\r\n"
+    assert edited(text, a=["x", "y"], b="z") == text
+    assert edited(text, a="q", c="new") == "a: q\r\nb: z\r\nc: new\r\n"
+
+
+def test_bytes_that_are_no_utf8_survive(apply, path):
+    path.write_bytes(b"# caf\xe9\na: x\n")
+    apply(b="y")
+    assert path.read_bytes() == b"# caf\xe9\na: x\nb: y\n"
+
+
+def test_lines_that_postalias_skips_are_left_and_reported(plan, path):
+    text = " lost: x\nno colon\nuser@example.com: x\nempty:\n"
+    path.write_text(text)
+    comment = plan(a="x")["comment"]
+    for words in (
+        "line 1 begins with whitespace",
+        "line 2 is not",
+        "line 3: a name must",
+        "line 4: empty has no",
+    ):
+        assert words in comment
+    assert edited(text, a="x") == text + "a: x\n"
+
+
+@pytest.mark.parametrize(
+    "aliases",
+    [
+        {"": "x"},
+        {"a\nb": "x"},
+        {"a": "x\ny: z"},
+        {"a": []},
+        {"a": ""},
+        {"a": True},
+        {"a": {"b": "c"}},
+        {"a": '"open'},
+        {"a": "x", "A": "y"},
+        ["a"],
+    ],
+)
+def test_what_an_aliases_file_cannot_hold_is_refused(modules, path, aliases):
+    with pytest.raises(SaltInvocationError):
+        modules["mta_aliases.plan"](str(path), aliases)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(plan, path):
+    path.mkdir()
+    with pytest.raises(CommandExecutionError, match="Cannot read"):
+        plan(a="x")
+
+
+def test_changes_show_old_and_new(plan, path):
+    path.write_text(FULL + "root: dave\n")
+    assert plan(root="carol", postmaster=None, new=["a", "b"])["changes"] == {
+        "root": {"old": "alice, bob; dave", "new": "carol"},
+        "postmaster": {"old": "root", "new": None},
+        "new": {"old": None, "new": "a, b"},
+    }
+
+
+def test_before_the_package_is_there_its_own_file_is_assumed(plan):
+    seeded = {"postmaster": "root", "root": "alice"}
+    assert plan(seeded, root="alice", postmaster="root") == {"changes": {}, "activate": {}, "comment": None}
+    assert plan(seeded, root="bob")["changes"] == {"root": {"old": "alice", "new": "bob"}}
+    assert plan(root="bob")["changes"] == {"root": {"old": None, "new": "bob"}}
+
+
+def test_a_missing_file_is_created_and_compiled(apply, path):
+    assert apply(root="alice") == [
+        ("aliases", None, {"postfix": "reload"}),
+        ("aliases.db", "0644", {"postfix": "reload"}),
+    ]
+    assert path.read_text() == "root: alice\n"
+    assert path.with_name("aliases.db").read_text() == "ROOT: ALICE\n"
+
+
+def test_the_compiled_form_gets_the_mode_of_its_source(apply, path):
+    path.write_text(STOCK)
+    path.chmod(0o600)
+    assert apply(root="alice")[1][:2] == ("aliases.db", "0600")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_only_a_missing_or_older_compiled_form_is_a_change(plan, apply, path):
+    path.write_text(STOCK)
+    compiled = path.with_name("aliases.db")
+    item = f"{path} (compiled)"
+    assert plan(postmaster="root")["changes"] == {item: {"old": "missing", "new": "up to date"}}
+    assert apply(postmaster="root") == [("aliases.db", "0644", {"postfix": "reload"})]
+    assert plan(postmaster="root")["changes"] == {}
+    os.utime(compiled, (1, 1))
+    assert plan(postmaster="root")["changes"][item]["old"] == f"older than {path}"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "suffix"),
+    [
+        ({"alias_database": "hash:{0}"}, ".db"),
+        ({"alias_database": "cdb:/etc/other, lmdb:{0}"}, ".lmdb"),
+        ({"alias_maps": "hash:/etc/other proxy:cdb:{0}"}, ".cdb"),
+        ({"alias_database": "$default_database_type:{0}", "default_database_type": "lmdb"}, ".lmdb"),
+        ({"alias_database": "texthash:{0}"}, None),
+        ({"alias_database": "hash:/etc/other"}, None),
+        ({"alias_database": ""}, None),
+    ],
+)
+def test_main_cf_says_how_the_file_is_compiled(plan, apply, path, main_cf, parameters, suffix):
+    path.write_text(STOCK)
+    main_cf.clear()
+    main_cf.update({name: value.format(path) for name, value in parameters.items()})
+    assert bool(plan()["changes"]) == bool(suffix)
+    assert [name for name, *_ in apply()] == ([f"aliases{suffix}"] if suffix else [])
+    assert plan()["changes"] == {}
+
+
+def test_where_main_cf_is_silent_the_compiled_file_that_exists_says_it(plan, apply, path, main_cf):
+    path.write_text(STOCK)
+    main_cf.clear()
+    path.with_name("aliases.lmdb").write_text("")
+    assert plan()["changes"] == {}
+    assert [name for name, *_ in apply(root="alice")] == ["aliases", "aliases.lmdb"]
+
+
+def test_a_failing_postalias_is_an_error(apply, installed, path):
+    installed.with_name("postalias.broken").write_text("")
+    with pytest.raises(CommandExecutionError, match="postalias cannot compile"):
+        apply(root="alice")
+
+
+def test_the_state_announces_and_then_is_satisfied(opts, modules, context, path):
+    path.write_text(STOCK)
+    states = salt.loader.states({**opts, "test": True}, modules, {}, None, context=context)
+    managed = states["mta_aliases.managed"]
+    would = managed(str(path), aliases={"root": "alice"}, transaction="postfix_mta")
+    assert (would["result"], would["changes"]) == (None, {"root": {"old": None, "new": "alice"}})
+    assert path.read_text() == STOCK
+    assert managed(str(path), aliases={"postmaster": "root"}, transaction="postfix_mta")["result"] is True
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.just(" "), min_size=1).filter(
+    lambda name: name.strip() == name and name.isprintable()
+)
+ADDRESSES = st.from_regex(r"\A[a-z0-9.+_-]{1,12}(@[a-z0-9.-]{1,12})?\Z")
+COMMANDS = st.text(st.characters(min_codepoint=32, max_codepoint=126)).map(lambda text: "|" + text.strip())
+NOISE = st.sampled_from(
+    ["", "# comment", "   ", " # indented", "no colon here", "other: x,\n  # c\n  y", '"o:p": q']
+)
+
+
+@given(st.dictionaries(NAMES, st.lists(ADDRESSES | COMMANDS, min_size=1), max_size=4), st.lists(NOISE))
+def test_what_is_written_is_what_is_read_and_a_second_edit_changes_nothing(aliases, noise):
+    try:
+        wanted = pure._wanted(aliases)
+    except SaltInvocationError:
+        return
+    noise = [line for line in noise if pure._name(line.partition(":")[0]) not in wanted]
+    text = "\n".join(["first: x", *noise])
+    if {"first", "other", "o:p"} & set(wanted):
+        return
+    result = pure._edited(text, wanted)
+    assert result.startswith(text)
+    read = {name: values for name, values, _ in pure._entries(result)[0]}
+    assert {name: read[name] for name in wanted} == wanted
+    assert pure._edited(result, wanted) == result
+    gone = pure._edited(result, dict.fromkeys(wanted))
+    assert gone.rstrip("\n") == text.rstrip("\n")

@@ -20,7 +20,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "4c607c4555c1"
+REVISION = "9154675a3345"
 
 
 def revision():

@@ -660,11 +660,14 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         if plan.get("errors"):
             raise CommandExecutionError("\n".join(plan["errors"]))
         changes = plan["changes"]
+        activate = plan.get("activate", {})
+        if changes:
+            run["changes"][module] = {**run["changes"].get(module, {}), **changes}
+            changes = {**changes, "activation": max(activate.values(), key=STRENGTH.get, default="none")}
         if changes and test:
-            run["announced"] = _stronger(run["announced"], plan.get("activate", {}))
+            run["announced"] = _stronger(run["announced"], activate)
             ret.update(result=None, changes=changes, comment=f"{subject} would have been changed.")
         elif changes:
-            run["changes"][module] = {**run["changes"].get(module, {}), **changes}
             __salt__[f"{module}.{functions[1]}"](**args)
             ret.update(changes=changes, comment=f"{subject} has been changed.")
             if not transaction:
@@ -672,8 +675,6 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
                 ret["comment"] += f" {outcome['comment']}"
                 if not outcome["result"]:
                     ret.update(result=False, changes={}, comment=outcome["comment"])
-        if changes and test:
-            run["changes"][module] = changes
         if note:
             ret["comment"] += f"\n{note}"
     except (CommandExecutionError, SaltInvocationError) as err:
@@ -682,8 +683,13 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
             undone = undo(f"{subject}: {err}")
             if undone["restored"]:
                 ret["comment"] += "\n" + _undone_text(undone)
-            if not transaction:
-                __context__.pop("mta_transaction", None)
+    except BaseException as err:
+        if not test:
+            undo(f"{subject}: {err!r}")
+        raise
+    finally:
+        if not transaction:
+            __context__.pop("mta_transaction", None)
     return ret
 
 
@@ -739,7 +745,7 @@ def close(services=None, verify=None):
 
     services
         Names of services that must be enabled and running afterwards. Default: none is enabled; those that
-        a member named are activated.
+        a member named are activated, or started when they are enabled and do not run.
 
     verify
         Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
@@ -759,19 +765,25 @@ def close(services=None, verify=None):
     problems, notes, transcript = [], [], []
     try:
         done = _activate(run, services or [])
-        if enabled:
+        if not enabled:
+            notes = ["Not verified, as verify.enabled is false."]
+        elif not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+            notes = ["Not verified, as Postfix does not run and is not enabled."]
+        else:
             thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
             checked = __salt__["mta_probe.check"](**thorough, **verify)
-            problems, notes, transcript = checked["problems"], checked["notes"], checked["transcript"]
+            problems, transcript = checked["problems"], checked["transcript"]
+            notes = ["The server answers.", *checked["notes"]]
     except CommandExecutionError as err:
         problems = [str(err)]
+    except BaseException as err:
+        undo(f"the conversation was interrupted: {err!r}")
+        raise
     if not problems:
         _keep_originals()
         _drop_journal()
         _end(run)
-        comment = "; ".join(done) + "; " if done else ""
-        comment += "the server answers." if enabled else "not verified, as verify.enabled is false."
-        comment = "\n".join([comment[0].upper() + comment[1:], *notes])
+        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
         return {"result": True, "comment": comment, "transcript": transcript}
     server_log = _server_log(run["before"]["time"])
     text = "\n".join(problems + server_log)
@@ -806,7 +818,8 @@ def _activate(run, services):
             __salt__["mta_service.enable"](name)
             done.append(f"{name} enabled")
         if not now["active"]:
-            if name in services:
+            # A daemon that is enabled should run: what keeps it from that may be what has just been mended.
+            if name in services or now["enabled"]:
                 __salt__["mta_service.start"](name)
                 done.append(f"{name} started")
         elif name in activate:

@@ -235,6 +235,30 @@ class TestMember:
             assert (result["result"], result["changes"]) == (False, {})
             assert "smtpd_banne" in result["comment"]
 
+    def test_changes_say_how_they_are_activated(self, transaction, thing):
+        for test in (True, False):
+            result = transaction("member", "x", thing, {"text": "new\n"}, test=test)
+            assert result["changes"]["activation"] == "reload"
+
+    def test_an_unforeseen_error_is_undone_too(self, transaction, thing, pretend, main_cf):
+        def fail(text):
+            transaction("write", str(main_cf), text)
+            raise RuntimeError("unforeseen")
+
+        pretend("thing.apply", fail)
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            transaction("member", "x", thing, {"text": "new\n"})
+        assert main_cf.read_text() == "myhostname = old\n"
+
+    def test_where_postfix_is_not_to_run_nothing_is_verified(self, transaction, thing, server, main_cf, pretend):
+        stopped = {"installed": True, "enabled": False, "active": False}
+        pretend("mta_service.status", lambda names: {name: stopped for name in names})
+        server.broken = True
+        result = transaction("member", "x", thing, {"text": "new\n"})
+        assert result["result"] is True
+        assert "does not run" in result["comment"]
+        assert main_cf.read_text() == "new\n"
+
     def test_after_a_failure_later_members_are_not_applied(self, transaction, thing, main_cf):
         transaction("member", "x", thing, {"text": "new\n"}, transaction="t")
         failed = transaction("member", "y", thing, {"text": "z", "errors": ["no"]}, transaction="t")

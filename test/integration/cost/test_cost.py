@@ -51,3 +51,24 @@ def test_masterless(benchmark, container):
 
 def test_on_a_running_minion(benchmark, minion):
     assert benchmark("minion", "--", *minion) == 0
+
+
+# Does what postconf(1) does, and keeps a list of how it was called.
+COUNTING = '#!/bin/sh\necho "$*" >> /root/postconf.calls\nexec /usr/sbin/postconf.real "$@"\n'
+
+
+def test_a_change_of_thirty_parameters_takes_one_write_process(container):
+    container.exec("mv /usr/sbin/postconf /usr/sbin/postconf.real")
+    container.put({"/usr/sbin/postconf": COUNTING})
+    container.exec("chmod 755 /usr/sbin/postconf")
+    try:
+        parameters = {f"smtpd_{number}_restriction_class_for_the_test": "permit" for number in range(30)}
+        classes = {"smtpd_restriction_classes": list(parameters)}
+        pillar = {"root_recipient": "alice", "parameters": {**parameters, **classes}}
+        results = container.apply(pillar={"postfix_mta": pillar})
+        assert all(state["result"] for state in results.values())
+        calls = container.exec("cat /root/postconf.calls").stdout.splitlines()
+    finally:
+        container.exec("mv /usr/sbin/postconf.real /usr/sbin/postconf")
+    assert len([call for call in calls if " -e " in f" {call} "]) == 1
+    assert len(container.exec("postconf -n | grep _restriction_class_for_the_test").stdout.splitlines()) == 31

@@ -121,6 +121,51 @@ class TestCertificate:
         assert all(state["result"] for state in container.apply().values())
 
 
+class TestUnmanaged:
+    """What main.cf and master.cf hold that neither the pillar nor the package names."""
+
+    @pytest.fixture
+    def by_hand(self, host):
+        host.check_output("postconf -e 'maximal_backoff_time = 1h' 'delay_warning_time = 4h'")
+        host.check_output(
+            "postconf -Me 'byhand/unix=byhand unix - n n - - pipe flags=q user=nobody argv=/bin/true'"
+        )
+        yield ("maximal_backoff_time", "delay_warning_time", "byhand/unix")
+        host.run("postconf -X maximal_backoff_time delay_warning_time; postconf -MX byhand/unix")
+
+    @pytest.fixture
+    def apply(self, container, instance):
+        pillar = instance.provisioner["pillars"]["postfix_mta.sls"]["postfix_mta"]
+
+        def with_unmanaged(unmanaged, **kwargs):
+            settings = {**pillar, "unmanaged": unmanaged}
+            return result(container.apply(pillar={"postfix_mta": settings}, **kwargs), "postfix_mta_config")
+
+        yield with_unmanaged
+        container.set_pillar({"postfix_mta": pillar})
+
+    def test_keep_leaves_it(self, apply, by_hand):
+        done = apply("keep")
+        assert (done["result"], done["changes"]) == (True, {})
+        assert not any(name in done["comment"] for name in by_hand)
+
+    def test_warn_lists_it(self, apply, by_hand):
+        done = apply("warn")
+        assert (done["result"], done["changes"]) == (True, {})
+        assert all(name in done["comment"] for name in by_hand)
+
+    def test_remove_takes_it_out_and_leaves_what_the_package_has(self, host, apply, by_hand):
+        before = host.check_output("postconf -n; postconf -M").splitlines()
+        predicted = apply("remove", test=True)
+        done = apply("remove")
+        assert done["result"] is True
+        assert done["changes"] == predicted["changes"]
+        gone = set(before) - set(host.check_output("postconf -n; postconf -M").splitlines())
+        assert len(gone) == 3
+        assert all(any(name.partition("/")[0] in line for line in gone) for name in by_hand)
+        assert apply("remove")["changes"] == {}
+
+
 class TestFirewall:
     """The how-to's ports in the how-to's rules file."""
 

@@ -304,7 +304,10 @@ def test_the_state_announces_and_then_is_satisfied(opts, modules, context, path)
     states = salt.loader.states({**opts, "test": True}, modules, {}, None, context=context)
     managed = states["mta_aliases.managed"]
     would = managed(str(path), aliases={"root": "alice"}, transaction="postfix_mta")
-    assert (would["result"], would["changes"]) == (None, {"root": {"old": None, "new": "alice"}})
+    assert (would["result"], would["changes"]) == (
+        None,
+        {"root": {"old": None, "new": "alice"}, "activation": "reload"},
+    )
     assert path.read_text() == STOCK
     assert managed(str(path), aliases={"postmaster": "root"}, transaction="postfix_mta")["result"] is True
 

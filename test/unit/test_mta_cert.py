@@ -90,7 +90,10 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path, opts, states, modules, pretend, monkeypatch):
-    pretend("mta_service.status", lambda names: {name: {"installed": False} for name in names})
+    pretend(
+        "mta_service.status",
+        lambda names: {name: dict.fromkeys(("installed", "enabled", "active"), False) for name in names},
+    )
     pretend("mta_service.daemon_reload", lambda: None)
     pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "notes": [], "transcript": []})
     made = Host(tmp_path / "ssl", opts, states, modules)
@@ -496,7 +499,7 @@ def test_the_authority_is_renewed_with_its_key_and_name_and_old_certificates_sta
     assert host.authority()["changes"] == {}
     host.now += DAY
     predicted = host.authority(test=True)["changes"]
-    assert list(predicted) == [str(host.ca)]
+    assert list(predicted) == [str(host.ca), "activation"]
     assert host.authority()["changes"] == predicted
     new = host.loaded(host.ca)
     assert (new.subject, new.public_key()) == (old.subject, old.public_key())

@@ -756,7 +756,7 @@ def test_the_state_reports_what_would_change_and_changes_nothing(host, opts, req
     states = request.getfixturevalue("states")
     result = states["postconf.managed"](str(host.directory), parameters={"biff": True}, transaction="mail")
     assert result["result"] is None, result["comment"]
-    assert result["changes"] == {"biff": {"old": "no", "new": "yes"}}
+    assert result["changes"] == {"biff": {"old": "no", "new": "yes"}, "activation": "reload"}
     assert host.main() == MAIN
 
 

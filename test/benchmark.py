@@ -2,16 +2,15 @@
 """
 What an apply with nothing to change costs, against a ``state.apply`` of one ``test.nop``.
 
-Runs on a host that the formula has converged (in the rig: ``bin/test benchmark``). CPU seconds are user + system
-of the whole process tree: masterless those of ``salt-call`` and its children; on a minion those of its processes
-and of the children that they waited for. The two are measured in turn; medians are compared.
+Runs on a host that the formula has converged (``bin/test integration cost``). CPU seconds are user + system
+of the whole process tree: masterless those of ``salt-call`` and its children; on a minion those of the control
+group of the systemd unit salt-minion-cost. The two are measured in turn; medians are compared.
 
     benchmark.py masterless --rounds 7 -- salt-call --local
     benchmark.py minion --rounds 7 -- salt mail.example.com
 """
 
 import argparse
-import os
 import pathlib
 import resource
 import statistics
@@ -21,7 +20,7 @@ import time
 
 LIMITS = {"masterless": 1.20, "minion": 1.60}
 REFERENCE = "postfix_mta_reference"
-TICK = os.sysconf("SC_CLK_TCK")
+UNIT = "salt-minion-cost.service"
 
 
 def children_seconds():
@@ -31,21 +30,15 @@ def children_seconds():
 
 
 def minion_seconds():
-    """CPU seconds of the running salt-minion's processes, with everything that they have waited for."""
+    """CPU seconds of the control group in which salt-minion runs, with everything that it has started."""
     time.sleep(1)  # for the process of the last job to end
-    total = 0
-    minions = set()
-    for process in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            command = (process / "cmdline").read_bytes()
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        # A process that has ended and was not waited for yet has no command line, but still its parent.
-        if b"salt-minion" in command or fields[1] in minions:
-            minions.add(process.name)
-            total += sum(int(ticks) for ticks in fields[11:15])
-    return total / TICK
+    pid = subprocess.run(
+        ["systemctl", "show", "--value", "--property=MainPID", UNIT], stdout=subprocess.PIPE, check=True
+    )
+    groups = pathlib.Path(f"/proc/{int(pid.stdout)}/cgroup").read_text().splitlines()
+    group = next(line[3:] for line in groups if line.startswith("0::"))
+    statistic = pathlib.Path(f"/sys/fs/cgroup{group}/cpu.stat").read_text().split()
+    return int(statistic[statistic.index("usage_usec") + 1]) / 1e6
 
 
 def last_task():

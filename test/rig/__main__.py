@@ -8,7 +8,6 @@ Run this formula's tests.
                                              container suites as kitchen.yml defines them; default: all
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
-    bin/test benchmark [PLATFORM]            what an apply with nothing to change costs
     bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)
 
 An option and everything after it goes to pytest.
@@ -30,7 +29,8 @@ from rig.container import Container, remove_all, run_label
 RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
 WORKERS = 2
 TOOLS = pathlib.Path(sys.executable).parent
-REFERENCE = "postfix_mta_reference"
+# Suites that measure CPU time: nothing else runs beside them.
+ALONE = ("cost",)
 
 processes = set()
 output_lock = threading.Lock()
@@ -132,18 +132,20 @@ def verify(instance, args):
 
 
 def integration(chosen, args):
-    """The counts of instances, two at a time."""
+    """The counts of instances: two at a time, and then one after the other those that measure."""
     build(instance.platform for instance in chosen)
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
+    beside = [instance for instance in chosen if instance.suite not in ALONE]
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        jobs = [pool.submit(guarded, instance, args) for instance in chosen]
+        jobs = [pool.submit(guarded, instance, args) for instance in beside]
         try:
-            return [job.result() for job in jobs]
+            counts = [job.result() for job in jobs]
         except BaseException:
             for job in jobs:
                 job.cancel()
             stop_processes()
             raise
+    return counts + [guarded(instance, args) for instance in chosen if instance.suite in ALONE]
 
 
 def guarded(instance, args):
@@ -154,26 +156,6 @@ def guarded(instance, args):
         with output_lock:
             say(f"{instance.name}: no tests ran\n{error}")
         return {"passed": 0, "failed": 1, "skipped": 0}
-
-
-def benchmark(platform):
-    """Compare an apply that changes nothing with one test.nop, masterless. The script's exit code."""
-    instance = next(item for item in kitchen.choose([platform]) if item.converges)
-    name = f"{PREFIX}-{RUN}-benchmark"
-    image = images.platform_image(platform)
-    container = Container.start(name, instance.driver, image, [run_label(RUN)])
-    try:
-        container.provision(instance.provisioner)
-        container.copy(REPOSITORY / "test/benchmark.py", "/srv/benchmark.py")
-        container.put({f"/srv/salt/{REFERENCE}.sls": "nothing:\n  test.nop: []\n"})
-        failed = results.failures(container.apply())
-        assert not failed, "\n".join(failed)
-        command = ["python3", "/srv/benchmark.py", "masterless", "--", "salt-call", "--local"]
-        done = container.exec(command, check=False)
-    finally:
-        container.remove()
-    print(done.stdout + done.stderr, end="", flush=True)
-    return done.returncode
 
 
 def stop_processes():
@@ -232,9 +214,6 @@ def main(command="all", *words):
         with clean_engine():
             build(words)
         return 0
-    if command == "benchmark" and len(words) <= 1:
-        with clean_engine():
-            return benchmark(*(words or kitchen.platforms()[:1]))
     if command == "pytest":
         os.chdir(REPOSITORY)
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])

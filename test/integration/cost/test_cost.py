@@ -35,14 +35,15 @@ def minion(container):
         }
     )
     for daemon in ("salt-master", "salt-minion"):
-        container.exec([daemon, "--config-dir=/etc/salt-pair", "--daemon"])
+        unit = ["systemd-run", f"--unit={daemon}-cost", "--service-type=exec"]
+        container.exec([*unit, "/usr/local/bin/" + daemon, "--config-dir=/etc/salt-pair"])
     command = ["salt", "--config-dir=/etc/salt-pair", "--timeout=60", "mail.example.com"]
     deadline = time.monotonic() + 90
     while "True" not in container.exec([*command, "test.ping"], check=False).stdout:
         assert time.monotonic() < deadline, "the minion does not answer its master"
         time.sleep(1)
     yield command
-    container.exec("pkill -f /etc/salt-pair", check=False)
+    container.exec(["systemctl", "stop", "salt-minion-cost", "salt-master-cost"])
 
 
 def test_masterless(benchmark, container):

@@ -639,9 +639,11 @@ def _problems(chain, anchors, names, now, window=None, public=None, fields=None)
         for lower, upper in zip(chain, chain[1:]):
             if not _issued_by(lower, upper.subject, upper.public_key()):
                 problems.append(f"its chain is broken: {_subject_text(upper)} did not sign {_subject_text(lower)}")
-        trusted = anchors if anchors is not None else [(leaf.subject, own)]
-        if not any(_leads_to(chain[-1], *anchor) for anchor in trusted):
-            signer = "itself" if anchors is None else "the authority"
+        if anchors is None:
+            signer, signed = "itself", _issued_by(leaf, leaf.subject, own)
+        else:
+            signer, signed = "the authority", any(_leads_to(chain[-1], *anchor) for anchor in anchors)
+        if not signed:
             problems.append(f"it is not signed by {signer} but by {leaf.issuer.rfc4514_string() or 'nobody'}")
     except lib.errors as err:
         problems.append(f"it cannot be understood: {err}")

@@ -19,6 +19,9 @@ import tempfile
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+# The how-to's: SMTP, POP3 and POP3S, IMAP and IMAPS.
+PORTS = (25, 110, 995, 143, 993)
+
 BEGIN = "# postfix_mta: begin"
 END = "# postfix_mta: end"
 
@@ -57,7 +60,7 @@ SHORT = {
 }
 
 
-def plan(backend="auto", ports=(), rules_file="/etc/iptables.firewall.rules"):
+def plan(backend="auto", ports=PORTS, rules_file="/etc/iptables.firewall.rules"):
     """
     Return what has to change for the ports to be open; nothing is changed.
 
@@ -65,8 +68,8 @@ def plan(backend="auto", ports=(), rules_file="/etc/iptables.firewall.rules"):
         ``iptables``: the rules file. ``none``: no firewall. ``auto``: ``iptables`` when the rules file
         exists, else ``none``.
 
-    ports (list of int)
-        TCP ports. Without any, the block of rules goes.
+    ports (list of int, default 25, 110, 995, 143, 993)
+        TCP ports. With an empty list the block of rules goes.
 
     rules_file (str, default /etc/iptables.firewall.rules)
         A file for iptables-restore(8).
@@ -115,7 +118,7 @@ def plan(backend="auto", ports=(), rules_file="/etc/iptables.firewall.rules"):
     return {"backend": "iptables", "changes": changes}
 
 
-def apply(backend="auto", ports=(), rules_file="/etc/iptables.firewall.rules"):
+def apply(backend="auto", ports=PORTS, rules_file="/etc/iptables.firewall.rules"):
     """
     Write the rules file and load it, as far as :py:func:`plan` finds it necessary.
 

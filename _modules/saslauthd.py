@@ -509,7 +509,8 @@ def authenticate(username, password=None, service="smtp", realm="", socket=None,
         Path of the socket. Default: ``mux`` in the directory that the daemon's settings name.
 
     password_pillar
-        Pillar path of the password, in place of ``password``: ``postfix_mta:verify:login:password``.
+        Pillar path of the password, in place of ``password``: ``postfix_mta:verify:login:password``. The value
+        may be an ``sdb://`` URI.
 
     timeout
         Seconds for the connection, and again for the answer; default 30. A refusal takes PAM some seconds.
@@ -528,6 +529,9 @@ def authenticate(username, password=None, service="smtp", realm="", socket=None,
     """
     if password_pillar:
         password = traverse_dict_and_list(__pillar__, password_pillar, None)
+        if isinstance(password, str) and password.startswith("sdb://"):
+            uri, password = password, __salt__["sdb.get"](password)
+            password = None if password == uri else password
     if not isinstance(password, str):
         place = f" at {password_pillar} in the pillar" if password_pillar else ""
         raise SaltInvocationError(f"there is no password for {username}{place}")

@@ -2,7 +2,7 @@
 {%- from 'postfix_mta/map.jinja' import mta with context %}
 include:
   - .package
-  - .service
+  - .transaction
 
 postfix_mta_aliases:
   mta_aliases.managed:

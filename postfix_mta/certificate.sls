@@ -3,7 +3,7 @@
 {%- set certificate = mta.certificate %}
 include:
   - .package
-  - .service
+  - .transaction
 
 {%- if certificate.source == 'local_ca' %}
 

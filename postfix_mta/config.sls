@@ -18,3 +18,14 @@ postfix_mta_config:
 {%- endif %}
     - require_in:
       - mta_transaction: postfix_mta_committed
+
+extend:
+  postfix_mta_committed:
+    mta_transaction:
+      - verify:
+          enabled: {{ mta.verify.enabled | json }}
+          hostname: {{ mta.hostname | json }}
+          ca_file: {{ mta.ca_file | json }}
+          capabilities: {{ mta.verify.capabilities | json }}
+          login_pillar: {{ mta.verify.login_pillar | json }}
+          timeout: {{ mta.verify.timeout | json }}

@@ -2,7 +2,7 @@
 {%- from 'postfix_mta/map.jinja' import mta with context %}
 include:
   - .package
-  - .service
+  - .transaction
 
 {%- if mta.sasl.enabled %}
 
@@ -20,4 +20,9 @@ postfix_mta_sasl:
       - mta_package: postfix_mta_package
     - require_in:
       - mta_transaction: postfix_mta_committed
+
+extend:
+  postfix_mta_committed:
+    mta_transaction:
+      - services: [saslauthd, postfix]
 {%- endif %}

@@ -1,7 +1,7 @@
-# The how-to's last section: the server answers as it should.
+# The how-to's last section: the server answers as it should. Alone, it changes nothing.
 {%- from 'postfix_mta/map.jinja' import mta with context %}
 include:
-  - .service
+  - .settings
 {%- if mta.verify.enabled %}
 
 postfix_mta_verified:
@@ -11,6 +11,7 @@ postfix_mta_verified:
     - capabilities: {{ mta.verify.capabilities | json }}
     - login_pillar: {{ mta.verify.login_pillar | json }}
     - timeout: {{ mta.verify.timeout | json }}
+    - order: last
     - require:
-      - mta_transaction: postfix_mta_committed
+      - mta_transaction: postfix_mta_recovered
 {%- endif %}

@@ -131,6 +131,7 @@ def test_the_configuration_is_private_and_the_argument_overrides_the_pillar_file
             "a.b",
         ),
         ("postfix_mta:\n  relay:\n    hostname: x.y\n", None),
+        ("postfix_mta:\n  hostname: null\n", None),
         ("postfix_mta: {}\n", None),
         ("other:\n  hostname: x.y\n", None),
         ("", None),

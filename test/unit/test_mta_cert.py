@@ -191,6 +191,17 @@ def test_without_an_authority_the_certificate_signs_itself(host):
     assert host.pair(ca_certificate=None, ca_key=None)["changes"] == {}
 
 
+def test_a_certificate_of_an_authority_does_not_count_as_signing_itself(host):
+    host.settle()
+    alone = {"ca_certificate": None, "ca_key": None}
+    assert host.function("verify", host.certificate)[0].startswith("it is not signed by itself but by CN=CA of")
+    predicted = host.pair(test=True, **alone)
+    assert "it is not signed by itself" in predicted["comment"]
+    assert host.pair(**alone)["changes"] == predicted["changes"]
+    assert host.loaded().issuer == host.loaded().subject
+    assert host.pair(**alone)["changes"] == {}
+
+
 def test_test_mode_predicts_the_changes_of_a_fresh_host_and_writes_nothing(host, context):
     predicted = host.apply(test=True)
     assert [result["result"] for result in predicted] == [None, None]

@@ -217,6 +217,11 @@ def test_bad_arguments_are_refused(modules, arguments):
         modules["mta_firewall.plan"](**arguments)
 
 
+def test_by_hand_the_how_to_s_ports_are_the_default(modules, host):
+    changes = modules["mta_firewall.plan"](rules_file=str(host / "rules"))["changes"]
+    assert changes[str(host / "rules")]["new"] == BLOCK.strip()
+
+
 def test_test_mode_tells_exactly_what_the_run_then_does(in_mode, host):
     rules = host / "rules"
     states = in_mode(True)

@@ -360,6 +360,19 @@ def test_the_password_may_be_named_by_its_pillar_path(opts, daemon):
         authenticate("alice", password_pillar="postfix_mta:nothing", socket=daemon.path)
 
 
+def test_a_password_in_the_pillar_may_be_in_sdb(opts, daemon, monkeypatch):
+    import salt.loader
+
+    monkeypatch.setenv("MTA_TEST_PASSWORD", "Pä55word")
+    opts.update(pillar={"password": "sdb://environment/MTA_TEST_PASSWORD"}, environment={"driver": "env"})
+    authenticate = salt.loader.minion_mods(opts)["saslauthd.authenticate"]
+    assert authenticate("alice", password_pillar="password", socket=daemon.path)
+    opts["pillar"]["password"] = "sdb://no-such-profile/x"
+    authenticate = salt.loader.minion_mods(opts)["saslauthd.authenticate"]
+    with pytest.raises(SaltInvocationError, match="no password for alice"):
+        authenticate("alice", password_pillar="password", socket=daemon.path)
+
+
 @pytest.mark.parametrize("reply", [b"", b"\x00", b"\x00\x09OK", b"\x00\x02??"])
 def test_half_an_answer_is_an_error_without_the_password(modules, daemon, reply):
     daemon.reply = reply

@@ -1,0 +1,16 @@
+# The end of the transaction: what the parts changed is in force and verified, or undone.
+#
+# Alone, a part promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .package
+
+postfix_mta_committed:
+  mta_transaction.committed:
+    - name: postfix_mta
+    - services: [postfix]
+    - verify:
+        enabled: {{ mta.verify.enabled | json }}
+        timeout: {{ mta.verify.timeout | json }}
+    - require:
+      - mta_package: postfix_mta_package

@@ -11,6 +11,7 @@ On a minion that never synced this formula's modules ``map.jinja`` renders this 
 import copy
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Mapping
 
@@ -20,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "9154675a3345"
+REVISION = "d75f130c9321"
 
 
 def revision():
@@ -277,6 +278,16 @@ def _contradictions(key, given, settings, hostname, found):
         yield from _wrong_days(f"{key}:certificate", **settings["certificate"])
     if sound("certificate:source", "certificate:key", "certificate:certificate", "certificate:ca"):
         yield from _shared_files(f"{key}:certificate", **settings["certificate"])
+    backend, rules_file = settings["firewall"]["backend"], settings["firewall"]["rules_file"]
+    if (
+        sound("firewall:backend", "firewall:rules_file")
+        and backend == "iptables"
+        and not os.path.exists(rules_file)
+    ):
+        yield (
+            f"{key}:firewall:rules_file: {rules_file} is not there; make it with the firewall's other rules, or"
+            f" leave {key}:firewall:backend at auto"
+        )
     if sound("verify:login"):
         login = _mapping(_mapping(given.get("verify")).get("login"))
         lacking = [name for name in ("username", "password") if login.get(name) is None]

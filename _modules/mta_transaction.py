@@ -670,7 +670,9 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         elif changes:
             __salt__[f"{module}.{functions[1]}"](**args)
             ret.update(changes=changes, comment=f"{subject} has been changed.")
-            if not transaction:
+            if transaction:
+                ret["comment"] += f" The transaction {transaction} puts that in force, or undoes it."
+            else:
                 outcome = close()
                 ret["comment"] += f" {outcome['comment']}"
                 if not outcome["result"]:

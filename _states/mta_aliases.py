@@ -38,5 +38,5 @@ def managed(name, aliases=None, seeded=None, transaction=None):
         args,
         transaction=transaction,
         test=__opts__["test"],
-        subject=f"Aliases in {name}",
+        subject=f"The alias file {name}",
     )

@@ -180,5 +180,5 @@ def managed(
         args,
         transaction=transaction,
         test=__opts__["test"],
-        subject=f"The certificate {name} and its key",
+        subject=f"The certificate {name} with its key",
     )

@@ -66,7 +66,7 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
     Keep main.cf and master.cf as described, together.
 
     name
-        Path of the configuration directory. Default: ``/etc/postfix``.
+        Path of the configuration directory, or any name that is no absolute path: then it is ``/etc/postfix``.
 
     parameters
         Dictionary of main.cf parameters: text, number, boolean (``yes``/``no``), list, or ``None`` to take
@@ -87,6 +87,7 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
         Name of the transaction whose closing state activates and verifies the change. Default: this state
         does both itself, and undoes the change when the server does not answer as it should.
     """
+    name = name if name.startswith("/") else "/etc/postfix"
     args = {"name": name, "parameters": parameters, "services": services, "unmanaged": unmanaged}
     return __salt__["mta_transaction.member"](
         name,

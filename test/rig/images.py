@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import tempfile
 import time
@@ -36,11 +37,9 @@ PASSED_ON = (
 )
 
 SETUP = f"""
-set -eu
 trap 'rm -f {CA}' EXIT
-cat >{CA}
 export DEBIAN_FRONTEND=noninteractive
-apt_get() {{ apt-get -qq -y -o Acquire::Retries=3 -o Acquire::https::CAInfo={CA} "$@" </dev/null; }}
+apt_get() {{ apt-get -qq -y -o Acquire::Retries=3 -o Acquire::https::CAInfo={CA} "$@"; }}
 """
 
 # A host as an administrator finds it. What the formula installs is downloaded already: it saves time.
@@ -152,13 +151,19 @@ def exists(image):
 
 
 @contextlib.contextmanager
-def container(image, command, stdin, environment=None):
+def container(image, command, stdin):
     """The name of a container of ``image`` in which ``command`` has run; it goes when the context ends."""
     name = f"{PREFIX}-build-{os.getpid()}-{os.urandom(3).hex()}"
-    options = ["--interactive", "--security-opt=apparmor=unconfined", f"--name={name}"]
-    options += [f"--env={key}={value}" for key, value in (environment or {}).items()]
     try:
-        docker("run", *options, image, *command, stdin=stdin)
+        docker(
+            "run",
+            "--interactive",
+            "--security-opt=apparmor=unconfined",
+            f"--name={name}",
+            image,
+            *command,
+            stdin=stdin,
+        )
         yield name
     finally:
         with contextlib.suppress(DockerError):
@@ -167,13 +172,19 @@ def container(image, command, stdin, environment=None):
 
 @contextlib.contextmanager
 def scripted(image, script, **environment):
-    """The name of a container of ``image`` in which a build script has run."""
+    """
+    The name of a container of ``image`` in which a build script has run.
+
+    Script, environment and CA bundle all come through standard input, so that none of them stays in the image.
+    """
     environment.update(dict.fromkeys(CA_VARIABLES, CA))
     environment.update({key: os.environ[key] for key in PASSED_ON if key in os.environ})
-    with tempfile.TemporaryFile() as bundle:
-        bundle.write(ca_bundle())
-        bundle.seek(0)
-        with container(image, ["sh", "-c", SETUP + script], bundle, environment) as name:
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
+    bundle = f"cat >{CA} <<'END OF THE CA BUNDLE'\n{ca_bundle().decode()}\nEND OF THE CA BUNDLE\n"
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(f"{exports}{bundle}{SETUP}build() {{\n{script}\n}}\nbuild </dev/null\n".encode())
+        stdin.seek(0)
+        with container(image, ["sh", "-eu"], stdin) as name:
             yield name
 
 

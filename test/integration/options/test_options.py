@@ -166,6 +166,38 @@ class TestUnmanaged:
         assert apply("remove")["changes"] == {}
 
 
+class TestLogin:
+    """verify.login: the conversation logs in, and a wrong password undoes the change that it came with."""
+
+    @pytest.fixture
+    def apply(self, host, container, instance):
+        host.check_output("useradd --create-home carol && echo carol:right-password | chpasswd")
+        pillar = instance.provisioner["pillars"]["postfix_mta.sls"]["postfix_mta"]
+
+        def with_login(password, **more):
+            verify = {**pillar["verify"], "login": {"username": "carol", "password": password}}
+            return container.apply(pillar={"postfix_mta": {**pillar, "verify": verify, **more}})
+
+        yield with_login
+        container.set_pillar({"postfix_mta": pillar})
+        host.check_output("userdel --remove carol")
+
+    def test_a_right_password_passes_and_is_not_shown(self, apply):
+        results = apply("right-password")
+        assert all(state["result"] for state in results.values())
+        assert "235" in result(results, "postfix_mta_verified")["comment"]
+        assert "right-password" not in str(results)
+
+    def test_a_wrong_password_undoes_the_change(self, host, apply):
+        before = host.file("/etc/aliases").content_string
+        results = apply("wrong-password", aliases={"another": "bob"})
+        failed = result(results, "postfix_mta_committed")
+        assert (failed["result"], failed["changes"]) == (False, {})
+        assert "535" in failed["comment"]
+        assert "wrong-password" not in str(results)
+        assert host.file("/etc/aliases").content_string == before
+
+
 class TestFirewall:
     """The how-to's ports in the how-to's rules file."""
 

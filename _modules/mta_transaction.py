@@ -730,15 +730,25 @@ def _server_log(since):
 
 
 def _responsible(changes, text):
-    """The changed parameters that the server's words name, by name or by value; all when it names none."""
+    """The changed parameters and services that the server's words name, by name, else by value; else all."""
 
-    def named(name, change):
-        # A value such as "no" or "1" is in any text.
-        value = str(change.get("new") or "")
-        words = [name] + [value] * (len(value) > 3)
-        return any(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text) for word in words)
+    def said(word):
+        return re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text)
 
-    return [name for name, change in changes.items() if named(name, change)] or list(changes)
+    def parts(name, change):
+        new = change.get("new")
+        fields = new.items() if isinstance(new, dict) else [(name, new)]
+        return [(field.replace("-o ", ""), "" if value is None else str(value)) for field, value in fields]
+
+    # A value such as "no" or "1" is in any text.
+    by_name, by_value = [], []
+    for name, change in changes.items():
+        found = parts(name, change)
+        if said(name.split()[-1]) or any(said(field) for field, _ in found):
+            by_name.append(name)
+        elif any(len(value) > 3 and said(value) for _, value in found):
+            by_value.append(name)
+    return by_name or by_value or list(changes)
 
 
 def close(services=None, verify=None):

@@ -3,8 +3,9 @@ Read, check and change Postfix's ``main.cf`` and ``master.cf``.
 
 Reading happens in process, by the rules of postconf(5) and master(5): a run that has nothing to change reads
 two files and starts no program. A change is built by postconf(1) in a private copy of the configuration
-directory, checked there by postconf(1), postmap(1) and ``postfix check``, and only then switched through
-:py:mod:`mta_transaction`, under the lock that ``postconf -e`` itself takes.
+directory, checked there by postconf(1), postmap(1) and ``postfix check``, tried there by Postfix's daemons
+(:py:mod:`mta_rehearsal`), and only then switched through :py:mod:`mta_transaction`, under the lock that
+``postconf -e`` itself takes.
 
 How values are compared (a false difference costs one rewrite, a false match hides a change, so only what
 Postfix itself takes for the same is the same):
@@ -17,6 +18,7 @@ Postfix itself takes for the same is the same):
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -77,6 +79,9 @@ AT_START = {
     "shlib_directory",
 }
 
+# Read by master(8) alone, which dies of a bad one at a reload; no program can be asked (master_vars.c).
+MASTERS = {"default_process_limit": r"[0-9]+", "service_throttle_time": r"[0-9]+[smhdw]?"}
+
 # What the package configures: its templates, and what Debian's postinst and dpkg-reconfigure set.
 PACKAGE_MAIN = (
     "/usr/share/postfix/main.cf.debian",
@@ -121,6 +126,7 @@ TABLE_TEXTS = (
     "memcache",
     "mongodb",
 )
+TRANSPORTS = re.compile(r"(?:.*_transport|content_filter)\Z")
 TABLES = re.compile(r"(?:.*_)?(?:maps|checks|map|database|databases)\Z")
 PEM_FILES = re.compile(
     r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
@@ -743,7 +749,9 @@ def _staged(name, prepared):
     errors, notes = _introduced(name, prepared, messages, before)
     written = _parameters(texts["main.cf"])
     refused, missing = _table_problems(prepared, written)
-    refused += _missing_programs(services, written)
+    refused += _missing_programs(services, written) + _unfit_for_master(parameters)
+    refused += _unusable_addresses(name, prepared, texts) + _missing_services(prepared, texts)
+    refused += _missing_directories(parameters)
     for parameter, value in parameters.items():
         if not _same(parameter, written.get(parameter), value):
             errors.append(f"{parameter}: postconf wrote {written.get(parameter)!r} instead of {value!r}")
@@ -752,7 +760,11 @@ def _staged(name, prepared):
         if written.get(service) != entry:
             wrote = _difference(entry, written.get(service))
             errors.append(f"{service}: postconf wrote {wrote['new']!r} instead of {wrote['old']!r}")
-    result = {"texts": texts, "errors": errors + refused, "notes": notes + missing}
+    errors += refused
+    # What is only not there, or does not answer, an earlier state of the same test run may be going to mend.
+    if not errors and not missing:
+        missing = _rehearsed(name, prepared, texts)
+    result = {"texts": texts, "errors": errors, "missing": missing, "notes": notes}
     memory.update(key=key, result=result)
     return result
 
@@ -799,8 +811,7 @@ def _table_problems(prepared, parameters):
     """
     Look at the tables and PEM files that changed values name.
 
-    Returns what Postfix cannot use at all, and what is only not there (an earlier state of the same test run
-    may be going to make it).
+    Returns what Postfix cannot use at all, and what is only not there.
     """
     values = [(key, value) for key, value in prepared["parameters"].items() if value]
     for service, entry in prepared["services"].items():
@@ -823,6 +834,201 @@ def _table_problems(prepared, parameters):
         if PEM_FILES.match(key):
             missing += [f"{label}: {path} is not there" for path in _items(value) if not _is_there(path)]
     return refused, missing
+
+
+def _unfit_for_master(parameters):
+    """Numbers that master(8) would not read."""
+    return [
+        f"{name}: {parameters[name]!r} is not what master(8) can read"
+        for name, pattern in MASTERS.items()
+        if parameters.get(name) and not re.fullmatch(pattern, parameters[name])
+    ]
+
+
+def _missing_directories(parameters):
+    """Directories that Postfix does not make itself."""
+    return [
+        f"{name}: there is no directory {parameters[name]}"
+        for name in ("queue_directory", "daemon_directory", "command_directory")
+        if parameters.get(name) and not os.path.isdir(parameters[name])
+    ]
+
+
+def _missing_services(prepared, texts):
+    """Transports without a service, with which mail would wait for ever; and a server without a listener."""
+    main, services = _parameters(texts["main.cf"]), _services(texts["master.cf"])
+    found = []
+    for name, value in prepared["parameters"].items():
+        transport = _expand(value or "", main).partition(":")[0]
+        if TRANSPORTS.match(name) and transport and "$" not in transport and f"{transport}/unix" not in services:
+            found.append(f"{name}: master.cf has no service {transport}/unix")
+    listeners = {"smtpd", "postscreen"}
+    before = _services(prepared["texts"]["master.cf"] or "")
+    gone = [name for name, entry in before.items() if name not in services and entry["command"] in listeners]
+    if gone and not any(entry["command"] in listeners for entry in services.values()):
+        found.append(f"{', '.join(gone)}: no SMTP listener would be left")
+    return found
+
+
+def _doors(name, texts):
+    """``{(host, port): label}`` of what master(8) would bind, before names are resolved."""
+    main = {**_defaults(name), **_parameters(texts["main.cf"] or "")}
+    protocols = set(_items(_expand(main["inet_protocols"], main)))
+    everywhere = ["0.0.0.0"] * bool({"all", "ipv4"} & protocols) + ["::"] * bool({"all", "ipv6"} & protocols)
+    found = {}
+    for service in _services(texts["master.cf"] or ""):
+        address, _, kind = service.rpartition("/")
+        if kind != "inet":
+            continue
+        host, _, port = address.rpartition(":")
+        label = service if host else f"inet_interfaces, {service}"
+        hosts = [host.strip("[]")] if host else _items(_expand(main["inet_interfaces"], main))
+        for one in hosts:
+            for place in everywhere if one == "all" else [one.strip("[]")]:
+                if place != "loopback-only" and "$" not in place:
+                    found[place, port] = label
+    return found
+
+
+def _unusable_addresses(name, prepared, texts):
+    """Addresses and ports that master(8) could not bind, and would die of."""
+    before = _doors(name, prepared["texts"])
+    # A port that Postfix has now is free for it, whatever the address.
+    ours = {port for _, port in before}
+    found = []
+    for (host, port), label in _doors(name, texts).items():
+        if (host, port) not in before:
+            reason = _why_not_bound(host, port, port in ours)
+            if reason:
+                found.append(f"{label}: cannot listen at {host} port {port}: {reason}")
+    return found
+
+
+def _why_not_bound(host, port, may_be_in_use):
+    try:
+        number = int(port) if port.isdigit() else socket.getservbyname(port, "tcp")
+        resolved = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, OverflowError) as err:
+        return str(err.args[-1])
+    for family, kind, protocol, _, address in resolved:
+        try:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(address)
+                sock.listen()
+        except OSError as err:
+            no_such_family = err.errno == errno.EAFNOSUPPORT
+            if not no_such_family and not (may_be_in_use and err.errno == errno.EADDRINUSE):
+                return err.strerror
+    return None
+
+
+def _rehearsed(name, prepared, texts):
+    """What Postfix's daemons cannot do with the new files and could do with the old ones, and by whose fault."""
+    found = _rehearsal(name, prepared, texts)
+    if not found:
+        return []
+    known = {service for service, _ in _rehearsal(name, prepared, prepared["base"], {key for key, _ in found})}
+    result = []
+    for service, text in found:
+        if service not in known:
+            culprits = _culprits(name, prepared, service, text)
+            result.append(f"{service} would not work: {text} (by {', '.join(culprits)})")
+    return list(dict.fromkeys(result))
+
+
+def _rehearsal(name, prepared, texts, only=None):
+    """:func:`mta_rehearsal.problems` of two files, of all their services or of some."""
+    services = _services(texts["master.cf"])
+    with _stage(name, texts["main.cf"], texts["master.cf"]) as stage:
+        # Where cyrus_sasl_config_path is empty, Debian's smtpd(8) looks for smtpd.conf beside its main.cf.
+        for entry in set(os.listdir(name)) - set(os.listdir(stage)):
+            os.symlink(os.path.join(name, entry), os.path.join(stage, entry))
+        asked = ("daemon_directory", "queue_directory")
+        values = _run("postconf", "-c", stage, "-x", "-h", *asked)[1].splitlines()
+        if len(values) != len(asked) or not os.path.isdir(values[0]):
+            return []
+        return __salt__["mta_rehearsal.problems"](
+            stage,
+            {"config_directory": name, **dict(zip(asked, values))},
+            {key: entry for key, entry in services.items() if only is None or key in only},
+            _listeners(name, texts),
+            converse=not AT_START & set(prepared["parameters"]) and _runs(values[1]),
+            envelope=_understood_by_others(prepared),
+        )
+
+
+def _runs(queue):
+    """Whether master(8) runs: someone answers at a socket of its own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1)
+        try:
+            sock.connect(os.path.join(queue, "private", "rewrite"))
+        except OSError:
+            return False
+    return True
+
+
+def _understood_by_others(prepared):
+    """
+    Whether smtpd(8) alone can know what to answer, with all other daemons still under the old configuration.
+
+    It cannot when the change brings a service that it may have to ask, or a table that proxymap(8) has to allow.
+    """
+    alone = all(entry and entry["command"] in ("smtpd", "postscreen") for entry in prepared["services"].values())
+    values = [value for value in prepared["parameters"].values() if value]
+    for entry in filter(None, prepared["services"].values()):
+        values += entry["overrides"].values()
+    return alone and not any("proxy:" in value for value in values)
+
+
+def _culprits(name, prepared, service, text):
+    """The changes of which each by itself keeps a service from working; all of them when none does."""
+    changes = [{"parameters": {key: value}, "services": {}} for key, value in prepared["parameters"].items()]
+    changes += [{"parameters": {}, "services": {key: entry}} for key, entry in prepared["services"].items()]
+    labels = [_label(change, text) for change in changes]
+    named = [label for change, label in zip(changes, labels) if _mentions(text, change["parameters"])]
+    if len(changes) > 1 and not named:
+        named = [
+            label
+            for change, label in zip(changes, labels)
+            if _mentions(text, _telling(change["parameters"])) or _breaks(name, prepared, change, service)
+        ]
+    return named or labels
+
+
+def _telling(parameters):
+    """The values that are not in any text, as "no" or "1" is."""
+    return [value for value in parameters.values() if value and len(value) > 3]
+
+
+def _label(change, text):
+    """What to call a change: a service with those of its overrides that ``text`` mentions."""
+    label = " ".join([*change["parameters"], *change["services"]])
+    for entry in filter(None, change["services"].values()):
+        for key, value in entry["overrides"].items():
+            if _mentions(text, [key, *_telling({key: value})]):
+                label += f" -o {key}={value}"
+    return label
+
+
+def _breaks(name, prepared, change, service):
+    base = prepared["base"]
+    with _stage(name, *base.values()) as stage:
+        main = _mended(base["main.cf"], [], _assigned(base["main.cf"], change["parameters"]))
+        main = _appended(main, change["parameters"])
+        with open(os.path.join(stage, "main.cf"), "wb") as handle:
+            handle.write(main.encode("utf-8", "surrogateescape"))
+        _edit_services(stage, change["services"])
+        texts = _read_both(stage)
+    return bool(_rehearsal(name, {**prepared, **change}, texts, {service}))
+
+
+def _assigned(main, names):
+    """The lines of main.cf that set one of ``names``."""
+    return [indexes for name, _, indexes in _parse_main(main)[0] if name in names]
 
 
 def _missing_programs(services, parameters):
@@ -1034,7 +1240,10 @@ def listeners(config_directory=CONFIG_DIRECTORY):
 
         salt '*' postconf.listeners
     """
-    texts = _read_both(config_directory)
+    return _listeners(config_directory, _read_both(config_directory))
+
+
+def _listeners(config_directory, texts):
     main = {**_defaults(config_directory), **_parameters(texts["main.cf"] or "")}
     main.setdefault("mydomain", _expand(main["myhostname"], main).partition(".")[2] or "localdomain")
     disabled = _items(_expand(main.get("master_service_disable", ""), main))
@@ -1225,8 +1434,11 @@ def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"
         # Only apply(), in the same run, may rely on what is found now.
         __context__.pop("postconf.staged", None)
         staged = _staged(name, prepared)
-        result["errors"] = staged["errors"]
+        result["errors"] = list(staged["errors"])
         notes += staged["notes"]
+        # What earlier states have announced in test mode may be what is missing; apply() looks again.
+        later = __salt__["mta_transaction.outlook"]()["changes"]
+        (notes if later else result["errors"]).extend(staged["missing"])
     result["comment"] = "\n".join(notes) or None
     return result
 
@@ -1255,8 +1467,8 @@ def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep
         if not prepared["changes"]:
             return
         staged = _staged(name, prepared)
-        if staged["errors"]:
-            raise CommandExecutionError("\n".join(staged["errors"]))
+        if staged["errors"] or staged["missing"]:
+            raise CommandExecutionError("\n".join(staged["errors"] + staged["missing"]))
         # This takes the transaction's lock and looks at the server, before postconf(1) is kept waiting.
         __salt__["mta_transaction.need"](prepared["activate"])
         with _edit_locks(name):

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import socket
 import subprocess
 import textwrap
 import time
@@ -622,6 +623,58 @@ def test_a_program_that_hangs_is_ended_with_its_children(host, monkeypatch):
 def test_the_tables_that_a_value_names_are_found(host, key, value, tables):
     found = host.private["_tables"](key, value)
     assert found == tables if "inline" not in value else [kind for kind, _ in found] == ["inline"]
+
+
+# -- what master(8) would die of, or mail would wait for for ever --------------------------------
+
+
+def refusals(host, parameters=None, services=None):
+    """What the plan refuses."""
+    return "\n".join(host.plan(parameters=parameters, services=services)["errors"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"default_process_limit": "many"}, "default_process_limit"),
+        ({"content_filter": "amavis:[127.0.0.1]:10024"}, "content_filter: master.cf has no service amavis/unix"),
+        ({"default_transport": "relay"}, ""),
+        ({"local_transport": ""}, ""),
+        ({"queue_directory": "/nowhere"}, "there is no directory /nowhere"),
+        ({"inet_interfaces": "198.51.100.7"}, "198.51.100.7 port smtp: Cannot assign requested address"),
+        ({"smtpd_tls_cert_file": "/nowhere.pem"}, "/nowhere.pem is not there"),
+    ],
+)
+def test_what_breaks_mail_without_a_word_is_refused_before_the_switch(host, log, parameters, words):
+    found = refusals(host, parameters)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_port_that_is_taken_cannot_be_bound_and_one_that_is_free_can(host):
+    why_not_bound = host.private["_why_not_bound"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert why_not_bound("127.0.0.1", port, may_be_in_use=False) == "Address already in use"
+        assert why_not_bound("127.0.0.1", port, may_be_in_use=True) is None
+    assert why_not_bound("127.0.0.1", port, may_be_in_use=False) is None
+    assert why_not_bound("127.0.0.1", "nosuchport", may_be_in_use=False)
+
+
+def test_the_last_listener_is_not_taken_away(host):
+    prepared = {"parameters": {}, "texts": {"master.cf": MASTER}}
+    texts = {"main.cf": MAIN, "master.cf": MASTER.replace("smtp      inet", "#")}
+    assert host.private["_missing_services"](prepared, texts) == ["smtp/inet: no SMTP listener would be left"]
+    assert host.private["_missing_services"](prepared, {**texts, "master.cf": MASTER}) == []
+
+
+def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(host, log, pretend):
+    pretend("mta_transaction.outlook", lambda: {"changes": True})
+    plan = host.plan(parameters={"smtpd_tls_cert_file": "/nowhere.pem"})
+    assert plan["errors"] == []
+    assert "/nowhere.pem is not there" in plan["comment"]
+    with pytest.raises(CommandExecutionError, match=r"/nowhere\.pem is not there"):
+        host.apply(parameters={"smtpd_tls_cert_file": "/nowhere.pem"})
 
 
 # -- what Postfix does not know ----------------------------------------------------------------

@@ -199,3 +199,21 @@ def test_the_instance_behind_debian_12s_wrapper_is_stopped_with_it(host, inside)
 def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, modules, inside, monkeypatch):
     monkeypatch.setitem(inside, "_command", lambda argv, **kwargs: pytest.fail("a process"))
     modules["mta_service.daemon_reload"]()
+
+
+@pytest.mark.parametrize("action", ["reload", "restart"])
+@pytest.mark.parametrize("refusal", [["postfix", "check"], ["postconf", "-M"]])
+def test_a_postfix_that_would_not_come_back_is_let_alone(host, modules, inside, monkeypatch, action, refusal):
+    write(host / "queue/pid/master.pid", "832\n")
+    process(host, 832, "master")
+    called = []
+
+    def command(argv, **_):
+        called.append([os.path.basename(argv[0]), *argv[1:]])
+        if called[-1] == refusal:
+            raise CommandExecutionError("fatal: no such thing")
+
+    monkeypatch.setitem(inside, "_command", command)
+    with pytest.raises(CommandExecutionError, match="no such thing"):
+        modules[f"mta_service.{action}"]("postfix")
+    assert called[-1] == refusal

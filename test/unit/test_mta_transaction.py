@@ -191,6 +191,25 @@ def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, mai
     assert transaction("originals_plan")["changes"] == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "culprits"),
+    [
+        ("warning: mynetworks: bad net/mask", ["mynetworks"]),
+        ("127.0.0.1:25 RCPT TO: 451 4.3.0 hash:/etc/nope", ["virtual_alias_maps"]),
+        ("fatal: submission: bad smtpd_tls_security_level", ["master.cf submission/inet"]),
+        ("127.0.0.1:25 closed", ["mynetworks", "virtual_alias_maps", "biff", "master.cf submission/inet"]),
+    ],
+)
+def test_the_servers_words_lead_to_the_culprit(modules, words, culprits):
+    changes = {
+        "mynetworks": {"old": None, "new": "10.0.0.1/8"},
+        "virtual_alias_maps": {"old": None, "new": "hash:/etc/nope"},
+        "biff": {"old": "yes", "new": "no"},
+        "master.cf submission/inet": {"old": None, "new": {"-o smtpd_tls_security_level": "bogus"}},
+    }
+    assert modules["mta_transaction.close"].func.__globals__["_responsible"](changes, words) == culprits
+
+
 class TestMember:
     """The plan/apply pattern that every member's state goes through."""
 

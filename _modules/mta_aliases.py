@@ -386,6 +386,8 @@ def apply(name=ALIASES, aliases=None, seeded=None):
 
         salt '*' mta_aliases.apply aliases='{"root": "alice", "old": null}'
     """
+    # First, so that nobody else changes the file between here and the end.
+    __salt__["mta_transaction.need"]({"postfix": "reload"})
     present = _present(name, seeded)
     text = _edited(present or "", _wanted(aliases or {}))
     write = __salt__["mta_transaction.write"]

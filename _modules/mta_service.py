@@ -294,14 +294,25 @@ def stop(name):
         raise CommandExecutionError(f"{name} was stopped, but still runs{_log(name)}")
 
 
+def _refuse_the_end(name):
+    """
+    Raise when Postfix would not come back with the files on disk.
+
+    postfix(1) looks at main.cf, postconf(1) at the entries of master.cf: over what is wrong there master(8) dies.
+    """
+    if name == "postfix" and _running(name):
+        _command([DAEMONS[name][0], "check"])
+        _command(["postconf", "-M"])
+
+
 def restart(name):
     """
-    Stop a service and start it.
+    Stop a service and start it. A Postfix that would not start again goes on running.
 
     name
         ``postfix`` or ``saslauthd``.
 
-    Raises ``CommandExecutionError`` as :func:`stop` and :func:`start` do.
+    Raises ``CommandExecutionError`` as :func:`stop` and :func:`start` do, and for a Postfix that would not start.
 
     CLI Example:
 
@@ -309,6 +320,7 @@ def restart(name):
 
         salt '*' mta_service.restart saslauthd
     """
+    _refuse_the_end(_known(name))
     stop(name)
     start(name)
 
@@ -320,7 +332,7 @@ def reload(name):
     name
         ``postfix``. saslauthd reads its settings at its start only, so it is restarted.
 
-    Raises ``CommandExecutionError`` when it does not run, or refuses.
+    Raises ``CommandExecutionError`` when it does not run, or would not survive it.
 
     CLI Example:
 
@@ -331,6 +343,7 @@ def reload(name):
     if _known(name) == "saslauthd":
         restart(name)
         return
+    _refuse_the_end(name)
     before = _children(name)
     # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
     try:

@@ -376,9 +376,8 @@ def _bring_back_service(name, was, activated):
     if was.get("active", now["active"]):
         if activated or not now["active"]:
             # master(8) throttles a service after a fatal error; a reload would leave it dead.
-            if now["active"]:
-                __salt__["mta_service.stop"](name)
-            __salt__["mta_service.start"](name)
+            # One that would not come up with its old files goes on running, as before the apply.
+            __salt__["mta_service.restart" if now["active"] else "mta_service.start"](name)
         elif name == "postfix":
             __salt__["mta_service.reload"](name)
     elif now["active"]:
@@ -403,6 +402,26 @@ def pending():
     if not _journal().exists():
         return None
     return [(entry / "path").read_text() for entry in _entries()]
+
+
+def under_way():
+    """
+    Tell whether another apply holds the lock at this moment: a journal is then not a left-over one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.under_way
+    """
+    try:
+        with open(_state_dir() / "lock") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def recover():
@@ -835,8 +854,11 @@ def _activate(run, services):
                 __salt__["mta_service.start"](name)
                 done.append(f"{name} started")
         elif name in activate:
-            __salt__[f"mta_service.{activate[name]}"](name)
-            done.append(f"{name} {activate[name]}ed")
+            # A server that does not answer may be throttled by master(8): a reload would leave it dead.
+            answers = name != "postfix" or run["before"]["answers"]
+            action = activate[name] if answers else "restart"
+            __salt__[f"mta_service.{action}"](name)
+            done.append(f"{name} {action}ed")
     return done
 
 

@@ -500,7 +500,8 @@ def _stage(config_directory, main, master):
     there = os.path.isdir(parent)
     try:
         os.makedirs(parent, mode=0o700, exist_ok=True)
-        stage = tempfile.mkdtemp(prefix="stage.", dir=parent)
+        _sweep(parent)
+        stage = tempfile.mkdtemp(prefix=f"stage.{os.getpid()}.", dir=parent)
     except OSError as err:
         raise CommandExecutionError(f"Cannot make a private copy below {parent}: {err.strerror}") from err
     try:
@@ -519,6 +520,13 @@ def _stage(config_directory, main, master):
         if not there:
             with contextlib.suppress(OSError):
                 os.rmdir(parent)
+
+
+def _sweep(parent):
+    """Remove the private copies of runs that were killed: the second word of the name is their process."""
+    for name in os.listdir(parent):
+        if name.startswith("stage.") and not os.path.exists(f"/proc/{name.split('.')[1]}"):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
 def _age(stage):
@@ -666,8 +674,14 @@ def _prepare(name, parameters, services, unmanaged):
         raise SaltInvocationError(f"unmanaged is one of {', '.join(UNMANAGED)}, not {unmanaged!r}")
     wanted = _wanted_parameters(parameters)
     texts = _read_both(name)
+    master_text = texts["master.cf"] or ""
+    changes = {}
+    if texts["master.cf"] is None and _installed():
+        # Without it there is no Postfix; the package's own is what it begins with.
+        master_text = next(filter(None, map(_read, PACKAGE_MASTER)), "")
+        changes["master.cf"] = {"old": None, "new": "as in the package"}
     settings, broken_main = _parse_main(texts["main.cf"] or "")
-    entries, broken_master = _parse_master(texts["master.cf"] or "")
+    entries, broken_master = _parse_master(master_text)
     main = {parameter: value for parameter, value, _ in settings}
     master = {service: entry for service, entry, _ in entries}
     new_parameters = {
@@ -686,7 +700,6 @@ def _prepare(name, parameters, services, unmanaged):
         elif strange or strange_services:
             found = strange + [f"{service} in master.cf" for service in strange_services]
             notes.append("Not managed: " + ", ".join(found))
-    changes = {}
     for file_name, broken in zip(FILES, (broken_main, broken_master)):
         for reason, text, indexes in broken:
             label = f"{file_name} line {indexes[0] + 1}"
@@ -699,7 +712,7 @@ def _prepare(name, parameters, services, unmanaged):
         "texts": texts,
         "base": {
             "main.cf": _mended(texts["main.cf"] or "", broken_main, _superseded(settings, new_parameters)),
-            "master.cf": _mended(texts["master.cf"] or "", broken_master, _superseded(entries, new_services)),
+            "master.cf": _mended(master_text, broken_master, _superseded(entries, new_services)),
         },
         "broken": bool(broken_main or texts["main.cf"] is None),
         "parameters": new_parameters,
@@ -894,7 +907,8 @@ def _unusable_addresses(name, prepared, texts):
     """Addresses and ports that master(8) could not bind, and would die of."""
     before = _doors(name, prepared["texts"])
     # A port that Postfix has now is free for it, whatever the address.
-    ours = {port for _, port in before}
+    services = _services(prepared["base"]["master.cf"])
+    ours = {service.rpartition("/")[0].rpartition(":")[2] for service in services if service.endswith("/inet")}
     found = []
     for (host, port), label in _doors(name, texts).items():
         if (host, port) not in before:
@@ -930,7 +944,11 @@ def _rehearsed(name, prepared, texts):
     found = _rehearsal(name, prepared, texts)
     if not found:
         return []
-    known = {service for service, _ in _rehearsal(name, prepared, prepared["base"], {key for key, _ in found})}
+    before = _rehearsal(name, prepared, prepared["base"], {key for key, _ in found})
+    if before is None:
+        # Nobody can tell what is new. The running server will, and what mends the old files is not refused.
+        return []
+    known = {service for service, _ in before}
     result = []
     for service, text in found:
         if service not in known:
@@ -940,7 +958,7 @@ def _rehearsed(name, prepared, texts):
 
 
 def _rehearsal(name, prepared, texts, only=None):
-    """:func:`mta_rehearsal.problems` of two files, of all their services or of some."""
+    """:func:`mta_rehearsal.problems` of two files, of all their services or of some; ``None``: not to be tried."""
     services = _services(texts["master.cf"])
     with _stage(name, texts["main.cf"], texts["master.cf"]) as stage:
         # Where cyrus_sasl_config_path is empty, Debian's smtpd(8) looks for smtpd.conf beside its main.cf.
@@ -949,7 +967,7 @@ def _rehearsal(name, prepared, texts, only=None):
         asked = ("daemon_directory", "queue_directory")
         values = _run("postconf", "-c", stage, "-x", "-h", *asked)[1].splitlines()
         if len(values) != len(asked) or not os.path.isdir(values[0]):
-            return []
+            return None
         return __salt__["mta_rehearsal.problems"](
             stage,
             {"config_directory": name, **dict(zip(asked, values))},

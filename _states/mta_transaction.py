@@ -39,16 +39,22 @@ def recovered(name):
     left = __salt__["mta_transaction.pending"]()
     if left is None:
         return ret
+    try:
+        if not __opts__["test"]:
+            left = __salt__["mta_transaction.recover"]()
+        elif __salt__["mta_transaction.under_way"]():
+            left = None
+    except CommandExecutionError as err:
+        ret.update(result=False, comment=str(err))
+        return ret
+    if left is None:
+        ret["comment"] = "Another apply was under way, and nothing was left behind."
+        return ret
     change = {"old": "from an interrupted apply", "new": "as before it"}
     ret["changes"] = {path: change for path in left or [name]}
+    ret["comment"] = "An interrupted apply has been undone."
     if __opts__["test"]:
         ret.update(result=None, comment="An interrupted apply would have been undone.")
-        return ret
-    try:
-        __salt__["mta_transaction.recover"]()
-        ret["comment"] = "An interrupted apply has been undone."
-    except CommandExecutionError as err:
-        ret.update(result=False, changes={}, comment=str(err))
     return ret
 
 

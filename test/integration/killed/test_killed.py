@@ -1,0 +1,352 @@
+"""
+An apply is killed, or the host loses its power, in the middle: what is on disk is whole, and the next apply, or
+the next boot, finds its way from there.
+
+The environment variable POSTFIX_MTA_KILLS says how often an apply is killed (default 12), and POSTFIX_MTA_SEED
+makes the moments of an earlier run come again.
+"""
+
+import concurrent.futures
+import json
+import os
+import random
+
+import pytest
+
+KILLS = int(os.environ.get("POSTFIX_MTA_KILLS", "12"))
+SEED = int(os.environ.get("POSTFIX_MTA_SEED") or random.randrange(10**6))
+
+# Seconds: longer than salt-call takes to come to the lock.
+WAITING = 8
+OUTPUT = "/root/interrupted.json"
+JOURNAL = "/var/lib/postfix_mta/journal"
+BOOT_UNIT = "/etc/systemd/system/postfix-mta-recover.service"
+FILES = [
+    "/etc/postfix/main.cf",
+    "/etc/postfix/master.cf",
+    "/etc/postfix/sasl/smtpd.conf",
+    "/etc/default/saslauthd",
+    "/etc/aliases",
+    "/etc/aliases.db",
+    "/etc/ssl/certs/smtpd.crt",
+    "/etc/ssl/private/smtpd.key",
+]
+
+# What is there: each file's hash, owner and mode, what the journal would put back, and what programs say of it.
+INSPECT = """
+import hashlib, json, os, pathlib, subprocess, sys
+journal = pathlib.Path(sys.argv[1])
+
+def facts(path):
+    if not path.exists():
+        return None
+    status = path.stat()
+    return [hashlib.sha256(path.read_bytes()).hexdigest(), status.st_uid, status.st_gid, oct(status.st_mode)]
+
+def said(*argv):
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 and not done.stderr else f"{argv}: {done.stdout}{done.stderr}"
+
+saved = None
+if journal.exists():
+    entries = [entry for entry in journal.iterdir() if entry.name.isdigit()]
+    saved = {(entry / "path").read_text(): facts(entry / "content") for entry in entries}
+print(json.dumps({
+    "files": {path: facts(pathlib.Path(path)) for path in sys.argv[2:]},
+    "journal": saved,
+    "main.cf": said("postconf", "-n"),
+    "master.cf": said("postconf", "-M"),
+    "aliases": said("postalias", "-q", "root", "/etc/aliases").strip(),
+    "certificate": said("openssl", "x509", "-noout", "-pubkey", "-in", "/etc/ssl/certs/smtpd.crt"),
+    "key": said("openssl", "pkey", "-pubout", "-in", "/etc/ssl/private/smtpd.key"),
+}))
+"""
+
+# Run a command; tell when a path was there (seconds from the start), and how long all of it took.
+TIME = """
+import json, os, subprocess, sys, time
+began = time.monotonic()
+job = subprocess.Popen(sys.argv[2:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seen = []
+while job.poll() is None:
+    if os.path.exists(sys.argv[1]):
+        seen.append(time.monotonic() - began)
+    time.sleep(0.01)
+print(json.dumps([seen[0], seen[-1], time.monotonic() - began]))
+"""
+
+# Run a command with its output in a file, and send a signal to it and all of its children as soon as a file is not
+# what it was. Prints the command's process id.
+INTERRUPT = """
+import os, pathlib, signal, subprocess, sys, time
+watched, output, name = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+before = watched.read_bytes()
+with open(output, "w") as stdout:
+    job = subprocess.Popen(sys.argv[4:], stdout=stdout, stderr=subprocess.DEVNULL, start_new_session=True)
+while watched.read_bytes() == before:
+    assert job.poll() is None, "it ended"
+    time.sleep(0.005)
+os.killpg(job.pid, signal.Signals[name])
+print(job.pid)
+"""
+
+GREETING = """
+import smtplib
+with smtplib.SMTP("127.0.0.1", 25, timeout=20) as client:
+    client.starttls()
+    client.sendmail("sender@example.org", ["alice@mail.example.com"], "Subject: {subject}\\n\\nhello\\n")
+"""
+
+
+def pillar(number):
+    """The pillar of the apply with a number: every one changes what the one before it made."""
+    return {
+        "postfix_mta": {
+            "root_recipient": "alice",
+            "parameters": {
+                "smtpd_banner": f"$myhostname ESMTP {number}",
+                "message_size_limit": 20000000 + number,
+                "inet_interfaces": ["all", "loopback-only"][number % 4 == 3],
+            },
+            "services": {"smtp/inet": {"overrides": {"smtpd_timeout": f"{200 + number}s"}}},
+            "aliases": {"changing": f"alice+{number}"},
+            "sasl": {"threads": 2 + number % 3},
+            "certificate": {"key_type": "ec", "names": [f"smtp{number}.example.com"]},
+        }
+    }
+
+
+@pytest.fixture(scope="module")
+def server(container):
+    """The host, and what these tests do to it."""
+    container.exec("useradd --create-home alice")
+    return Server(container)
+
+
+class Server:
+    """The host under test. ``number`` is that of the pillar which it has, or is about to get."""
+
+    def __init__(self, container):
+        self.container = container
+        self.number = 0
+        self.process = None
+        self.command = [
+            "salt-call",
+            "--local",
+            "--out=json",
+            f"--config-dir={container.root}etc/salt",
+            "state.apply",
+            "postfix_mta",
+        ]
+
+    def inspect(self):
+        """What is on disk."""
+        return json.loads(self.container.exec(["python3", "-c", INSPECT, JOURNAL, *FILES]).stdout)
+
+    def prepare(self):
+        """Have the next pillar ready, and a smtpd.conf that is not the formula's; return what is on disk."""
+        self.number += 1
+        self.container.set_pillar(pillar(self.number))
+        self.container.put({"/etc/postfix/sasl/smtpd.conf": "pwcheck_method: saslauthd\nmech_list: plain\n"})
+        return self.inspect()
+
+    def interrupt(self, name="SIGKILL"):
+        """Send a signal to an apply that has just switched main.cf; return what was on disk before it."""
+        before = self.prepare()
+        argv = ["python3", "-c", INTERRUPT, "/etc/postfix/main.cf", OUTPUT, name, *self.command]
+        self.process = self.container.exec(argv).stdout.strip()
+        assert self.inspect()["journal"]
+        return before
+
+    def resume(self):
+        """Let an apply go on that was stopped; its results."""
+        self.container.exec(["kill", "-CONT", "--", f"-{self.process}"])
+        self.container.exec(["timeout", "60", "tail", f"--pid={self.process}", "-f", "/dev/null"])
+        return json.loads(self.container.exec(["cat", OUTPUT]).stdout)["local"]
+
+    def converges(self):
+        """Apply once more, which must succeed; its results."""
+        results = self.container.apply()
+        wrong = {key: state["comment"] for key, state in results.items() if state["result"] is not True}
+        assert not wrong
+        return results
+
+    def delivers(self, subject):
+        """Send a message, and see it arrive."""
+        self.container.exec(["python3", "-c", GREETING.format(subject=subject)])
+        look = f"grep -rq 'Subject: {subject}$' /home/alice/Maildir/new"
+        self.container.exec(["timeout", "30", "sh", "-c", f"until {look}; do sleep 0.2; done"])
+
+
+def named(results, name):
+    """The result of the state with an id."""
+    return next(state for state in results.values() if state["__id__"] == name)
+
+
+def tell_what_is_not_whole(before, now):
+    """One text per file that is neither the old one, nor a complete new one that is committed or can go back."""
+    for name in ("main.cf", "master.cf", "aliases"):
+        if now[name].startswith("("):
+            yield f"{name} does not parse: {now[name]}"
+    different = [path for path in FILES if now["files"][path] != before["files"][path]]
+    if now["journal"] is None:
+        if now["certificate"] != now["key"]:
+            yield f"key and certificate are no pair: {now['certificate']} {now['key']}"
+        if different and different != [path for path in FILES if path != "/etc/ssl/private/smtpd.key"]:
+            yield f"there is no journal, and only some files are new: {different}"
+        return
+    for path in different:
+        if now["journal"].get(path, "nothing") != before["files"][path]:
+            yield f"{path} is not the old one, and the journal has {now['journal'].get(path, 'nothing')}"
+    for path in FILES:
+        if now["files"][path] is None or now["files"][path][1:] != before["files"][path][1:]:
+            yield f"{path} is {now['files'][path]}, it was {before['files'][path]}"
+
+
+def moments(span, journal, count):
+    """``count`` moments, half of them anywhere, half while there is a journal; and whether children die, too."""
+    draw = random.Random(SEED)
+    spans = [(0, span), journal]
+    for number in range(count):
+        begin, end = spans[number % 2]
+        share = (number // 2 + draw.random()) / ((count + 1) // 2)
+        yield begin + share * (end - begin), draw.random() < 0.5
+
+
+def test_an_apply_that_is_killed_at_any_moment_is_made_up_for(server, capsys):
+    server.container.set_pillar(pillar(0))
+    server.converges()
+    server.prepare()
+    timing = server.container.exec(["python3", "-c", TIME, JOURNAL, *server.command])
+    begin, end, span = json.loads(timing.stdout)
+    server.converges()
+    problems, left, unchanged, complete, torn = [], 0, 0, 0, 0
+    for moment, alone in moments(span, (begin, end), KILLS):
+        before = server.prepare()
+        # With --foreground only Salt is killed, and what it has started goes on.
+        group = ["--foreground"] if alone else []
+        argv = ["timeout", "--signal=KILL", *group, f"{moment:.3f}", *server.command]
+        server.container.exec(argv, check=False)
+        now = server.inspect()
+        found = list(tell_what_is_not_whole(before, now))
+        results = server.container.apply()
+        found += [state["comment"] for state in results.values() if state["result"] is not True]
+        recovered = bool(named(results, "postfix_mta_recovered")["changes"])
+        if recovered != (now["journal"] is not None):
+            found.append(f"there was {'a' if now['journal'] else 'no'} journal, and recovered is {recovered}")
+        changed = now["files"] != before["files"]
+        if now["journal"] is None and changed and any(state["changes"] for state in results.values()):
+            found.append("there was no journal, the files were new, and the next apply changed something")
+        after = server.inspect()
+        if after["journal"] is not None or after["certificate"] != after["key"]:
+            found.append(f"after the next apply: {after}")
+        if f"ESMTP {server.number}\n" not in after["main.cf"]:
+            found.append("the next apply did not change main.cf")
+        problems += [f"killed after {moment:.3f} s{', alone' if alone else ''}: {text}" for text in found]
+        left += now["journal"] is not None
+        torn += now["journal"] is not None and changed
+        complete += now["journal"] is None and changed
+        unchanged += now["journal"] is None and not changed
+    with capsys.disabled():
+        print(
+            f"\nseed {SEED}: {KILLS} kills within {span:.1f} s (journal from {begin:.1f} to {end:.1f} s):"
+            f" {unchanged} before anything changed, {left} with a journal ({torn} with changed files),"
+            f" {complete} after the commit"
+        )
+    assert not problems, "\n".join(problems)
+    assert left
+    server.delivers("after-kills")
+
+
+def test_nothing_is_left_behind_by_killed_applies(server):
+    drafts = "find /etc /var/spool/postfix/var -newer /etc/hostname -name '.*.*' ! -name .pwd.lock"
+    units = "find /etc/systemd/system -name 'postfix-mta-*'"
+    assert server.container.exec(f"{drafts}; {units}").stdout.split() == []
+    assert server.container.exec("ls -A /var/lib/postfix_mta").stdout.split() == ["lock", "originals"]
+
+
+def test_a_journal_that_was_left_behind_is_announced_by_a_dry_run(server):
+    before = server.interrupt()
+    there = server.inspect()
+    predicted = named(server.container.apply(test=True), "postfix_mta_recovered")
+    assert predicted["result"] is None
+    assert "interrupted apply" in predicted["comment"]
+    assert "/etc/postfix/main.cf" in predicted["changes"]
+    assert server.inspect() == there
+    recovered = named(server.converges(), "postfix_mta_recovered")
+    assert recovered["changes"] == predicted["changes"]
+    assert server.inspect()["files"] != before["files"]
+
+
+def test_a_bad_apply_after_a_killed_one_leaves_the_files_from_before_both(server):
+    before = server.interrupt()
+    bad = pillar(server.number)
+    bad["postfix_mta"]["parameters"]["virtual_alias_maps"] = "$default_database_type:/etc/postfix/nosuch"
+    results = server.container.apply(pillar=bad)
+    assert named(results, "postfix_mta_recovered")["changes"]
+    assert named(results, "postfix_mta_committed")["result"] is False
+    assert server.inspect() == before
+    server.delivers("after-both")
+
+
+def test_after_a_power_loss_the_boot_restores_the_old_files_before_postfix_starts(server):
+    while pillar(server.number + 1)["postfix_mta"]["parameters"]["inet_interfaces"] == "all":
+        server.number += 1
+    before = server.interrupt()
+    assert "loopback-only" in server.container.exec("postconf -h inet_interfaces").stdout
+    server.container.restart()
+    assert server.inspect() == before
+    # master(8) looks at inet_interfaces at its start only.
+    assert "0.0.0.0:25" in server.container.exec("ss -Hltn").stdout
+    assert server.container.exec(f"ls {BOOT_UNIT} {JOURNAL}", check=False).stdout == ""
+    assert "postfix-mta" not in server.container.exec("ls /etc/systemd/system/multi-user.target.wants").stdout
+    assert server.container.exec("systemctl is-active postfix saslauthd").stdout.split() == ["active", "active"]
+    server.delivers("after-boot")
+    assert not named(server.converges(), "postfix_mta_recovered")["changes"]
+
+
+class TestASecondApply:
+    """What comes while an apply is under way waits for it."""
+
+    @pytest.fixture
+    def later(self, server):
+        """A function that calls Salt while an apply is under way: whether that ended at once, and its result."""
+
+        def run(*args, **kwargs):
+            server.interrupt("SIGSTOP")
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                second = pool.submit(server.container.call, *args, **kwargs)
+                done, _ = concurrent.futures.wait([second], timeout=WAITING)
+                first = server.resume()
+                assert all(state["result"] for state in first.values()), first
+                assert named(first, "postfix_mta_committed")["changes"]
+                return bool(done), second.result()
+
+        return run
+
+    def test_an_apply_waits_and_both_succeed(self, server, later):
+        at_once, second = later("state.apply", "postfix_mta", concurrent=True)
+        assert not at_once
+        assert all(state["result"] for state in second.values()), second
+        assert not named(second, "postfix_mta_recovered")["changes"]
+        assert not any(state["changes"] for state in server.converges().values())
+
+    def test_a_dry_run_does_not_take_the_live_journal_for_a_left_one(self, later):
+        _, dry = later("state.apply", "postfix_mta", concurrent=True, test=True)
+        assert not named(dry, "postfix_mta_recovered")["changes"]
+
+    def test_a_single_parameter_waits_and_both_changes_are_made(self, server, later):
+        at_once, changes = later("postconf.set", parameters={"smtpd_error_sleep_time": "3s"})
+        assert not at_once
+        assert changes == {"smtpd_error_sleep_time": {"old": None, "new": "3s"}}
+        shown = server.inspect()["main.cf"]
+        assert "smtpd_error_sleep_time = 3s\n" in shown
+        assert f"ESMTP {server.number}\n" in shown
+
+    def test_an_alias_waits_and_both_changes_are_made(self, server, later):
+        args = {"name": "/etc/aliases", "aliases": {"later": "alice"}}
+        at_once, result = later("mta_transaction.member", "/etc/aliases", "mta_aliases", args=args)
+        assert not at_once
+        assert result["result"], result
+        for name, value in (("later", "alice"), ("changing", f"alice+{server.number}")):
+            assert server.container.exec(["postalias", "-q", name, "/etc/aliases"]).stdout.strip() == value

@@ -242,7 +242,7 @@ def _begin():
             log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
-            "answers": _answers_now(timeout=10),
+            "answers": _answers_now(timeout=10, patience=1),
             "time": int(time.time()),
         }
         _arm()
@@ -467,7 +467,10 @@ def undo(reason):
     try:
         restored = _resolve()
         _bring_back(run["before"], run["activated"])
-        answers = _answers_now(timeout=20, patience=15) if run["before"]["answers"] else None
+        answers = None
+        if run["before"]["services"]["postfix"]["active"]:
+            # Also when it did not answer before: this returns when it is up again.
+            answers = _answers_now(timeout=20, patience=15) or (False if run["before"]["answers"] else None)
         _drop_journal()
     finally:
         _end(run)

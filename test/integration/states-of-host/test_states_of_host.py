@@ -22,12 +22,7 @@ BAD = {
 # What each of these does to a server that was in order.
 STATES = {
     "stopped": "systemctl stop postfix 'postfix@*' saslauthd",
-    "disabled": "systemctl disable --quiet postfix saslauthd",
-    "stopped and disabled": """
-        systemctl disable --quiet postfix saslauthd
-        systemctl stop postfix 'postfix@*' saslauthd
-    """,
-    "only saslauthd stopped": "systemctl stop saslauthd",
+    "disabled, with saslauthd stopped": "systemctl disable --quiet postfix saslauthd && systemctl stop saslauthd",
     "a line in main.cf that is none": "sed -i '3i this is no setting' /etc/postfix/main.cf",
     "a bad value, and smtpd throttled": """
         postconf -e smtpd_tls_security_level=bogus && postfix reload
@@ -84,10 +79,9 @@ def is_undone(results):
 
 
 def is_healthy(container):
-    """Assert that the server runs, starts at boot, takes mail, and needs nothing more."""
+    """Assert that the server runs, starts at boot and takes mail."""
     assert services(container) == ["enabled", "enabled", "Postfix runs", "saslauthd runs"]
     container.exec(["python3", "-c", GREETING])
-    assert not any(result["changes"] for result in container.apply().values())
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +105,7 @@ def test_a_good_apply_after_that_makes_the_server(container):
     results = container.apply(pillar=GOOD)
     assert failures(results) == []
     is_healthy(container)
+    assert not any(result["changes"] for result in container.apply().values())
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -944,7 +944,10 @@ def _rehearsed(name, prepared, texts):
     found = _rehearsal(name, prepared, texts)
     if not found:
         return []
-    before = _rehearsal(name, prepared, prepared["base"], {key for key, _ in found})
+    with _stage(name, *prepared["base"].values()) as stage:
+        fatal = any("fatal" in text for text in _complaints(stage, name, thorough=False))
+    # A daemon may die of such an old file without a word.
+    before = None if fatal else _rehearsal(name, prepared, prepared["base"], {key for key, _ in found})
     if before is None:
         # Nobody can tell what is new. The running server will, and what mends the old files is not refused.
         return []

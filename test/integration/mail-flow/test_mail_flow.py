@@ -165,10 +165,10 @@ def test_a_change_that_is_refused_before_it_is_made_is_not_noticed(windows):
 
 def test_the_server_answers_after_every_apply(windows):
     for number, window in enumerate(windows):
-        later = [item for item in (*window.knocks, *window.sent) if item["began"] > window.ended]
-        troubles = [
-            f"{item['outcome']} after apply {number}, {window.way}" for item in later if item["outcome"] != "ok"
-        ]
+        # By then the state that verifies the server has ended, and Salt is only printing its results.
+        later = [item for item in (*window.knocks, *window.sent) if item["began"] > window.ended - 0.1]
+        outcomes = {item["outcome"] for item in later}
+        troubles = [f"{outcome} as apply {number} ended, {window.way}" for outcome in outcomes - {"ok"}]
         assert not troubles, f"{troubles}\n{window.committed}"
 
 

@@ -20,6 +20,8 @@ import time
 
 LIMITS = {"masterless": 1.20, "minion": 1.60}
 REFERENCE = "postfix_mta_reference"
+# How far the costs of the reference may lie apart, and the exit code where they do not tell.
+STEADY, UNSTEADY = 0.15, 3
 UNIT = "salt-minion-cost.service"
 
 
@@ -57,7 +59,7 @@ def measure(command, sls, clock):
 
 
 def main():
-    """Measure both in turn, print the medians and the ratio, and fail above the limit."""
+    """Measure both in turn, print the medians and the ratio; exit with 1 above the limit, 3 on a busy machine."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("kind", choices=LIMITS)
     parser.add_argument("--rounds", type=int, default=7)
@@ -82,7 +84,11 @@ def main():
         f"ratio {ratio:.2f} (limit {LIMITS[args.kind]:.2f}, medians of {args.rounds}); "
         f"processes and threads {tasks[REFERENCE]} and {tasks['postfix_mta']}"
     )
-    return ratio > LIMITS[args.kind]
+    if ratio <= LIMITS[args.kind]:
+        return 0
+    # The same work at very different costs: others are using the processor, and the ratio tells of them.
+    reference_spread = (max(seconds[REFERENCE]) - min(seconds[REFERENCE])) / reference
+    return UNSTEADY if reference_spread > STEADY else 1
 
 
 if __name__ == "__main__":

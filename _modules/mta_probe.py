@@ -821,7 +821,9 @@ def _login(path):
     except (TypeError, KeyError):
         raise SaltInvocationError(f"The pillar {path} must have a username and a password") from None
     if isinstance(password, str) and password.startswith("sdb://"):
-        password = __salt__["sdb.get"](password)
+        uri, password = password, __salt__["sdb.get"](password)
+        if not password or password == uri:  # without such a profile Salt returns the URI itself
+            raise CommandExecutionError(f"The sdb URI of the password in the pillar {path} leads to nothing")
     if not isinstance(username, str) or not isinstance(password, str):
         raise SaltInvocationError(f"The username and the password in the pillar {path} must be strings")
     return username, password

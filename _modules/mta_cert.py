@@ -36,7 +36,6 @@ import re
 import stat
 import types
 
-import salt.utils.data
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 CA_DAYS = 3650
@@ -67,7 +66,6 @@ SUBJECT_FIELDS = (
     ("EMAIL_ADDRESS", 255, ("email", "emailAddress")),
 )
 COMMON_NAME_LIMIT = 64
-PASSPHRASE_LIMIT = 1023  # bytes; OpenSSL takes no more
 DNS_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 File = collections.namedtuple("File", "data mode uid gid")
@@ -197,19 +195,9 @@ def _write(path, data, private=False):
 
 
 def _passphrase(path):
-    """Look the passphrase up in pillar (and sdb); ``None`` when pillar has none."""
-    if not path:
-        return None
-    value = salt.utils.data.traverse_dict_and_list(__pillar__, path, None)
-    if value is None:
-        return None
-    if isinstance(value, str) and value.startswith("sdb://"):
-        uri, value = value, __salt__["sdb.get"](value)
-        if not value or value == uri:
-            raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= PASSPHRASE_LIMIT:
-        raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {PASSPHRASE_LIMIT} bytes: quote it")
-    return value.encode()
+    """The passphrase at a pillar path as bytes; ``None`` when pillar has none."""
+    value = __salt__["mta_secret.get"](path)
+    return None if value is None else value.encode()
 
 
 def _key_parameters(key_type, key_size):

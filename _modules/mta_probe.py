@@ -20,7 +20,6 @@ import ssl
 import struct
 import time
 
-import salt.utils.data
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 CONVERSATION_TIMEOUT = 10
@@ -810,22 +809,13 @@ def _lacking(capabilities, conversations):
 
 def _login(path):
     """The (username, password) at a pillar path; ``None`` when there is nothing."""
-    if not path:
+    username, password = (
+        __salt__["mta_secret.get"](f"{path}:{name}" if path else None) for name in ("username", "password")
+    )
+    if username is None and password is None:
         return None
-    # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
-    value = salt.utils.data.traverse_dict_and_list(__pillar__, path, None)
-    if not value:
-        return None
-    try:
-        username, password = value["username"], value["password"]
-    except (TypeError, KeyError):
-        raise SaltInvocationError(f"The pillar {path} must have a username and a password") from None
-    if isinstance(password, str) and password.startswith("sdb://"):
-        uri, password = password, __salt__["sdb.get"](password)
-        if not password or password == uri:  # without such a profile Salt returns the URI itself
-            raise CommandExecutionError(f"The sdb URI of the password in the pillar {path} leads to nothing")
-    if not isinstance(username, str) or not isinstance(password, str):
-        raise SaltInvocationError(f"The username and the password in the pillar {path} must be strings")
+    if username is None or password is None:
+        raise SaltInvocationError(f"The pillar {path} must have a username and a password")
     return username, password
 
 

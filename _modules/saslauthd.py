@@ -30,7 +30,6 @@ import subprocess
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
-from salt.utils.data import traverse_dict_and_list
 
 PROGRAM = "/usr/sbin/saslauthd"
 DEFAULTS_FILE = "/etc/default/saslauthd"
@@ -528,10 +527,7 @@ def authenticate(username, password=None, service="smtp", realm="", socket=None,
         salt '*' saslauthd.authenticate alice password_pillar=postfix_mta:verify:login:password
     """
     if password_pillar:
-        password = traverse_dict_and_list(__pillar__, password_pillar, None)
-        if isinstance(password, str) and password.startswith("sdb://"):
-            uri, password = password, __salt__["sdb.get"](password)
-            password = None if password == uri else password
+        password = __salt__["mta_secret.get"](password_pillar)
     if not isinstance(password, str):
         place = f" at {password_pillar} in the pillar" if password_pillar else ""
         raise SaltInvocationError(f"there is no password for {username}{place}")

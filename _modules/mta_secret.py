@@ -1,0 +1,44 @@
+"""
+Secrets, looked up where they are kept.
+
+States hand on the pillar path of a secret, never the secret: Salt logs the arguments of states and every SLS file
+that it renders. The module that needs the value asks here, at the moment at which it needs it.
+"""
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.data import traverse_dict_and_list
+
+LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
+
+
+def get(path):
+    """
+    Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
+
+    For other modules: called from a command line, the answer is in the job cache.
+
+    path (str)
+        Pillar path, such as ``postfix_mta:verify:login:password``. Empty or ``None``: there is no secret.
+
+    Returns text, or ``None`` when pillar has nothing there.
+
+    Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and ``SaltInvocationError`` when what is
+    there is no text of 1 to 1023 bytes. Neither shows the value.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_secret.get postfix_mta:verify:login:password
+    """
+    # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
+    value = traverse_dict_and_list(__pillar__, path, None) if path else None
+    if value is None:
+        return None
+    if isinstance(value, str) and value.startswith("sdb://"):
+        uri, value = value, __salt__["sdb.get"](value)
+        if not value or value == uri:  # without such a profile Salt returns the URI itself
+            raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
+    if not isinstance(value, str) or not 1 <= len(value.encode()) <= LONGEST:
+        raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {LONGEST} bytes: quote it")
+    return value

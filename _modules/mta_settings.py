@@ -1,14 +1,14 @@
 """
 The formula's settings: defaults and pillar merged, and the whole pillar validated.
 
-:func:`merged` is what ``map.jinja`` hands to SLS files; :func:`problems` is what the state
+:func:`merged` is what SLS files render with; :func:`problems` is what the state
 ``mta_settings.valid`` reports before anything on the host changes.
 
-On a minion that never synced this formula's modules ``map.jinja`` renders this very file with Salt's renderer
-``py``, which calls :func:`run`. So nothing here depends on the loader but the dunders that both of them set.
+On a minion that never synced this formula's modules, or has those of another revision, this very file is
+rendered from the file server with Salt's renderer ``py``, which calls :func:`run`. So nothing here depends on
+the loader but the dunders that both of them set.
 """
 
-import copy
 import ipaddress
 import json
 import os
@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "24909abb9255"
+REVISION = "c0bf449d8e1a"
 
 
 def revision():
@@ -50,8 +50,9 @@ def merged(saltenv="base"):
     saltenv (str, default ``base``)
         The environment that holds the formula.
 
-    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts)
-    and ``family`` (what ``os_family.yaml`` says). In place of secrets are pillar paths (or ``None``):
+    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
+    ``family`` (what ``os_family.yaml`` says) and ``synced`` (whether the loaded modules are those of the file
+    server). In place of secrets are pillar paths (or ``None``):
     ``certificate.ca.passphrase_pillar`` and ``verify.login_pillar``.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
@@ -65,7 +66,7 @@ def merged(saltenv="base"):
 
         salt '*' mta_settings.merged
     """
-    return copy.deepcopy(_cached(saltenv)[0])
+    return _cached(saltenv)[0]
 
 
 def run():
@@ -78,14 +79,20 @@ def run():
 
         salt '*' mta_settings.run
     """
-    return _merge(globals().get("saltenv", "base"))[0]
+    return {**_merge(globals().get("saltenv", "base"))[0], "synced": False}
 
 
 def _cached(saltenv):
-    """Return what :func:`_merge` does, once for a run of states."""
-    key = f"mta_settings.merged:{saltenv}"
+    """Return what :func:`_merge` does, by the code that the file server has, once for a run of states."""
+    key = f"mta_settings.merged:{saltenv}:{REVISION}"
     if key not in __context__:
-        __context__[key] = _merge(saltenv)
+        if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
+            settings, families = _merge(saltenv)
+            __context__[key] = {**settings, "synced": True}, families
+        else:
+            current = {"default_renderer": "py", "saltenv": saltenv}
+            settings = __salt__["slsutil.renderer"]("salt://_modules/mta_settings.py", **current)
+            __context__[key] = settings, [__grains__.get("os_family")]
     return __context__[key]
 
 

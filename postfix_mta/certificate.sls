@@ -1,5 +1,6 @@
 # The CA, and the server's key and certificate.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.merged" in salt %}{% set mta = salt["mta_settings.merged"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- set certificate = mta.certificate %}
 include:
   - .package

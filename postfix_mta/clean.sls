@@ -1,6 +1,7 @@
 # Back to before the first apply: our firewall ports, then every file that the transactions changed. Mail, packages
 # and the names of the host stay.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.merged" in salt %}{% set mta = salt["mta_settings.merged"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings
 

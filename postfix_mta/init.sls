@@ -1,3 +1,4 @@
+#!yaml
 # The whole mail server, in the how-to's order.
 include:
   - .settings

@@ -1,7 +1,8 @@
-"""map.jinja and the profile, rendered by Salt, for each family of operating systems."""
+"""The settings and the profile, rendered by Salt as SLS files do, for each family of operating systems."""
 
 import pathlib
 import re
+import shutil
 import time
 
 import pytest
@@ -14,6 +15,11 @@ from hypothesis import strategies as st
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESTRICTIONS = "permit_sasl_authenticated,permit_mynetworks,reject_unauth_destination"
+# How every SLS file begins.
+PREAMBLE = """\
+{%- if "mta_settings.merged" in salt %}{% set mta = salt["mta_settings.merged"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
+"""
 GOLDEN = REPOSITORY.parent / "shared" / "golden" / "debian-12.postconf-n.txt"
 
 
@@ -45,15 +51,11 @@ class Renderer:
             ":string:", self.renderers, "jinja|yaml", [], [], saltenv="base", sls="x", input_data=text
         )
 
-    def variable(self, file, name, pillar, host):
-        text = f"{{%- from 'postfix_mta/{file}.jinja' import {name} with context %}}\n{{{{ {name} | json }}}}"
-        return self(text, pillar, **host)
-
     def mta(self, pillar=None, **host):
-        return self.variable("map", "mta", pillar, host)
+        return self(f"{PREAMBLE}{{{{ mta | json }}}}", pillar, **host)
 
     def parameters(self, pillar=None, **host):
-        return self.variable("map", "mta", pillar, host)["main_cf"]
+        return self.mta(pillar, **host)["main_cf"]
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ class TestMap:
     def test_a_minion_that_never_synced_gets_the_same(self, opts, render):
         fresh = Renderer(opts, synced=False)
         pillar = {"hostname": "mx.example.org", "verify": {"login": {"username": "a", "password": "b"}}}
-        assert fresh.mta(pillar) == render.mta(pillar)
+        assert fresh.mta(pillar) == {**render.mta(pillar), "synced": False}
         assert "mta_settings.merged" not in fresh.functions
         assert fresh.parameters(pillar) == render.parameters(pillar)
 
@@ -139,6 +141,24 @@ class TestMap:
             render.mta()
             times.append(time.process_time() - start)
         assert sorted(times)[3] < 0.008  # twice the target: a busy machine is no reason to fail
+
+    def test_a_minion_with_older_modules_gets_the_settings_of_the_file_server(self, opts, tmp_path):
+        modules = tmp_path / "old"
+        shutil.copytree(
+            REPOSITORY / "_modules", modules / "_modules", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        old = modules / "_modules" / "mta_settings.py"
+        text = re.sub("(?m)^REVISION = .*", 'REVISION = "0"', old.read_text())
+        old.write_text(text.replace('settings["family"] = own["family"]', 'settings["family"] = None'))
+        stale = Renderer({**opts, "module_dirs": [str(modules)]})
+        current = Renderer(opts).mta()
+        assert stale.mta() == {**current, "synced": False}
+        assert stale.functions["mta_settings.revision"]() == "0"
+
+    def test_every_sls_file_asks_in_the_same_words(self):
+        for path in (REPOSITORY / "postfix_mta").rglob("*.sls"):
+            text = path.read_text()
+            assert PREAMBLE in text or "mta." not in text.replace("mta.sls", ""), path.name
 
     def test_only_a_minion_with_other_modules_syncs(self, opts, render, monkeypatch):
         text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()

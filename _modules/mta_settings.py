@@ -1,7 +1,7 @@
 """
 The formula's settings: defaults and pillar merged, and the whole pillar validated.
 
-:func:`merged` is what SLS files render with; :func:`problems` is what the state
+:func:`effective` is what SLS files render with; :func:`problems` is what the state
 ``mta_settings.valid`` reports before anything on the host changes.
 
 On a minion that never synced this formula's modules, or has those of another revision, this very file is
@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "c0bf449d8e1a"
+REVISION = "fff2ab1f04f4"
 
 
 def revision():
@@ -43,7 +43,7 @@ _REFERENCE = re.compile(r"\{([a-z_.]+)\}")
 # ---------------------------------------------------------------- The settings
 
 
-def merged(saltenv="base"):
+def effective(saltenv="base"):
     """
     Return the effective settings: defaults, operating system family and pillar, without secrets.
 
@@ -64,7 +64,7 @@ def merged(saltenv="base"):
 
     .. code-block:: bash
 
-        salt '*' mta_settings.merged
+        salt '*' mta_settings.effective
     """
     return _cached(saltenv)[0]
 
@@ -84,7 +84,7 @@ def run():
 
 def _cached(saltenv):
     """Return what :func:`_merge` does, by the code that the file server has, once for a run of states."""
-    key = f"mta_settings.merged:{saltenv}:{REVISION}"
+    key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in __context__:
         if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
             settings, families = _merge(saltenv)

@@ -1,5 +1,5 @@
 # main.cf and master.cf.
-{%- if "mta_settings.merged" in salt %}{% set mta = salt["mta_settings.merged"](saltenv) %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .certificate

@@ -1,5 +1,5 @@
 # The how-to's ports in the firewall.
-{%- if "mta_settings.merged" in salt %}{% set mta = salt["mta_settings.merged"](saltenv) %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings

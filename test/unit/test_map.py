@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESTRICTIONS = "permit_sasl_authenticated,permit_mynetworks,reject_unauth_destination"
 # How every SLS file begins.
 PREAMBLE = """\
-{%- if "mta_settings.merged" in salt %}{% set mta = salt["mta_settings.merged"](saltenv) %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 """
 GOLDEN = REPOSITORY.parent / "shared" / "golden" / "debian-12.postconf-n.txt"
@@ -130,7 +130,7 @@ class TestMap:
         fresh = Renderer(opts, synced=False)
         pillar = {"hostname": "mx.example.org", "verify": {"login": {"username": "a", "password": "b"}}}
         assert fresh.mta(pillar) == {**render.mta(pillar), "synced": False}
-        assert "mta_settings.merged" not in fresh.functions
+        assert "mta_settings.effective" not in fresh.functions
         assert fresh.parameters(pillar) == render.parameters(pillar)
 
     def test_it_costs_less_than_four_milliseconds(self, render):

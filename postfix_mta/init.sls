@@ -7,6 +7,5 @@ include:
   - .sasl
   - .config
   - .aliases
-  - .service
   - .firewall
   - .verify

@@ -3,8 +3,8 @@ Renew the server's certificates again and again, through the state, in one proce
 
     renew.py CONFIG_DIRECTORY TIMES ARGUMENTS…
 
-Each of ARGUMENTS is JSON: those of ``mta_cert.managed`` for one pair, taken in turn. Another name in the certificate
-makes each renewal necessary. Prints JSON: for each time, how long it took, the state's result and comment, the
+Each of ARGUMENTS is JSON: those of ``mta_cert.managed`` for one pair, taken in turn. Another name in the pair
+is the reason for each renewal. Prints JSON: for each time, how long it took, the state's result and comment, the
 fingerprint of the certificate on disk and a digest of the key.
 """
 

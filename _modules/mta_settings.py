@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "24909abb9255"
+REVISION = "00f94b43c2bb"
 
 
 def revision():
@@ -276,6 +276,8 @@ def _contradictions(key, given, settings, hostname, found):
         yield from _wrong_key_size(f"{key}:certificate:key_size", **settings["certificate"])
     if sound("certificate:source", "certificate:days", "certificate:renew_days", "certificate:ca:days"):
         yield from _wrong_days(f"{key}:certificate", **settings["certificate"])
+    if settings["certificate"]["source"] == "fleet_ca" and not settings["certificate"]["fleet"]["ca_minion"]:
+        yield f"{key}:certificate:fleet:ca_minion: not given; the source fleet_ca needs the signing minion's id"
     if sound("certificate:source", "certificate:key", "certificate:certificate", "certificate:ca"):
         yield from _shared_files(f"{key}:certificate", **settings["certificate"])
     backend, rules_file = settings["firewall"]["backend"], settings["firewall"]["rules_file"]
@@ -331,7 +333,7 @@ def _wrong_days(path, source, days, renew_days, ca, **_):
 def _shared_files(path, source, key, certificate, ca, **_):
     """Yield which of the keys and certificates would overwrite another one."""
     files = {"key": key, "certificate": certificate}
-    if source == "local_ca":
+    if source != "self_signed":
         files.update({"ca:key": ca["key"], "ca:certificate": ca["certificate"]})
     used = {}
     for name, file in files.items():
@@ -734,6 +736,7 @@ _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide",)
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384)}
 _CENTURY = 36500
+_MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
 
 _SERVICE = {
     "private": (_flag, {}),
@@ -778,7 +781,7 @@ _SCHEMA = {
     ),
     "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
     "certificate": {
-        "source": (_choice, {"allowed": ("local_ca", "self_signed"), "later": ("fleet_ca", "files")}),
+        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca"), "later": ("files",)}),
         "key": (_path, {}),
         "certificate": (_path, {}),
         "subject": {
@@ -802,6 +805,20 @@ _SCHEMA = {
             "key": (_path, {}),
             "passphrase": (_secret, {"shortest": 4}),
             "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        },
+        "fleet": {
+            "ca_minion": (_text, _MINION),
+            "policy": (_text, {"what": "the name of a signing policy", "pattern": r"[\w.@-]+", "longest": 255}),
+            "trust_store": (_boolean, {}),
+            "minions": (
+                _entries,
+                {
+                    "name": _MINION["what"],
+                    "pattern": _MINION["pattern"],
+                    "check": _items,
+                    "options": {"check": _alternative_name, "options": {}},
+                },
+            ),
         },
     },
     "sasl": {

@@ -23,27 +23,6 @@ postfix_mta_ca:
       - mta_package: postfix_mta_package
     - require_in:
       - mta_cert: postfix_mta_certificate
-{%- elif certificate.source == 'fleet_ca' %}
-
-postfix_mta_authority:
-  mta_fleet_ca.authority_managed:
-    - name: {{ certificate.ca.certificate | json }}
-    - ca_minion: {{ certificate.fleet.ca_minion | json }}
-    - transaction: postfix_mta
-    - require:
-      - mta_package: postfix_mta_package
-    - require_in:
-      - mta_cert: postfix_mta_certificate
-{%-   if certificate.fleet.trust_store %}
-
-postfix_mta_trust_store:
-  mta_fleet_ca.trusted:
-    - name: {{ mta.family.trust_store.file | json }}
-    - source: {{ certificate.ca.certificate | json }}
-    - command: {{ mta.family.trust_store.command | json }}
-    - require:
-      - mta_transaction: postfix_mta_committed
-{%-   endif %}
 {%- endif %}
 
 postfix_mta_certificate:
@@ -52,7 +31,7 @@ postfix_mta_certificate:
     - key: {{ certificate.key | json }}
     - hostname: {{ mta.hostname | json }}
     - alternative_names: {{ certificate.names | json }}
-    - subject: {{ ({} if certificate.source == 'fleet_ca' else certificate.subject) | json }}
+    - subject: {{ certificate.subject | json }}
     - key_type: {{ certificate.key_type | json }}
     - key_size: {{ certificate.key_size | json }}
     - days: {{ certificate.days | json }}
@@ -61,14 +40,19 @@ postfix_mta_certificate:
     - ca_certificate: {{ certificate.ca.certificate | json }}
     - ca_key: {{ certificate.ca.key | json }}
     - passphrase_pillar: {{ certificate.ca.passphrase_pillar | json }}
-{%- elif certificate.source == 'fleet_ca' %}
-    - source: fleet_ca
-    - ca_certificate: {{ certificate.ca.certificate | json }}
-    - ca_minion: {{ certificate.fleet.ca_minion | json }}
-    - policy: {{ certificate.fleet.policy | json }}
 {%- endif %}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package
     - require_in:
       - mta_transaction: postfix_mta_committed
+{%- if certificate.source == 'fleet_ca' and certificate.fleet.trust_store %}
+
+postfix_mta_trust_store:
+  mta_fleet_ca.trusted:
+    - name: {{ mta.family.trust_store.file | json }}
+    - source: {{ certificate.ca.certificate | json }}
+    - command: {{ mta.family.trust_store.command | json }}
+    - require:
+      - mta_transaction: postfix_mta_committed
+{%- endif %}

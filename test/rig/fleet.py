@@ -35,7 +35,6 @@ MASTER = {
     "file_roots": {"base": [STATES]},
     "pillar_roots": {"base": [PILLARS]},
     "auto_accept": True,
-    "worker_threads": 3,  # the least that Salt takes: a container's share of the processor is small
 }
 # Soon there, also after the master was away.
 MINION = {"acceptance_wait_time": 1, "recon_default": 500, "recon_max": 2000, "random_reauth_delay": 1}

@@ -324,43 +324,6 @@ class TestTheMailMinion:
             modules["mta_fleet_ca.authority"](ca_minion)
 
 
-class TestTheAuthoritysCertificate:
-    @pytest.fixture
-    def served(self, authority, pretend, tmp_path):
-        """What the CA minion serves; ``calls`` counts the questions."""
-        text = (tmp_path / "ca.pem").read_text()
-        calls = []
-        pretend("publish.publish", lambda *args, **_: calls.append(args) or {CA: {"certificate": text}})
-        return text, calls
-
-    def test_it_is_fetched_once_and_test_mode_says_the_same(self, states, served, tmp_path):
-        text, calls = served
-        path = str(tmp_path / "copy.pem")
-        arguments = {"ca_minion": CA, "transaction": "t"}
-        states.opts["test"] = True
-        announced = states["mta_fleet_ca.authority_managed"](path, **arguments)
-        states.opts["test"] = False
-        first = states["mta_fleet_ca.authority_managed"](path, **arguments)
-        asked = len(calls)
-        second = states["mta_fleet_ca.authority_managed"](path, **arguments)
-        assert (announced["result"], first["result"], second["result"]) == (None, True, True)
-        assert announced["changes"] == first["changes"]
-        assert (tmp_path / "copy.pem").read_text() == text
-        assert second["changes"] == {}
-        assert len(calls) == asked == 2
-
-    def test_one_that_ends_soon_is_fetched_again(self, modules, served, tmp_path):
-        calls = served[1]
-        modules["mta_cert.create_ca"](str(tmp_path / "old.pem"), str(tmp_path / "old.key"), key_type="ec", days=20)
-        plan = modules["mta_fleet_ca.plan"](str(tmp_path / "old.pem"), CA)
-        assert list(plan["changes"]) == [str(tmp_path / "old.pem")]
-        assert len(calls) == 1
-
-    def test_the_ca_minion_does_not_fetch_its_own(self, modules, served, tmp_path):
-        assert modules["mta_fleet_ca.plan"](str(tmp_path / "none.pem"), MAIL1)["changes"] == {}
-        assert served[1] == []
-
-
 class TestTheTrustStore:
     @pytest.fixture
     def store(self, states, tmp_path):
@@ -394,5 +357,12 @@ class TestTheTrustStore:
         assert not store.file.exists()
         assert store()["result"] is True
 
-    def test_without_the_certificate_it_fails(self, store):
+    def test_what_is_not_there_yet_is_expected_in_test_mode_only(self, store):
+        assert store(source="none.pem", test=True)["result"] is None
         assert "is not there" in store(source="none.pem")["comment"]
+
+    def test_a_renewed_authority_replaces_the_old_one(self, store):
+        store()
+        store.file.with_name("postfix_mta.crt").write_text("older\n")
+        assert store()["changes"][str(store.file)]["old"] == "another certificate"
+        assert store.file.read_text() == "one\n"

@@ -12,7 +12,9 @@ postfix_mta_config:
     - unmanaged: {{ mta.unmanaged | json }}
     - transaction: postfix_mta
     - require:
-      - mta_cert: postfix_mta_certificate
+{%- for pair in mta.pairs %}
+      - mta_cert: {{ pair.id }}
+{%- endfor %}
 {%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
 {%- endif %}

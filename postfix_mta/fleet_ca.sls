@@ -15,5 +15,6 @@ postfix_mta_fleet_ca:
     - days: {{ certificate.ca.days | json }}
     - renew_days: {{ certificate.renew_days | json }}
     - passphrase_pillar: {{ certificate.ca.passphrase_pillar | json }}
+    - previous_passphrase_pillar: {{ certificate.ca.previous_passphrase_pillar | json }}
     - require:
       - mta_transaction: postfix_mta_recovered

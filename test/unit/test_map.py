@@ -169,6 +169,7 @@ class TestGuideProfile:
             "smtp_tls_note_starttls_offer": True,
             "smtpd_tls_key_file": "/etc/ssl/private/smtpd.key",
             "smtpd_tls_cert_file": "/etc/ssl/certs/smtpd.crt",
+            "smtpd_tls_chain_files": None,
             "smtpd_tls_CAfile": "/etc/ssl/certs/cacert.pem",
             "smtpd_tls_loglevel": 1,
             "smtpd_tls_received_header": True,
@@ -195,6 +196,32 @@ class TestGuideProfile:
 
     def test_without_sasl_nobody_logs_in(self, render):
         assert render.parameters({"sasl": {"enabled": False}})["smtpd_sasl_auth_enable"] is False
+
+    @pytest.mark.parametrize(
+        ("certificate", "files"),
+        [
+            ({"chain_file": "/etc/ssl/one.pem"}, ["/etc/ssl/one.pem"]),
+            ({"rotate_key": True}, ["/etc/ssl/private/smtpd.pem"]),
+            ({"rotate_key": True, "key": "/etc/ssl/mail.pem"}, ["/etc/ssl/mail-chain.pem"]),
+            ({"second": {"key_type": "ec"}}, ["/etc/ssl/private/smtpd.pem", "/etc/ssl/private/smtpd-2.pem"]),
+            ({"source": "files", "files": {"certificate": "/c", "key": "/k"}}, ["/etc/ssl/private/smtpd.pem"]),
+        ],
+    )
+    def test_chain_files_take_the_place_of_the_two_where_the_key_may_change(self, render, certificate, files):
+        parameters = render.parameters({"certificate": certificate})
+        assert parameters["smtpd_tls_chain_files"] == files
+        assert parameters["smtpd_tls_key_file"] is parameters["smtpd_tls_cert_file"] is None
+
+    def test_pem_text_is_named_by_its_pillar_path_and_a_file_by_its_own(self, render):
+        files = {"certificate": "/etc/c.pem", "key": "-----BEGIN PRIVATE KEY-----\ngeheim\n", "chain": "sdb://v/c"}
+        mta = render.mta({"certificate": {"source": "files", "files": files}})
+        assert mta["pairs"][0]["files"] == {
+            "certificate": "/etc/c.pem",
+            "key": "postfix_mta:certificate:files:key",
+            "chain": "postfix_mta:certificate:files:chain",
+        }
+        assert "geheim" not in str(mta)
+        assert mta["ca_file"] is None
 
     def test_a_self_signed_certificate_has_no_authority(self, render):
         assert render.parameters({"certificate": {"source": "self_signed"}})["smtpd_tls_CAfile"] is None

@@ -26,19 +26,19 @@ class Host:
     def __init__(self, folder, opts, states, modules):
         self.folder, self.opts, self.states, self.modules = folder, opts, states, modules
         # Salt's loader holds a module twice: as tests call it, and as states and other modules do.
-        loaders = (modules, modules.pack["__salt__"])
-        self.namespaces = [loader["mta_cert.plan"].__globals__ for loader in loaders]
-        self.namespace = self.namespaces[0]
+        self.loaders = (modules, modules.pack["__salt__"])
         self.now = datetime.datetime.now(datetime.timezone.utc)
         self.ca, self.ca_key = folder / "certs/cacert.pem", folder / "private/cakey.pem"
         self.certificate, self.key = folder / "certs/smtpd.crt", folder / "private/smtpd.key"
 
-    def replace(self, monkeypatch, name, value):
-        for namespace in self.namespaces:
-            monkeypatch.setitem(namespace, name, value)
+    def replace(self, monkeypatch, function, name, value):
+        """Replace a name in the module of a function."""
+        for loader in self.loaders:
+            monkeypatch.setitem(loader[function].__globals__, name, value)
 
     def function(self, name, *args, **kwargs):
-        return self.modules[f"mta_cert.{name}"](*map(str, args), **kwargs)
+        module = "mta_ca" if name == "create_ca" else "mta_cert"
+        return self.modules[f"{module}.{name.replace('_ca', '')}"](*map(str, args), **kwargs)
 
     def state(self, test, name, path, **arguments):
         self.opts["test"] = self.states.opts["test"] = test
@@ -97,7 +97,8 @@ def host(tmp_path, opts, states, modules, pretend, monkeypatch):
     pretend("mta_service.daemon_reload", lambda: None)
     pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "notes": [], "transcript": []})
     made = Host(tmp_path / "ssl", opts, states, modules)
-    made.replace(monkeypatch, "_now", lambda: made.now)
+    for function in ("mta_cert.plan", "mta_ca.plan"):
+        made.replace(monkeypatch, function, "_now", lambda: made.now)
     return made
 
 
@@ -275,11 +276,11 @@ def test_an_expired_certificate_is_healed(host):
 
 
 def test_without_renew_days_the_window_is_a_third_of_the_lifetime(host):
-    host.settle(days=60, renew_days=None)
+    host.settle(days=60)
     host.now += 39 * DAY
-    assert host.settle(days=60, renew_days=None)[1]["changes"] == {}
+    assert host.settle(days=60)[1]["changes"] == {}
     host.now += DAY
-    renewed(host, "its renewal began at", days=60, renew_days=None)
+    renewed(host, "its renewal began at", days=60)
 
 
 def test_a_certificate_for_another_name_is_renewed(host):
@@ -420,7 +421,7 @@ def test_the_group_ssl_cert_may_read_a_server_key_and_no_other_group(host, monke
     host.key.chmod(0o640)
     assert host.pair(test=True)["changes"]
     group = types.SimpleNamespace(getgrgid=lambda gid: types.SimpleNamespace(gr_name="ssl-cert"))
-    host.replace(monkeypatch, "grp", group)
+    host.replace(monkeypatch, "mta_pem.read", "grp", group)
     assert host.pair(test=True)["changes"] == {}
     host.ca_key.chmod(0o640)
     assert host.authority(test=True)["changes"]
@@ -441,10 +442,10 @@ def test_without_an_authority_to_come_a_missing_one_is_an_error(host):
         refused(host, host.pair(test=test), "mta_cert.ca_managed creates a new one")
 
 
-def test_a_bad_new_pair_replaces_nothing(host, monkeypatch):
+def test_a_bad_new_pair_replaces_nothing(host, pretend):
     host.settle()
     before = host.contents()
-    host.replace(monkeypatch, "_serve", lambda *_: ["a TLS server cannot load it"])
+    pretend("mta_x509.serve", lambda *_, **__: ["a TLS server cannot load it"])
     refused(host, host.pair(hostname="new.example.com"), "a TLS server cannot load it")
     assert host.contents() == before
 
@@ -609,7 +610,7 @@ def test_a_wrong_passphrase_is_an_error_even_when_nothing_has_to_be_signed(host,
     passphrase("wrong one")
     for test in (True, False):
         result = host.authority(test=test)
-        refused(host, result, "The passphrase does not unlock the key")
+        refused(host, result, "is not unlocked by the passphrase")
         assert "wrong one" not in result["comment"]
     passphrase(None)
     refused(host, host.authority(), "no passphrase is given")
@@ -734,43 +735,52 @@ def test_verify_lists_every_problem(by_hand):
     assert by_hand.function("verify", by_hand.folder / "absent") == [f"{by_hand.folder}/absent is not there"]
 
 
+def chain_of_three(now, names=(HOST,), days=90):
+    """PEM of a server's key, its certificate, the intermediate authority that signed it, and the root."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    subjects = [x509.Name.from_rfc4514_string(f"CN={name}") for name in ("Root", "Middle", "Leaf")]
+    pems = [private_pem(keys[2])]
+    for number, (key, subject) in enumerate(zip(keys, subjects)):
+        above = max(number - 1, 0)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subjects[above])
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - DAY)
+            .not_valid_after(now + days * DAY)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[above].public_key()), False)
+            .add_extension(x509.BasicConstraints(number < 2, None), True)
+        )
+        usage = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign"), False
+        )
+        usage.update(
+            key_cert_sign=number < 2, digital_signature=number == 2, encipher_only=False, decipher_only=False
+        )
+        builder = builder.add_extension(x509.KeyUsage(**usage), True)
+        if number == 2:
+            builder = builder.add_extension(x509.SubjectAlternativeName(map(x509.DNSName, names)), False)
+        pems.insert(1, builder.sign(keys[above], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return pems
+
+
 def test_a_chain_is_followed_in_order(by_hand):
     """The server's certificate, then an intermediate authority that the file brings along."""
-    root_key = ec.generate_private_key(ec.SECP256R1())
-    middle_key = ec.generate_private_key(ec.SECP256R1())
-    build = by_hand.namespace["_build_ca"]
-    root = build(root_key, x509.Name.from_rfc4514_string("CN=Root"), 100, by_hand.now, None)
-    middle = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name.from_rfc4514_string("CN=Middle"))
-        .issuer_name(root.subject)
-        .public_key(middle_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(root.not_valid_before_utc)
-        .not_valid_after(root.not_valid_after_utc)
-    )
-    for extension in root.extensions:
-        if extension.oid != x509.SubjectKeyIdentifier.oid:
-            middle = middle.add_extension(extension.value, extension.critical)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(middle_key.public_key())
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
-    middle = middle.add_extension(identifier, False).add_extension(authority, False)
-    middle = middle.sign(root_key, hashes.SHA256())
-    leaf_key = serialization.load_pem_private_key(by_hand.key.read_bytes(), None)
-    leaf = by_hand.namespace["_build_server"](
-        leaf_key.public_key(), {"COMMON_NAME": HOST}, [HOST], 90, by_hand.now, middle_key, middle
-    )
-    pem = by_hand.namespace["_pem"]
-    by_hand.ca.write_bytes(pem(root))
+    key, leaf, middle, root = chain_of_three(by_hand.now)
+    by_hand.key.write_bytes(key)
+    by_hand.ca.write_bytes(root)
     arguments = {"key": str(by_hand.key), "ca_certificate": str(by_hand.ca), "hostname": HOST}
-    by_hand.certificate.write_bytes(pem(leaf) + pem(middle))
+    by_hand.certificate.write_bytes(leaf + middle)
     assert by_hand.function("verify", by_hand.certificate, **arguments) == []
     assert by_hand.function("inspect", by_hand.certificate)["chain"] == ["CN=Middle"]
-    by_hand.certificate.write_bytes(pem(leaf) + pem(root) + pem(middle))
+    by_hand.certificate.write_bytes(leaf + root + middle)
     assert "its chain is broken: CN=Root did not sign" in "\n".join(
         by_hand.function("verify", by_hand.certificate, **arguments)
     )
-    by_hand.certificate.write_bytes(pem(leaf))
+    by_hand.certificate.write_bytes(leaf)
     assert by_hand.function("verify", by_hand.certificate, **arguments)
 
 
@@ -848,23 +858,15 @@ def test_a_missing_library_is_named_with_the_way_to_install_it(host, monkeypatch
     assert host.contents() == {}
 
 
-def test_dates_of_a_cryptography_before_42_are_read(host):
+def test_dates_of_a_cryptography_before_42_are_read(modules):
     old = types.SimpleNamespace(not_valid_after=datetime.datetime(2026, 1, 1))
-    assert host.namespace["_utc"](old, "after") == datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    utc = modules["mta_x509.describe"].__globals__["_utc"]
+    assert utc(old, "after") == datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 
 
-def test_every_public_function_documents_itself(host):
-    for name in (
-        "create_key",
-        "create_ca",
-        "create",
-        "sign",
-        "inspect",
-        "verify",
-        "plan",
-        "apply",
-        "ca_plan",
-    ):
-        documentation = host.modules[f"mta_cert.{name}"].__doc__
-        assert "CLI Example:" in documentation
-        assert "Raises" in documentation
+def test_every_public_function_documents_itself(modules):
+    for module in ("mta_x509", "mta_pem", "mta_ca", "mta_cert"):
+        names = [name for name in list(modules) if name.startswith(f"{module}.")]
+        assert names
+        for name in names:
+            assert "CLI Example:" in modules[name].__doc__, name

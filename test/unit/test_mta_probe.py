@@ -178,7 +178,7 @@ def listener(server, certificates):
         "starttls": True,
         "auth": True,
         "auth_before_tls": True,
-        "certificate": certificates["good"],
+        "certificates": [certificates["good"]],
         "key": certificates["good"],
         "hostname": HOST,
     }
@@ -334,7 +334,8 @@ def test_a_chain_that_does_not_verify_is_a_problem_and_the_rest_is_still_told(ch
 
 
 def test_a_certificate_for_another_host_is_a_problem(check, server, listener, certificates):
-    server.certificate = listener["certificate"] = certificates["elsewhere"]
+    server.certificate = certificates["elsewhere"]
+    listener["certificates"] = [certificates["elsewhere"]]
     assert "Hostname mismatch" in problem(check(ca_file=certificates["elsewhere"], hostname=HOST))
 
 
@@ -342,7 +343,7 @@ def test_a_certificate_for_another_host_is_a_problem(check, server, listener, ce
 def test_a_file_that_is_not_there_is_a_problem(check, listener, tmp_path, which):
     missing = str(tmp_path / "nope.pem")
     if which == "certificate":
-        listener["certificate"] = missing
+        listener["certificates"] = [missing]
         assert f"Cannot read {missing}" in problem(check())
     else:
         assert f"Cannot read {missing}" in problem(check(ca_file=missing))

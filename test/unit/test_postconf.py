@@ -732,6 +732,8 @@ def test_the_stock_server_listens_on_port_25(host):
             "auth_before_tls": False,
             "certificate": "/etc/ssl/certs/ssl-cert-snakeoil.pem",
             "key": "/etc/ssl/private/ssl-cert-snakeoil.key",
+            "certificates": ["/etc/ssl/certs/ssl-cert-snakeoil.pem"],
+            "keys": ["/etc/ssl/private/ssl-cert-snakeoil.key"],
             "sasl_type": "cyrus",
             "hostname": "mail.example.com",
         }

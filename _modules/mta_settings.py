@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "d087c507cf6f"
+REVISION = "ee59613e1cd7"
 
 
 def revision():
@@ -321,6 +321,8 @@ def _contradictions(key, given, settings, hostname, found):
         yield from _wrong_keys(f"{key}:certificate", settings["certificate"], settings["family"]["key_types"])
     if sound("certificate:source", "certificate:days", "certificate:renew_days", "certificate:ca:days"):
         yield from _wrong_days(f"{key}:certificate", **settings["certificate"])
+    if settings["certificate"]["source"] == "fleet_ca" and not settings["certificate"]["fleet"]["ca_minion"]:
+        yield f"{key}:certificate:fleet:ca_minion: not given; the source fleet_ca needs the signing minion's id"
     if sound("certificate"):
         yield from _shared_files(f"{key}:certificate", settings["certificate"], settings["pairs"])
         yield from _wrong_files(f"{key}:certificate", **settings["certificate"])
@@ -832,6 +834,7 @@ _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide",)
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _CENTURY = 36500
+_MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
 
 _SERVICE = {
     "private": (_flag, {}),
@@ -882,7 +885,7 @@ _SCHEMA = {
     ),
     "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
     "certificate": {
-        "source": (_choice, {"allowed": ("local_ca", "self_signed", "files"), "later": ("fleet_ca",)}),
+        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files")}),
         "key": (_path, {}),
         "certificate": (_path, {}),
         "chain_file": (_path, {}),
@@ -918,6 +921,20 @@ _SCHEMA = {
             "passphrase": (_secret, {"shortest": 4}),
             "previous_passphrase": (_secret, {}),
             "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        },
+        "fleet": {
+            "ca_minion": (_text, _MINION),
+            "policy": (_text, {"what": "the name of a signing policy", "pattern": r"[\w.@-]+", "longest": 255}),
+            "trust_store": (_boolean, {}),
+            "minions": (
+                _entries,
+                {
+                    "name": _MINION["what"],
+                    "pattern": _MINION["pattern"],
+                    "check": _items,
+                    "options": {"check": _alternative_name, "options": {}},
+                },
+            ),
         },
     },
     "sasl": {

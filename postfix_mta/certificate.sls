@@ -64,3 +64,13 @@ postfix_mta_ca:
     - require_in:
       - mta_transaction: postfix_mta_committed
 {%- endfor %}
+{%- if certificate.source == 'fleet_ca' and certificate.fleet.trust_store %}
+
+postfix_mta_trust_store:
+  mta_fleet_ca.trusted:
+    - name: {{ mta.family.trust_store.file | json }}
+    - source: {{ certificate.ca.certificate | json }}
+    - command: {{ mta.family.trust_store.command | json }}
+    - require:
+      - mta_transaction: postfix_mta_committed
+{%- endif %}

@@ -11,6 +11,13 @@ postfix_mta_firewall_clean:
     - require:
       - mta_transaction: postfix_mta_recovered
 
+postfix_mta_trust_store_clean:
+  mta_fleet_ca.untrusted:
+    - name: {{ mta.family.trust_store.file | json }}
+    - command: {{ mta.family.trust_store.command | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered
+
 postfix_mta_clean:
   mta_transaction.restored:
     - name: postfix_mta

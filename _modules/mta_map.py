@@ -13,7 +13,7 @@ Comments in a source file, and the order of its entries, stay; entries that nobo
 
 Whether a compiled form is what its source gives is known by digests kept in ``/var/lib/postfix_mta/maps.json``.
 Where they do not match, and only there, the source is compiled and compared: postmap(1) gives the same bytes for
-the same source, but for an identifier in the header of Berkeley DB files.
+the same source, but for an identifier in the header of Berkeley DB files and the time that postalias(1) puts in.
 """
 
 import contextlib
@@ -53,6 +53,7 @@ PATTERN = re.compile(
 )
 # The identifier of a Berkeley DB file, in the metadata page at its start (db_page.h).
 IDENTIFIER = slice(52, 72)
+TIME = re.compile(rb"(?<![0-9])[0-9]{10}(?![0-9])")
 
 
 # -- the syntax ----------------------------------------------------------------------------------
@@ -244,9 +245,16 @@ def _difference(kind, old, new, hidden):
 
 
 def _digest(contents, kind=None):
-    """Digest of a file; in a compiled one of a Berkeley DB ``kind`` its identifier does not count."""
+    """
+    Digest of a file; in a compiled one (of a ``kind``) what differs each time does not count.
+
+    That is a Berkeley DB file's identifier, and the time that postalias(1) puts in for NIS.
+    """
     if kind in ("hash", "btree"):
-        contents = contents[: IDENTIFIER.start] + contents[IDENTIFIER.stop :]
+        # Not only there: a page that was the first one of a smaller file keeps it.
+        contents = contents.replace(contents[IDENTIFIER], b"")
+    if kind and b"YP_LAST_MODIFIED" in contents:
+        contents = TIME.sub(b"", contents)
     return hashlib.blake2b(contents, digest_size=20).hexdigest()
 
 

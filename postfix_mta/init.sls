@@ -5,6 +5,7 @@ include:
   - .package
   - .certificate
   - .sasl
+  - .maps
   - .config
   - .aliases
   - .firewall

@@ -213,6 +213,8 @@ def _unfit(kind, key, value):
         return "a line break or a control character"
     if not value and kind not in RULES and kind not in SETTINGS:
         return "no value"
+    if key.endswith(":") and kind not in RULES and kind not in SETTINGS:
+        return "a key that ends with a colon; postmap takes that for a file of aliases"
     if _parsed(kind, f"{_line(kind, key, value)}\n") != [(key, value, [0])]:
         return "such a key or value cannot be written to a table of this type"
     return None

@@ -121,6 +121,7 @@ def test_a_pattern_with_blanks_is_one_key():
         ("hash", {" a": "c"}, "cannot be written"),
         ("hash", {'a"': "c"}, "cannot be written"),
         ("hash", {"a": "b\nc d"}, "line break"),
+        ("hash", {"a:": "b"}, "ends with a colon"),
         ("hash", {"a": ""}, "no value"),
         ("hash", {"a": "b", "A": "c"}, "there twice"),
         ("hash", {"a": {"b": "c"}}, "not a text"),

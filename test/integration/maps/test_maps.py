@@ -207,9 +207,9 @@ def test_a_bad_table_is_undone_with_the_rest(container, client):
     for kind in KINDS:
         ask(container, kind, "two")
     # Only a lookup by the running server shows that: it is in the transaction, too.
-    bad = {"users": {"type": "sqlite", "entries": {"dbpath": "/srv/nosuch.db", "query": QUERY}}}
+    bad = {"broken": {"type": "sqlite", "entries": {"dbpath": "/srv/nosuch.db", "query": QUERY}}}
     found = applied(
-        container, pillar(maps("two", **bad), virtual_alias_maps="{maps.virtual}, {maps.users}"), ok=False
+        container, pillar(maps("two", **bad), virtual_alias_maps="{maps.virtual}, {maps.broken}"), ok=False
     )
     assert container.exec("cd /etc/postfix; sha256sum main.cf t_* virtual* users").stdout == before
 

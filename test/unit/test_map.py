@@ -134,11 +134,13 @@ class TestMap:
         assert fresh.parameters(pillar) == render.parameters(pillar)
 
     def test_it_costs_less_than_four_milliseconds(self, render):
-        render.mta()
+        # What each SLS file begins with. Parsing a dump of all settings, as the other tests do, is not part of it.
+        text = "{%- from 'postfix_mta/map.jinja' import mta with context %}\nx: {{ mta.hostname | json }}"
+        render(text)
         times = []
         for _ in range(7):
             start = time.process_time()
-            render.mta()
+            render(text)
             times.append(time.process_time() - start)
         assert sorted(times)[3] < 0.008  # twice the target: a busy machine is no reason to fail
 

@@ -79,9 +79,7 @@ def authority(ca_minion, pillar):
     modules = ca_minion
     files = pillar["postfix_mta"]["certificate"]["ca"]
     where = "postfix_mta:certificate:ca:passphrase"
-    modules["mta_ca.create"](
-        files["certificate"], files["key"], key_type="ec", days=3650, passphrase_pillar=where
-    )
+    modules["mta_ca.create"](files["certificate"], files["key"], key_type="ec", days=3650, passphrase_pillar=where)
     return modules
 
 

@@ -56,22 +56,31 @@ PILLARS = {
     },
 }
 
-# Publishes what standard input has: name to [target, function, arguments, id]. Without an id as Salt does, and
-# prints the minions' answers; with one as a bare message of that minion, and prints what the master says.
+# Publishes what standard input has: name to [target, function, arguments, ids]. Without ids as Salt does, and
+# prints the minions' answers. With them as a bare message that has these ids, inside and on its envelope, where
+# Salt's client would write its own; prints what the master says.
 ATTACKER = """
 import json, sys, salt.client, salt.channel.client
 caller = salt.client.Caller("/etc/salt/minion")
 answers = {}
-for name, (target, function, arguments, identifier) in json.load(sys.stdin).items():
+
+class Message(dict):
+    def __setitem__(self, key, value):
+        if key != "id":
+            super().__setitem__(key, value)
+
+for name, (target, function, arguments, ids) in json.load(sys.stdin).items():
     try:
-        if identifier is None:
+        if ids is None:
             options = {"tgt_type": "list", "timeout": 20}
             answers[name] = caller.cmd("publish.publish", target, function, arguments, **options)
             continue
         load = {"cmd": "minion_pub", "fun": function, "arg": arguments, "tgt": target, "tgt_type": "list"}
-        load.update(ret="", tmo=10, form="clean", id=identifier)
-        with salt.channel.client.ReqChannel.factory(caller.opts) as channel:
-            answers[name] = channel.send(load, timeout=5, tries=1)
+        load.update(ret="", tmo=10, form="clean", id=ids[0])
+        with salt.channel.client.ReqChannel.factory(dict(caller.opts)) as channel:
+            channel.send({"cmd": "_file_hash", "path": "x", "saltenv": "base"}, timeout=5)  # authenticates
+            channel.obj.opts["id"] = ids[1]
+            answers[name] = channel.send(Message(load), timeout=5, tries=1)
     except Exception as error:
         answers[name] = f"{type(error).__name__}: {error}"
 print(json.dumps(answers))
@@ -83,7 +92,7 @@ def fleet(new_fleet, instance):
     minion = {"features": {"x509_v2": True}} if instance.platform.endswith("3006") else {}
     started = new_fleet(PILLARS, master={"peer": PEER}, minion=minion)
     started.apply(CA, "postfix_mta.fleet_ca")
-    started.salt(MAIL, "saltutil.sync_modules")
+    started.salt(MAIL, "saltutil.sync_all")
     return started
 
 
@@ -109,7 +118,7 @@ def requests(fleet):
 
 @pytest.fixture(scope="module")
 def attack(fleet):
-    """Publish ``{name: (target, function, arguments, forged id or None)}`` as the first minion; the answers."""
+    """Publish ``{name: (target, function, arguments, ids or None)}`` from the first mail minion; the answers."""
     host = fleet.minions[MAIL[0]]
     host.put({"/root/attacker.py": ATTACKER})
 
@@ -211,12 +220,20 @@ def test_the_master_lets_it_call_nothing_else_and_nobody_else(fleet, requests, a
 
 def test_the_master_takes_no_message_that_is_forged(fleet, requests, attack):
     certificate = "mta_fleet_ca.certificate"
+    another = (CA, "mta_fleet_ca.issue", [requests["ec"], MAIL[1]])
     answers = attack(
         {
-            "as another minion": (CA, "mta_fleet_ca.issue", [requests["ec"], MAIL[1]], MAIL[1]),
-            "a shell behind what is permitted": (CA, f"{certificate},cmd.run", ["", "touch /root/owned"], MAIL[0]),
-            "a shell before it": (CA, f"cmd.run,{certificate}", ["touch /root/owned", ""], MAIL[0]),
-            "honest": (CA, certificate, [], MAIL[0]),
+            "as another minion, inside": (*another, [MAIL[1], MAIL[0]]),
+            "as another minion, on the envelope": (*another, [MAIL[0], MAIL[1]]),
+            "as another minion": (*another, [MAIL[1], MAIL[1]]),
+            "a shell behind what is permitted": (
+                CA,
+                f"{certificate},cmd.run",
+                ["", "touch /root/owned"],
+                [MAIL[0]] * 2,
+            ),
+            "a shell before it": (CA, f"cmd.run,{certificate}", ["touch /root/owned", ""], [MAIL[0]] * 2),
+            "honest": (CA, certificate, [], [MAIL[0]] * 2),
         }
     )
     # A message that the master takes is answered with the job's id; so the way that was tried is one that works.

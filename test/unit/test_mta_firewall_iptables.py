@@ -1,4 +1,4 @@
-"""mta_firewall: the rules file's text, and the states over the real loaders with stand-ins for iptables."""
+"""mta_firewall_iptables: the rules file's text, and the states with stand-ins for the programs of iptables."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ LOG = "#  Log iptables denied calls\n"
 @pytest.fixture
 def firewall(modules):
     """The module as the loader made it."""
-    return sys.modules[modules["mta_firewall.plan"].__module__]
+    return sys.modules[modules["mta_firewall_iptables.plan"].__module__]
 
 
 @pytest.fixture
@@ -190,7 +190,9 @@ def test_closed_ports_count_only_while_a_firewall_is_running(firewall):
 
 def test_what_is_saved_empties_a_table_that_was_not_in_use(firewall, monkeypatch):
     monkeypatch.setattr(firewall, "_run", lambda argv: "*nat\nCOMMIT\n" if argv[-1] == "nat" else "")
-    saved = firewall._saved("*nat\nCOMMIT\n*filter\n:INPUT DROP [0:0]\n:mine - [0:0]\n-A INPUT -j DROP\nCOMMIT\n")
+    saved = firewall._saved(
+        "iptables", "*nat\nCOMMIT\n*filter\n:INPUT DROP [0:0]\n:mine - [0:0]\n-A INPUT -j DROP\nCOMMIT\n"
+    )
     assert saved.split() == ["*nat", "COMMIT", "*filter", ":INPUT", "ACCEPT", "[0:0]", "COMMIT"]
 
 
@@ -211,7 +213,7 @@ def test_iptables_without_a_rules_file_is_an_error_with_a_way_out(states, tmp_pa
     assert "iptables-save" in ret["comment"]
 
 
-@pytest.mark.parametrize("arguments", [{"backend": "ufw"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
+@pytest.mark.parametrize("arguments", [{"backend": "pf"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
 def test_bad_arguments_are_refused(modules, arguments):
     with pytest.raises(SaltInvocationError):
         modules["mta_firewall.plan"](**arguments)
@@ -301,8 +303,9 @@ def test_absent_does_not_start_a_firewall(states, host):
     assert (host / "running").read_text() == "-P INPUT ACCEPT\n"
 
 
-def test_a_missing_iptables_is_named(firewall, monkeypatch, tmp_path):
-    monkeypatch.setattr(firewall.shutil, "which", lambda *_args, **_kwargs: None)
+def test_a_missing_iptables_is_named(modules, monkeypatch, tmp_path):
+    shared = sys.modules[modules["mta_firewall.run"].__module__]
+    monkeypatch.setattr(shared.shutil, "which", lambda *_args, **_kwargs: None)
     (tmp_path / "rules").write_text(RULES)
-    with pytest.raises(CommandExecutionError, match="install iptables"):
-        firewall.plan("auto", PORTS, str(tmp_path / "rules"))
+    with pytest.raises(CommandExecutionError, match="iptables is not installed"):
+        modules["mta_firewall.plan"]("iptables", PORTS, rules_file=str(tmp_path / "rules"))

@@ -192,10 +192,16 @@ def _parsed(text, anywhere):
     Return the rules of a file of ufw's, by the comments in which it keeps them.
 
     ``### tuple ### ACTION PROTOCOL PORT TO PORT FROM [PROFILE PROFILE] DIRECTION [comment=HEX]``
+
+    Raises ``CommandExecutionError`` for a line that is not like that.
     """
     head = "### tuple ### "
     lines = [line[len(head) :] for line in text.splitlines() if line.startswith(head)]
-    return [_rule(line, anywhere) for line in lines]
+    try:
+        return [_rule(line, anywhere) for line in lines]
+    except ValueError as error:
+        # ufw itself would leave such a rule out when it writes the file.
+        raise CommandExecutionError(f"A rule in ufw's files is not understood: {error}") from error
 
 
 def _rule(line, anywhere):

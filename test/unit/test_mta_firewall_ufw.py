@@ -171,6 +171,13 @@ def test_when_ufw_fails_its_files_come_back_and_are_loaded(modules, host):
     assert host.told[-1] == "reload"
 
 
+def test_a_rule_that_is_not_understood_is_an_error_and_nothing_is_told(modules, host):
+    (host.path / "user.rules").write_text(RULES.replace("6000:6007 0", "6000x 0"))
+    with pytest.raises(CommandExecutionError, match="6000x"):
+        modules["mta_firewall_ufw.apply"]([25])
+    assert host.told == []
+
+
 def test_it_is_in_force_when_it_is_active_and_installed(modules, host):
     in_force, plan = modules["mta_firewall_ufw.in_force"], modules["mta_firewall_ufw.plan"]
     assert in_force()

@@ -101,14 +101,17 @@ def apply(ports, zones):
 
         salt '*' mta_firewall_firewalld.apply '[25, 993]' '[]'
     """
-    files = {path: texts for path, texts in _files(ports, zones).items() if texts[0] != texts[1]}
+    files = [(path, *texts) for path, texts in _files(ports, zones).items() if texts[0] != texts[1]]
     if not files:
         return
+    if not ports:
+        # A running firewalld watches the files: at no time a zone names a service that is gone.
+        files.reverse()
     former = _ports_of(__salt__["mta_firewall.read"](_service_path()))
     opened, closed = _zones_before_and_after(ports, zones)
     undo = []
     try:
-        for path, (_old, new) in files.items():
+        for path, _old, new in files:
             __salt__["mta_firewall.replace"](path, new)
         __salt__["mta_firewall.run"](["firewall-offline-cmd", "--check-config"])
         if in_force(zones):
@@ -117,7 +120,7 @@ def apply(ports, zones):
             for zone in closed:
                 _change_running(zone, [], former, undo)
     except CommandExecutionError:
-        for path, (old, _new) in files.items():
+        for path, old, _new in reversed(files):
             __salt__["mta_firewall.replace"](path, old)
         for arguments in reversed(undo):
             _firewall_cmd(*arguments)

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "68e7a18e439c"
+REVISION = "503597d1d82b"
 
 
 def revision():
@@ -418,16 +418,8 @@ def _contradictions(key, given, settings, hostname, found):
     secrets = _mapping(_mapping(given.get("certificate")).get("ca"))
     if secrets.get("previous_passphrase") is not None and secrets.get("passphrase") is None:
         yield f"{key}:certificate:ca:previous_passphrase: given without passphrase, which is the new one"
-    backend, rules_file = settings["firewall"]["backend"], settings["firewall"]["rules_file"]
-    if (
-        sound("firewall:backend", "firewall:rules_file")
-        and backend == "iptables"
-        and not os.path.exists(rules_file)
-    ):
-        yield (
-            f"{key}:firewall:rules_file: {rules_file} is not there; make it with the firewall's other rules, or"
-            f" leave {key}:firewall:backend at auto"
-        )
+    if sound("firewall:backend", "firewall:rules_file", "firewall:rules_file_v6", "firewall:nftables_file"):
+        yield from _wrong_firewall(f"{key}:firewall", **settings["firewall"])
     if sound("verify:login"):
         login = _mapping(_mapping(given.get("verify")).get("login"))
         lacking = [name for name in ("username", "password") if login.get(name) is None]
@@ -517,6 +509,25 @@ def _wrong_days(path, source, days, renew_days, ca, **_):
         yield f"{path}:ca:days: {ca['days']} is not more than renew_days, {renew_days}: it {every_run}"
     elif days > ca["days"]:
         yield f"{path}:days: {days} is longer than its authority is valid; allowed: up to {ca['days']}"
+
+
+def _wrong_firewall(path, backend, **files):
+    """Yield what a backend needs and this host does not have."""
+    needed = _FIREWALL_FILES.get(backend)
+    file = files.get(needed, needed)
+    if file and not os.path.exists(file):
+        if file == needed:
+            yield (
+                f"{path}:backend: {backend} is not installed here, there is no {file}; install it, or leave"
+                f" {path}:backend at auto"
+            )
+        else:
+            yield (
+                f"{path}:{needed}: {file} is not there; make it with the firewall's other rules, or leave"
+                f" {path}:backend at auto"
+            )
+    if files["rules_file"] == files["rules_file_v6"]:
+        yield f"{path}:rules_file_v6: it is {path}:rules_file too; each needs its own file"
 
 
 def _shared_files(path, certificate, pairs):
@@ -670,6 +681,16 @@ def _mode(path, value):
     ):
         if broken:
             yield f'{path}: {_shown(value)} {why}, as in "0710"'
+
+
+def _firewall_port(path, value):
+    """A TCP port, or the word for those that master.cf has."""
+    if value == "listeners":
+        return
+    if isinstance(value, str) and not value.isdigit():
+        yield f"{path}: {_shown(value)} is not a whole number; allowed: 1 to 65535, or the word listeners"
+    else:
+        yield from _integer(path, value, low=1, high=65535)
 
 
 def _hostname(path, value):
@@ -996,6 +1017,13 @@ _TABLE_TYPES = (
 )
 _CENTURY = 36500
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
+# Backend: the setting, or the program, whose file has to be there.
+_FIREWALL_FILES = {
+    "ufw": "/usr/sbin/ufw",
+    "firewalld": "/usr/sbin/firewalld",
+    "nftables": "nftables_file",
+    "iptables": "rules_file",
+}
 
 _SERVICE = {
     "private": (_flag, {}),
@@ -1130,12 +1158,21 @@ _SCHEMA = {
         "directory_mode": (_mode, {}),
     },
     "firewall": {
-        "backend": (
-            _choice,
-            {"allowed": ("auto", "iptables", "none"), "later": ("nftables", "ufw", "firewalld")},
-        ),
-        "ports": (_items, {"check": _integer, "options": {"low": 1, "high": 65535}}),
+        "backend": (_choice, {"allowed": ("auto", *_FIREWALL_FILES, "none")}),
+        "ports": (_items, {"check": _firewall_port, "options": {}}),
         "rules_file": (_path, {}),
+        "rules_file_v6": (_path, {}),
+        "nftables_file": (_path, {}),
+        "zones": (
+            _items,
+            {
+                "check": _text,
+                "options": {
+                    "what": "a zone of firewalld: up to 17 letters, digits, _ and -",
+                    "pattern": "[A-Za-z0-9_-]{1,17}",
+                },
+            },
+        ),
     },
     "verify": {
         "enabled": (_boolean, {}),

@@ -8,6 +8,8 @@ include:
 postfix_mta_firewall_clean:
   mta_firewall.absent:
     - rules_file: {{ mta.firewall.rules_file | json }}
+    - rules_file_v6: {{ mta.firewall.rules_file_v6 | json }}
+    - nftables_file: {{ mta.firewall.nftables_file | json }}
     - require:
       - mta_transaction: postfix_mta_recovered
 

@@ -53,7 +53,6 @@ BROKEN = [
     ("relay: {host: smtp.example.net}", "relay", "does not have it yet"),
     ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
-    ("firewall: {backend: nftables}", "firewall:backend", "does not have nftables yet"),
     ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
     # Lookup tables
     ("maps: {virtual: {type: hahs}}", "maps:virtual:type", "did you mean hash?"),
@@ -208,7 +207,16 @@ BROKEN = [
     ("firewall: {ports: [0]}", "firewall:ports:0", "allowed: 1 to 65535"),
     ("firewall: {ports: [65536]}", "firewall:ports:0", "allowed: 1 to 65535"),
     ("firewall: {ports: ['25']}", "firewall:ports:0", "without quotes"),
-    ("firewall: {ports: [smtp]}", "firewall:ports:0", "not a whole number"),
+    (
+        "firewall: {ports: [smtp]}",
+        "firewall:ports:0",
+        "not a whole number; allowed: 1 to 65535, or the word listen",
+    ),
+    ("firewall: {backend: nftable}", "firewall:backend", "did you mean nftables?"),
+    ("firewall: {backend: ufw}", "firewall:backend", "ufw is not installed here"),
+    ("firewall: {backend: nftables, nftables_file: /none}", "firewall:nftables_file", "/none is not there"),
+    ("firewall: {zones: ['a b']}", "firewall:zones:0", "a zone of firewalld"),
+    ("firewall: {rules_file: /r, rules_file_v6: /r}", "firewall:rules_file_v6", "each needs its own file"),
     ("firewall: {ports: [25, 110, 25]}", "firewall:ports:2", "there twice"),
     ("firewall: {ports: 25}", "firewall:ports", "is not a list"),
     # Verification

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "742faa226b13"
+REVISION = "8ef68a069688"
 
 
 def revision():
@@ -52,7 +52,7 @@ def merged(saltenv="base"):
 
     Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts)
     and ``family`` (what ``os_family.yaml`` says). In place of secrets are pillar paths (or ``None``):
-    ``certificate.ca.passphrase_pillar`` and ``verify.login_pillar``.
+    ``certificate.ca.passphrase_pillar``, ``verify.login_pillar`` and those in ``relay.logins``.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -137,8 +137,64 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
         for package, answers in _expand(own["debconf"], settings).items()
     }
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
-    settings["main_cf"] = {**_expand(profiles[settings["profile"]], settings), **settings["parameters"]}
+    profile = _expand(profiles[settings["profile"]], settings)
+    settings["relay"] = _relay(settings["relay"], own["family"]["config_directory"])
+    settings["main_cf"] = {**profile, **settings["relay"]["parameters"], **settings["parameters"]}
+    # The password table of a former relay goes when the pillar says that main.cf does without it.
+    table = settings["main_cf"].get("smtp_sasl_password_maps", settings["relay"]["table"])
+    settings["relay"]["unused"] = not settings["relay"]["logins"] and settings["relay"]["file"] not in str(table)
     return settings
+
+
+def _relay(relay, config_directory):
+    """
+    Return what the settings of smarthosts mean, without their secrets.
+
+    ``parameters`` of main.cf; ``file``, the path of the password table, ``table``, what main.cf calls it, and
+    ``logins``, its keys, each to the pillar path of a user name and password. The table is of the type texthash:
+    read as it is, so there is no compiled form that others could read.
+    """
+    file = f"{config_directory}/relay_passwords"
+    table = f"texthash:{file}"
+    host, tls = relay["host"], relay["tls"]
+    logins, levels, senders = {}, {}, {}
+    level = "none" if tls == "none" else "secure" if relay["ca_file"] else "encrypt"
+    for sender, own in [(None, relay), *relay["senders"].items()]:
+        if not isinstance(own, Mapping) or not (own.get("host") or host):
+            continue
+        hop = f"[{own.get('host') or host}]:{own.get('port') or relay['port'] or _RELAY_PORTS.get(tls, 25)}"
+        levels[hop] = level
+        if sender is not None:
+            senders[sender] = hop
+        if own.get("username") is not None:
+            # By the sender's address, or else by the next hop.
+            path = "postfix_mta:relay" if sender is None else f"postfix_mta:relay:senders:{sender}"
+            logins[sender or hop] = path
+    parameters = {}
+    if host:
+        # Everything goes there, so that this is for every host that smtp(8) talks to.
+        parameters["relayhost"] = next(iter(levels))
+        parameters.update(smtp_tls_security_level=level, smtp_tls_wrappermode=tls == "implicit")
+    elif levels:
+        parameters["smtp_tls_policy_maps"] = _inline(levels)
+    if levels and relay["ca_file"]:
+        parameters["smtp_tls_CAfile"] = relay["ca_file"]
+    if senders:
+        parameters["sender_dependent_relayhost_maps"] = _inline(senders)
+    if logins:
+        # Only within TLS is a password sent as it is: smtp_sasl_security_options keeps its default, noplaintext.
+        parameters.update(
+            smtp_sasl_auth_enable=True,
+            smtp_sasl_password_maps=table,
+            smtp_sasl_tls_security_options="noanonymous",
+            smtp_sender_dependent_authentication=any(sender in logins for sender in senders),
+        )
+    return {"parameters": parameters, "file": file, "table": table, "logins": logins}
+
+
+def _inline(entries):
+    """Return a lookup table that main.cf itself holds (DATABASE_README, inline)."""
+    return f"inline:{{ {', '.join(f'{{{key} = {value}}}' for key, value in entries.items())} }}"
 
 
 def _expand(value, settings):
@@ -295,6 +351,8 @@ def _contradictions(key, given, settings, hostname, found):
             yield f"{key}:verify:login:{lacking[0]}: not given; a login needs both"
         elif not lacking and settings["sasl"]["enabled"] is False:
             yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
+    if sound("relay"):
+        yield from _wrong_relay(f"{key}:relay", _mapping(given.get("relay")), _mapping(given.get("parameters")))
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
@@ -326,6 +384,30 @@ def _wrong_days(path, source, days, renew_days, ca, **_):
         yield f"{path}:ca:days: {ca['days']} is not more than renew_days, {renew_days}: it {every_run}"
     elif days > ca["days"]:
         yield f"{path}:days: {days} is longer than its authority is valid; allowed: up to {ca['days']}"
+
+
+def _wrong_relay(path, relay, parameters):
+    """Yield which settings of a smarthost are of no use without another one, or contradict one."""
+    senders = _mapping(relay.get("senders"))
+    host, tls = relay.get("host"), relay.get("tls")
+    for place, section in [(path, relay), *((f"{path}:senders:{key}", senders[key]) for key in senders)]:
+        section = _mapping(section)
+        lacking = [name for name in ("username", "password") if section.get(name) is None]
+        if len(lacking) == 1:
+            yield f"{place}:{lacking[0]}: not given; a login needs both"
+        elif section is not relay and host is None and section.get("host") is None:
+            yield f"{place}:host: not given, and there is no {path}:host"
+    useless = [name for name in ("port", "username", "ca_file") if relay.get(name) is not None]
+    if host is None and useless and not (senders and useless == ["ca_file"]):
+        yield f"{path}:host: not given; {path}:{useless[0]} is of no use without it"
+    if host is None and senders and tls == "implicit":
+        yield f"{path}:tls: implicit is for every host that Postfix sends to; it needs {path}:host"
+    if tls == "none" and relay.get("ca_file") is not None:
+        yield f"{path}:ca_file: of no use while {path}:tls is none"
+    for name, given in (("relayhost", host), ("sender_dependent_relayhost_maps", senders)):
+        if given and parameters.get(name) is not None:
+            section = path.rpartition(":")[0]
+            yield f"{section}:parameters:{name}: {path} says it too; give one of them"
 
 
 def _shared_files(path, source, key, certificate, ca, **_):
@@ -418,14 +500,16 @@ def _text(path, value, what="a text", empty=False, pattern=None, longest=1024):
         yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
 
 
-def _secret(path, value, shortest=1):
-    """A text whose value is never shown."""
+def _secret(path, value, shortest=1, blanks=True):
+    """A text whose value is never shown; ``blanks``: whether it may begin or end with a blank."""
     if not isinstance(value, str):
         yield f"{path}: the value (hidden) is {_kind(value)}; allowed: a text, in quotes"
     elif any(ord(character) < 32 or ord(character) == 127 for character in value):
         yield f"{path}: the value (hidden) contains a line break or a control character; allowed: one line"
     elif not shortest <= len(value.encode(errors="replace")) <= 1023:
         yield f"{path}: the value (hidden) is too short or too long; allowed: {shortest} to 1023 bytes"
+    elif not blanks and value != value.strip():
+        yield f"{path}: the value (hidden) begins or ends with a blank, which its table cannot hold"
 
 
 def _path(path, value, longest=1024):
@@ -564,6 +648,28 @@ def _destination(path, value):
         yield from _items(path, value, _text, {"what": what}, shortest=1)
     else:
         yield from _text(path, value, what=what)
+
+
+def _smarthost(path, value):
+    """A host that takes mail: a name, or an IP address."""
+    what = "a host name, such as smtp.example.net, or an IP address"
+    wrong = list(_text(path, value, what=what))
+    yield from wrong
+    if not wrong and not _is_address(value) and _wrong_label(value):
+        yield f"{path}: {_shown(value)} {_wrong_label(value)}; allowed: {what}"
+
+
+def _sender(path, value):
+    yield from _section(path, value, _RELAY)
+
+
+def _senders(path, value):
+    """Smarthosts by sender. Like a section's, the value is never shown: it may hold secrets."""
+    if isinstance(value, Mapping):
+        name = 'an address, such as alice@example.com, or "@example.com"'
+        yield from _entries(path, value, name, r"[\w.+=&'~/-]*@[A-Za-z0-9.-]+", _sender, {})
+    else:
+        yield f"{path}: {_kind(value)} is not a mapping; allowed: a mapping of sender to host and login"
 
 
 def _alternative_name(path, value):
@@ -749,6 +855,18 @@ _SERVICE = {
     "arguments": (_arguments, {}),
 }
 
+# RFC 8314, sections 3.3 and 7.3; RFC 6409.
+_RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
+_RELAY = {
+    "host": (_smarthost, {}),
+    "port": (_integer, {"low": 1, "high": 65535}),
+    "username": (
+        _text,
+        {"what": "a user name without a colon", "pattern": r"[^\s:]([^:]*[^\s:])?", "longest": 256},
+    ),
+    "password": (_secret, {"blanks": False}),
+}
+
 _SCHEMA = {
     "hostname": (_hostname, {}),
     "manage_hosts_file": (_boolean, {}),
@@ -852,5 +970,10 @@ _SCHEMA = {
         },
     },
     "maps": (_later, {}),
-    "relay": (_later, {}),
+    "relay": {
+        **_RELAY,
+        "tls": (_choice, {"allowed": tuple(_RELAY_PORTS)}),
+        "ca_file": (_path, {}),
+        "senders": (_senders, {}),
+    },
 }

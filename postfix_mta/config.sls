@@ -3,6 +3,7 @@
 include:
   - .certificate
   - .sasl
+  - .relay
 
 postfix_mta_config:
   postconf.managed:

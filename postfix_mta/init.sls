@@ -4,6 +4,7 @@ include:
   - .package
   - .certificate
   - .sasl
+  - .relay
   - .config
   - .aliases
   - .service

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "8ef68a069688"
+REVISION = "5807d7f848f1"
 
 
 def revision():
@@ -137,6 +137,7 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
         for package, answers in _expand(own["debconf"], settings).items()
     }
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
+    settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
     profile = _expand(profiles[settings["profile"]], settings)
     settings["relay"] = _relay(settings["relay"], own["family"]["config_directory"])
     settings["main_cf"] = {**profile, **settings["relay"]["parameters"], **settings["parameters"]}
@@ -144,6 +145,13 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     table = settings["main_cf"].get("smtp_sasl_password_maps", settings["relay"]["table"])
     settings["relay"]["unused"] = not settings["relay"]["logins"] and settings["relay"]["file"] not in str(table)
     return settings
+
+
+def _mailboxes_wanted(pillar):
+    """Return the aliases for those of RFC 2142's mailboxes that the pillar asks for: all to postmaster."""
+    asked = _mapping(pillar).get("rfc2142_aliases")
+    names = _MAILBOXES if asked is True else asked if isinstance(asked, (list, tuple)) else ()
+    return {name: "root" if name == "postmaster" else "postmaster" for name in names if name in _MAILBOXES}
 
 
 def _relay(relay, config_directory):
@@ -650,6 +658,14 @@ def _destination(path, value):
         yield from _text(path, value, what=what)
 
 
+def _mailboxes(path, value):
+    """Whether to have RFC 2142's mailboxes, or which of them."""
+    if isinstance(value, (list, tuple)):
+        yield from _items(path, value, _choice, {"allowed": _MAILBOXES})
+    elif not isinstance(value, bool):
+        yield f"{path}: {_shown(value)} is not valid; allowed: true, false, or a list of {_listed(_MAILBOXES)}"
+
+
 def _smarthost(path, value):
     """A host that takes mail: a name, or an IP address."""
     what = "a host name, such as smtp.example.net, or an IP address"
@@ -840,6 +856,11 @@ _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide",)
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384)}
 _CENTURY = 36500
+# RFC 2142, sections 3 to 5, and postmaster, which RFC 5321 demands.
+_MAILBOXES = (
+    *("postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "www", "ftp", "usenet", "news", "uucp"),
+    *("info", "marketing", "sales", "support"),
+)
 
 _SERVICE = {
     "private": (_flag, {}),
@@ -880,6 +901,7 @@ _SCHEMA = {
             "options": {},
         },
     ),
+    "rfc2142_aliases": (_mailboxes, {}),
     "profile": (_choice, {"allowed": _PROFILES, "later": ("hardened",)}),
     "parameters": (
         _entries,

@@ -89,6 +89,14 @@ class TestMap:
         assert mta["parameters"] == {"relayhost": None, "mynetworks": ["127.0.0.0/8"]}
         assert mta["services"] == {"smtp/inet": {"overrides": {"a": "b"}}}
 
+    def test_the_mailboxes_of_rfc_2142_lead_to_postmaster(self, render):
+        assert render.mta()["rfc2142_aliases"] == {}
+        assert render.mta({"rfc2142_aliases": ["noc", "postmaster", "x"]})["rfc2142_aliases"] == {
+            "noc": "postmaster",
+            "postmaster": "root",
+        }
+        assert len(render.mta({"rfc2142_aliases": True})["rfc2142_aliases"]) == 15
+
     def test_null_means_the_default(self, render):
         pillar = {"hostname": None, "certificate": None, "sasl": {"threads": None, "mechanisms": None}}
         assert render.mta(pillar) == render.mta()

@@ -158,6 +158,9 @@ BROKEN = [
     ("aliases: {sales: 5}", "aliases:sales", "in quotes"),
     ("aliases: {sales: ''}", "aliases:sales", "it is empty"),
     ("aliases: {root: bob}\nroot_recipient: alice", "aliases:root", "give one of them"),
+    ("rfc2142_aliases: abuse", "rfc2142_aliases", "allowed: true, false, or a list of postmaster, abuse"),
+    ("rfc2142_aliases: [abus]", "rfc2142_aliases:0", "did you mean abuse?"),
+    ("rfc2142_aliases: [abuse, abuse]", "rfc2142_aliases:1", "there twice"),
     # Certificates
     ("certificate: {key_size: 1024}", "certificate:key_size", "1024 is too weak"),
     ("certificate: {key_size: 3000}", "certificate:key_size", "allowed: 2048, 3072, 4096, 8192"),
@@ -226,6 +229,8 @@ def test_a_broken_pillar_is_refused_with_its_path_and_a_hint(problems, pillar, p
         "hostname: null\ncertificate:\nsasl: {}\nfirewall: {ports: []}",
         "root_recipient: alice\naliases: {sales: [alice, bob@example.org], old: null, postmaster: alice}",
         "relay: null\nmaps: {}",
+        "rfc2142_aliases: true",
+        "rfc2142_aliases: [abuse, noc]\naliases: {abuse: alice}",
         "relay: {host: smtp.example.net, port: 2525, tls: implicit, ca_file: /etc/ca.pem}",
         "relay: {host: 2001:db8::1, tls: none, username: a@b, password: 'x: #y'}\nparameters: {relayhost: null}",
         "relay: {senders: {'@b.example': {host: smtp.b.example}}, ca_file: /etc/ca.pem}",

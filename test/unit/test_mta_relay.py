@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 PASSWORD = "pass #word: 7431"
@@ -74,9 +75,9 @@ def test_no_state_result_shows_a_login(relay, path):
     assert not path.exists()
 
 
-def test_test_mode_announces_and_writes_nothing(opts, relay, path):
-    opts["test"] = True
-    would = relay({HOP: "mail:relay"})
+def test_test_mode_announces_and_writes_nothing(opts, modules, context, path):
+    states = salt.loader.states({**opts, "test": True}, modules, {}, None, context=context)
+    would = states["mta_relay.managed"](str(path), logins={HOP: "mail:relay"}, transaction="postfix_mta")
     assert (would["result"], would["changes"]["activation"]) == (None, "reload")
     assert not path.exists()
 

@@ -17,7 +17,7 @@ with smtplib.SMTP("127.0.0.1") as client:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def full(host, container):
+def full(host, container, convergence):
     """The queue as it is after the first attempts."""
     container.exec(["python3", "-"], input=FILL)
     waiting = "find /var/spool/postfix/deferred -type f | wc -l"

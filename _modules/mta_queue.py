@@ -606,6 +606,8 @@ def requeue(
     """
     Queue the messages that a filter selects anew, under new ids: addresses are rewritten and routed once more.
 
+    pickup(8) takes them up within a minute; until then they are in the queue ``maildrop``.
+
     queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
         As for :func:`delete`.
 

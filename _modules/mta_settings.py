@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "9fd2ccb44fbc"
+REVISION = "e9e025da6695"
 
 
 def revision():
@@ -186,7 +186,8 @@ def _relay(relay, config_directory):
     elif levels:
         parameters["smtp_tls_policy_maps"] = _inline(levels)
     if levels and relay["ca_file"]:
-        parameters["smtp_tls_CAfile"] = relay["ca_file"]
+        # Debian 12's own main.cf trusts whatever is in /etc/ssl/certs as well.
+        parameters.update(smtp_tls_CAfile=relay["ca_file"], smtp_tls_CApath=None)
     if senders:
         parameters["sender_dependent_relayhost_maps"] = _inline(senders)
     if logins:

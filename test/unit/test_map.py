@@ -256,6 +256,9 @@ class TestRelay:
         assert parameters["smtp_tls_security_level"] == level
         assert parameters["smtp_tls_wrappermode"] is wrapped
         assert parameters.get("smtp_tls_CAfile") == ca_file
+        # Taken out, and not only not given: no other authority is trusted.
+        assert ("smtp_tls_CApath" in parameters) is bool(ca_file)
+        assert parameters.get("smtp_tls_CApath") is None
 
     def test_a_login_is_a_pillar_path_by_the_next_hop(self, render):
         mta = render.mta({"relay": {"host": "x.example", "port": 2525, "username": "a", "password": "geheim"}})

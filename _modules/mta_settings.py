@@ -1,14 +1,14 @@
 """
 The formula's settings: defaults and pillar merged, and the whole pillar validated.
 
-:func:`merged` is what ``map.jinja`` hands to SLS files; :func:`problems` is what the state
+:func:`effective` is what SLS files render with; :func:`problems` is what the state
 ``mta_settings.valid`` reports before anything on the host changes.
 
-On a minion that never synced this formula's modules ``map.jinja`` renders this very file with Salt's renderer
-``py``, which calls :func:`run`. So nothing here depends on the loader but the dunders that both of them set.
+On a minion that never synced this formula's modules, or has those of another revision, this very file is
+rendered from the file server with Salt's renderer ``py``, which calls :func:`run`. So nothing here depends on
+the loader but the dunders that both of them set.
 """
 
-import copy
 import ipaddress
 import json
 import os
@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "e9e025da6695"
+REVISION = "7843b7c48474"
 
 
 def revision():
@@ -43,16 +43,19 @@ _REFERENCE = re.compile(r"\{([a-z_.]+)\}")
 # ---------------------------------------------------------------- The settings
 
 
-def merged(saltenv="base"):
+def effective(saltenv="base"):
     """
     Return the effective settings: defaults, operating system family and pillar, without secrets.
 
     saltenv (str, default ``base``)
         The environment that holds the formula.
 
-    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts)
-    and ``family`` (what ``os_family.yaml`` says). In place of secrets are pillar paths (or ``None``):
-    ``certificate.ca.passphrase_pillar``, ``verify.login_pillar`` and those in ``relay.logins``.
+    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
+    ``pairs`` (of key and certificate, one or two), ``family`` (what ``os_family.yaml`` says) and ``synced``
+    (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or
+    ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar`` and
+    ``verify.login_pillar``, and those in ``relay.logins``; and in ``certificate.files`` in place of what is no
+    path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -63,9 +66,9 @@ def merged(saltenv="base"):
 
     .. code-block:: bash
 
-        salt '*' mta_settings.merged
+        salt '*' mta_settings.effective
     """
-    return copy.deepcopy(_cached(saltenv)[0])
+    return _cached(saltenv)[0]
 
 
 def run():
@@ -78,14 +81,20 @@ def run():
 
         salt '*' mta_settings.run
     """
-    return _merge(globals().get("saltenv", "base"))[0]
+    return {**_merge(globals().get("saltenv", "base"))[0], "synced": False}
 
 
 def _cached(saltenv):
-    """Return what :func:`_merge` does, once for a run of states."""
-    key = f"mta_settings.merged:{saltenv}"
+    """Return what :func:`_merge` does, by the code that the file server has, once for a run of states."""
+    key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in __context__:
-        __context__[key] = _merge(saltenv)
+        if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
+            settings, families = _merge(saltenv)
+            __context__[key] = {**settings, "synced": True}, families
+        else:
+            current = {"default_renderer": "py", "saltenv": saltenv}
+            settings = __salt__["slsutil.renderer"]("salt://_modules/mta_settings.py", **current)
+            __context__[key] = settings, [__grains__.get("os_family")]
     return __context__[key]
 
 
@@ -112,7 +121,8 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     own = families.get(os_family, families["Debian"])
     _lay(settings, own["settings"])
     if isinstance(pillar, Mapping):
-        _lay(settings, pillar)
+        # Tables may have thousands of entries, some of them secret: those stay in pillar.
+        _lay(settings, {key: value for key, value in pillar.items() if key != "maps"})
     hostname = settings["hostname"]
     if not isinstance(hostname, str) or not hostname:
         hostname = settings["hostname"] = str(fqdn or "")
@@ -122,14 +132,15 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     settings["family"] = own["family"]
 
     certificate = settings["certificate"]
-    if certificate["key_size"] is None:
-        certificate["key_size"] = 256 if certificate["key_type"] == "ec" else 3072
     authority = certificate["ca"]
-    given = authority.pop("passphrase") is not None
-    authority["passphrase_pillar"] = "postfix_mta:certificate:ca:passphrase" if given else None
+    for name in ("passphrase", "previous_passphrase"):
+        given = authority.pop(name) is not None
+        authority[f"{name}_pillar"] = f"postfix_mta:certificate:ca:{name}" if given else None
+    _serve(settings, _mapping(_mapping(pillar).get("certificate")))
     given = settings["verify"].pop("login")["username"] is not None
     settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
-    settings["ca_file"] = None if certificate["source"] == "self_signed" else authority["certificate"]
+    known = certificate["source"] in ("local_ca", "fleet_ca")
+    settings["ca_file"] = authority["certificate"] if known else None
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -137,6 +148,10 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
         for package, answers in _expand(own["debconf"], settings).items()
     }
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
+    tables, references = _tables(_mapping(pillar).get("maps"), settings)
+    settings.update(tables)
+    for name in ("parameters", "services"):
+        settings[name] = _with_tables(settings[name], references)
     settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
     profile = _expand(profiles[settings["profile"]], settings)
     settings["relay"] = _relay(settings["relay"], own["family"]["config_directory"])
@@ -201,9 +216,103 @@ def _relay(relay, config_directory):
     return {"parameters": parameters, "file": file, "table": table, "logins": logins}
 
 
+def _serve(settings, given):
+    """
+    Add what follows from the certificate's settings: ``pairs`` of key and certificate, and the files ``served``.
+
+    ``given`` is the pillar's section as it is: PEM text has line breaks, which :func:`_lay` leaves out.
+    """
+    certificate = settings["certificate"]
+    second = certificate["second"]
+    taken = certificate["source"] == "files"
+    for section, raw, path in (
+        (certificate, given, "postfix_mta:certificate:files"),
+        (second, _mapping(given.get("second")), "postfix_mta:certificate:second:files"),
+    ):
+        if section["key_size"] is None:
+            section["key_size"] = {"rsa": 3072, "ec": 256}.get(section["key_type"])
+        for part, value in _mapping(raw.get("files")).items():
+            if part in section["files"] and isinstance(value, str) and not value.startswith("/"):
+                section["files"][part] = f"{path}:{part}"
+    both = (second["files"]["certificate"] if taken else second["key_type"]) is not None
+    pairs = [{"id": "postfix_mta_certificate", **certificate}]
+    pairs += [{"id": "postfix_mta_certificate_second", **second}] if both else []
+    in_one = bool(certificate["chain_file"] or certificate["rotate_key"] or both or taken)
+    shown = ("id", "certificate", "key", "chain_file", "key_type", "key_size", "files")
+    settings["pairs"] = [{name: pair[name] for name in shown} for pair in pairs]
+    for pair in settings["pairs"]:
+        stem, suffix = os.path.splitext(str(pair["key"]))
+        derived = f"{stem}{'-chain' * (suffix == '.pem')}.pem"
+        pair["chain_file"] = (pair["chain_file"] or derived) if in_one else None
+    files = [pair["chain_file"] for pair in settings["pairs"]]
+    settings["served"] = {
+        "key": None if in_one else certificate["key"],
+        "certificate": None if in_one else certificate["certificate"],
+        "chain_files": files if in_one else None,
+    }
+
+
+def _tables(maps, settings):
+    """
+    Return what SLS files need of the pillar's ``maps``, and what ``{maps.NAME}`` stands for, by name.
+
+    The first is ``maps`` (arguments of ``mta_map.managed`` by name), ``maps_keep`` (type by path), ``maps_absent``
+    (paths) and ``packages``. What :func:`problems` refuses is left out.
+    """
+    family = settings["family"]
+    managed, keep, absent, references, plugins = {}, {}, [], {}, []
+    default = _mapping(settings["parameters"]).get("default_database_type")
+    for name, table in _mapping(maps).items():
+        if not isinstance(name, str) or not re.fullmatch(_TABLE_NAME, name):
+            continue
+        if table is None:
+            absent.append(f"{family['config_directory']}/{name}")
+        if not isinstance(table, Mapping) or list(_table("", table)):
+            continue
+        kind = table.get("type") or default
+        path = table.get("path") or f"{family['config_directory']}/{name}"
+        entries = table.get("entries") or {}
+        if kind == "inline":
+            references[name] = _inline(entries)
+        else:
+            references[name] = f"{kind or '$default_database_type'}:{path}"
+        if kind in _NO_FILE:
+            continue
+        package = table.get("package") or family["map_packages"].get(kind)
+        plugins += [package] if package else []
+        keep[path] = kind
+        managed[name] = {
+            "name": path,
+            "type": kind,
+            "entries_pillar": None if table.get("source") else f"postfix_mta:maps:{name}:entries",
+            "source": table.get("source"),
+            "secret": bool(table.get("secret")),
+            "mode": table.get("mode"),
+            "package": package,
+        }
+    return {
+        "maps": managed,
+        "maps_keep": keep,
+        "maps_absent": [path for path in absent if path not in keep],
+        "packages": list(dict.fromkeys([*family["packages"], *plugins])),
+    }, references
+
+
 def _inline(entries):
-    """Return a lookup table that main.cf itself holds (DATABASE_README, inline)."""
-    return f"inline:{{ {', '.join(f'{{{key} = {value}}}' for key, value in entries.items())} }}"
+    """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
+    pairs = [f"{{{key} = {value}}}" for key, value in _mapping(entries).items()]
+    return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
+
+
+def _with_tables(value, references):
+    """Return ``value`` with each ``{maps.NAME}`` in its texts replaced by the table's type and path."""
+    if isinstance(value, Mapping):
+        return {key: _with_tables(item, references) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_tables(item, references) for item in value]
+    if isinstance(value, str):
+        return _TABLE_REFERENCE.sub(lambda match: references.get(match[1], match[0]), value)
+    return value
 
 
 def _expand(value, settings):
@@ -298,6 +407,8 @@ def problems(key="postfix_mta", hostname=None, family=None):
     names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
     if isinstance(pillar, Mapping) and not any(line.startswith(names) for line in found):
         found += _refused_by_postfix(pillar, key)
+    if isinstance(pillar, Mapping) and not any(line.startswith(f"{key}:maps") for line in found):
+        found += _unfit_tables(pillar, key, settings)
     return found
 
 
@@ -331,28 +442,45 @@ def _refused_by_postfix(pillar, key):
     return found
 
 
+def _unfit_tables(pillar, key, settings):
+    """Return what the tables in the pillar cannot hold, and the types that this host's Postfix does not have."""
+    found, kinds = [], {}
+    for name, table in settings["maps"].items():
+        kinds.setdefault(table["type"], name)
+        if not table["source"]:
+            entries = pillar["maps"][name].get("entries")
+            reason = __salt__["mta_map.unfit"](table["name"], table["type"], entries, table["secret"])
+            found += [f"{key}:maps:{name}:entries:{reason}"] if reason else []
+    # A type that a package of the formula's brings may come with it.
+    asked = [kind for kind, name in kinds.items() if kind and not settings["maps"][name]["package"]]
+    for kind in __salt__["mta_map.missing_types"](asked):
+        found.append(
+            f"{key}:maps:{kinds[kind]}:type: this Postfix has no table type {kind}; leave the type out for its"
+            f" default_database_type, {__salt__['mta_map.default_type']()}, or name another one"
+        )
+    return found
+
+
 def _contradictions(key, given, settings, hostname, found):
     """Yield what is legal by itself and wrong beside another; ``found``: problems of values."""
 
     def sound(*paths):
         return not any(line.startswith(tuple(f"{key}:{path}:" for path in paths)) for line in found)
 
-    if sound("certificate:key_type", "certificate:key_size"):
-        yield from _wrong_key_size(f"{key}:certificate:key_size", **settings["certificate"])
+    if sound("certificate:key_type", "certificate:key_size", "certificate:second"):
+        yield from _wrong_keys(f"{key}:certificate", settings["certificate"], settings["family"]["key_types"])
     if sound("certificate:source", "certificate:days", "certificate:renew_days", "certificate:ca:days"):
         yield from _wrong_days(f"{key}:certificate", **settings["certificate"])
-    if sound("certificate:source", "certificate:key", "certificate:certificate", "certificate:ca"):
-        yield from _shared_files(f"{key}:certificate", **settings["certificate"])
-    backend, rules_file = settings["firewall"]["backend"], settings["firewall"]["rules_file"]
-    if (
-        sound("firewall:backend", "firewall:rules_file")
-        and backend == "iptables"
-        and not os.path.exists(rules_file)
-    ):
-        yield (
-            f"{key}:firewall:rules_file: {rules_file} is not there; make it with the firewall's other rules, or"
-            f" leave {key}:firewall:backend at auto"
-        )
+    if settings["certificate"]["source"] == "fleet_ca" and not settings["certificate"]["fleet"]["ca_minion"]:
+        yield f"{key}:certificate:fleet:ca_minion: not given; the source fleet_ca needs the signing minion's id"
+    if sound("certificate"):
+        yield from _shared_files(f"{key}:certificate", settings["certificate"], settings["pairs"])
+        yield from _wrong_files(f"{key}:certificate", **settings["certificate"])
+    secrets = _mapping(_mapping(given.get("certificate")).get("ca"))
+    if secrets.get("previous_passphrase") is not None and secrets.get("passphrase") is None:
+        yield f"{key}:certificate:ca:previous_passphrase: given without passphrase, which is the new one"
+    if sound("firewall:backend", "firewall:rules_file", "firewall:rules_file_v6", "firewall:nftables_file"):
+        yield from _wrong_firewall(f"{key}:firewall", **settings["firewall"])
     if sound("verify:login"):
         login = _mapping(_mapping(given.get("verify")).get("login"))
         lacking = [name for name in ("username", "password") if login.get(name) is None]
@@ -362,6 +490,8 @@ def _contradictions(key, given, settings, hostname, found):
             yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
     if sound("relay"):
         yield from _wrong_relay(f"{key}:relay", _mapping(given.get("relay")), _mapping(given.get("parameters")))
+    if sound("maps"):
+        yield from _table_contradictions(key, given, settings)
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
@@ -373,18 +503,67 @@ def _contradictions(key, given, settings, hostname, found):
         )
 
 
-def _wrong_key_size(path, key_type, key_size, **_):
-    """Yield why clients or this formula would not take a key of that size."""
-    allowed = _KEY_SIZES[key_type]
-    if key_size not in allowed:
-        weak = key_type == "rsa" and key_size < min(allowed)
-        why = "is too weak: clients refuse it" if weak else f"is no size of a key of type {key_type}"
-        yield f"{path}: {key_size} {why}; allowed: {_listed(allowed)}"
+def _wrong_keys(path, certificate, known):
+    """Yield why clients, Postfix or this formula would not take keys of that kind."""
+    second = certificate["second"]
+    yield from _wrong_key(path, certificate, known)
+    if second["key_type"] is not None:
+        yield from _wrong_key(f"{path}:second", second, known)
+        if second["key_type"] == certificate["key_type"]:
+            yield f"{path}:second:key_type: {second['key_type']} is that of the first; allowed: another"
+    elif second["key_size"] is not None:
+        yield f"{path}:second:key_size: given without {path}:second:key_type"
+
+
+def _wrong_key(path, section, known):
+    kind, size = section["key_type"], section["key_size"]
+    if kind not in known:
+        yield f"{path}:key_type: {kind} has not been tried with this system's Postfix; allowed: {_listed(known)}"
+    elif size not in _KEY_SIZES[kind]:
+        if kind == "ed25519":
+            yield f"{path}:key_size: keys of type ed25519 have no sizes; leave it out"
+            return
+        weak = kind == "rsa" and size < min(_KEY_SIZES[kind])
+        why = "is too weak: clients refuse it" if weak else f"is no size of a key of type {kind}"
+        yield f"{path}:key_size: {size} {why}; allowed: {_listed(_KEY_SIZES[kind])}"
+
+
+def _wrong_files(path, source, files, second, **_):
+    """Yield what source files lacks, and what is given without it."""
+    for where, section in ((f"{path}:files", files), (f"{path}:second:files", second["files"])):
+        given = [part for part, value in section.items() if value is not None]
+        if source != "files":
+            yield from (f"{where}:{part}: given, but {path}:source is {source}" for part in given)
+        elif given or section is files:
+            needed = [part for part in ("certificate", "key") if part not in given]
+            yield from (f"{where}:{part}: not given; source files needs both" for part in needed)
+
+
+def _table_contradictions(key, given, settings):
+    """Yield tables that are the same file, and references to tables that are none."""
+    used = {}
+    for name, table in settings["maps"].items():
+        if table["name"] in used:
+            yield f"{key}:maps:{name}:path: {table['name']} is {key}:maps:{used[table['name']]} too"
+        used.setdefault(table["name"], name)
+    known = [name for name, table in _mapping(given.get("maps")).items() if table is not None]
+    texts = {f"parameters:{name}": value for name, value in _mapping(given.get("parameters")).items()}
+    for service, fields in _mapping(given.get("services")).items():
+        overrides = _mapping(_mapping(fields).get("overrides"))
+        texts.update({f"services:{service}:overrides:{name}": value for name, value in overrides.items()})
+    for label, value in texts.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            for name in _TABLE_REFERENCE.findall(item) if isinstance(item, str) else []:
+                if name not in known:
+                    close = _nearest(name, known)
+                    hint = f"; did you mean {close}?" if close else ""
+                    yield f"{key}:{label}: {{maps.{name}}} is no table of {key}:maps{hint}"
 
 
 def _wrong_days(path, source, days, renew_days, ca, **_):
     """Yield what would be renewed at every run, or outlive its authority."""
     every_run = "would be renewed at every run"
+    renew_days = renew_days or 0
     if renew_days >= days:
         yield f"{path}:renew_days: {renew_days} is not less than days, {days}: the certificate {every_run}"
     if source != "local_ca":
@@ -419,16 +598,45 @@ def _wrong_relay(path, relay, parameters):
             yield f"{section}:parameters:{name}: {path} says it too; give one of them"
 
 
-def _shared_files(path, source, key, certificate, ca, **_):
+def _wrong_firewall(path, backend, **files):
+    """Yield what a backend needs and this host does not have."""
+    needed = _FIREWALL_FILES.get(backend)
+    file = files.get(needed, needed)
+    if file and not os.path.exists(file):
+        if file == needed:
+            yield (
+                f"{path}:backend: {backend} is not installed here, there is no {file}; install it, or leave"
+                f" {path}:backend at auto"
+            )
+        else:
+            yield (
+                f"{path}:{needed}: {file} is not there; make it with the firewall's other rules, or leave"
+                f" {path}:backend at auto"
+            )
+    if files["rules_file"] == files["rules_file_v6"]:
+        yield f"{path}:rules_file_v6: it is {path}:rules_file too; each needs its own file"
+
+
+def _shared_files(path, certificate, pairs):
     """Yield which of the keys and certificates would overwrite another one."""
-    files = {"key": key, "certificate": certificate}
-    if source == "local_ca":
-        files.update({"ca:key": ca["key"], "ca:certificate": ca["certificate"]})
+    files = {}
+    for prefix, pair in zip(("", "second:"), pairs):
+        files.update({f"{prefix}{name}": pair[name] for name in ("key", "certificate", "chain_file")})
+    if certificate["source"] in ("local_ca", "fleet_ca"):
+        files["ca:certificate"] = certificate["ca"]["certificate"]
+    if certificate["source"] == "local_ca":
+        files["ca:key"] = certificate["ca"]["key"]
+    if certificate["source"] == "files":
+        for prefix, pair in zip(("", "second:"), pairs):
+            sources = {f"{prefix}files:{part}": value for part, value in pair["files"].items()}
+            files.update({name: value for name, value in sources.items() if str(value).startswith("/")})
     used = {}
     for name, file in files.items():
-        if file in used:
+        # The administrator's files may be one: key, certificate and chain in a file.
+        if file in used and not ("files:" in name and "files:" in used[file]):
             yield f"{path}:{name}: {_shown(file)} is {path}:{used[file]} too; each needs its own file"
-        used.setdefault(file, name)
+        if file is not None:
+            used.setdefault(file, name)
 
 
 # ------------------------------------------------------------------- Checkers
@@ -529,6 +737,17 @@ def _path(path, value, longest=1024):
         yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
 
 
+def _pem(path, value, kind):
+    """PEM text, or where it is. The text is never shown."""
+    what = f"an absolute path, an sdb:// URI, or the text of a PEM {kind}"
+    if not isinstance(value, str):
+        yield f"{path}: the value (hidden) is {_kind(value)}; allowed: {what}"
+    elif value.startswith("/"):
+        yield from _path(path, value)
+    elif not value.startswith("sdb://") and not re.search(rf"-----BEGIN [A-Z ]*{kind.upper()}-----", value):
+        yield f"{path}: the value (hidden) is neither; allowed: {what}"
+
+
 def _mode(path, value):
     """The mode of the socket directory."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -551,6 +770,16 @@ def _mode(path, value):
     ):
         if broken:
             yield f'{path}: {_shown(value)} {why}, as in "0710"'
+
+
+def _firewall_port(path, value):
+    """A TCP port, or the word for those that master.cf has."""
+    if value == "listeners":
+        return
+    if isinstance(value, str) and not value.isdigit():
+        yield f"{path}: {_shown(value)} is not a whole number; allowed: 1 to 65535, or the word listeners"
+    else:
+        yield from _integer(path, value, low=1, high=65535)
 
 
 def _hostname(path, value):
@@ -687,6 +916,47 @@ def _senders(path, value):
         yield from _entries(path, value, name, r"[\w.+=&'~/-]*@[A-Za-z0-9.-]+", _sender, {})
     else:
         yield f"{path}: {_kind(value)} is not a mapping; allowed: a mapping of sender to host and login"
+
+
+def _table(path, value):
+    """A lookup table. The values of its entries are never shown."""
+    wrong = list(_section(path, value, _TABLE))
+    yield from wrong
+    if wrong or not value:
+        return
+    kind, entries = value.get("type"), value.get("entries")
+    if entries is not None and value.get("source") is not None:
+        yield f"{path}:source: given beside entries; allowed: one of them"
+    if kind in _NO_FILE and kind != "inline":
+        for name in ("entries", "source", "secret", "mode"):
+            if value.get(name):
+                yield f"{path}:{name}: a table of type {kind} has no file; allowed: path (what follows {kind}:)"
+        if not value.get("path"):
+            yield f"{path}:path: not given; what follows after {kind}: in main.cf"
+        return
+    if kind == "inline":
+        for name in ("path", "source", "secret", "mode"):
+            if value.get(name):
+                yield f"{path}:{name}: a table of type inline is in main.cf, for all to read; allowed: entries"
+        for name, item in _mapping(entries).items():
+            if (
+                not isinstance(item, (str, int))
+                or re.search(r"[{}\x00-\x1f]", f"{name}{item}")
+                or "=" in str(name)
+            ):
+                yield f"{path}:entries:{_name(name)}: not one line of text without braces, and no = in the key"
+        if entries is not None and not isinstance(entries, Mapping):
+            yield f"{path}:entries: {_kind(entries)} is not a mapping; allowed: a mapping of key to value"
+    elif value.get("path") is not None:
+        yield from _path(f"{path}:path", value["path"])
+    if value.get("secret") and int(value.get("mode") or "0600", 8) & 0o007:
+        yield f'{path}:mode: {_shown(value["mode"])} lets everybody read what is secret; allowed: "0600" or "0640"'
+
+
+def _table_entries(path, value):
+    """The entries of a table: only their shape. Whether a table can hold them is known to ``mta_map``."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        yield f"{path}: {_kind(value)} is not allowed; allowed: a mapping of key to value, or a list of lines"
 
 
 def _alternative_name(path, value):
@@ -855,13 +1125,29 @@ _SET_NAME = (
 )
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide",)
-_KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384)}
+_KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
+_TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_TABLE_REFERENCE = re.compile(rf"\{{maps\.({_TABLE_NAME})\}}")
+_NO_FILE = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")
+_TABLE_TYPES = (
+    *("hash", "btree", "lmdb", "cdb", "texthash", "pcre", "regexp", "cidr"),
+    *("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb"),
+    *_NO_FILE,
+)
 _CENTURY = 36500
 # RFC 2142, sections 3 to 5, and postmaster, which RFC 5321 demands.
 _MAILBOXES = (
     *("postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "www", "ftp", "usenet", "news", "uucp"),
     *("info", "marketing", "sales", "support"),
 )
+_MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
+# Backend: the setting, or the program, whose file has to be there.
+_FIREWALL_FILES = {
+    "ufw": "/usr/sbin/ufw",
+    "firewalld": "/usr/sbin/firewalld",
+    "nftables": "nftables_file",
+    "iptables": "rules_file",
+}
 
 _SERVICE = {
     "private": (_flag, {}),
@@ -887,6 +1173,22 @@ _RELAY = {
         {"what": "a user name without a colon", "pattern": r"[^\s:]([^:]*[^\s:])?", "longest": 256},
     ),
     "password": (_secret, {"blanks": False}),
+}
+
+_FILES = {
+    "certificate": (_pem, {"kind": "certificate"}),
+    "key": (_pem, {"kind": "private key"}),
+    "chain": (_pem, {"kind": "certificate"}),
+}
+
+_TABLE = {
+    "type": (_choice, {"allowed": _TABLE_TYPES}),
+    "path": (_text, {"what": "an absolute path"}),
+    "entries": (_table_entries, {}),
+    "source": (_text, {"what": "a file on the file server, such as salt://mail/virtual", "pattern": "salt://.+"}),
+    "secret": (_boolean, {}),
+    "mode": (_text, {"what": 'a mode such as "0640", in quotes', "pattern": "0?[0-7][0-7][0-5]"}),
+    "package": (_text, {"what": "the name of a package", "pattern": "[A-Za-z0-9][A-Za-z0-9.+_-]*"}),
 }
 
 _SCHEMA = {
@@ -919,9 +1221,11 @@ _SCHEMA = {
     ),
     "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
     "certificate": {
-        "source": (_choice, {"allowed": ("local_ca", "self_signed"), "later": ("fleet_ca", "files")}),
+        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files")}),
         "key": (_path, {}),
         "certificate": (_path, {}),
+        "chain_file": (_path, {}),
+        "files": _FILES,
         "subject": {
             "country": (_text, {"what": "two letters, such as DE", "pattern": "[A-Za-z]{2}"}),
             "email": (
@@ -937,12 +1241,36 @@ _SCHEMA = {
         "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
         "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
         "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
-        "renew_days": (_integer, {"low": 0, "high": _CENTURY, "unit": " days"}),
+        "renew_days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        "rotate_key": (_boolean, {}),
+        "second": {
+            "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
+            "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
+            "key": (_path, {}),
+            "certificate": (_path, {}),
+            "chain_file": (_path, {}),
+            "files": _FILES,
+        },
         "ca": {
             "certificate": (_path, {}),
             "key": (_path, {}),
             "passphrase": (_secret, {"shortest": 4}),
+            "previous_passphrase": (_secret, {}),
             "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        },
+        "fleet": {
+            "ca_minion": (_text, _MINION),
+            "policy": (_text, {"what": "the name of a signing policy", "pattern": r"[\w.@-]+", "longest": 255}),
+            "trust_store": (_boolean, {}),
+            "minions": (
+                _entries,
+                {
+                    "name": _MINION["what"],
+                    "pattern": _MINION["pattern"],
+                    "check": _items,
+                    "options": {"check": _alternative_name, "options": {}},
+                },
+            ),
         },
     },
     "sasl": {
@@ -967,12 +1295,21 @@ _SCHEMA = {
         "directory_mode": (_mode, {}),
     },
     "firewall": {
-        "backend": (
-            _choice,
-            {"allowed": ("auto", "iptables", "none"), "later": ("nftables", "ufw", "firewalld")},
-        ),
-        "ports": (_items, {"check": _integer, "options": {"low": 1, "high": 65535}}),
+        "backend": (_choice, {"allowed": ("auto", *_FIREWALL_FILES, "none")}),
+        "ports": (_items, {"check": _firewall_port, "options": {}}),
         "rules_file": (_path, {}),
+        "rules_file_v6": (_path, {}),
+        "nftables_file": (_path, {}),
+        "zones": (
+            _items,
+            {
+                "check": _text,
+                "options": {
+                    "what": "a zone of firewalld: up to 17 letters, digits, _ and -",
+                    "pattern": "[A-Za-z0-9_-]{1,17}",
+                },
+            },
+        ),
     },
     "verify": {
         "enabled": (_boolean, {}),
@@ -992,7 +1329,15 @@ _SCHEMA = {
             "password": (_secret, {}),
         },
     },
-    "maps": (_later, {}),
+    "maps": (
+        _entries,
+        {
+            "name": "the name of a table, of letters, digits and _ . -",
+            "pattern": _TABLE_NAME,
+            "check": _table,
+            "options": {},
+        },
+    ),
     "relay": {
         **_RELAY,
         "tls": (_choice, {"allowed": tuple(_RELAY_PORTS)}),

@@ -1,8 +1,8 @@
 """
 Switch the files that mail depends on as one transaction, verify it by a live SMTP conversation, and undo it.
 
-Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``) change files only through :func:`write`,
-:func:`remove` and :func:`directory`. Each of these first saves what was there in a journal below
+Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``, ``mta_map``) change files only through
+:func:`write`, :func:`remove` and :func:`directory`. Each of these first saves what was there in a journal below
 ``/var/lib/postfix_mta`` (the minion option ``mta_state_dir`` moves it), then replaces the file atomically.
 :func:`close` activates the daemons, holds the conversation, and either drops the journal (commit) or puts
 every saved file back and stops and starts the daemons (undo).
@@ -37,6 +37,8 @@ LOCK_TIMEOUT = 120
 LOG_LINES = 12
 SERVICES = ("saslauthd", "postfix")
 STRENGTH = {"reload": 1, "restart": 2}
+# In a journal: files were switched that Postfix must not see one without the other.
+HALTED = "halted"
 
 BOOT_UNIT = "postfix-mta-recover.service"
 UNIT_DIR = "/etc/systemd/system"
@@ -332,6 +334,8 @@ def _resolve():
     """Undo what a journal says, whoever began it. Returns the paths restored."""
     restored = []
     units = False
+    if (_journal() / HALTED).exists() and __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+        __salt__["mta_service.stop"]("postfix")
     for entry in reversed(_entries()):
         try:
             restored.append(_restore(entry))
@@ -602,6 +606,33 @@ def directory(path, user="root", group="root", mode="0755"):
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
 
 
+def halt():
+    """
+    Stop Postfix, for the moment in which files are switched that it must not see one without the other.
+
+    An undo, of this run or of one that was killed, stops it too before it puts such files back. Whoever calls
+    starts it again; what ends the transaction otherwise does.
+
+    Returns whether it ran. Raises ``CommandExecutionError`` when it cannot be stopped.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.halt
+    """
+    _begin()
+    if not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+        return False
+    try:
+        (_journal() / HALTED).touch()
+        _fsync_directory(_journal())
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write {_journal()}: {err.strerror or err}") from err
+    __salt__["mta_service.stop"]("postfix", for_good=False)
+    return True
+
+
 def need(activate):
     """
     Say what has to happen at the end for the changes to be in force.
@@ -625,8 +656,8 @@ def outlook():
     """
     Tell what the closing state will have to do.
 
-    Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None}``: in a real run what the
-    members did, in test mode what they announced.
+    Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None, "members": {module:
+    changes}}``: in a real run what the members did, in test mode what they announced.
 
     CLI Example:
 
@@ -636,7 +667,12 @@ def outlook():
     """
     run = _run()
     activate = run.get("activate", {}) if run["lock"] else run["announced"]
-    return {"changes": bool(run["changes"]), "activate": dict(activate), "undone": run["undone"]}
+    return {
+        "changes": bool(run["changes"]),
+        "activate": dict(activate),
+        "undone": run["undone"],
+        "members": dict(run["changes"]),
+    }
 
 
 def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")):

@@ -1,9 +1,11 @@
 # main.cf and master.cf.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .certificate
   - .sasl
   - .relay
+  - .maps
 
 postfix_mta_config:
   postconf.managed:
@@ -13,11 +15,17 @@ postfix_mta_config:
     - unmanaged: {{ mta.unmanaged | json }}
     - transaction: postfix_mta
     - require:
-      - mta_cert: postfix_mta_certificate
+{%- for pair in mta.pairs %}
+      - mta_cert: {{ pair.id }}
+{%- endfor %}
 {%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
 {%- endif %}
+{%- for name in mta.maps %}
+      - mta_map: postfix_mta_map_{{ name }}
+{%- endfor %}
     - require_in:
+      - mta_map: postfix_mta_maps
       - mta_transaction: postfix_mta_committed
 
 extend:

@@ -1,3 +1,4 @@
+#!yaml
 # The whole mail server, in the how-to's order.
 include:
   - .settings
@@ -5,8 +6,8 @@ include:
   - .certificate
   - .sasl
   - .relay
+  - .maps
   - .config
   - .aliases
-  - .service
   - .firewall
   - .verify

@@ -1,5 +1,6 @@
 # The logins at smarthosts. What main.cf says of them is among postfix_mta.config's parameters.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .config
 {%- if mta.relay.logins or mta.relay.unused %}

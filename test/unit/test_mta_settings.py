@@ -50,11 +50,8 @@ BROKEN = [
     ("services: {smtp/inet: {comand: smtpd}}", "services:smtp/inet:comand", "did you mean command?"),
     ("25: x", "25", "unknown key"),
     # Not in this version
-    ("maps: {virtual: {type: hash}}", "maps", "does not have it yet"),
     ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
-    ("certificate: {source: fleet_ca}", "certificate:source", "does not have fleet_ca yet"),
-    ("certificate: {source: files}", "certificate:source", "allowed: local_ca, self_signed"),
-    ("firewall: {backend: nftables}", "firewall:backend", "does not have nftables yet"),
+    ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
     ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
     # Smarthosts
     ("relay: smtp.example.net", "relay", "is not a section"),
@@ -82,6 +79,28 @@ BROKEN = [
     ),
     ("relay: {tls: implicit, senders: {a@b.example: {host: x}}}", "relay:tls", "it needs postfix_mta:relay:host"),
     ("relay: {host: x}\nparameters: {relayhost: y}", "parameters:relayhost", "give one of them"),
+    # Lookup tables
+    ("maps: {virtual: {type: hahs}}", "maps:virtual:type", "did you mean hash?"),
+    ("maps: {virtual: {entires: {}}}", "maps:virtual:entires", "did you mean entries?"),
+    ("maps: {virtual: {entries: text}}", "maps:virtual:entries", "allowed: a mapping of key to value"),
+    ("maps: {../virtual: {}}", "maps:../virtual", "not a valid name"),
+    ("maps: {virtual: {path: etc/x}}", "maps:virtual:path", "an absolute path"),
+    ("maps: {virtual: {entries: {a: b}, source: 'salt://x'}}", "maps:virtual:source", "allowed: one of them"),
+    ("maps: {s: {secret: true, mode: '0644'}}", "maps:s:mode", "lets everybody read"),
+    ("maps: {s: {mode: '0666'}}", "maps:s:mode", "is not valid"),
+    ("maps: {t: {type: tcp}}", "maps:t:path", "what follows after tcp:"),
+    ("maps: {t: {type: inline, entries: {a: '}'}}}", "maps:t:entries:a", "without braces"),
+    ("maps: {t: {type: inline, entries: {a: b}, secret: true}}", "maps:t:secret", "for all to read"),
+    ("maps: {a: {path: /x}, b: {path: /x}}", "maps:b:path", "/x is postfix_mta:maps:a too"),
+    ("maps: {v: {type: hash, entries: {'#a': b}}}", "maps:v:entries:#a", "cannot be written"),
+    ("maps: {v: {type: hash, entries: {a: b, A: c}}}", "maps:v:entries:A", "there twice"),
+    ("maps: {v: {type: hash, entries: {a: true}}}", "maps:v:entries:a", "not a text"),
+    ('maps: {v: {type: mysql, entries: {password: "geheim-7431\\nx"}}}', "maps:v:entries:password", "line break"),
+    (
+        "{maps: {virtual: {}}, parameters: {virtual_alias_maps: '{maps.virtul}'}}",
+        "parameters:virtual_alias_maps",
+        "did you mean virtual?",
+    ),
     # Types
     (
         "manage_hosts_file: 'yes'",
@@ -166,11 +185,29 @@ BROKEN = [
     ("certificate: {key_size: 3000}", "certificate:key_size", "allowed: 2048, 3072, 4096, 8192"),
     ("certificate: {key_size: '3072'}", "certificate:key_size", "without quotes"),
     ("certificate: {key_type: ec, key_size: 3072}", "certificate:key_size", "allowed: 256, 384"),
-    ("certificate: {key_type: dsa}", "certificate:key_type", "allowed: rsa, ec; did you mean rsa?"),
-    ("certificate: {days: 20}", "certificate:renew_days", "renewed at every run"),
+    ("certificate: {key_type: dsa}", "certificate:key_type", "allowed: rsa, ec, ed25519; did you mean rsa?"),
+    ("certificate: {key_type: ed25519, key_size: 256}", "certificate:key_size", "leave it out"),
+    ("certificate: {second: {key_type: rsa}}", "certificate:second:key_type", "is that of the first"),
+    ("certificate: {second: {key_size: 256}}", "certificate:second:key_size", "given without"),
+    ("certificate: {second: {key_type: ec, key_size: 3072}}", "certificate:second:key_size", "allowed: 256, 384"),
+    (
+        "certificate: {second: {key_type: ec, key: /etc/ssl/certs/smtpd.crt}}",
+        "certificate:second:key",
+        "each needs its own file",
+    ),
+    ("certificate: {chain_file: /etc/ssl/private/smtpd.key}", "certificate:chain_file", "each needs its own file"),
+    ("certificate: {source: files, files: {key: /k}}", "certificate:files:certificate", "not given"),
+    ("certificate: {source: files, files: {certificate: /c}}", "certificate:files:key", "not given"),
+    ("certificate: {files: {key: /k}}", "certificate:files:key", "source is local_ca"),
+    ("certificate: {source: files, files: {certificate: /c, key: x}}", "certificate:files:key", "(hidden)"),
+    ("certificate: {source: files, files: {certificate: /c, key: 5}}", "certificate:files:key", "a number"),
+    ("certificate: {rotate_key: often}", "certificate:rotate_key", "is not a boolean"),
+    ("certificate: {renew_days: 0}", "certificate:renew_days", "out of range"),
+    ("certificate: {ca: {previous_passphrase: old}}", "certificate:ca:previous_passphrase", "given without"),
+    ("certificate: {days: 20, renew_days: 20}", "certificate:renew_days", "renewed at every run"),
     ("certificate: {days: 0}", "certificate:days", "out of range"),
     ("certificate: {days: 4000}", "certificate:days", "longer than its authority is valid"),
-    ("certificate: {ca: {days: 30}}", "certificate:ca:days", "renewed at every run"),
+    ("certificate: {days: 31, renew_days: 30, ca: {days: 30}}", "certificate:ca:days", "renewed at every run"),
     ("certificate: {key: /etc/ssl/certs/smtpd.crt}", "certificate:certificate", "each needs its own file"),
     ("certificate: {key: smtpd.key}", "certificate:key", "an absolute path"),
     ("certificate: {key: /etc/ssl/../x}", "certificate:key", "without .."),
@@ -178,6 +215,12 @@ BROKEN = [
     ("certificate: {names: [bad_name]}", "certificate:names:0", "underscore"),
     ("certificate: {names: smtp.example.com}", "certificate:names", "is not a list"),
     ("certificate: {subject: {country: Germany}}", "certificate:subject:country", "two letters"),
+    ("certificate: {source: fleet_ca}", "certificate:fleet:ca_minion", "needs the signing minion's id"),
+    ("certificate: {fleet: {ca_minion: '*'}}", "certificate:fleet:ca_minion", "a minion's id"),
+    ("certificate: {fleet: {trust_store: 'yes'}}", "certificate:fleet:trust_store", "is not a boolean"),
+    ("certificate: {fleet: {minions: {'mail*': []}}}", "certificate:fleet:minions:mail*", "not a valid name"),
+    ("certificate: {fleet: {minions: {m1: [a_b.c]}}}", "certificate:fleet:minions:m1:0", "underscore"),
+    ("certificate: {fleet: {minions: {m1: a.b}}}", "certificate:fleet:minions:m1", "is not a list"),
     ("certificate: {ca: {passphrase: 12345}}", "certificate:ca:passphrase", "in quotes"),
     ("certificate: {ca: {passphrase: abc}}", "certificate:ca:passphrase", "too short"),
     # SASL
@@ -192,7 +235,16 @@ BROKEN = [
     ("firewall: {ports: [0]}", "firewall:ports:0", "allowed: 1 to 65535"),
     ("firewall: {ports: [65536]}", "firewall:ports:0", "allowed: 1 to 65535"),
     ("firewall: {ports: ['25']}", "firewall:ports:0", "without quotes"),
-    ("firewall: {ports: [smtp]}", "firewall:ports:0", "not a whole number"),
+    (
+        "firewall: {ports: [smtp]}",
+        "firewall:ports:0",
+        "not a whole number; allowed: 1 to 65535, or the word listen",
+    ),
+    ("firewall: {backend: nftable}", "firewall:backend", "did you mean nftables?"),
+    ("firewall: {backend: ufw}", "firewall:backend", "ufw is not installed here"),
+    ("firewall: {backend: nftables, nftables_file: /none}", "firewall:nftables_file", "/none is not there"),
+    ("firewall: {zones: ['a b']}", "firewall:zones:0", "a zone of firewalld"),
+    ("firewall: {rules_file: /r, rules_file_v6: /r}", "firewall:rules_file_v6", "each needs its own file"),
     ("firewall: {ports: [25, 110, 25]}", "firewall:ports:2", "there twice"),
     ("firewall: {ports: 25}", "firewall:ports", "is not a list"),
     # Verification
@@ -242,9 +294,15 @@ def test_a_broken_pillar_is_refused_with_its_path_and_a_hint(problems, pillar, p
         "services: {submission/inet: {command: smtpd, overrides: {smtpd_tls_security_level: encrypt}}}",
         "services: {'[::1]:2525/inet': {command: smtpd}, old/unix: null}",
         "certificate: {source: self_signed, key_type: ec, key_size: 384, days: 90}",
+        "certificate: {source: fleet_ca, fleet: {ca_minion: ca.example.com, policy: mail, trust_store: true}}",
+        "certificate: {fleet: {minions: {mail1.example.com: [smtp.example.com, 192.0.2.1], mail2: []}}}",
         "certificate: {names: ['*.example.com', 192.0.2.1]}",
         "certificate: {subject: {country: DE, organization: Müller & Söhne, email: a@example.com}}",
         "certificate: {key_type: ec, ca: {passphrase: four}}",
+        "certificate: {key_type: ed25519, rotate_key: true, second: {key_type: rsa}}",
+        "certificate: {ca: {passphrase: four, previous_passphrase: x}}",
+        "certificate: {source: files, files: {certificate: /etc/a.pem, key: /etc/a.pem}}",
+        "certificate: {source: files, files: {certificate: /etc/a.pem, key: 'sdb://vault/key'}}",
         "sasl: {directory_mode: '755', options: /etc/saslauthd.conf}",
         "verify: {capabilities: [DSN, AUTH PLAIN LOGIN], login: {username: alice, password: 'pa$$ wörd'}}",
     ],
@@ -270,7 +328,7 @@ def test_a_host_without_a_full_name_is_told_how_to_get_one(problems, modules, ho
 
 def test_all_problems_are_reported_at_once(problems):
     found = problems(
-        "hostname: mail\nmaps: {x: {}}\nfirewall: {ports: [0, 70000]}\nunmanaged: x\n"
+        "hostname: mail\nrelay: {port: 25}\nfirewall: {ports: [0, 70000]}\nunmanaged: x\n"
         "certificate: {key_size: 1024, days: 9999, names: x}\nverify: {login: {username: alice}}"
     )
     assert len(found) == 9
@@ -288,6 +346,8 @@ def test_all_problems_are_reported_at_once(problems):
         {"certificate": {"ca": {"passphrase": SECRET + "\0"}}},
         {"certificate": {"ca": SECRET}},
         {"certificate": {"ca": {"passphrase": {SECRET: 1}}}},
+        {"certificate": {"ca": {"passphrase": "four", "previous_passphrase": [SECRET]}}},
+        {"certificate": {"source": "files", "files": {"certificate": "/c", "key": SECRET}}},
         {"relay": {"password": SECRET}},
         {"relay": SECRET},
         {"relay": {"host": "x", "username": "a", "password": SECRET + "\n"}},
@@ -390,7 +450,7 @@ class TestOneSource:
                 else:
                     yield prefix + key
 
-        assert set(keys(schema)) - {"maps"} == set(keys(defaults["postfix_mta"]))
+        assert set(keys(schema)) == set(keys(defaults["postfix_mta"]))
 
     def test_every_default_has_its_explanation_directly_above(self):
         lines = (REPOSITORY / "postfix_mta" / "defaults.yaml").read_text().splitlines()

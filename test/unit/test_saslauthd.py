@@ -35,7 +35,16 @@ def inside(modules):
 @pytest.fixture
 def host(inside, tmp_path, monkeypatch):
     """A host below ``tmp_path``, with commands recorded, in place of this machine."""
-    for name in ("DEFAULTS_FILE", "INIT_SCRIPT", "DROP_IN", "STATOVERRIDE", "GROUP_FILE", "PROGRAM"):
+    for name in (
+        "DEFAULTS_FILE",
+        "INIT_SCRIPT",
+        "DROP_IN",
+        "STATOVERRIDE",
+        "GROUP_FILE",
+        "PROGRAM",
+        "CONF_FILE",
+        "SASLDB",
+    ):
         monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
     units = tuple(str(tmp_path) + path for path in inside["NATIVE_UNITS"])
     monkeypatch.setitem(inside, "NATIVE_UNITS", units)
@@ -56,9 +65,8 @@ class Host:
         }
         monkeypatch.setitem(inside["ARGUMENTS"], "socket_directory", self.args["socket_directory"])
         self.commands = []
-        monkeypatch.setitem(inside, "_command", self.commands.append)
         monkeypatch.setitem(inside, "__salt__", self)
-        self.needs = []
+        self.needs, self.superseded, self.given_back, self.secrets = [], {}, [], {}
         self.write("/etc/group", "root:x:0:\nsasl:x:45:\n")
         self.write("/var/lib/dpkg/statoverride", "root postdrop 2555 /usr/sbin/postqueue\n")
 
@@ -73,17 +81,26 @@ class Host:
     def __getitem__(self, function):
         return {
             "mta_transaction.need": self.needs.append,
+            "mta_transaction.command": lambda item, do, undo, evidence: self.commands.extend(do),
+            "mta_transaction.superseded": self._superseded,
+            "mta_transaction.give_back": self.given_back.extend,
+            "mta_secret.get": self.secrets.get,
             "mta_transaction.write": self._write,
             "mta_transaction.directory": self._directory,
         }[function]
 
-    @staticmethod
-    def _write(path, contents):
-        with open(path, "wb") as handle:
-            handle.write(contents)
+    def _superseded(self, module, wanted):
+        return {item: change for item, change in self.superseded.items() if item not in wanted}
 
     @staticmethod
-    def _directory(path, user="root", group="root", mode="0755"):
+    def _write(path, contents, user=None, group=None, mode=None):
+        with open(path, "wb") as handle:
+            handle.write(contents)
+        if mode:
+            os.chmod(path, int(mode, 8))
+
+    @staticmethod
+    def _directory(path, user="root", group="root", mode="0755", runtime=()):
         os.makedirs(path, exist_ok=True)
         os.chmod(path, int(mode, 8))
 
@@ -192,12 +209,12 @@ def test_what_was_planned_is_applied_once(host, modules):
     assert smtpd_conf == "pwcheck_method: saslauthd\nmech_list: plain login\n"
     group = host.inside["GROUP"]
     assert host.commands == [
-        ["gpasswd", "--add", "postfix", group],
         f"dpkg-statoverride --admindir {host.root}/var/lib/dpkg --add root {group} 0710 {directory}".split(),
+        ["gpasswd", "--add", "postfix", group],
     ]
     host.write("/etc/group", f"{group}:x:0:other,postfix\n")
     host.write("/var/lib/dpkg/statoverride", f"root {group} 710 {directory}\n")
-    assert modules["saslauthd.plan"](**host.args) == {"changes": {}, "activate": {}}
+    assert modules["saslauthd.plan"](**host.args) == {"changes": {}, "activate": {}, "errors": []}
 
 
 def test_a_start_line_of_older_releases_is_switched_on(host, modules):

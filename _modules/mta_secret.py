@@ -11,7 +11,7 @@ from salt.utils.data import traverse_dict_and_list
 LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
 
 
-def get(path):
+def get(path, longest=LONGEST):
     """
     Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
 
@@ -20,10 +20,13 @@ def get(path):
     path (str)
         Pillar path, such as ``postfix_mta:verify:login:password``. Empty or ``None``: there is no secret.
 
+    longest (int, default 1023)
+        How many bytes it may have.
+
     Returns text, or ``None`` when pillar has nothing there.
 
     Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and ``SaltInvocationError`` when what is
-    there is no text of 1 to 1023 bytes. Neither shows the value.
+    there is no text of 1 to ``longest`` bytes. Neither shows the value.
 
     CLI Example:
 
@@ -39,6 +42,6 @@ def get(path):
         uri, value = value, __salt__["sdb.get"](value)
         if not value or value == uri:  # without such a profile Salt returns the URI itself
             raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= LONGEST:
-        raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {LONGEST} bytes: quote it")
+    if not isinstance(value, str) or not 1 <= len(value.encode()) <= longest:
+        raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {longest} bytes: quote it")
     return value

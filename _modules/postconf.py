@@ -1252,7 +1252,8 @@ def listeners(config_directory=CONFIG_DIRECTORY):
         Path, ``/etc/postfix``.
 
     Each is a dictionary: ``service`` (``smtp/inet``), ``host``, ``port``, ``wrappermode``, ``starttls``,
-    ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``sasl_type``,
+    ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
+    ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
     ``hostname``. Empty without configuration.
 
     CLI Example:
@@ -1322,18 +1323,21 @@ def _promises(parameters, daemon):
     offered = enforced or level == "may" or (not level and enabled(f"{daemon}_use_tls"))
     # postscreen(8) has no AUTH of its own; it hands known clients on.
     auth = daemon == "smtpd" and enabled("smtpd_sasl_auth_enable")
-    chain = _items(value("smtpd_tls_chain_files"))
-    kind = "" if value("smtpd_tls_cert_file") else "ec"
-    certificate = chain[0] if chain else value(f"smtpd_tls_{kind}cert_file")
-    key = chain[0] if chain else value(f"smtpd_tls_{kind}key_file")
-    has_certificate = certificate not in ("", "none")
+    # With chain files Postfix ignores the others.
+    pairs = [(path, path) for path in _items(value("smtpd_tls_chain_files"))] or [
+        (value(f"smtpd_tls_{kind}cert_file"), value(f"smtpd_tls_{kind}key_file")) for kind in ("", "ec")
+    ]
+    pairs = [pair for pair in pairs if pair[0] not in ("", "none")]
+    certificate, key = pairs[0] if pairs else (None, None)
     return {
         "wrappermode": wrapped,
         "starttls": offered and not wrapped,
         "auth": auth,
         "auth_before_tls": auth and not wrapped and not enforced and not enabled("smtpd_tls_auth_only"),
-        "certificate": certificate if has_certificate else None,
-        "key": key if has_certificate else None,
+        "certificate": certificate,
+        "key": key,
+        "certificates": [path for path, _ in pairs],
+        "keys": [path for _, path in pairs],
         "sasl_type": value("smtpd_sasl_type"),
         "hostname": value("myhostname"),
     }

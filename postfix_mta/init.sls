@@ -1,3 +1,4 @@
+#!yaml
 # The whole mail server, in the how-to's order.
 include:
   - .settings
@@ -6,6 +7,5 @@ include:
   - .sasl
   - .config
   - .aliases
-  - .service
   - .firewall
   - .verify

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "df8ca42e670e"
+REVISION = "6f269526a773"
 
 
 def revision():
@@ -139,6 +139,7 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
     known = certificate["source"] in ("local_ca", "fleet_ca")
     settings["ca_file"] = authority["certificate"] if known else None
+    _check_passwords_by(settings["sasl"])
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -148,6 +149,24 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
     settings["main_cf"] = {**_expand(profiles[settings["profile"]], settings), **settings["parameters"]}
     return settings
+
+
+def _check_passwords_by(sasl):
+    """Add what follows from the SASL settings, and leave out what the mechanism does not read."""
+    sasl["saslauthd"] = sasl["enabled"] is not False and sasl["type"] != "dovecot"
+    dovecot = sasl["enabled"] is not False and sasl["type"] == "dovecot"
+    sasl["smtpd_type"] = "dovecot" if dovecot else None
+    sasl["smtpd_path"] = sasl["dovecot_socket"] if dovecot else None
+    mechanism = (sasl["mechanisms"] or [None])[0]
+    ldap, rimap, kerberos5 = sasl["ldap"], sasl.pop("rimap"), sasl["kerberos5"]
+    given = ldap.pop("bind_password") is not None
+    ldap["password_pillar"] = "postfix_mta:sasl:ldap:bind_password" if given else None
+    if mechanism != "ldap" or not ldap["servers"]:
+        sasl["ldap"] = None
+    if mechanism == "rimap" and rimap["host"]:
+        sasl["options"] = rimap["host"] if rimap["port"] is None else f"{rimap['host']}/{rimap['port']}"
+    if mechanism != "kerberos5" or (kerberos5["keytab"], kerberos5["principal"]) == (_KEYTAB, None):
+        sasl["kerberos5"] = None
 
 
 def _serve(settings, given):
@@ -346,6 +365,8 @@ def _contradictions(key, given, settings, hostname, found):
             yield f"{key}:verify:login:{lacking[0]}: not given; a login needs both"
         elif not lacking and settings["sasl"]["enabled"] is False:
             yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
+    if sound("sasl"):
+        yield from _wrong_mechanism(f"{key}:sasl", _mapping(given.get("sasl")))
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
@@ -391,6 +412,24 @@ def _wrong_files(path, source, files, second, **_):
         elif given or section is files:
             needed = [part for part in ("certificate", "key") if part not in given]
             yield from (f"{where}:{part}: not given; source files needs both" for part in needed)
+
+
+def _wrong_mechanism(path, given):
+    """Yield what the mechanism lacks, and what is said twice."""
+    mechanism = (given.get("mechanisms") or ["pam"])[0]
+    ldap, host = _mapping(given.get("ldap")), _mapping(given.get("rimap")).get("host")
+    options = given.get("options")
+    needs = {"ldap": ("ldap:servers", ldap.get("servers")), "rimap": ("rimap:host", host)}
+    name, value = needs.get(mechanism, (None, None))
+    if name and not value and not options:
+        yield f"{path}:{name}: not given; the mechanism {mechanism} needs it"
+    elif name and value and options:
+        yield f"{path}:options: given beside {path}:{name}; give one of them"
+    if ldap.get("servers") and not ldap.get("search_base"):
+        yield f"{path}:ldap:search_base: not given; ldap:servers needs it"
+    lacking = [name for name in ("bind_dn", "bind_password") if ldap.get(name) is None]
+    if len(lacking) == 1:
+        yield f"{path}:ldap:{lacking[0]}: not given; a bind needs both"
 
 
 def _wrong_days(path, source, days, renew_days, ca, **_):
@@ -834,6 +873,7 @@ _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide",)
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _CENTURY = 36500
+_KEYTAB = "/etc/krb5.keytab"
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
 
 _SERVICE = {
@@ -943,7 +983,7 @@ _SCHEMA = {
             _items,
             {
                 "check": _choice,
-                "options": {"allowed": ("pam",), "later": ("shadow", "ldap", "rimap", "sasldb")},
+                "options": {"allowed": ("pam", "shadow", "ldap", "rimap", "sasldb", "kerberos5")},
                 "shortest": 1,
                 "longest": 1,
             },
@@ -952,6 +992,39 @@ _SCHEMA = {
             _text,
             {"what": "one word without quotes or shell characters", "pattern": r"[A-Za-z0-9_/.:@=,+%\[\]-]+"},
         ),
+        "type": (_choice, {"allowed": ("cyrus", "dovecot")}),
+        "dovecot_socket": (
+            _text,
+            {
+                "what": "a path, absolute or below Postfix's queue directory, or inet:host:port",
+                "pattern": r"/?[\w.+@=-]+(/[\w.+@=-]+)*|inet:[A-Za-z0-9.-]+:\d+",
+            },
+        ),
+        "ldap": {
+            "servers": (
+                _items,
+                {
+                    "check": _text,
+                    "options": {"what": "a URI, such as ldaps://ldap.example.com", "pattern": r"ldap[si]?://\S*"},
+                },
+            ),
+            "search_base": (_text, {"what": "a distinguished name, such as dc=example,dc=com"}),
+            "scope": (_choice, {"allowed": ("sub", "one", "base")}),
+            "filter": (_text, {"what": "an LDAP filter, such as (uid=%u)"}),
+            "bind_dn": (_text, {"what": "a distinguished name"}),
+            "bind_password": (_secret, {}),
+            "start_tls": (_boolean, {}),
+            "ca_file": (_path, {}),
+            "timeout": (_integer, {"low": 1, "high": 60, "unit": " seconds"}),
+        },
+        "rimap": {
+            "host": (_text, {"what": "a host name or an IPv4 address", "pattern": "[A-Za-z0-9][A-Za-z0-9.-]*"}),
+            "port": (_integer, {"low": 1, "high": 65535}),
+        },
+        "kerberos5": {
+            "keytab": (_path, {}),
+            "principal": (_text, {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
+        },
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

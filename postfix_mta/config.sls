@@ -16,9 +16,7 @@ postfix_mta_config:
 {%- for pair in mta.pairs %}
       - mta_cert: {{ pair.id }}
 {%- endfor %}
-{%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
-{%- endif %}
     - require_in:
       - mta_transaction: postfix_mta_committed
 

@@ -55,7 +55,19 @@ BROKEN = [
     ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
     ("firewall: {backend: nftables}", "firewall:backend", "does not have nftables yet"),
-    ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
+    # SASL
+    ("sasl: {mechanisms: [ldap]}", "sasl:ldap:servers", "the mechanism ldap needs it"),
+    ("sasl: {mechanisms: [rimap]}", "sasl:rimap:host", "the mechanism rimap needs it"),
+    ("sasl: {mechanisms: [rimap], options: a, rimap: {host: b}}", "sasl:options", "give one of them"),
+    ("sasl: {ldap: {servers: ['ldap://a']}}", "sasl:ldap:search_base", "not given"),
+    ("sasl: {ldap: {servers: [a]}}", "sasl:ldap:servers:0", "a URI"),
+    ("sasl: {ldap: {bind_dn: cn=a}}", "sasl:ldap:bind_password", "a bind needs both"),
+    ('sasl: {ldap: {filter: "a\\nldap_debug: 1"}}', "sasl:ldap:filter", "a line break"),
+    ("sasl: {rimap: {host: 'a;b'}}", "sasl:rimap:host", "a host name"),
+    ("sasl: {kerberos5: {keytab: krb5.keytab}}", "sasl:kerberos5:keytab", "an absolute path"),
+    ("sasl: {type: courier}", "sasl:type", "allowed: cyrus, dovecot"),
+    ("sasl: {dovecot_socket: 'a b'}", "sasl:dovecot_socket", "inet:host:port"),
+    ("sasl: {mechanisms: [getpwent]}", "sasl:mechanisms:0", "is not known"),
     # Types
     (
         "manage_hosts_file: 'yes'",
@@ -286,6 +298,7 @@ def test_all_problems_are_reported_at_once(problems):
         {"certificate": {"ca": {"passphrase": "four", "previous_passphrase": [SECRET]}}},
         {"certificate": {"source": "files", "files": {"certificate": "/c", "key": SECRET}}},
         {"relay": {"password": SECRET}},
+        {"sasl": {"ldap": {"bind_dn": "cn=a", "bind_password": SECRET + "\n"}}},
         SECRET,
     ],
 )

@@ -24,6 +24,7 @@ postfix_mta_ca:
     - require_in:
       - mta_cert: postfix_mta_certificate
 {%- endif %}
+{%- if certificate.source != 'none' %}
 
 postfix_mta_certificate:
   mta_cert.managed:
@@ -46,3 +47,4 @@ postfix_mta_certificate:
       - mta_package: postfix_mta_package
     - require_in:
       - mta_transaction: postfix_mta_committed
+{%- endif %}

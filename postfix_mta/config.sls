@@ -12,7 +12,10 @@ postfix_mta_config:
     - unmanaged: {{ mta.unmanaged | json }}
     - transaction: postfix_mta
     - require:
+      - mta_package: postfix_mta_package
+{%- if mta.certificate.source != 'none' %}
       - mta_cert: postfix_mta_certificate
+{%- endif %}
 {%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
 {%- endif %}

@@ -1329,6 +1329,31 @@ def differences(config_directory=CONFIG_DIRECTORY):
     return {"parameters": parameters, "services": entries, "left_out": left_out}
 
 
+def export(config_directory=CONFIG_DIRECTORY, probe=True):
+    """
+    Return the pillar that describes the mail server of this host, as the text of an SLS file.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    probe
+        Whether to hold the conversation of an apply with the running server. It leaves no mail behind. Where this
+        server does not pass it, it is switched off in the pillar. Default ``True``.
+
+    Applying that pillar changes nothing: it has ``profile: none``, in what main.cf and master.cf differ from the
+    package's own, the aliases, and saslauthd where it is set up as this formula does it. Certificates and the
+    firewall are left alone. Secrets, and what pillar cannot hold, are left out and named in its comments. Raises
+    ``CommandExecutionError`` when main.cf or master.cf cannot be read, by the line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.export
+    """
+    return __salt__["mta_migration.host"](config_directory, probe)
+
+
 def check(config_directory=CONFIG_DIRECTORY):
     """
     Return what Postfix has to say against its configuration, a list of texts; empty when it is content.

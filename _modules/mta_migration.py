@@ -74,7 +74,7 @@ def host(config_directory="/etc/postfix", probe=True):
     # With the conversation in it, as for the real thing; what the validation refuses is left out.
     _leave_out_refused(settings, notes)
     if probe:
-        problems = _conversation(hostname)
+        problems = _conversation(config_directory, hostname)
         if problems:
             settings["verify"] = {"enabled": False}
             notes["verify"] = "the conversation is switched off, as this server does not pass it: " + "; ".join(
@@ -155,14 +155,15 @@ def _sasl():
     return pillar
 
 
-def _conversation(hostname):
+def _conversation(config_directory, hostname):
     """Why the conversation of an apply cannot be held with this host as it is; empty when it can."""
     if not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
         return []
-    if not __salt__["postconf.listeners"]():
+    listeners = __salt__["postconf.listeners"](config_directory)
+    if not listeners:
         return ["nothing listens for SMTP"]
     thorough = {"auth": "challenge", "envelope": True, "stranger": True}
-    return __salt__["mta_probe.check"](hostname=hostname, **thorough)["problems"]
+    return __salt__["mta_probe.check"](listeners=listeners, hostname=hostname, **thorough)["problems"]
 
 
 # -- what does not go into pillar ----------------------------------------------------------------------

@@ -21,6 +21,11 @@ SECRET_VALUE = re.compile(
     r"(?:pass(?:wd|word|phrase)?|secret|token|api[_-]?key)\s*[=:]\s*[^\s:$]|://[^/\s:@]+:[^/\s@]+@", re.IGNORECASE
 )
 PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
+# Not tables of postmap(1).
+ALIAS_TABLES = ("alias_maps", "alias_database")
+LONG_TABLE = 2000
+# Their file holds settings, name = value.
+SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
 
 HEAD = """\
@@ -68,6 +73,7 @@ def host(config_directory="/etc/postfix", probe=True):
     settings["parameters"] = _without_secrets("parameters", differences["parameters"], notes)
     settings["services"] = _services_without_secrets(differences["services"], notes)
     settings["aliases"] = _without_secrets("aliases", _aliases(notes), notes)
+    settings["maps"] = _tables(config_directory, notes)
     settings["certificate"] = {"source": "none"}
     settings["sasl"] = _sasl()
     settings["firewall"] = {"backend": "none"}
@@ -124,6 +130,74 @@ def _aliases(notes):
         except SaltInvocationError as err:
             notes[f"aliases:{_shown(name)}"] = str(err)
     return aliases
+
+
+def _tables(config_directory, notes):
+    """The lookup tables that main.cf names, as far as an apply would leave them as they are."""
+    tables, asked, aliases = {}, {}, {ALIASES}
+    for parameter in __salt__["postconf.show"](config_directory):
+        for table in __salt__["postconf.tables"](parameter, config_directory):
+            kind, _, path = table.rpartition(":")
+            if parameter in ALIAS_TABLES:
+                aliases.add(path)
+            else:
+                asked.setdefault(path, (kind.rpartition(":")[2], parameter))
+    for path, (kind, parameter) in asked.items():
+        if path in aliases or not os.path.isabs(path) or not os.path.isfile(path):
+            continue
+        name = os.path.basename(path)
+        where = f"maps:{_shown(path)}"
+        table, why = _table(path, kind, parameter)
+        if why:
+            notes[where] = why
+        elif name in tables or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            notes[where] = "its file's name cannot be the name of a table"
+        else:
+            own = {} if os.path.dirname(path) == config_directory else {"path": path}
+            tables[name] = {"type": kind, **own, **table}
+    return tables
+
+
+def _table(path, kind, parameter):
+    """The entries of a table, or why there are none: ``({"entries": …}, None)`` or ``(None, text)``."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = _logical_lines(file.read())
+    except (OSError, ValueError) as err:
+        return None, f"it cannot be read: {err}"
+    if len(lines) > LONG_TABLE:
+        return None, f"it has {len(lines)} entries; give it as source from the file server"
+    private = not os.stat(path).st_mode & 0o004
+    if private or PASSWORD_TABLE.match(parameter) or any(_is_secret("", line) for line in lines):
+        return None, "a secret"
+    pairs = [line.split("=", 1) if kind in SETTINGS else line.split(None, 1) for line in lines]
+    mapping = {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
+    why = None
+    for entries in (mapping, lines) if len(mapping) == len(pairs) else (lines,):
+        try:
+            plan = __salt__["mta_map.plan"](path, type=kind, entries=entries)
+        except (CommandExecutionError, SaltInvocationError) as err:
+            why = str(err)
+            continue
+        if not plan["changes"] and not plan["errors"]:
+            return {"entries": entries}, None
+        why = "it is not the same when written and compiled anew: " + ", ".join(
+            [*plan["changes"], *plan["errors"]]
+        )
+    return None, why
+
+
+def _logical_lines(text):
+    """The lines of a table, each with its continuations, postmap(1)."""
+    lines = []
+    for line in text.split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line[0] in " \t" and lines:
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line.strip())
+    return lines
 
 
 def _sasl():
@@ -211,7 +285,7 @@ def _services_without_secrets(services, notes):
 
 def _leave_out_refused(settings, notes):
     """Take out of ``settings`` what the validation of the pillar refuses, with its reason."""
-    for section in ("parameters", "services", "aliases"):
+    for section in ("parameters", "services", "aliases", "maps"):
         refused = _refused(settings)
         for name in list(settings[section]):
             where = f"{section}:{name}"
@@ -326,8 +400,7 @@ def convert(pillar=None):
     settings["certificate"] = {"source": "none"}
     for name in pillar.get("certificates") or {}:
         notes[f"certificates:{name}"] = f"the files stay: /etc/postfix/ssl/{name}.crt and .key"
-    for name in pillar.get("mapping") or {}:
-        notes[f"mapping:{name}"] = f"a table: it stays where parameters:{name} says"
+    settings["maps"] = _converted_tables(pillar.get("mapping") or {}, config, notes)
     for name, value in pillar.items():
         if name in LATER and value:
             notes[name] = LATER[name]
@@ -418,3 +491,22 @@ def _converted_aliases(aliases, notes):
     found = {name: None for name in aliases.get("absent") or []}
     found.update(aliases.get("present") or {})
     return _without_secrets("aliases", found, notes)
+
+
+def _converted_tables(mapping, config, notes):
+    """``postfix:mapping``: tables by the parameter whose value says where they are."""
+    tables = {}
+    for parameter, data in mapping.items():
+        where = re.fullmatch(r"(?:proxy:)?([a-z]+):(/\S*/(\w[\w.-]*))", str(config.get(parameter, "")))
+        items = data if isinstance(data, list) else [data]
+        pairs = [pair for item in items if isinstance(item, dict) for pair in item.items()]
+        if not where:
+            notes[f"mapping:{_shown(parameter)}"] = f"config:{parameter} does not say type:/path of one table"
+        elif PASSWORD_TABLE.match(parameter) or any(_is_secret(str(key), value) for key, value in pairs):
+            notes[f"mapping:{_shown(parameter)}"] = "a secret"
+        else:
+            own = {} if where[2] == f"/etc/postfix/{where[3]}" else {"path": where[2]}
+            ordered = where[1] in ("pcre", "regexp", "cidr")
+            entries = [f"{key} {value}" for key, value in pairs] if ordered else dict(pairs)
+            tables[where[3]] = {"type": where[1], **own, "entries": entries}
+    return tables

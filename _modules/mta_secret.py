@@ -33,8 +33,29 @@ def get(path):
     """
     # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
     value = traverse_dict_and_list(__pillar__, path, None) if path else None
-    if value is None:
-        return None
+    return None if value is None else resolve(value, path)
+
+
+def resolve(value, path):
+    """
+    Return the secret that a value is, or that its ``sdb://`` URI leads to.
+
+    For other modules, whose pillar has keys that a pillar path cannot hold, with a colon in them.
+
+    value (str)
+        What pillar has.
+
+    path (str)
+        Where, for messages.
+
+    Raises as :func:`get` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_secret.resolve sdb://vault/relay 'maps:relay'
+    """
     if isinstance(value, str) and value.startswith("sdb://"):
         uri, value = value, __salt__["sdb.get"](value)
         if not value or value == uri:  # without such a profile Salt returns the URI itself

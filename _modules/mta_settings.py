@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "5de50904fcb2"
+REVISION = "302d91f87051"
 
 
 def revision():
@@ -115,7 +115,8 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     own = families.get(os_family, families["Debian"])
     _lay(settings, own["settings"])
     if isinstance(pillar, Mapping):
-        _lay(settings, pillar)
+        # Tables may have thousands of entries, some of them secret: those stay in pillar.
+        _lay(settings, {key: value for key, value in pillar.items() if key != "maps"})
     hostname = settings["hostname"]
     if not isinstance(hostname, str) or not hostname:
         hostname = settings["hostname"] = str(fqdn or "")
@@ -146,6 +147,10 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
         for package, answers in _expand(own["debconf"], settings).items()
     }
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
+    tables, references = _tables(_mapping(pillar).get("maps"), settings)
+    settings.update(tables)
+    for name in ("parameters", "services"):
+        settings[name] = _with_tables(settings[name], references)
     settings["main_cf"] = _expand(profiles[settings["profile"]], settings)
     _get_ready(settings, ready, _mapping(_mapping(pillar).get("firewall")).get("ports") is not None)
     settings["main_cf"].update(settings["parameters"])
@@ -174,6 +179,69 @@ def _over(base, given):
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _over(base[key], value) if both else value
     return merged
+
+
+def _tables(maps, settings):
+    """
+    Return what SLS files need of the pillar's ``maps``, and what ``{maps.NAME}`` stands for, by name.
+
+    The first is ``maps`` (arguments of ``mta_map.managed`` by name), ``maps_keep`` (type by path), ``maps_absent``
+    (paths) and ``packages``. What :func:`problems` refuses is left out.
+    """
+    family = settings["family"]
+    managed, keep, absent, references, plugins = {}, {}, [], {}, []
+    default = _mapping(settings["parameters"]).get("default_database_type")
+    for name, table in _mapping(maps).items():
+        if not isinstance(name, str) or not re.fullmatch(_TABLE_NAME, name):
+            continue
+        if table is None:
+            absent.append(f"{family['config_directory']}/{name}")
+        if not isinstance(table, Mapping) or list(_table("", table)):
+            continue
+        kind = table.get("type") or default
+        path = table.get("path") or f"{family['config_directory']}/{name}"
+        entries = table.get("entries") or {}
+        if kind == "inline":
+            references[name] = _inline(entries)
+        else:
+            references[name] = f"{kind or '$default_database_type'}:{path}"
+        if kind in _NO_FILE:
+            continue
+        package = table.get("package") or family["map_packages"].get(kind)
+        plugins += [package] if package else []
+        keep[path] = kind
+        managed[name] = {
+            "name": path,
+            "type": kind,
+            "entries_pillar": None if table.get("source") else f"postfix_mta:maps:{name}:entries",
+            "source": table.get("source"),
+            "secret": bool(table.get("secret")),
+            "mode": table.get("mode"),
+            "package": package,
+        }
+    return {
+        "maps": managed,
+        "maps_keep": keep,
+        "maps_absent": [path for path in absent if path not in keep],
+        "packages": list(dict.fromkeys([*family["packages"], *plugins])),
+    }, references
+
+
+def _inline(entries):
+    """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
+    pairs = [f"{{{key} = {value}}}" for key, value in _mapping(entries).items()]
+    return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
+
+
+def _with_tables(value, references):
+    """Return ``value`` with each ``{maps.NAME}`` in its texts replaced by the table's type and path."""
+    if isinstance(value, Mapping):
+        return {key: _with_tables(item, references) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_tables(item, references) for item in value]
+    if isinstance(value, str):
+        return _TABLE_REFERENCE.sub(lambda match: references.get(match[1], match[0]), value)
+    return value
 
 
 def _expand(value, settings):
@@ -275,6 +343,8 @@ def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
     names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
     if isinstance(pillar, Mapping) and not any(line.startswith(names) for line in found):
         found += _refused_by_postfix(pillar.get("parameters") or {}, settings["services"], key)
+    if isinstance(pillar, Mapping) and not any(line.startswith(f"{key}:maps") for line in found):
+        found += _unfit_tables(pillar, key, settings)
     return found
 
 
@@ -307,6 +377,25 @@ def _refused_by_postfix(parameters, services, key):
     return found
 
 
+def _unfit_tables(pillar, key, settings):
+    """Return what the tables in the pillar cannot hold, and the types that this host's Postfix does not have."""
+    found, kinds = [], {}
+    for name, table in settings["maps"].items():
+        kinds.setdefault(table["type"], name)
+        if not table["source"]:
+            entries = pillar["maps"][name].get("entries")
+            reason = __salt__["mta_map.unfit"](table["name"], table["type"], entries, table["secret"])
+            found += [f"{key}:maps:{name}:entries:{reason}"] if reason else []
+    # A type that a package of the formula's brings may come with it.
+    asked = [kind for kind, name in kinds.items() if kind and not settings["maps"][name]["package"]]
+    for kind in __salt__["mta_map.missing_types"](asked):
+        found.append(
+            f"{key}:maps:{kinds[kind]}:type: this Postfix has no table type {kind}; leave the type out for its"
+            f" default_database_type, {__salt__['mta_map.default_type']()}, or name another one"
+        )
+    return found
+
+
 def _contradictions(key, given, settings, hostname, found):
     """Yield what is legal by itself and wrong beside another; ``found``: problems of values."""
 
@@ -336,6 +425,8 @@ def _contradictions(key, given, settings, hostname, found):
             yield f"{key}:verify:login:{lacking[0]}: not given; a login needs both"
         elif not lacking and settings["sasl"]["enabled"] is False:
             yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
+    if sound("maps"):
+        yield from _table_contradictions(key, given, settings)
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
@@ -346,6 +437,27 @@ def _contradictions(key, given, settings, hostname, found):
             f"{key}:parameters:myhostname: not the name that the certificate and mydestination have, {name};"
             f" set {key}:hostname instead"
         )
+
+
+def _table_contradictions(key, given, settings):
+    """Yield tables that are the same file, and references to tables that are none."""
+    used = {}
+    for name, table in settings["maps"].items():
+        if table["name"] in used:
+            yield f"{key}:maps:{name}:path: {table['name']} is {key}:maps:{used[table['name']]} too"
+        used.setdefault(table["name"], name)
+    known = [name for name, table in _mapping(given.get("maps")).items() if table is not None]
+    texts = {f"parameters:{name}": value for name, value in _mapping(given.get("parameters")).items()}
+    for service, fields in _mapping(given.get("services")).items():
+        overrides = _mapping(_mapping(fields).get("overrides"))
+        texts.update({f"services:{service}:overrides:{name}": value for name, value in overrides.items()})
+    for label, value in texts.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            for name in _TABLE_REFERENCE.findall(item) if isinstance(item, str) else []:
+                if name not in known:
+                    close = _nearest(name, known)
+                    hint = f"; did you mean {close}?" if close else ""
+                    yield f"{key}:{label}: {{maps.{name}}} is no table of {key}:maps{hint}"
 
 
 def _wrong_key_size(path, key_type, key_size, **_):
@@ -617,6 +729,47 @@ def _destination(path, value):
         yield from _text(path, value, what=what)
 
 
+def _table(path, value):
+    """A lookup table. The values of its entries are never shown."""
+    wrong = list(_section(path, value, _TABLE))
+    yield from wrong
+    if wrong or not value:
+        return
+    kind, entries = value.get("type"), value.get("entries")
+    if entries is not None and value.get("source") is not None:
+        yield f"{path}:source: given beside entries; allowed: one of them"
+    if kind in _NO_FILE and kind != "inline":
+        for name in ("entries", "source", "secret", "mode"):
+            if value.get(name):
+                yield f"{path}:{name}: a table of type {kind} has no file; allowed: path (what follows {kind}:)"
+        if not value.get("path"):
+            yield f"{path}:path: not given; what follows after {kind}: in main.cf"
+        return
+    if kind == "inline":
+        for name in ("path", "source", "secret", "mode"):
+            if value.get(name):
+                yield f"{path}:{name}: a table of type inline is in main.cf, for all to read; allowed: entries"
+        for name, item in _mapping(entries).items():
+            if (
+                not isinstance(item, (str, int))
+                or re.search(r"[{}\x00-\x1f]", f"{name}{item}")
+                or "=" in str(name)
+            ):
+                yield f"{path}:entries:{_name(name)}: not one line of text without braces, and no = in the key"
+        if entries is not None and not isinstance(entries, Mapping):
+            yield f"{path}:entries: {_kind(entries)} is not a mapping; allowed: a mapping of key to value"
+    elif value.get("path") is not None:
+        yield from _path(f"{path}:path", value["path"])
+    if value.get("secret") and int(value.get("mode") or "0600", 8) & 0o007:
+        yield f'{path}:mode: {_shown(value["mode"])} lets everybody read what is secret; allowed: "0600" or "0640"'
+
+
+def _table_entries(path, value):
+    """The entries of a table: only their shape. Whether a table can hold them is known to ``mta_map``."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        yield f"{path}: {_kind(value)} is not allowed; allowed: a mapping of key to value, or a list of lines"
+
+
 def _alternative_name(path, value):
     """A further name of the certificate: a host name, with or without a wildcard, or an IP address."""
     what = "a host name, such as smtp.example.com or *.example.com, or an IP address"
@@ -784,6 +937,14 @@ _SET_NAME = (
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide", "none")
 _READY = ("submission", "submissions", "postscreen")
+_TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_TABLE_REFERENCE = re.compile(rf"\{{maps\.({_TABLE_NAME})\}}")
+_NO_FILE = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")
+_TABLE_TYPES = (
+    *("hash", "btree", "lmdb", "cdb", "texthash", "pcre", "regexp", "cidr"),
+    *("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb"),
+    *_NO_FILE,
+)
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384)}
 _CENTURY = 36500
 
@@ -799,6 +960,16 @@ _SERVICE = {
         {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
     ),
     "arguments": (_arguments, {}),
+}
+
+_TABLE = {
+    "type": (_choice, {"allowed": _TABLE_TYPES}),
+    "path": (_text, {"what": "an absolute path"}),
+    "entries": (_table_entries, {}),
+    "source": (_text, {"what": "a file on the file server, such as salt://mail/virtual", "pattern": "salt://.+"}),
+    "secret": (_boolean, {}),
+    "mode": (_text, {"what": 'a mode such as "0640", in quotes', "pattern": "0?[0-7][0-7][0-5]"}),
+    "package": (_text, {"what": "the name of a package", "pattern": "[A-Za-z0-9][A-Za-z0-9.+_-]*"}),
 }
 
 _SCHEMA = {
@@ -899,6 +1070,14 @@ _SCHEMA = {
             "password": (_secret, {}),
         },
     },
-    "maps": (_later, {}),
+    "maps": (
+        _entries,
+        {
+            "name": "the name of a table, of letters, digits and _ . -",
+            "pattern": _TABLE_NAME,
+            "check": _table,
+            "options": {},
+        },
+    ),
     "relay": (_later, {}),
 }

@@ -1,8 +1,8 @@
 """
 Switch the files that mail depends on as one transaction, verify it by a live SMTP conversation, and undo it.
 
-Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``) change files only through :func:`write`,
-:func:`remove` and :func:`directory`. Each of these first saves what was there in a journal below
+Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``, ``mta_map``) change files only through
+:func:`write`, :func:`remove` and :func:`directory`. Each of these first saves what was there in a journal below
 ``/var/lib/postfix_mta`` (the minion option ``mta_state_dir`` moves it), then replaces the file atomically.
 :func:`close` activates the daemons, holds the conversation, and either drops the journal (commit) or puts
 every saved file back and stops and starts the daemons (undo).
@@ -625,8 +625,8 @@ def outlook():
     """
     Tell what the closing state will have to do.
 
-    Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None}``: in a real run what the
-    members did, in test mode what they announced.
+    Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None, "members": {module:
+    changes}}``: in a real run what the members did, in test mode what they announced.
 
     CLI Example:
 
@@ -636,7 +636,12 @@ def outlook():
     """
     run = _run()
     activate = run.get("activate", {}) if run["lock"] else run["announced"]
-    return {"changes": bool(run["changes"]), "activate": dict(activate), "undone": run["undone"]}
+    return {
+        "changes": bool(run["changes"]),
+        "activate": dict(activate),
+        "undone": run["undone"],
+        "members": dict(run["changes"]),
+    }
 
 
 def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")):

@@ -896,7 +896,11 @@ def _table_problems(prepared, parameters):
             if types is None:
                 types = _run("postconf", "-m")[1].split()
             if kind not in types:
-                refused.append(f"{label}: this Postfix has no table type {kind!r}; it has {', '.join(types)}")
+                # A plugin's package may be one that an earlier state brings.
+                known = kind in TABLE_FILES or kind in TABLE_TEXTS
+                (missing if known else refused).append(
+                    f"{label}: this Postfix has no table type {kind!r}; it has {', '.join(types)}"
+                )
                 continue
             if kind in TABLE_FILES:
                 # Daemons run in the queue directory, and that is where they look for a relative path.
@@ -1484,6 +1488,54 @@ def _port(name):
         return socket.getservbyname(name, "tcp")
     except OSError:
         return PORTS.get(name)
+
+
+def tables(parameter, config_directory=CONFIG_DIRECTORY):
+    """
+    Return the lookup tables that a parameter names, in order, as a list of ``type:path``.
+
+    parameter
+        Name of a parameter that holds tables, such as ``virtual_alias_maps``.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    References to other parameters are expanded. Raises ``CommandExecutionError`` as :func:`get` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.tables virtual_alias_maps
+    """
+    main = {**_defaults(config_directory), **show(config_directory)}
+    main.setdefault("default_database_type", __salt__["mta_map.default_type"]() or "")
+    value = _expand(get(parameter, config_directory) or "", main)
+    return [item for item in _items(value) if re.match(r"[a-z][a-z0-9]*:", item)]
+
+
+def lookup(table, key, config_directory=CONFIG_DIRECTORY):
+    """
+    Look a key up in a table, or in the tables of a parameter; see :py:func:`mta_map.lookup`.
+
+    table
+        ``type:path``, or a parameter such as ``virtual_alias_maps``.
+
+    key
+        Text, one line.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns the value, or ``None``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.lookup virtual_alias_maps info@example.com
+    """
+    return __salt__["mta_map.lookup"](table, key, config_directory)
 
 
 def refused(parameters=None, services=None, config_directory=CONFIG_DIRECTORY):

@@ -3,6 +3,7 @@
 include:
   - .certificate
   - .sasl
+  - .maps
 
 postfix_mta_config:
   postconf.managed:
@@ -19,7 +20,11 @@ postfix_mta_config:
 {%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
 {%- endif %}
+{%- for name in mta.maps %}
+      - mta_map: postfix_mta_map_{{ name }}
+{%- endfor %}
     - require_in:
+      - mta_map: postfix_mta_maps
       - mta_transaction: postfix_mta_committed
 
 extend:

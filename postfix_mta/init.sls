@@ -4,6 +4,7 @@ include:
   - .package
   - .certificate
   - .sasl
+  - .maps
   - .config
   - .aliases
   - .service

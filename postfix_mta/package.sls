@@ -28,7 +28,7 @@ postfix_mta_mailname:
 
 postfix_mta_package:
   mta_package.installed:
-    - packages: {{ mta.family.packages | json }}
+    - packages: {{ mta.packages | json }}
     - answers: {{ mta.debconf | json }}
     - require:
       - mta_transaction: postfix_mta_recovered

@@ -44,6 +44,11 @@ def directory(tmp_path, modules, monkeypatch, pretend):
     folder.mkdir()
     (folder / "main.cf").write_bytes(MAIN.encode())
     (folder / "master.cf").write_text(MASTER)
+    (folder / "clients").write_text("# friends\n192.0.2.0/24 OK\n")
+    (folder / "logins").write_text("host user:x\n")
+    with (folder / "main.cf").open("a") as file:
+        file.write(f"smtpd_client_restrictions = check_client_access cidr:{folder}/clients\n")
+        file.write(f"lmtp_sasl_password_maps = texthash:{folder}/logins\n")
     (tmp_path / "main.dist").write_text("biff = no\nreadme_directory = no\n")
     (tmp_path / "master.dist").write_text(PACKAGE_MASTER)
     (tmp_path / "aliases").write_text("root: alice, bob\ntwice: a\ntwice: b\n")
@@ -73,6 +78,8 @@ def test_only_what_differs_from_the_package_is_exported(export):
     _, pillar = export()
     assert pillar["profile"] == "none"
     assert pillar["hostname"] == "mx.example.org"
+    for name in ("smtpd_client_restrictions", "lmtp_sasl_password_maps"):
+        del pillar["parameters"][name]
     assert pillar["parameters"] == {
         "compatibility_level": "3.6",
         "myhostname": "mx.example.org",
@@ -118,11 +125,14 @@ def test_secrets_and_what_pillar_cannot_hold_are_named_and_left_out(export):
         "aliases:twice: ",
     ):
         assert [note for note in notes if note.startswith(start)], (start, notes)
-    assert len(notes) == 7
+    assert [note for note in notes if note.startswith("maps:") and note.endswith("/logins: a secret")]
+    assert len(notes) == 8
 
 
 def test_what_is_exported_changes_nothing(export, modules, directory, opts):
     _, pillar = export()
+    assert pillar["maps"] == {"clients": {"type": "cidr", **pillar["maps"]["clients"]}}
+    assert pillar["maps"]["clients"]["entries"] == {"192.0.2.0/24": "OK"}
     assert modules["mta_settings.problems"](pillar=pillar) == []
     plan = modules["postconf.plan"](str(directory), pillar["parameters"], pillar["services"])
     assert plan["changes"] == {}
@@ -180,12 +190,17 @@ COMMUNITY = {
         "mynetworks": ["127.0.0.0/8"],
         "biff": "no",
         "relayhost": None,
+        "virtual_alias_maps": "hash:/etc/postfix/virtual",
+        "smtp_sasl_password_maps": "hash:/etc/postfix/sasl_passwd",
         "ldapx_bind_pw": SECRET,
         "bad name": "x",
     },
     "aliases": {"use_file": False, "present": {"root": "info@example.com"}, "absent": ["old"]},
     "certificates": {"mx": {"public_cert": "x", "private_key": SECRET}},
-    "mapping": {"smtp_sasl_password_maps": [{"smtp.example.com": f"user:{SECRET}"}]},
+    "mapping": {
+        "smtp_sasl_password_maps": [{"smtp.example.com": f"user:{SECRET}"}],
+        "virtual_alias_maps": [{"a": ["b", "c"]}, {"d": "e"}],
+    },
     "unheard_of": 1,
 }
 
@@ -199,6 +214,8 @@ def test_the_pillar_of_the_community_formula_is_converted(modules, pretend):
         "mynetworks": ["127.0.0.0/8"],
         "biff": "no",
         "policy-spf_time_limit": "7200s",
+        "virtual_alias_maps": "hash:/etc/postfix/virtual",
+        "smtp_sasl_password_maps": "hash:/etc/postfix/sasl_passwd",
     }
     services = pillar["services"]
     assert services["smtp/inet"] == {"process_limit": 10}

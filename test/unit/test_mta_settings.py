@@ -55,12 +55,33 @@ BROKEN = [
     ("25: x", "25", "unknown key"),
     # Not in this version
     ("relay: {host: smtp.example.net}", "relay", "does not have it yet"),
-    ("maps: {virtual: {type: hash}}", "maps", "does not have it yet"),
     ("profile: hardened", "profile", "does not have hardened yet; allowed: guide, none"),
     ("certificate: {source: fleet_ca}", "certificate:source", "does not have fleet_ca yet"),
     ("certificate: {source: files}", "certificate:source", "allowed: local_ca, self_signed, none"),
     ("firewall: {backend: nftables}", "firewall:backend", "does not have nftables yet"),
     ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
+    # Lookup tables
+    ("maps: {virtual: {type: hahs}}", "maps:virtual:type", "did you mean hash?"),
+    ("maps: {virtual: {entires: {}}}", "maps:virtual:entires", "did you mean entries?"),
+    ("maps: {virtual: {entries: text}}", "maps:virtual:entries", "allowed: a mapping of key to value"),
+    ("maps: {../virtual: {}}", "maps:../virtual", "not a valid name"),
+    ("maps: {virtual: {path: etc/x}}", "maps:virtual:path", "an absolute path"),
+    ("maps: {virtual: {entries: {a: b}, source: 'salt://x'}}", "maps:virtual:source", "allowed: one of them"),
+    ("maps: {s: {secret: true, mode: '0644'}}", "maps:s:mode", "lets everybody read"),
+    ("maps: {s: {mode: '0666'}}", "maps:s:mode", "is not valid"),
+    ("maps: {t: {type: tcp}}", "maps:t:path", "what follows after tcp:"),
+    ("maps: {t: {type: inline, entries: {a: '}'}}}", "maps:t:entries:a", "without braces"),
+    ("maps: {t: {type: inline, entries: {a: b}, secret: true}}", "maps:t:secret", "for all to read"),
+    ("maps: {a: {path: /x}, b: {path: /x}}", "maps:b:path", "/x is postfix_mta:maps:a too"),
+    ("maps: {v: {type: hash, entries: {'#a': b}}}", "maps:v:entries:#a", "cannot be written"),
+    ("maps: {v: {type: hash, entries: {a: b, A: c}}}", "maps:v:entries:A", "there twice"),
+    ("maps: {v: {type: hash, entries: {a: true}}}", "maps:v:entries:a", "not a text"),
+    ('maps: {v: {type: mysql, entries: {password: "geheim-7431\\nx"}}}', "maps:v:entries:password", "line break"),
+    (
+        "{maps: {virtual: {}}, parameters: {virtual_alias_maps: '{maps.virtul}'}}",
+        "parameters:virtual_alias_maps",
+        "did you mean virtual?",
+    ),
     # Types
     (
         "manage_hosts_file: 'yes'",
@@ -354,7 +375,7 @@ class TestOneSource:
                 else:
                     yield prefix + key
 
-        assert set(keys(schema)) - {"maps", "relay"} == set(keys(defaults["postfix_mta"]))
+        assert set(keys(schema)) - {"relay"} == set(keys(defaults["postfix_mta"]))
 
     def test_every_default_has_its_explanation_directly_above(self):
         lines = (REPOSITORY / "postfix_mta" / "defaults.yaml").read_text().splitlines()

@@ -165,7 +165,11 @@ def changed(pillar):
     service = next((name for name, entry in services.items() if entry and entry.get("command")), "cleanup/unix")
     services[service] = {**services.get(service, {}), "wakeup": 3600}
     parameters = {**pillar["parameters"], "append_dot_mydomain": True}
-    return {**pillar, "parameters": parameters, "services": services}, service
+    maps = {**pillar.get("maps", {})}
+    table = next((name for name, about in maps.items() if about["type"] == "hash"), None)
+    if table:
+        maps[table] = {**maps[table], "entries": {**maps[table]["entries"], "new@example.org": "root"}}
+    return {**pillar, "parameters": parameters, "services": services, "maps": maps}, service, table
 
 
 def lines_changed(before, after):
@@ -220,7 +224,7 @@ def try_case(name, number, configurations, caller, sinks):
         result["arrived"] = arrived(case, mark, sinks)
         if not result["arrived"]:
             result["log"] = run("journalctl", "-n", "15", "-o", "cat", "-u", "postfix*")
-    other, result["service"] = changed(pillar)
+    other, result["service"], result["table"] = changed(pillar)
     if case.get("apply_change"):
         result["changed"] = outcome(caller.cmd("state.apply", "postfix_mta", pillar={"postfix_mta": other}))
         after = [file.read_bytes().decode() for file in files]
@@ -229,7 +233,12 @@ def try_case(name, number, configurations, caller, sinks):
         arguments = {"parameters": other["parameters"], "services": other["services"]}
         prepared = caller.sminion.functions["postconf.plan"].__globals__["_prepare"]
         planned = prepared(str(POSTFIX), **arguments, unmanaged="keep")
-        result["changed"] = {"changes": {"postfix_mta_config": planned["changes"]}, "failures": []}
+        changes = {"postfix_mta_config": planned["changes"]}
+        if result["table"]:
+            about = {"name": str(POSTFIX / result["table"]), **other["maps"][result["table"]]}
+            plan = caller.cmd("mta_map.plan", **about)
+            changes[f"postfix_mta_map_{result['table']}"] = plan["changes"]
+        result["changed"] = {"changes": changes, "failures": []}
     return result
 
 

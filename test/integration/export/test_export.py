@@ -47,10 +47,15 @@ def test_the_configuration_works(case):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_one_parameter_and_one_field_changed_are_what_changes(case):
+def test_one_parameter_one_field_and_one_entry_changed_are_what_changes(case):
     assert not case["changed"]["failures"]
-    changes = {**case["changed"]["changes"]["postfix_mta_config"]}
-    changes.pop("activation", None)
+    changed = {name: {**changes} for name, changes in case["changed"]["changes"].items()}
+    changed.pop("postfix_mta_committed", None)
+    for changes in changed.values():
+        changes.pop("activation", None)
+    changes = changed.pop("postfix_mta_config")
+    expected = {"new@example.org": {"old": None, "new": "root"}}
+    assert changed == ({f"postfix_mta_map_{case['table']}": expected} if case["table"] else {})
     assert list(changes) == ["append_dot_mydomain", f"master.cf {case['service']}"]
     assert set(changes[f"master.cf {case['service']}"]["new"]) == {"wakeup"}
 
@@ -73,6 +78,12 @@ def test_secrets_are_left_out_and_named(case, name):
     assert not [secret for secret in CONFIGURATIONS[name]["secrets"] if secret in case["text"]]
     tables = CONFIGURATIONS[name].get("tables", [])
     assert ": a secret" in case["text"] or tables == ["sasl_passwd"]
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_tables_are_exported_with_their_entries(case, name):
+    tables = set(CONFIGURATIONS[name].get("tables", [])) - {"sasl_passwd"}
+    assert tables <= set(case["pillar"]["postfix_mta"].get("maps", {}))
 
 
 @pytest.mark.parametrize("name", EVERY)

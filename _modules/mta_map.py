@@ -1,0 +1,920 @@
+"""
+Keep Postfix's lookup tables: their source files by the rules of postmap(1), and their compiled forms.
+
+- Indexed types are compiled by postmap(1) in a private directory and renamed into place, so that a daemon has the
+  old table or the new one, whole. It finds out by itself: the file that it has open has no name any more
+  (dict_changed_name(3)).
+- Types that are read as text (``texthash``, ``pcre``, ``regexp``, ``cidr``) are tried by postmap(1) before they
+  are switched.
+- Of ``ldap``, ``mysql``, ``pgsql``, ``sqlite``, ``memcache`` and ``mongodb`` the source is a file of settings,
+  ``name = value``.
+
+Comments in a source file, and the order of its entries, stay; entries that nobody asked for go.
+
+Whether a compiled form is what its source gives is known by digests kept in ``/var/lib/postfix_mta/maps.json``.
+Where they do not match, and only there, the source is compiled and compared: postmap(1) gives the same bytes for
+the same source, but for an identifier in the header of Berkeley DB files.
+"""
+
+import contextlib
+import difflib
+import grp
+import hashlib
+import json
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.data import traverse_dict_and_list
+
+STATE_DIR = "/var/lib/postfix_mta"
+RECORD = "maps.json"
+PROGRAMS = {"postmap": "/usr/sbin/postmap", "postalias": "/usr/sbin/postalias", "postconf": "/usr/sbin/postconf"}
+SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
+RULES = ("pcre", "regexp", "cidr")
+SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
+TYPES = (*SUFFIXES, "texthash", *RULES, *SETTINGS)
+PASSWORDS = ("password", "bind_pw")
+HEADER = "# Entries come from the Salt pillar postfix_mta:maps; changes of them in this file are undone.\n"
+SHOWN = 50
+SECONDS = 60
+
+# isspace(3) in the C locale, as Postfix uses it: less than what Python takes for whitespace.
+BLANKS = " \t\n\v\f\r"
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+KEY = re.compile(rf'((?:\\.|"(?:\\.|[^"\\])*"|[^\\"{BLANKS}])+)(?:[{BLANKS}]+(.*))?\Z', re.DOTALL)
+PATTERN = re.compile(
+    rf"(!?([^A-Za-z0-9{BLANKS}\\]).*?(?<!\\)(?:\\\\)*\2[A-Za-z]*)(?:[{BLANKS}]+(.*))?\Z", re.DOTALL
+)
+# The identifier of a Berkeley DB file, in the metadata page at its start (db_page.h).
+IDENTIFIER = slice(52, 72)
+
+
+# -- the syntax ----------------------------------------------------------------------------------
+
+
+def _logical(text):
+    """
+    Join the lines of a table as readlline(3) does: ``[(text, [line indexes])]``.
+
+    A line that begins with a blank continues the one before it, also across comments and empty lines.
+    """
+    found = []
+    for index, line in enumerate(text.split("\n")):
+        content = line.strip(BLANKS)
+        if not content or content.startswith("#"):
+            continue
+        if line[0] in BLANKS and found:
+            found[-1] = (found[-1][0] + line, [*found[-1][1], index])
+        else:
+            found.append((line, [index]))
+    return found
+
+
+def _pair(kind, line):
+    """
+    Split a logical line into key and value, as the table types do; a rule without a result has the value "".
+
+    ``kind``: of the type; ``None`` (a default that is not known yet) is read as an indexed one.
+    """
+    line = line.strip(BLANKS)
+    if kind in SETTINGS:
+        name, _, value = line.partition("=")
+        return name.strip(BLANKS), value.strip(BLANKS)
+    if kind in ("pcre", "regexp"):
+        match = PATTERN.match(line)
+        if match:
+            return match[1], (match[3] or "").strip(BLANKS)
+    elif kind != "cidr":
+        match = KEY.match(line)
+        if match:
+            return match[1], (match[2] or "").strip(BLANKS)
+        return line, ""
+    if re.match(r"(?:if|endif)\b", line, re.IGNORECASE):
+        return line, ""
+    key, *value = line.split(None, 1)
+    return key, "".join(value).strip(BLANKS)
+
+
+def _parsed(kind, text):
+    """Return ``[(key, value, line indexes)]`` of a table."""
+    return [(*_pair(kind, line), indexes) for line, indexes in _logical(text)]
+
+
+def _line(kind, key, value):
+    if kind in SETTINGS:
+        return f"{key} = {value}"
+    return f"{key} {value}" if value else key
+
+
+def _edited(kind, text, wanted):
+    """Return the text of a table with ``wanted``, pairs in order, as its entries, and comments where they were."""
+    lines = text.split("\n")
+    parsed = _parsed(kind, text)
+    present = [(key, value) for key, value, _ in parsed]
+    end = "\r" if lines[0].endswith("\r") else ""
+    # What becomes of each present entry: a list of those that stand in its place.
+    places, added = _places(kind, present, wanted)
+    gone = set()
+    for (key, value, indexes), new in zip(parsed, places):
+        if new != [(key, value)]:
+            lines[indexes[0]] = "\n".join(_line(kind, *pair) + end for pair in new)
+            gone.update(indexes[1:] if new else indexes)
+    kept = [line for index, line in enumerate(lines) if index not in gone]
+    if len(lines) - 1 in gone:
+        kept.append("")
+    if added:
+        if kept[-1]:
+            kept.append("")
+        kept[-1:] = [*(_line(kind, *pair) + end for pair in added), ""]
+    return "\n".join(kept)
+
+
+def _places(kind, present, wanted):
+    """Tell what stands in the place of each present entry, and what comes at the end."""
+    if kind in RULES:
+        places, added = [[pair] for pair in present], []
+        matcher = difflib.SequenceMatcher(None, present, wanted, autojunk=False)
+        for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+            if tag == "equal":
+                continue
+            places[i1:i2] = [[] for _ in range(i1, i2)]
+            if i1 < len(places):
+                # Before an entry that stays, or in place of the first that goes.
+                places[i1] = [*wanted[j1:j2], *places[i1]]
+            else:
+                added = wanted[j1:j2]
+        return places, added
+    missing = dict(wanted)
+    places = [[(key, missing.pop(key))] if key in missing else [] for key, _ in present]
+    return places, list(missing.items())
+
+
+def _wanted(kind, entries, secret=False, resolve=lambda value, path: value):
+    """
+    Normalise entries: ``[(key, value)]``, and the set of the keys whose values are secret.
+
+    ``resolve``: what gives the text of a secret (an sdb URI, say). Raises ``SaltInvocationError`` for what a table
+    of this type cannot hold; a secret value is never part of the message.
+    """
+    items = []
+    if isinstance(entries, dict):
+        items = list(entries.items())
+    elif isinstance(entries, (list, tuple)):
+        for number, item in enumerate(entries):
+            if isinstance(item, dict) and len(item) == 1:
+                items += item.items()
+            elif isinstance(item, str):
+                items.append(_pair(kind, item))
+            else:
+                raise SaltInvocationError(f"{number}: one line of the table, or a mapping of one key to its value")
+    elif entries is not None:
+        raise SaltInvocationError("entries are a mapping or a list")
+    pairs, hidden, seen = [], set(), set()
+    for key, value in items:
+        if isinstance(key, bool) or not isinstance(key, (str, int)):
+            raise SaltInvocationError(f"{key}: not a key; put it in quotes")
+        key = str(key)
+        marked = isinstance(value, dict) and set(value) == {"secret"}
+        if marked or secret or (kind in SETTINGS and key in PASSWORDS):
+            hidden.add(key)
+            value = resolve(value["secret"] if marked else value, [key, "secret"] if marked else [key])
+        text = _text(kind, key, value)
+        reason = _unfit(kind, key, text)
+        folded = key if kind in SETTINGS else key.casefold()
+        if not reason and kind not in RULES and folded in seen:
+            reason = "it is there twice; upper and lower case are the same"
+        if reason:
+            raise SaltInvocationError(f"{key}: {reason}")
+        seen.add(folded)
+        pairs.append((key, text))
+    return pairs, hidden
+
+
+def _text(kind, key, value):
+    """The text of a value; several destinations are a list."""
+    if kind in SETTINGS and isinstance(value, bool):
+        return "yes" if value else "no"
+    parts = value if isinstance(value, (list, tuple)) and kind not in RULES else [value]
+    if any(isinstance(part, bool) or not isinstance(part, (str, int)) for part in parts):
+        raise SaltInvocationError(f"{key}: the value is not a text; put it in quotes")
+    return ", ".join(str(part) for part in parts)
+
+
+def _unfit(kind, key, value):
+    """Why a table of the type cannot hold an entry, or ``None``."""
+    if CONTROL.search(key + value):
+        return "a line break or a control character"
+    if not value and kind not in RULES and kind not in SETTINGS:
+        return "no value"
+    if _parsed(kind, f"{_line(kind, key, value)}\n") != [(key, value, [0])]:
+        return "such a key or value cannot be written to a table of this type"
+    return None
+
+
+def _difference(kind, old, new, hidden):
+    """The changes between two lists of pairs, ``{key: {"old": …, "new": …}}``; secrets are not shown."""
+
+    def grouped(pairs):
+        found = {}
+        for key, value in pairs:
+            found.setdefault(key, []).append(value)
+        return found
+
+    before, after = grouped(old), grouped(new)
+    changes = {}
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key):
+            texts = ["; ".join(pairs[key]) if key in pairs else None for pairs in (before, after)]
+            if key in hidden or hidden == {"*"}:
+                texts = [text and word for text, word in zip(texts, ("(hidden)", "(hidden, changed)"))]
+            changes[key] = dict(zip(("old", "new"), texts))
+    if not changes and old != new and kind in RULES:
+        changes["order"] = {"old": "as it was", "new": "as given"}
+    if len(changes) > SHOWN:
+        more = len(changes) - SHOWN
+        changes = dict(list(changes.items())[:SHOWN])
+        changes[f"{more} more entries"] = {"old": "as they were", "new": "as given"}
+    return changes
+
+
+def _digest(contents, kind=None):
+    """Digest of a file; in a compiled one of a Berkeley DB ``kind`` its identifier does not count."""
+    if kind in ("hash", "btree"):
+        # Also where the library left it in an unused part of another page.
+        contents = contents.replace(contents[IDENTIFIER], b"")
+    return hashlib.blake2b(contents, digest_size=20).hexdigest()
+
+
+# -- files and processes -------------------------------------------------------------------------
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
+
+
+def _state_dir():
+    return __opts__.get("mta_state_dir", STATE_DIR)
+
+
+def _record():
+    """What is known of tables: ``{"tables": {path: {…}}, "made": [paths], "postfix": {…}}``."""
+    fresh = {"tables": {}, "made": [], "postfix": {}}
+    with contextlib.suppress(ValueError):
+        return {**fresh, **json.loads(_read(os.path.join(_state_dir(), RECORD)) or b"{}")}
+    return fresh
+
+
+def _noticed():
+    """What this run has found out and the record does not say yet; kept by :func:`remember`."""
+    return __context__.setdefault("mta_map.noticed", {"tables": {}, "postfix": {}})
+
+
+def _installed():
+    return os.path.exists(PROGRAMS["postmap"])
+
+
+def _run(program, *arguments, contents=None):
+    """Run a program of Postfix without a shell: ``(exit code, stdout, stderr)`` as bytes."""
+    try:
+        done = subprocess.run(
+            [PROGRAMS[program], *arguments],
+            input=contents,
+            stdin=subprocess.DEVNULL if contents is None else None,
+            capture_output=True,
+            check=False,
+            timeout=SECONDS,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise CommandExecutionError(f"Cannot run {program}: {err}") from err
+    return done.returncode, done.stdout, done.stderr
+
+
+@contextlib.contextmanager
+def _private(contents):
+    """
+    A private directory with a table's source, ``table``, and a main.cf of its own.
+
+    The host's main.cf is not read: a Postfix program sleeps until that is 2 s old. The name is one that
+    :py:mod:`postconf` clears away when the run was killed.
+    """
+    parent = _state_dir()
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f"stage.{os.getpid()}.", dir=parent)
+    try:
+        main, source = os.path.join(folder, "main.cf"), os.path.join(folder, "table")
+        with open(main, "w", encoding="ascii") as handle:
+            handle.write("compatibility_level = 3.6\n")
+        os.utime(main, (0, 0))
+        with open(source, "wb") as handle:
+            handle.write(contents)
+        yield folder, source
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _said(folder, errors):
+    text = errors.decode(errors="replace").replace(f"{folder}/", "")
+    return "; ".join(line.partition(": ")[2] or line for line in text.splitlines())
+
+
+def _about_postfix():
+    """
+    The default database type and the table types of this Postfix, ``{"default": text, "types": [text]}``.
+
+    One process each, and none while the record is about the same program and plugins.
+    """
+    stamp = []
+    for path in (PROGRAMS["postconf"], "/etc/postfix/dynamicmaps.cf", "/etc/postfix/dynamicmaps.cf.d"):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            stamp.append([path, status.st_size, status.st_mtime_ns, status.st_ino])
+    for known in (_noticed()["postfix"], _record()["postfix"]):
+        if known.get("stamp") == stamp:
+            return known
+    code, default, errors = _run("postconf", "-d", "-h", "default_database_type")
+    if code:
+        raise CommandExecutionError(f"postconf cannot tell default_database_type: {errors.decode().strip()}")
+    types = _run("postconf", "-m")[1].decode().split()
+    _noticed()["postfix"] = {"stamp": stamp, "default": default.decode().strip(), "types": types}
+    return _noticed()["postfix"]
+
+
+def default_type():
+    """
+    Return the type of a table that does not say its own: ``default_database_type`` of main.cf, or Postfix's.
+
+    ``None`` while Postfix is not installed. Starts a process only when Postfix has changed since the last time.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.default_type
+    """
+    with contextlib.suppress(CommandExecutionError):
+        main = __salt__["postconf.show"]()
+        if "$" not in main.get("default_database_type", "$"):
+            return main["default_database_type"]
+    return _about_postfix()["default"] if _installed() else None
+
+
+def missing_types(types):
+    """
+    Return those of some table types that this Postfix does not have; none while it is not installed.
+
+    types
+        List of names, as in ``postconf -m``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.missing_types '[hash, lmdb]'
+    """
+    if not types or not _installed():
+        return []
+    there = _about_postfix()["types"]
+    return [kind for kind in types if kind not in there]
+
+
+def compiled(contents, kind, program="postmap"):
+    """
+    Return the compiled form of a table's source, as bytes; nothing on the host changes.
+
+    contents
+        The source, as bytes.
+
+    kind
+        An indexed type: ``hash``, ``btree``, ``lmdb``, ``cdb``.
+
+    program
+        ``postmap`` (the default) or ``postalias``.
+
+    For other modules. Raises ``CommandExecutionError`` when the program cannot compile it, and when postmap(1)
+    would leave out a part of it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.compiled 'a@example.com b' hash
+    """
+    if isinstance(contents, str):
+        contents = contents.encode("utf-8", "surrogateescape")
+    with _private(contents) as (folder, source):
+        code, _, errors = _run(program, "-c", folder, f"{kind}:{source}")
+        if code or (program == "postmap" and b"warning" in errors):
+            raise CommandExecutionError(f"{program} cannot compile this as {kind}: {_said(folder, errors)}")
+        return _read(source + SUFFIXES[kind])
+
+
+def is_current(path, contents, kind, program="postmap"):
+    """
+    Tell what is wrong with the compiled form of a table; ``None`` when nothing is.
+
+    path
+        Of the source. It need not exist.
+
+    contents
+        What the source holds, as bytes.
+
+    kind, program
+        As for :func:`compiled`.
+
+    It reads both files, and starts a process only when the compiled form is not the one that it was when this was
+    asked, or it was made, the last time.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.is_current /etc/postfix/virtual 'a@example.com b' hash
+    """
+    target = path + SUFFIXES[kind]
+    found = _read(target)
+    if found is None:
+        return "missing"
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(target).st_mtime_ns < os.stat(path).st_mtime_ns:
+            return f"older than {path}"
+    digests = {"type": kind, "source": _digest(contents), "compiled": _digest(found, kind)}
+    known = _record()["tables"].get(path, {})
+    if all(known.get(key) == value for key, value in digests.items()):
+        return None
+    if _digest(compiled(contents, kind, program), kind) != digests["compiled"]:
+        return "damaged, or not made from its source"
+    _notice(path, digests)
+    return None
+
+
+def _notice(path, facts):
+    """Take facts of a table down, for :func:`remember`, when the record does not have them."""
+    noticed = {**_noticed()["tables"].get(path, {}), **facts}
+    if noticed != _record()["tables"].get(path):
+        _noticed()["tables"][path] = noticed
+
+
+def remember():
+    """
+    Keep what a run without changes has found out, so that the next one need not start a process for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.remember
+    """
+    noticed = _noticed()
+    if not any(noticed.values()):
+        return
+    parent = _state_dir()
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=f".{RECORD}.", dir=parent)
+    with open(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(_updated())
+    os.replace(draft, os.path.join(parent, RECORD))
+    __context__.pop("mta_map.noticed")
+
+
+def _updated(made=(), gone=()):
+    """The record's text with what this run noticed."""
+    record, noticed = _record(), _noticed()
+    record["tables"].update(noticed["tables"])
+    record["postfix"] = noticed["postfix"] or record["postfix"]
+    record["made"] = sorted({*record["made"], *made} - set(gone))
+    for path in gone:
+        record["tables"].pop(path, None)
+    return json.dumps(record)
+
+
+def _keep(made=(), gone=()):
+    """Write the record as a part of the transaction."""
+    text = _updated(made, gone)
+    __salt__["mta_transaction.write"](os.path.join(_state_dir(), RECORD), text, mode="0600")
+    __context__.pop("mta_map.noticed", None)
+
+
+# -- one table -----------------------------------------------------------------------------------
+
+
+def unfit(path, kind, entries, secret=False):
+    """
+    Return why a table cannot hold entries, as ``key: reason``; ``None`` when it can.
+
+    path
+        Of the source: what was found right the last time is not looked at again.
+
+    kind
+        Type; ``None``: the default one.
+
+    entries, secret
+        As for the state ``mta_map.managed``.
+
+    The value of a secret is not part of the answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.unfit /etc/postfix/virtual hash '{"a b": "c"}'
+    """
+    kind = kind or default_type()
+    if _record()["tables"].get(path, {}).get("asked") == _asked_digest(kind, entries, secret):
+        return None
+    try:
+        _wanted(kind, entries, secret)
+    except SaltInvocationError as err:
+        return str(err)
+    return None
+
+
+def _asked_digest(kind, entries, secret):
+    """Digest of what is asked for; ``None`` when that is not all in pillar."""
+    text = json.dumps([kind, entries, secret], default=str)
+    return None if "sdb://" in text else hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def _asked(kind, entries, entries_pillar, source, secret):
+    """What the table is to be: ``(pairs, secret keys, text or None)``; the text is that of a file to be copied."""
+    if source:
+        path = __salt__["cp.cache_file"](source, __opts__.get("saltenv") or "base")
+        if not path:
+            raise CommandExecutionError(f"{source} is not on the file server")
+        text = _read(path).decode("utf-8", "surrogateescape")
+        pairs = [(key, value) for key, value, _ in _parsed(kind, text)]
+        passwords = {key for key, _ in pairs if kind in SETTINGS and key in PASSWORDS}
+        return pairs, {"*"} if secret else passwords, text
+
+    def resolve(value, keys):
+        return __salt__["mta_secret.resolve"](value, ":".join([entries_pillar or "entries", *keys]))
+
+    pairs, hidden = _wanted(kind, entries, secret, resolve)
+    return pairs, {"*"} if secret else hidden, None
+
+
+def _prepare(
+    name, type=None, entries=None, entries_pillar=None, source=None, secret=False, mode=None, package=None
+):
+    """Read what is there and find what has to change."""
+    if not os.path.isabs(name):
+        raise SaltInvocationError(f"The path of a table is absolute, not {name!r}")
+    kind = type or default_type()
+    if entries_pillar:
+        # Not pillar.get: on Salt 3008 it gives execution modules '**********' instead of the values.
+        entries = traverse_dict_and_list(__pillar__, entries_pillar, None)
+    if kind is not None and kind not in TYPES:
+        raise SaltInvocationError(f"{name}: no table of type {kind!r} has a file; allowed: {', '.join(TYPES)}")
+    contents = _read(name)
+    asked = None if source else _asked_digest(kind, entries, secret)
+    if contents is not None and _is_as_known(name, kind, contents, asked, mode):
+        return {"changes": {}, "errors": [], "notes": None}
+    pairs, hidden, text = _asked(kind, entries, entries_pillar, source, secret)
+    present = None if contents is None else contents.decode("utf-8", "surrogateescape")
+    old = [(key, value) for key, value, _ in _parsed(kind, present or "")]
+    if text is None:
+        text = _edited(kind, HEADER if present is None else present, pairs)
+    changes = {}
+    if present != text:
+        known = hidden | ({key for key, _ in old if key in PASSWORDS} if kind in SETTINGS else set())
+        changes = _difference(kind, old, pairs, known)
+        if not changes and present is not None:
+            changes["text"] = {"old": "other comments or another order", "new": "as given"}
+    status = None if present is None else os.stat(name)
+    bits, group = _permissions(kind, bool(hidden), mode, status)
+    rights = f"{bits:04o} {group}"
+    if status is None or rights != _rights(status):
+        changes["mode"] = {"old": status and _rights(status), "new": rights}
+    encoded = text.encode("utf-8", "surrogateescape")
+    errors, notes = [], None
+    if kind and _installed() and missing_types([kind]):
+        if package and __salt__["mta_package.versions"]([package])[package] is None:
+            notes = f"The table type {kind} comes with {package}."
+        else:
+            errors = [_no_such_type(kind)]
+    elif kind and _installed():
+        if kind in SUFFIXES and not changes:
+            wrong = is_current(name, encoded, kind)
+            target = os.stat(name + SUFFIXES[kind]) if wrong != "missing" else status
+            if not wrong and _rights(target) != _rights(status):
+                wrong = f"{_rights(target)}"
+            if wrong:
+                changes["compiled"] = {"old": wrong, "new": "as its source"}
+        if changes:
+            errors = _tried(kind, encoded)
+        else:
+            _notice(name, _facts(kind, encoded, asked, mode, rights))
+    return {
+        "facts": _facts(kind, encoded, asked, mode, rights),
+        "kind": kind,
+        "contents": encoded,
+        "changes": changes,
+        "errors": errors,
+        "notes": notes,
+        "mode": f"{bits:04o}",
+        "group": group,
+        "user": _name_of(pwd.getpwuid, status.st_uid) if status else "root",
+        "text_differs": present != text,
+        "bits_differ": "mode" in changes,
+    }
+
+
+def _facts(kind, contents, asked, mode, rights):
+    """What the record says of a table that is as it was asked for."""
+    return {"type": kind, "source": _digest(contents), "asked": asked, "mode": mode, "rights": rights}
+
+
+def _is_as_known(name, kind, contents, asked, mode):
+    """Whether the same was asked for the last time, and nothing has changed since."""
+    rights = _rights(os.stat(name))
+    known = _record()["tables"].get(name, {})
+    facts = _facts(kind, contents, asked, mode, rights)
+    if asked is None or any(known.get(key) != value for key, value in facts.items()):
+        return False
+    if kind not in SUFFIXES:
+        return True
+    if is_current(name, contents, kind) is not None:
+        return False
+    return _rights(os.stat(name + SUFFIXES[kind])) == rights
+
+
+def _no_such_type(kind):
+    known = _about_postfix()
+    return (
+        f"This Postfix has no table type {kind}; it has {', '.join(known['types'])}. Leave the type out for"
+        f" default_database_type ({known['default']}), or name another one"
+    )
+
+
+def _tried(kind, contents):
+    """What postmap(1) says against a table, a list; what a server would have to be asked for is left to the live
+    conversation."""
+    try:
+        if kind in SUFFIXES:
+            compiled(contents, kind)
+        elif kind not in SETTINGS:
+            with _private(contents) as (folder, source):
+                _, _, errors = _run("postmap", "-c", folder, "-q", "x", f"{kind}:{source}")
+                if errors.strip():
+                    return [f"postmap refuses this as {kind}: {_said(folder, errors)}"]
+    except CommandExecutionError as err:
+        return [str(err)]
+    return []
+
+
+def _permissions(kind, private, mode, status):
+    """
+    Mode bits and group. Where only the group may read, it is that of the daemons.
+
+    Daemons open tables as root, before they give up their rights. proxymap(8), which SQL and LDAP tables are
+    usually reached through, has given them up: it reads as a member of ``postfix``.
+    """
+    if mode is not None:
+        bits = int(mode, 8)
+    elif private:
+        bits = 0o640 if kind in SETTINGS else 0o600
+    else:
+        bits = stat.S_IMODE(status.st_mode) if status else 0o644
+    if bits & 0o040 and not bits & 0o004:
+        return bits, "postfix"
+    return bits, _name_of(grp.getgrgid, status.st_gid) if status else "root"
+
+
+def _rights(status):
+    return f"{stat.S_IMODE(status.st_mode):04o} {_name_of(grp.getgrgid, status.st_gid)}"
+
+
+def _name_of(look_up, number):
+    try:
+        return look_up(number)[0]
+    except KeyError:
+        return str(number)
+
+
+def plan(name, **table):
+    """
+    Tell what :func:`apply` would change. Without changes it reads files, and starts no process.
+
+    name
+        Absolute path of the source.
+
+    table
+        ``type``, ``entries``, ``entries_pillar``, ``source``, ``secret``, ``mode``, ``package``: as for the state
+        ``mta_map.managed``.
+
+    Returns ``{"changes": …, "activate": …, "errors": what Postfix refuses of it, "comment": text or None}``.
+    Raises ``SaltInvocationError`` for what a table cannot hold, ``CommandExecutionError`` when a file cannot be
+    read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.plan /etc/postfix/virtual entries='{"info@example.com": "alice"}'
+    """
+    table = _prepare(name, **_public(table))
+    changes = table["changes"]
+    return {
+        "changes": {f"{name} {key}" if key == "mode" else key: change for key, change in changes.items()},
+        "activate": {"postfix": "reload"} if changes else {},
+        "errors": table["errors"],
+        "comment": table["notes"],
+    }
+
+
+def apply(name, **table):
+    """
+    Write a table and compile it, as a part of the transaction.
+
+    name, table
+        As for :func:`plan`.
+
+    Raises as :func:`plan` does, and ``CommandExecutionError`` when Postfix does not have the type, or does not
+    take the table.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.apply /etc/postfix/virtual entries='{"info@example.com": "alice"}'
+    """
+    __salt__["mta_transaction.need"]({"postfix": "reload"})
+    table = _prepare(name, **_public(table))
+    kind = table["kind"]
+    if kind is None:
+        raise CommandExecutionError("Postfix is not installed: there is no postmap")
+    if missing_types([kind]) or table["errors"]:
+        raise CommandExecutionError("\n".join(table["errors"]) or _no_such_type(kind))
+    made = [path for path in (name, name + SUFFIXES.get(kind, "")) if not os.path.exists(path)]
+    rights = {key: table[key] for key in ("user", "group", "mode")}
+    write = __salt__["mta_transaction.write"]
+    os.makedirs(os.path.dirname(name), exist_ok=True)
+    if table["text_differs"] or table["bits_differ"]:
+        write(name, table["contents"], activate={"postfix": "reload"}, **rights)
+    facts = table["facts"]
+    if kind in SUFFIXES:
+        new = compiled(table["contents"], kind)
+        facts["compiled"] = _digest(new, kind)
+        write(name + SUFFIXES[kind], new, activate={"postfix": "reload"}, **rights)
+    _notice(name, facts)
+    _keep(made=made)
+
+
+def _public(arguments):
+    """Arguments without what Salt adds to those of a command line."""
+    return {key: value for key, value in arguments.items() if not key.startswith("__")}
+
+
+def lookup(table, key, config_directory="/etc/postfix"):
+    """
+    Look a key up in a table, as Postfix's daemons do.
+
+    table
+        ``type:path`` (any type of ``postconf -m``), or a parameter of main.cf that names tables, such as
+        ``virtual_alias_maps``: they are asked in turn.
+
+    key
+        Text, one line.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns the value, or ``None`` when there is no such key. Raises ``CommandExecutionError`` when a table cannot
+    be read, or its server does not answer; ``SaltInvocationError`` for a key of more than one line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.lookup hash:/etc/postfix/virtual info@example.com
+        salt '*' mta_map.lookup virtual_alias_maps info@example.com
+    """
+    key = str(key)
+    if "\n" in key or not key:
+        raise SaltInvocationError("A key is a text in one line")
+    tables = [table] if ":" in table else __salt__["postconf.tables"](table, config_directory)
+    for one in tables:
+        # Not as an argument: a key may begin with a hyphen.
+        code, output, errors = _run(
+            "postmap", "-c", config_directory, "-q", "-", one, contents=f"{key}\n".encode()
+        )
+        said = errors.decode(errors="replace")
+        if "fatal:" in said or "error:" in said or (code and said.strip()):
+            raise CommandExecutionError(f"postmap cannot look this up in {one}: {said.strip()}")
+        if output:
+            return output.decode(errors="replace").partition("\t")[2].rstrip("\n")
+    return None
+
+
+# -- tables that nobody asks for any more ----------------------------------------------------------
+
+
+def _stale(keep, absent):
+    """Files to be removed: of tables that are to be absent, and what was made for tables that are not kept."""
+    wanted = set()
+    for path, kind in keep.items():
+        suffix = SUFFIXES.get(kind or default_type(), "")
+        wanted.update({path, path + suffix})
+    files = [path + suffix for path in absent for suffix in dict.fromkeys(["", *SUFFIXES.values()])]
+    files += [path for path in _record()["made"] if path not in wanted]
+    return [path for path in dict.fromkeys(files) if path not in wanted and os.path.exists(path)]
+
+
+def _named(paths):
+    """``{path: where}`` of the tables that main.cf or master.cf name, with what this run has announced of them."""
+    announced = __salt__["mta_transaction.outlook"]()["members"].get("postconf", {})
+    values = {}
+    with contextlib.suppress(CommandExecutionError):
+        values.update(__salt__["postconf.show"]())
+    with contextlib.suppress(CommandExecutionError):
+        for service, entry in __salt__["postconf.services"]().items():
+            values.update({f"master.cf {service} -o {key}": value for key, value in entry["overrides"].items()})
+    for item, change in announced.items():
+        if isinstance(change, dict) and item.startswith("master.cf "):
+            new = change.get("new") or {}
+            gone = {key for key in values if change.get("new") is None and key.startswith(f"{item} -o ")}
+            values = {key: value for key, value in values.items() if key not in gone}
+            values.update({f"{item} {key}": value for key, value in new.items() if key.startswith("-o ")})
+        elif isinstance(change, dict):
+            values[item] = change.get("new")
+    found = {}
+    for path in paths:
+        pattern = re.compile(rf":{re.escape(path)}(?![\w./-])")
+        where = [label for label, value in values.items() if isinstance(value, str) and pattern.search(value)]
+        if where:
+            found[path] = ", ".join(where)
+    return found
+
+
+def only_plan(keep=None, absent=None):
+    """
+    Tell what :func:`only_apply` would remove.
+
+    keep
+        Dictionary of path to type (``None``: the default) of the tables that stay. Default: none.
+
+    absent
+        List of paths of tables that are not to be there, whoever made them. Default: none.
+
+    Returns what :func:`plan` does; a table that main.cf or master.cf still names is an error when it is in
+    ``absent``, and stays when it is not.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.only_plan absent='[/etc/postfix/virtual]'
+    """
+    stale, named = _removable(keep or {}, absent or [])
+    changes = {path: {"old": "there", "new": None} for path in stale}
+    left = [
+        f"{path} stays, as it is named by {where}" for path, where in named.items() if path not in (absent or [])
+    ]
+    return {
+        "changes": changes,
+        "activate": {},
+        "errors": [f"{path}: still named by {where}" for path, where in named.items() if path in (absent or [])],
+        "comment": "; ".join(left) or None,
+    }
+
+
+def _removable(keep, absent):
+    stale = _stale(keep, absent)
+    sources = [path for path in stale if os.path.splitext(path)[1] not in SUFFIXES.values()]
+    named = (
+        _named([*sources, *(os.path.splitext(path)[0] for path in stale if path not in sources)]) if stale else {}
+    )
+    named = {path: where for path, where in named.items() if path not in keep}
+    kept = {path + suffix for path in named for suffix in ("", *SUFFIXES.values())}
+    return [path for path in stale if path not in kept], named
+
+
+def only_apply(keep=None, absent=None):
+    """
+    Remove the tables that nobody asks for any more, with their compiled forms, as a part of the transaction.
+
+    keep, absent
+        As for :func:`only_plan`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.only_apply absent='[/etc/postfix/virtual]'
+    """
+    stale, _ = _removable(keep or {}, absent or [])
+    for path in stale:
+        __salt__["mta_transaction.remove"](path)
+    _keep(gone=stale)

@@ -1,0 +1,120 @@
+"""
+Keep lookup tables of Postfix, and their compiled forms.
+
+.. code-block:: yaml
+
+    virtual aliases:
+      mta_map.managed:
+        - name: /etc/postfix/virtual
+        - entries:
+            info@example.com: [alice, bob@example.org]
+            "@example.net": carol
+
+    header checks:
+      mta_map.managed:
+        - name: /etc/postfix/header_checks
+        - type: pcre
+        - entries:
+          - /^Subject:.*lottery/: REJECT
+          - /^X-Spam: yes/ HOLD
+
+    smarthost login:
+      mta_map.managed:
+        - name: /etc/postfix/sasl_passwd
+        - entries_pillar: mail:smarthost_logins
+        - secret: true
+"""
+
+
+def managed(
+    name,
+    type=None,
+    entries=None,
+    entries_pillar=None,
+    source=None,
+    secret=False,
+    mode=None,
+    package=None,
+    transaction=None,
+):
+    """
+    Make a table hold exactly some entries, and its compiled form be what the source gives.
+
+    name
+        Absolute path of the source.
+
+    type
+        A type of ``postconf -m`` that has a file: hash, btree, lmdb, cdb; texthash, pcre, regexp, cidr; ldap,
+        mysql, pgsql, sqlite, memcache, mongodb. Default: ``default_database_type``.
+
+    entries
+        Mapping of key to value (a list is joined by commas), or a list of lines or of mappings of one key, whose
+        order counts for pcre, regexp and cidr. Of ldap and so on: the file's settings. Default: none, an empty
+        table.
+
+    entries_pillar
+        Pillar path of the entries, in place of ``entries``: Salt logs a state's arguments. There a value may be
+        ``{secret: TEXT}``; it, like ``password`` and ``bind_pw`` of a file of settings, is never shown, and may be
+        an ``sdb://`` URI.
+
+    source
+        URL of a file on the file server, in place of entries. Default: none.
+
+    secret
+        Whether all values are secret. Default: false.
+
+    mode
+        Octal text, of the source and its compiled form. Default: that of the file which is there, ``"0644"`` for a
+        new one; with secrets ``"0600"``, ``"0640"`` for a file of settings. The group is ``postfix`` where it may
+        read and others may not.
+
+    package
+        Package that brings the type, so that test mode knows that it will be there. Default: none.
+
+    transaction
+        Name of the transaction whose closing state activates and verifies. Default: this state does it.
+    """
+    args = {
+        "name": name,
+        "type": type,
+        "entries": entries,
+        "entries_pillar": entries_pillar,
+        "source": source,
+        "secret": secret,
+        "mode": mode,
+        "package": package,
+    }
+    ret = __salt__["mta_transaction.member"](
+        name, "mta_map", args, transaction=transaction, test=__opts__["test"], subject=f"The table {name}"
+    )
+    if ret["result"] and not ret["changes"] and not __opts__["test"]:
+        __salt__["mta_map.remember"]()
+    return ret
+
+
+def only(name, keep=None, absent=None, transaction=None):
+    """
+    Remove tables that :func:`managed` made and that are no longer wanted, with their compiled forms.
+
+    name
+        Any name; it is not used.
+
+    keep
+        Mapping of path to type (null: the default) of the tables that stay. What main.cf still names stays, too.
+
+    absent
+        List of paths of tables that are not to be there, whoever made them. Refused while main.cf or master.cf
+        name one. Default: none.
+
+    transaction
+        Name of the transaction whose closing state verifies. Default: this state does it.
+    """
+    return __salt__["mta_transaction.member"](
+        name,
+        "mta_map",
+        {"keep": keep, "absent": absent},
+        transaction=transaction,
+        test=__opts__["test"],
+        subject="The set of lookup tables",
+        functions=("only_plan", "only_apply"),
+    )

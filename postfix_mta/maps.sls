@@ -1,0 +1,29 @@
+# The lookup tables of the pillar. They are there before main.cf names them, and go after it named them (.config).
+{%- from 'postfix_mta/map.jinja' import mta with context %}
+include:
+  - .package
+  - .transaction
+
+{%- for name, table in mta.maps.items() %}
+
+postfix_mta_map_{{ name }}:
+  mta_map.managed:
+{%-   for key, value in table.items() %}
+    - {{ key }}: {{ value | json }}
+{%-   endfor %}
+    - transaction: postfix_mta
+    - require:
+      - mta_package: postfix_mta_package
+    - require_in:
+      - mta_map: postfix_mta_maps
+{%- endfor %}
+
+postfix_mta_maps:
+  mta_map.only:
+    - keep: {{ mta.maps_keep | json }}
+    - absent: {{ mta.maps_absent | json }}
+    - transaction: postfix_mta
+    - require:
+      - mta_package: postfix_mta_package
+    - require_in:
+      - mta_transaction: postfix_mta_committed

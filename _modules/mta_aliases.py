@@ -8,8 +8,6 @@ import grp
 import os
 import pwd
 import re
-import subprocess
-import tempfile
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -237,49 +235,18 @@ def _database_type(path):
     return next(existing, "default")
 
 
-def _compiled_state(path):
+def _compiled_state(path, text):
     """What is wrong with the compiled form; ``None`` when nothing is, or none is needed."""
     kind = _database_type(path)
     if kind is None:
         return None
     if kind == "default":
         return "missing"
-    try:
-        compiled = os.stat(path + SUFFIXES[kind])
-    except FileNotFoundError:
-        return "missing"
-    return f"older than {path}" if compiled.st_mtime_ns < os.stat(path).st_mtime_ns else None
+    return __salt__["mta_map.is_current"](path, _bytes(text), kind, "postalias")
 
 
-def _default_type():
-    done = subprocess.run(["postconf", "-hx", "default_database_type"], capture_output=True, check=False)
-    kind = done.stdout.decode().strip()
-    if kind not in SUFFIXES:
-        raise CommandExecutionError(f"Cannot compile aliases for default_database_type {kind!r}")
-    return kind
-
-
-def _compile(text, kind):
-    """
-    Return the bytes of the compiled form, made by postalias(1) in a directory of its own.
-
-    It reads no main.cf of the host's: a Postfix program sleeps until that is 2 s old.
-    """
-    with tempfile.TemporaryDirectory(prefix="mta_aliases.") as folder:
-        main, source = os.path.join(folder, "main.cf"), os.path.join(folder, "aliases")
-        with open(main, "w", encoding="ascii") as handle:
-            handle.write("compatibility_level = 3.6\n")
-        os.utime(main, (0, 0))
-        with open(source, "w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
-            handle.write(text)
-        done = subprocess.run(
-            [POSTALIAS, "-c", folder, f"{kind}:{source}"], capture_output=True, check=False, timeout=60
-        )
-        if done.returncode:
-            message = done.stderr.decode(errors="replace").strip()
-            raise CommandExecutionError(f"postalias cannot compile the aliases: {message}")
-        with open(source + SUFFIXES[kind], "rb") as handle:
-            return handle.read()
+def _bytes(text):
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _or_none(look_up, number):
@@ -361,7 +328,7 @@ def plan(name=ALIASES, aliases=None, seeded=None):
                 "new": values and ", ".join(values),
             }
     if not changes and os.path.exists(name) and os.path.exists(POSTALIAS):
-        state = _compiled_state(name)
+        state = _compiled_state(name, text)
         if state:
             changes[f"{name} (compiled)"] = {"old": state, "new": "up to date"}
     return {
@@ -393,16 +360,18 @@ def apply(name=ALIASES, aliases=None, seeded=None):
     write = __salt__["mta_transaction.write"]
     reload = {"postfix": "reload"}
     if text != present or not os.path.exists(name):
-        write(name, text.encode("utf-8", "surrogateescape"), activate=reload)
+        write(name, _bytes(text), activate=reload)
     kind = _database_type(name)
     if kind is None:
         return
     if kind == "default":
-        kind = _default_type()
+        kind = __salt__["mta_map.default_type"]()
+        if kind not in SUFFIXES:
+            raise CommandExecutionError(f"Cannot compile aliases for default_database_type {kind!r}")
     source = os.stat(name)
     write(
         name + SUFFIXES[kind],
-        _compile(text, kind),
+        __salt__["mta_map.compiled"](_bytes(text), kind, "postalias"),
         user=_or_none(pwd.getpwuid, source.st_uid),
         group=_or_none(grp.getgrgid, source.st_gid),
         mode=f"{source.st_mode & 0o7777:04o}",

@@ -32,7 +32,7 @@ def managed(name, aliases=None, seeded=None, transaction=None):
         Name of the transaction whose closing state activates and verifies. Default: this state does it.
     """
     args = {"name": name, "aliases": aliases, "seeded": seeded}
-    return __salt__["mta_transaction.member"](
+    ret = __salt__["mta_transaction.member"](
         name,
         "mta_aliases",
         args,
@@ -40,3 +40,6 @@ def managed(name, aliases=None, seeded=None, transaction=None):
         test=__opts__["test"],
         subject=f"The alias file {name}",
     )
+    if ret["result"] and not ret["changes"] and not __opts__["test"]:
+        __salt__["mta_map.remember"]()
+    return ret

@@ -60,12 +60,15 @@ def inside(modules):
 
 
 @pytest.fixture
-def installed(inside, tmp_path, monkeypatch):
+def installed(inside, modules, tmp_path, monkeypatch):
     """A host on which postalias exists; it writes what it was given, in capitals."""
     program = tmp_path / "postalias"
     program.write_text(POSTALIAS)
     program.chmod(0o755)
     monkeypatch.setitem(inside, "POSTALIAS", str(program))
+    for loader in (modules, modules.pack["__salt__"]):
+        shared = loader["mta_map.plan"].func.__globals__
+        monkeypatch.setitem(shared, "PROGRAMS", {"postalias": str(program), "postmap": ""})
     return program
 
 
@@ -253,13 +256,15 @@ def test_the_compiled_form_gets_the_mode_of_its_source(apply, path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_only_a_missing_or_older_compiled_form_is_a_change(plan, apply, path):
+def test_only_a_missing_older_or_damaged_compiled_form_is_a_change(plan, apply, path):
     path.write_text(STOCK)
     compiled = path.with_name("aliases.db")
     item = f"{path} (compiled)"
     assert plan(postmaster="root")["changes"] == {item: {"old": "missing", "new": "up to date"}}
     assert apply(postmaster="root") == [("aliases.db", "0644", {"postfix": "reload"})]
     assert plan(postmaster="root")["changes"] == {}
+    compiled.write_text("POSTMASTER: X\n")
+    assert plan(postmaster="root")["changes"][item]["old"] == "damaged, or not made from its source"
     os.utime(compiled, (1, 1))
     assert plan(postmaster="root")["changes"][item]["old"] == f"older than {path}"
 
@@ -288,7 +293,7 @@ def test_main_cf_says_how_the_file_is_compiled(plan, apply, path, main_cf, param
 def test_where_main_cf_is_silent_the_compiled_file_that_exists_says_it(plan, apply, path, main_cf):
     path.write_text(STOCK)
     main_cf.clear()
-    path.with_name("aliases.lmdb").write_text("")
+    path.with_name("aliases.lmdb").write_text(STOCK.upper())
     assert plan()["changes"] == {}
     assert [name for name, *_ in apply(root="alice")] == ["aliases", "aliases.lmdb"]
 

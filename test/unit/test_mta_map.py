@@ -1,0 +1,293 @@
+"""mta_map: the syntax of lookup tables, what changes, and when Postfix's programs are started."""
+
+import importlib.util
+import os
+import pathlib
+import stat
+
+import pytest
+import salt.loader
+from hypothesis import given
+from hypothesis import strategies as st
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+FILE = pathlib.Path(__file__).resolve().parents[2] / "_modules/mta_map.py"
+SPEC = importlib.util.spec_from_file_location("pure_mta_map", FILE)
+pure = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(pure)
+
+POSTMAP = """\
+#!/bin/sh
+echo "$@" >>"$0.calls"
+case "$*" in *" -q "*) grep -q '^/\\[' "${5#*:}" && echo "postmap: warning: bad pattern" >&2; exit 1;; esac
+file=${3#*:}
+case ${3%%:*} in hash|btree) suffix=.db;; *) suffix=.${3%%:*};; esac
+tr a-z A-Z <"$file" >"$file$suffix"
+"""
+POSTCONF = """\
+#!/bin/sh
+echo "$@" >>"$0.calls"
+case "$1" in -m) echo hash btree pcre texthash cidr mysql;; *) echo hash;; esac
+"""
+
+TABLE = """\
+# top
+info@example.com   alice,
+  # between
+  bob
+"john doe"@x\tcarol
+# end
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "virtual"
+
+
+@pytest.fixture
+def installed(modules, tmp_path, monkeypatch, pretend):
+    """A host with Postfix, whose postmap compiles to capitals."""
+    programs = {}
+    for name, text in (("postmap", POSTMAP), ("postconf", POSTCONF)):
+        program = tmp_path / name
+        program.write_text(text)
+        program.chmod(0o755)
+        programs[name] = str(program)
+    monkeypatch.setitem(modules["mta_map.plan"].func.__globals__, "PROGRAMS", programs)
+    pretend("postconf.show", dict)
+    pretend("postconf.services", dict)
+    return lambda: sum(len(file.read_text().splitlines()) for file in tmp_path.glob("*.calls"))
+
+
+@pytest.fixture
+def apply(modules, installed, pretend, context):
+    """Apply, with the transaction's files written at once."""
+    pretend("mta_transaction.need", lambda activate: None)
+
+    def write(target, contents, user=None, group=None, mode=None, activate=None):
+        contents = contents.encode() if isinstance(contents, str) else contents
+        pathlib.Path(target).parent.mkdir(exist_ok=True)
+        with open(target, "wb") as handle:
+            handle.write(contents)
+        os.chmod(target, int(mode, 8))
+
+    pretend("mta_transaction.write", write)
+    pretend("mta_transaction.remove", lambda target: os.unlink(target))
+
+    def run(target, **table):
+        modules["mta_map.apply"](str(target), **table)
+        context.clear()
+
+    return run
+
+
+def edited(kind, text, entries):
+    return pure._edited(kind, text, pure._wanted(kind, entries)[0])
+
+
+def test_entries_that_are_written_otherwise_only_are_left():
+    assert edited("hash", TABLE, {'"john doe"@x': "carol", "info@example.com": "alice,  bob"}) == TABLE
+    assert edited("mysql", "# c\nhosts=a\n  b\n", {"hosts": "a  b"}) == "# c\nhosts=a\n  b\n"
+
+
+def test_one_entry_changes_and_comments_and_order_stay():
+    assert edited("hash", TABLE, {"new": "x", "info@example.com": "dave", '"john doe"@x': "carol"}) == (
+        '# top\ninfo@example.com dave\n  # between\n"john doe"@x\tcarol\n# end\nnew x\n'
+    )
+    assert edited("hash", TABLE, {}) == "# top\n  # between\n# end\n"
+
+
+def test_rules_stay_in_the_order_of_the_pillar():
+    text = "# a\n/a/ 1\n# b\n/b/ 2\n/c/ 3\n"
+    assert edited("pcre", text, ["/a/ 1", "/x/ 9", "/b/ 2", "/c/ 3"]) == "# a\n/a/ 1\n# b\n/x/ 9\n/b/ 2\n/c/ 3\n"
+    assert edited("pcre", text, ["/c/ 3", "/a/ 1"]).replace("# a\n", "").replace("# b\n", "") == "/c/ 3\n/a/ 1\n"
+    assert edited("cidr", "", ["10.0.0.0/8 OK", {"::/0": "REJECT x"}]) == "10.0.0.0/8 OK\n::/0 REJECT x\n"
+
+
+def test_a_pattern_with_blanks_is_one_key():
+    assert pure._pair("pcre", "!/^Subject: a \\/ b/i   REJECT no / way") == (
+        "!/^Subject: a \\/ b/i",
+        "REJECT no / way",
+    )
+    assert pure._pair("regexp", "if /^X/") == ("if /^X/", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "words"),
+    [
+        ("hash", {"#a": "b"}, "cannot be written"),
+        ("hash", {"a b": "c"}, "cannot be written"),
+        ("hash", {" a": "c"}, "cannot be written"),
+        ("hash", {'a"': "c"}, "cannot be written"),
+        ("hash", {"a": "b\nc d"}, "line break"),
+        ("hash", {"a": ""}, "no value"),
+        ("hash", {"a": "b", "A": "c"}, "there twice"),
+        ("hash", {"a": {"b": "c"}}, "not a text"),
+        ("hash", {"a": None}, "not a text"),
+        ("hash", {True: "b"}, "not a key"),
+        ("hash", "a b", "a mapping or a list"),
+        ("pcre", ["# comment"], "cannot be written"),
+        ("pcre", [{"/a/": "b", "/c/": "d"}], "a mapping of one key"),
+        ("mysql", {"a=b": "c"}, "cannot be written"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_refused(kind, entries, words):
+    with pytest.raises(SaltInvocationError, match=words):
+        pure._wanted(kind, entries)
+
+
+def test_the_value_of_a_secret_is_in_no_message_and_no_change():
+    with pytest.raises(SaltInvocationError) as error:
+        pure._wanted("hash", {"a": {"secret": "geheim\n"}})
+    assert "geheim" not in str(error.value)
+    pairs, hidden = pure._wanted("mysql", {"password": "geheim", "user": "x"})
+    assert pairs == [("password", "geheim"), ("user", "x")]
+    changes = pure._difference("mysql", [("password", "alt")], pairs, hidden)
+    assert changes["password"] == {"old": "(hidden)", "new": "(hidden, changed)"}
+    assert changes["user"] == {"old": None, "new": "x"}
+
+
+def test_a_thousand_changes_are_not_all_shown():
+    changes = pure._difference("hash", [], [(f"k{number}", "v") for number in range(1000)], set())
+    assert len(changes) == pure.SHOWN + 1
+    assert "950 more entries" in changes
+
+
+def test_a_table_is_made_and_then_looked_at_without_a_process(modules, apply, path, installed, context):
+    table = {"type": "hash", "entries": {"a": "b"}}
+    assert modules["mta_map.plan"](str(path), **table)["changes"] == {
+        "a": {"old": None, "new": "b"},
+        f"{path} mode": {"old": None, "new": "0644 root"},
+    }
+    apply(path, **table)
+    assert path.read_text() == f"{pure.HEADER}a b\n"
+    before = installed()
+    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+    assert installed() == before
+
+
+def test_a_compiled_form_that_somebody_else_made_rightly_is_adopted(modules, apply, path, installed, context):
+    table = {"type": "hash", "entries": {"a": "b"}}
+    path.write_text("# mine\na   b\n")
+    path.with_name("virtual.db").write_text("# MINE\nA   B\n")
+    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+    modules["mta_map.remember"]()
+    context.clear()
+    before = installed()
+    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+    assert installed() == before
+
+
+@pytest.mark.parametrize("damage", ["deleted", "damaged", "older"])
+def test_what_happened_to_the_compiled_form_is_noticed(modules, apply, path, damage):
+    table = {"type": "btree", "entries": {"a": "b"}}
+    apply(path, **table)
+    target = path.with_name("virtual.db")
+    if damage == "deleted":
+        target.unlink()
+    elif damage == "older":
+        os.utime(target, (1, 1))
+    else:
+        status = target.stat()
+        target.write_text(target.read_text()[:-2] + "X\n")
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert list(modules["mta_map.plan"](str(path), **table)["changes"]) == ["compiled"]
+    apply(path, **table)
+    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+
+
+def test_a_change_within_the_source_is_seen_wherever_it_is(modules, apply, path):
+    table = {"type": "texthash", "entries": {f"key{number}": "value" for number in range(9)}}
+    apply(path, **table)
+    text = path.read_text()
+    for number in range(9):
+        path.write_text(text.replace(f"key{number} v", f"key{number} w"))
+        assert list(modules["mta_map.plan"](str(path), **table)["changes"]) == [f"key{number}"]
+
+
+def test_modes_hold_for_both_forms(modules, apply, path):
+    apply(path, type="hash", entries={"a": {"secret": "b"}})
+    for name in ("virtual", "virtual.db"):
+        assert stat.S_IMODE(path.with_name(name).stat().st_mode) == 0o600
+    path.with_name("virtual.db").chmod(0o644)
+    plan = modules["mta_map.plan"](str(path), type="hash", entries={"a": {"secret": "b"}})
+    assert plan["changes"] == {"compiled": {"old": "0644 root", "new": "as its source"}}
+
+
+def test_a_type_that_this_postfix_lacks_is_an_error_with_the_way_out(modules, installed, path, apply):
+    plan = modules["mta_map.plan"](str(path), type="lmdb", entries={"a": "b"})
+    assert "has no table type lmdb" in plan["errors"][0]
+    assert "default_database_type (hash)" in plan["errors"][0]
+    with pytest.raises(CommandExecutionError, match="no table type lmdb"):
+        apply(path, type="lmdb", entries={"a": "b"})
+    assert not path.exists()
+
+
+def test_a_rule_that_postmap_warns_of_is_an_error(modules, installed, path):
+    assert "bad pattern" in modules["mta_map.plan"](str(path), type="pcre", entries=["/[/ x"])["errors"][0]
+    assert modules["mta_map.plan"](str(path), type="pcre", entries=["/a/ x"])["errors"] == []
+
+
+def test_without_a_type_it_is_the_default_one(modules, apply, path, pretend):
+    apply(path, entries={"a": "b"})
+    assert path.with_name("virtual.db").exists()
+    pretend("postconf.show", lambda: {"default_database_type": "cidr"})
+    assert modules["mta_map.default_type"]() == "cidr"
+
+
+def test_only_what_was_made_here_is_removed_and_not_while_it_is_named(modules, apply, path, pretend, context):
+    apply(path, type="hash", entries={"a": "b"})
+    other = path.with_name("other")
+    other.write_text("x y\n")
+    plan = modules["mta_map.only_plan"](keep={str(path): "hash"})
+    assert plan["changes"] == {}
+    pretend("postconf.show", lambda: {"virtual_alias_maps": f"hash:{path}"})
+    plan = modules["mta_map.only_plan"]()
+    assert (plan["changes"], plan["comment"]) == ({}, f"{path} stays, as it is named by virtual_alias_maps")
+    assert "still named by" in modules["mta_map.only_plan"](absent=[str(path)])["errors"][0]
+    pretend("postconf.show", dict)
+    assert set(modules["mta_map.only_plan"]()["changes"]) == {str(path), f"{path}.db"}
+    modules["mta_map.only_apply"]()
+    assert not path.exists()
+    assert other.exists()
+    assert modules["mta_map.only_plan"]()["changes"] == {}
+
+
+def test_a_compiled_form_of_another_type_goes(modules, apply, path):
+    apply(path, type="hash", entries={"a": "b"})
+    apply(path, type="texthash", entries={"a": "b"})
+    assert list(modules["mta_map.only_plan"](keep={str(path): "texthash"})["changes"]) == [f"{path}.db"]
+
+
+def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
+    opts.update(test=True, pillar={"mail": {"logins": {"[a]:587": {"secret": "geheim"}}}})
+    modules = salt.loader.minion_mods(opts, context=context)
+    states = salt.loader.states(opts, modules, {}, None, context=context)
+    would = states["mta_map.managed"](
+        str(path), type="hash", entries_pillar="mail:logins", transaction="postfix_mta"
+    )
+    assert would["result"] is None
+    assert would["changes"]["[a]:587"] == {"old": None, "new": "(hidden, changed)"}
+    assert not path.exists()
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+
+
+@given(
+    st.sampled_from(pure.TYPES),
+    st.lists(st.tuples(TEXTS, TEXTS)),
+    st.lists(st.sampled_from(["# c", "", " x", "k v"])),
+)
+def test_what_is_written_is_what_is_read_and_a_second_edit_changes_nothing(kind, entries, noise):
+    pairs = []
+    for key, value in entries:
+        try:
+            pairs = pure._wanted(kind, [*({known: text} for known, text in pairs), {key: value}])[0]
+        except SaltInvocationError:
+            continue
+    text = pure._edited(kind, "\n".join([*noise, ""]), pairs)
+    read = [(key, value) for key, value, _ in pure._parsed(kind, text)]
+    assert read == pairs if kind in pure.RULES else sorted(read) == sorted(pairs)
+    assert pure._edited(kind, text, pairs) == text

@@ -13,7 +13,7 @@ Comments in a source file, and the order of its entries, stay; entries that nobo
 
 Whether a compiled form is what its source gives is known by digests kept in ``/var/lib/postfix_mta/maps.json``.
 Where they do not match, and only there, the source is compiled and compared: postmap(1) gives the same bytes for
-the same source, but for an identifier in the header of Berkeley DB files.
+the same source, but for an identifier in the header of Berkeley DB files and the time that postalias(1) puts in.
 """
 
 import contextlib
@@ -53,6 +53,7 @@ PATTERN = re.compile(
 )
 # The identifier of a Berkeley DB file, in the metadata page at its start (db_page.h).
 IDENTIFIER = slice(52, 72)
+TIME = re.compile(rb"(?<![0-9])[0-9]{10}(?![0-9])")
 
 
 # -- the syntax ----------------------------------------------------------------------------------
@@ -212,6 +213,8 @@ def _unfit(kind, key, value):
         return "a line break or a control character"
     if not value and kind not in RULES and kind not in SETTINGS:
         return "no value"
+    if key.endswith(":") and kind not in RULES and kind not in SETTINGS:
+        return "a key that ends with a colon; postmap takes that for a file of aliases"
     if _parsed(kind, f"{_line(kind, key, value)}\n") != [(key, value, [0])]:
         return "such a key or value cannot be written to a table of this type"
     return None
@@ -231,7 +234,7 @@ def _difference(kind, old, new, hidden):
     for key in {**before, **after}:
         if before.get(key) != after.get(key):
             texts = ["; ".join(pairs[key]) if key in pairs else None for pairs in (before, after)]
-            if key in hidden or hidden == {"*"}:
+            if key in hidden or "*" in hidden:
                 texts = [text and word for text, word in zip(texts, ("(hidden)", "(hidden, changed)"))]
             changes[key] = dict(zip(("old", "new"), texts))
     if not changes and old != new and kind in RULES:
@@ -244,10 +247,16 @@ def _difference(kind, old, new, hidden):
 
 
 def _digest(contents, kind=None):
-    """Digest of a file; in a compiled one of a Berkeley DB ``kind`` its identifier does not count."""
+    """
+    Digest of a file; in a compiled one (of a ``kind``) what differs each time does not count.
+
+    That is a Berkeley DB file's identifier, and the time that postalias(1) puts in for NIS.
+    """
     if kind in ("hash", "btree"):
-        # Also where the library left it in an unused part of another page.
+        # Not only there: a page that was the first one of a smaller file keeps it.
         contents = contents.replace(contents[IDENTIFIER], b"")
+    if kind and b"YP_LAST_MODIFIED" in contents:
+        contents = TIME.sub(b"", contents)
     return hashlib.blake2b(contents, digest_size=20).hexdigest()
 
 
@@ -588,8 +597,7 @@ def _prepare(
         text = _edited(kind, HEADER if present is None else present, pairs)
     changes = {}
     if present != text:
-        known = hidden | ({key for key, _ in old if key in PASSWORDS} if kind in SETTINGS else set())
-        changes = _difference(kind, old, pairs, known)
+        changes = _difference(kind, old, pairs, hidden | _once_secret(kind, old, pairs, hidden, name))
         if not changes and present is not None:
             changes["text"] = {"old": "other comments or another order", "new": "as given"}
     status = None if present is None else os.stat(name)
@@ -614,6 +622,8 @@ def _prepare(
                 changes["compiled"] = {"old": wrong, "new": "as its source"}
         if changes:
             errors = _tried(kind, encoded)
+            if errors and (hidden or not bits & 0o004):
+                errors = [f"postmap refuses this as {kind}; its words are not shown, as they may hold a secret"]
         else:
             _notice(name, _facts(kind, encoded, asked, mode, rights))
     return {
@@ -629,6 +639,19 @@ def _prepare(
         "text_differs": present != text,
         "bits_differ": "mode" in changes,
     }
+
+
+def _once_secret(kind, old, pairs, hidden, name):
+    """
+    Keys whose values in the file that is there may be secrets, though pillar no longer says so; ``*``: all.
+
+    Where others may not read, or a secret is to come, the old values are not shown; of settings, those that go.
+    """
+    private = bool(hidden) or (os.path.exists(name) and not os.stat(name).st_mode & 0o004)
+    if kind in SETTINGS:
+        wanted = {key for key, _ in pairs}
+        return {key for key, _ in old if key in PASSWORDS or (private and key not in wanted)}
+    return {"*"} if private else set()
 
 
 def _facts(kind, contents, asked, mode, rights):
@@ -659,8 +682,7 @@ def _no_such_type(kind):
 
 
 def _tried(kind, contents):
-    """What postmap(1) says against a table, a list; what a server would have to be asked for is left to the live
-    conversation."""
+    """What postmap(1) says against a table, a list. What a server has to be asked for is left to the live one."""
     try:
         if kind in SUFFIXES:
             compiled(contents, kind)
@@ -760,7 +782,8 @@ def apply(name, **table):
     made = [path for path in (name, name + SUFFIXES.get(kind, "")) if not os.path.exists(path)]
     rights = {key: table[key] for key in ("user", "group", "mode")}
     write = __salt__["mta_transaction.write"]
-    os.makedirs(os.path.dirname(name), exist_ok=True)
+    if not os.path.isdir(os.path.dirname(name)):
+        __salt__["mta_transaction.directory"](os.path.dirname(name))
     if table["text_differs"] or table["bits_differ"]:
         write(name, table["contents"], activate={"postfix": "reload"}, **rights)
     facts = table["facts"]

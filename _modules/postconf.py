@@ -1039,7 +1039,9 @@ def _rehearsal(name, prepared, texts, only=None):
             {"config_directory": name, **dict(zip(asked, values))},
             {key: entry for key, entry in services.items() if only is None or key in only},
             _listeners(name, texts),
-            converse=not AT_START & set(prepared["parameters"]) and _runs(values[1]),
+            converse=not AT_START & set(prepared["parameters"])
+            and not _needs_proxymap(prepared)
+            and _runs(values[1]),
             envelope=_understood_by_others(prepared),
         )
 
@@ -1059,13 +1061,21 @@ def _understood_by_others(prepared):
     """
     Whether smtpd(8) alone can know what to answer, with all other daemons still under the old configuration.
 
-    It cannot when the change brings a service that it may have to ask, or a table that proxymap(8) has to allow.
+    It cannot when the change brings a service that it may have to ask.
     """
-    alone = all(entry and entry["command"] in ("smtpd", "postscreen") for entry in prepared["services"].values())
+    return all(entry and entry["command"] in ("smtpd", "postscreen") for entry in prepared["services"].values())
+
+
+def _needs_proxymap(prepared):
+    """
+    Whether a change brings a table that proxymap(8) has to allow.
+
+    The one that runs knows only the old configuration, and who asks it for such a table dies of the answer.
+    """
     values = [value for value in prepared["parameters"].values() if value]
     for entry in filter(None, prepared["services"].values()):
         values += entry["overrides"].values()
-    return alone and not any("proxy:" in value for value in values)
+    return any("proxy:" in value for value in values)
 
 
 def _culprits(name, prepared, service, text):

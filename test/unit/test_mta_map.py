@@ -121,6 +121,7 @@ def test_a_pattern_with_blanks_is_one_key():
         ("hash", {" a": "c"}, "cannot be written"),
         ("hash", {'a"': "c"}, "cannot be written"),
         ("hash", {"a": "b\nc d"}, "line break"),
+        ("hash", {"a:": "b"}, "ends with a colon"),
         ("hash", {"a": ""}, "no value"),
         ("hash", {"a": "b", "A": "c"}, "there twice"),
         ("hash", {"a": {"b": "c"}}, "not a text"),
@@ -213,6 +214,23 @@ def test_modes_hold_for_both_forms(modules, apply, path):
     path.with_name("virtual.db").chmod(0o644)
     plan = modules["mta_map.plan"](str(path), type="hash", entries={"a": {"secret": "b"}})
     assert plan["changes"] == {"compiled": {"old": "0644 root", "new": "as its source"}}
+
+
+def test_the_value_of_a_former_secret_is_not_shown_when_it_goes(modules, apply, path):
+    apply(path, type="hash", entries={"a": {"secret": "geheim-1"}, "b": "c"})
+    assert "geheim-1" not in str(modules["mta_map.plan"](str(path), type="hash", entries={"b": "c"}))
+    settings = {"user": "x", "uri": {"secret": "geheim-2"}, "password": "geheim-3"}
+    other = path.with_name("users")
+    apply(other, type="mysql", entries=settings)
+    plan = modules["mta_map.plan"](str(other), type="mysql", entries={"user": "y"})
+    assert "geheim" not in str(plan)
+    assert plan["changes"]["user"] == {"old": "x", "new": "y"}
+
+
+def test_the_words_of_postmap_about_a_secret_table_are_not_shown(modules, installed, path):
+    plan = modules["mta_map.plan"](str(path), type="pcre", entries=["/[geheim/ x"], secret=True)
+    assert "not shown" in plan["errors"][0]
+    assert "geheim" not in str(plan["errors"])
 
 
 def test_a_type_that_this_postfix_lacks_is_an_error_with_the_way_out(modules, installed, path, apply):

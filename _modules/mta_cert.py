@@ -1,15 +1,14 @@
 """
-Private keys, a local certificate authority, and the certificates that a mail server shows.
+The key and the certificate that a mail server shows.
 
-What the how-to does with ``openssl genrsa`` and ``openssl req -x509``, with one difference: the authority
-really signs the server's certificate. ``cryptography`` creates; pyOpenSSL loads what was created into the TLS
-context of a server and verifies the chain, before a file is replaced.
+What the how-to does with ``openssl genrsa`` and ``openssl req``, looked after for years: made or taken over,
+checked as clients and a TLS server will, switched as one unit, renewed before the end.
 
 By hand:
 
 .. code-block:: bash
 
-    salt-call --local mta_cert.create_ca /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
+    salt-call --local mta_ca.create /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
     salt-call --local mta_cert.create_key /etc/ssl/private/smtpd.key key_type=ec
     salt-call --local mta_cert.create /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com \\
         ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
@@ -17,669 +16,103 @@ By hand:
     salt-call --local mta_cert.verify /etc/ssl/certs/smtpd.crt key=/etc/ssl/private/smtpd.key \\
         ca_certificate=/etc/ssl/certs/cacert.pem hostname=mail.example.com
 
-Functions that create refuse to overwrite. The states ``mta_cert.ca_managed`` and ``mta_cert.managed`` keep
-the files right for years; :func:`ca_plan`, :func:`ca_apply`, :func:`plan` and :func:`apply` are their halves.
+``inspect`` shows names, fingerprints, TLSA records and what will happen next, and when; ``verify`` lists what is
+wrong; ``sign`` signs somebody else's request. Functions that create refuse to overwrite.
 
-What they leave alone, renew or refuse is written at :func:`plan`.
+The states ``mta_cert.ca_managed`` and ``mta_cert.managed`` keep the files right; ``mta_ca.plan`` and
+``mta_ca.apply``, :func:`plan` and :func:`apply` are their halves. With pillar, ``state.apply
+postfix_mta.certificate`` is all there is to do:
 
-A passphrase is named by its pillar path and looked up here, so that it is in no argument, log, change or
-comment.
+.. code-block:: yaml
+
+    postfix_mta:
+      certificate:
+        source: local_ca        # self_signed, fleet_ca, files
+        names: [smtp.example.com]
+        renew_days: 20          # default: a third of the lifetime, 30 at most
+        rotate_key: false       # true: a new key at each renewal
+
+    # or what an ACME client leaves; its renewals are taken over at the next apply
+    postfix_mta:
+      certificate:
+        source: files
+        files:
+          certificate: /etc/letsencrypt/live/mail.example.com/fullchain.pem
+          key: /etc/letsencrypt/live/mail.example.com/privkey.pem
+
+What is left alone, renewed or refused is written at :func:`plan`; what becomes of symbolic links and of files of
+others, at the module ``mta_pem``. A passphrase is named by its pillar path and looked up where it is used, so
+that it is in no argument, log, change or comment.
 """
 
-import collections
 import datetime
-import grp
-import hashlib
-import ipaddress
 import os
-import re
-import stat
-import types
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.args import clean_kwargs
 
-CA_DAYS = 3650
-SERVER_DAYS = 825
-RENEW_DAYS = 30
-RELOAD = {"postfix": "reload"}
-
-# Clocks differ: a certificate made now is used at once by clients whose clock is a little behind.
-BACKDATED = datetime.timedelta(hours=1)
+DAYS = 825
 DAY = datetime.timedelta(days=1)
+SOURCES = ("local_ca", "self_signed", "fleet_ca", "files")
 
-# Sizes to create. Today's clients refuse RSA keys below 2048 bits ("EE certificate key too weak").
-RSA_SIZES = (2048, 3072, 4096, 8192)
-EC_SIZES = {256: "SECP256R1", 384: "SECP384R1"}
-KEY_TYPES = {"rsa": 3072, "ec": 256, "ecdsa": 256, "ed25519": None}
-RSA_MINIMUM = 2048
-EC_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-
-# Subject fields in the order of the name: the attribute in cryptography's NameOID, its upper bound (RFC 5280,
-# appendix A.1), and what the field is called in settings.
-SUBJECT_FIELDS = (
-    ("COUNTRY_NAME", 2, ("C", "country", "countryName")),
-    ("STATE_OR_PROVINCE_NAME", 128, ("ST", "state", "stateOrProvinceName")),
-    ("LOCALITY_NAME", 128, ("L", "locality", "localityName")),
-    ("ORGANIZATION_NAME", 64, ("O", "organization", "organizationName")),
-    ("ORGANIZATIONAL_UNIT_NAME", 64, ("OU", "unit", "organizational_unit", "organizationalUnitName")),
-    ("COMMON_NAME", 64, ("CN", "common_name", "commonName")),
-    ("EMAIL_ADDRESS", 255, ("email", "emailAddress")),
-)
-COMMON_NAME_LIMIT = 64
-DNS_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-File = collections.namedtuple("File", "data mode uid gid")
-
-
-def _library():
-    """Import ``cryptography`` where it is needed: loading this module must cost nothing."""
-    try:
-        from cryptography import x509
-        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    except ImportError as err:
-        raise CommandExecutionError(
-            f"The Python library cryptography (41 or later) is missing in Salt's environment: {err}. "
-            "Install it there: salt-pip install cryptography, or the package python3-cryptography"
-        ) from err
-    return types.SimpleNamespace(
-        x509=x509,
-        hashes=hashes,
-        serialization=serialization,
-        ec=ec,
-        ed25519=ed25519,
-        rsa=rsa,
-        # What cryptography raises for input that it cannot use.
-        errors=(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
-    )
-
-
-def _openssl():
-    """Import pyOpenSSL where it is needed."""
-    try:
-        from OpenSSL import SSL, crypto
-    except ImportError as err:
-        raise CommandExecutionError(
-            f"The Python library pyOpenSSL is missing in Salt's environment: {err}. "
-            "Install it there: salt-pip install pyOpenSSL, or the package python3-openssl"
-        ) from err
-    return SSL, crypto
+# Of plan(), apply() and the state, with their defaults.
+ARGUMENTS = {
+    "source": None,
+    "ca_certificate": None,
+    "ca_key": None,
+    "passphrase_pillar": None,
+    "previous_passphrase_pillar": None,
+    "ca_minion": None,
+    "policy": None,
+    "certificate_source": None,
+    "key_source": None,
+    "chain_source": None,
+    "chain_file": None,
+    "subject": None,
+    "alternative_names": None,
+    "key_type": "rsa",
+    "key_size": None,
+    "days": DAYS,
+    "renew_days": None,
+    "rotate_key": False,
+}
+# What each source cannot do without.
+NEEDED = {
+    "local_ca": ("ca_certificate", "ca_key"),
+    "self_signed": (),
+    "fleet_ca": ("ca_certificate", "ca_minion"),
+    "files": ("certificate_source", "key_source"),
+}
 
 
 def _now():
     return datetime.datetime.now(datetime.timezone.utc)
 
 
-# -- files -------------------------------------------------------------------------------------
-
-
-def _trusted(uid):
-    return uid in (0, os.geteuid())
-
-
-def _read(path):
-    """Read the regular file at ``path``, through a link that root made; ``None`` when nothing is there."""
-    if not isinstance(path, str) or not os.path.isabs(path):
-        raise SaltInvocationError(f"An absolute path is needed, not {path!r}")
-    try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            if not _trusted(status.st_uid):
-                raise CommandExecutionError(
-                    f"{path} is a symbolic link of user {status.st_uid}, and only root's are followed"
-                )
-            if not os.path.exists(path):
-                raise CommandExecutionError(
-                    f"{path} is a symbolic link to {os.readlink(path)}, which is not there"
-                )
-            status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise CommandExecutionError(f"{path} is not a regular file. Move it away")
-        with open(path, "rb") as handle:
-            return File(handle.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
-
-
-def _shared_with_ssl_cert(gid):
-    try:
-        return grp.getgrgid(gid).gr_name == "ssl-cert"
-    except KeyError:
-        return False
-
-
-def _key_is_protected(file, shareable):
-    """Whether nobody but root (and Debian's ssl-cert, for a server key) can read the key file."""
-    allowed = 0o640 if shareable and _shared_with_ssl_cert(file.gid) else 0o600
-    return _trusted(file.uid) and not file.mode & 0o177 & ~allowed
-
-
-def _create_file(path, data, mode):
-    """Create ``path``, which must not exist, with ``mode`` from its first moment."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        try:
-            with open(descriptor, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-        except BaseException:
-            os.unlink(path)
-            raise
-    except FileExistsError as err:
-        raise CommandExecutionError(f"{path} is there already and is not overwritten") from err
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot create {path}: {err.strerror}") from err
-
-
-def _refuse_existing(*paths):
-    for path in paths:
-        if _read(path) is not None:
-            raise CommandExecutionError(f"{path} is there already and is not overwritten")
-
-
-def _write(path, data, private=False):
-    """Write one file as part of the transaction; a missing directory is made."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        __salt__["mta_transaction.directory"](parent, mode="0700" if private else "0755")
-    __salt__["mta_transaction.write"](
-        path, data, user="root", group="root", mode="0600" if private else "0644", activate=RELOAD
-    )
-
-
-# -- arguments ---------------------------------------------------------------------------------
-
-
-def _passphrase(path):
-    """The passphrase at a pillar path as bytes; ``None`` when pillar has none."""
-    value = __salt__["mta_secret.get"](path)
-    return None if value is None else value.encode()
-
-
-def _key_parameters(key_type, key_size):
-    """Validate the kind of a key to create; returns type and size."""
-    kind = str(key_type).lower()
-    if kind not in KEY_TYPES:
-        raise SaltInvocationError(f"key_type must be rsa, ec or ed25519, not {key_type!r}")
-    size = KEY_TYPES[kind] if key_size is None else key_size
-    kind = "ec" if kind == "ecdsa" else kind
-    sizes = {"rsa": RSA_SIZES, "ec": tuple(EC_SIZES), "ed25519": (None,)}[kind]
-    if size not in sizes:
-        allowed = " or ".join("null" if value is None else str(value) for value in sizes)
-        raise SaltInvocationError(f"key_size for {kind} must be {allowed}, not {key_size!r}")
-    return kind, size
-
-
-def _days(days, renew_days):
-    for name, value in (("days", days), ("renew_days", renew_days)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise SaltInvocationError(f"{name} must be a whole number of days, 1 or more, not {value!r}")
-    if renew_days is not None and renew_days >= days:
-        raise SaltInvocationError(
-            f"renew_days ({renew_days}) must be less than days ({days}): else every apply would renew"
-        )
-
-
-def _subject_fields(fields):
-    """Normalise a subject to ``{NameOID attribute: text}`` in the order of the name."""
-    known = {alias.lower(): name for name, _, aliases in SUBJECT_FIELDS for alias in aliases}
-    values = {}
-    for field, value in (fields or {}).items():
-        name = known.get(str(field).lower())
-        if name is None:
-            raise SaltInvocationError(f"Unknown subject field {field!r}; known are: {', '.join(known)}")
-        if value is None:
-            continue
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise SaltInvocationError(f"Subject field {field} must be printable text, not {value!r}")
-        values[name] = value.strip()
-    ordered = {}
-    for name, limit, aliases in SUBJECT_FIELDS:
-        if name in values:
-            if len(values[name]) > limit or (
-                name == "COUNTRY_NAME" and not re.fullmatch("[A-Za-z]{2}", values[name])
-            ):
-                bound = "two letters" if name == "COUNTRY_NAME" else f"{limit} characters at most"
-                raise SaltInvocationError(f"Subject field {aliases[-1]} must have {bound}: {values[name]!r}")
-            if name == "EMAIL_ADDRESS" and not values[name].isascii():
-                raise SaltInvocationError(f"Subject field {aliases[-1]} must be ASCII: {values[name]!r}")
-            ordered[name] = values[name].upper() if name == "COUNTRY_NAME" else values[name]
-    return ordered
-
-
-def _names(hostname, names):
-    """Validate and normalise host names and IP addresses: lower case, each once, ``hostname`` first."""
-    if isinstance(names, str):
-        names = [names]
-    normal = []
-    for name in [hostname, *(names or [])]:
-        text = str(name).rstrip(".").lower()
-        try:
-            text = str(ipaddress.ip_address(text))
-        except ValueError:
-            if len(text) > 253 or not DNS_NAME.fullmatch(text):
-                raise SaltInvocationError(
-                    f"{name!r} is no host name or IP address (international names in their xn-- form)"
-                ) from None
-        if text not in normal:
-            normal.append(text)
-    return normal
-
-
-# -- keys --------------------------------------------------------------------------------------
-
-
-def _generate(kind, size):
-    lib = _library()
-    if kind == "rsa":
-        return lib.rsa.generate_private_key(65537, size)
-    if kind == "ec":
-        return lib.ec.generate_private_key(getattr(lib.ec, EC_SIZES[size])())
-    return lib.ed25519.Ed25519PrivateKey.generate()
-
-
-def _key_pem(private, passphrase=None):
-    serialization = _library().serialization
-    return private.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption(),
-    )
-
-
-def _encrypted(data):
-    """Whether a PEM private key is locked (PKCS 8, RFC 7468; or OpenSSL's traditional form)."""
-    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data or b"Proc-Type: 4,ENCRYPTED" in data
-
-
-def _load_key(data, passphrase=None, thorough=False):
-    """
-    Load a PEM private key; raises one of ``_library().errors``.
-
-    Proving that an RSA key's primes are prime takes 90 ms, and only a use of the key needs it (``thorough``).
-    """
-    serialization = _library().serialization
-    return serialization.load_pem_private_key(
-        data, passphrase if _encrypted(data) else None, unsafe_skip_rsa_key_validation=not thorough
-    )
-
-
-def _spki(public):
-    serialization = _library().serialization
-    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _key_text(public):
-    """What kind of key this is, in words."""
-    lib = _library()
-    if isinstance(public, lib.rsa.RSAPublicKey):
-        return f"RSA {public.key_size}"
-    if isinstance(public, lib.ec.EllipticCurvePublicKey):
-        return f"ECDSA {EC_CURVES.get(public.curve.name, public.curve.name)}"
-    if isinstance(public, lib.ed25519.Ed25519PublicKey):
-        return "Ed25519"
-    return type(public).__name__.strip("_").replace("PublicKey", "")
-
-
-def _parameters_text(kind, size):
-    return {"rsa": f"RSA {size}", "ec": f"ECDSA P-{size}", "ed25519": "Ed25519"}[kind]
-
-
-def _key_weakness(public):
-    """Why clients would refuse the key; ``None`` when they take it."""
-    lib = _library()
-    if isinstance(public, lib.rsa.RSAPublicKey):
-        if public.key_size < RSA_MINIMUM:
-            return f"the key is too weak for clients ({_key_text(public)}; {RSA_MINIMUM} is the least)"
-    elif isinstance(public, lib.ec.EllipticCurvePublicKey):
-        if public.curve.name not in EC_CURVES:
-            return f"clients do not take the key's curve ({public.curve.name})"
-    elif not isinstance(public, lib.ed25519.Ed25519PublicKey):
-        return f"clients do not take the key's type ({_key_text(public)})"
-    return None
-
-
-# -- certificates ------------------------------------------------------------------------------
-
-
-def _load_certificates(data):
-    """Parse all certificates of a PEM file; raises one of ``_library().errors``."""
-    return _library().x509.load_pem_x509_certificates(data)
-
-
-def _utc(certificate, which):
-    """A date of a certificate as an aware datetime; cryptography before 42 has only naive ones."""
-    moment = getattr(certificate, f"not_valid_{which}_utc", None)
-    if moment is None:
-        moment = getattr(certificate, f"not_valid_{which}").replace(tzinfo=datetime.timezone.utc)
-    return moment
-
-
 def _date(moment):
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _window(certificate, renew_days):
-    """When the renewal window begins. Default: a third of the lifetime before the end, 30 days at most."""
-    end = _utc(certificate, "after")
-    if renew_days is None:
-        return end - min((end - _utc(certificate, "before")) / 3, RENEW_DAYS * DAY)
-    return end - renew_days * DAY
+def _arguments(args):
+    """The state's arguments with their defaults; the source is told by the others where it is not given."""
+    args = clean_kwargs(**args)
+    unknown = sorted(set(args) - set(ARGUMENTS))
+    if unknown:
+        raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(ARGUMENTS)}")
+    wanted = {**ARGUMENTS, **args}
+    if wanted["source"] is None:
+        given = "files" if wanted["certificate_source"] else "fleet_ca" if wanted["ca_minion"] else "local_ca"
+        wanted["source"] = given if given != "local_ca" or wanted["ca_certificate"] else "self_signed"
+    if wanted["source"] not in SOURCES:
+        raise SaltInvocationError(f"source must be one of {', '.join(SOURCES)}, not {wanted['source']!r}")
+    missing = [name for name in NEEDED[wanted["source"]] if not wanted[name]]
+    if missing:
+        raise SaltInvocationError(f"source {wanted['source']} needs {' and '.join(missing)}")
+    return wanted
 
 
-def _extension(certificate, kind):
-    """The value of an extension of this class, ``None`` without one."""
-    x509 = _library().x509
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _certificate_names(certificate):
-    """The names that a certificate is for: subject alternative names only (RFC 6125, 6.4.4; RFC 9525, 2)."""
-    x509 = _library().x509
-    alternative = _extension(certificate, x509.SubjectAlternativeName)
-    if alternative is None:
-        return []
-    addresses = alternative.get_values_for_type(x509.IPAddress)
-    return [*alternative.get_values_for_type(x509.DNSName), *map(str, addresses)]
-
-
-def _covers(pattern, name):
-    """Whether a certificate's name covers ``name``; ``*`` is one whole first label (RFC 6125, 6.4.3)."""
-    pattern = pattern.lower()
-    if pattern.startswith("*."):
-        return name == pattern or name.partition(".")[2] == pattern[2:]
-    return pattern == name
-
-
-def _is_ca(certificate):
-    x509 = _library().x509
-    constraints = _extension(certificate, x509.BasicConstraints)
-    usage = _extension(certificate, x509.KeyUsage)
-    return bool(constraints and constraints.ca) and (usage is None or usage.key_cert_sign)
-
-
-def _is_strict_ca(certificate):
-    """
-    Whether clients that check strictly (``-x509_strict``; Python 3.13 does so by default) take this CA.
-
-    The how-to's ``openssl req -x509 -extensions v3_ca`` leaves the key usage out.
-    """
-    x509 = _library().x509
-    critical = {extension.oid: extension.critical for extension in certificate.extensions}
-    return (
-        critical.get(x509.BasicConstraints.oid, False)
-        and x509.KeyUsage.oid in critical
-        and x509.SubjectKeyIdentifier.oid in critical
-    )
-
-
-def _issued_by(certificate, name, public):
-    """Whether this authority signed the certificate: its name is the issuer, its key made the signature."""
-    lib = _library()
-    if certificate.issuer != name:
-        return False
-    signed, data = certificate.signature, certificate.tbs_certificate_bytes
-    try:
-        if isinstance(public, lib.rsa.RSAPublicKey):
-            # This may be RSASSA-PSS, so the padding comes from the certificate (cryptography 41 and later).
-            padding = certificate.signature_algorithm_parameters
-            public.verify(signed, data, padding, certificate.signature_hash_algorithm)
-        elif isinstance(public, lib.ec.EllipticCurvePublicKey):
-            public.verify(signed, data, lib.ec.ECDSA(certificate.signature_hash_algorithm))
-        elif isinstance(public, lib.ed25519.Ed25519PublicKey):
-            public.verify(signed, data)
-        else:
-            return False
-    except lib.errors:
-        return False
-    return True
-
-
-def _summary(certificate):
-    """What :func:`inspect` and a change show of a certificate."""
-    return {
-        "subject": certificate.subject.rfc4514_string(),
-        "names": _certificate_names(certificate),
-        "issuer": certificate.issuer.rfc4514_string(),
-        "key": _key_text(certificate.public_key()),
-        "serial": f"{certificate.serial_number:X}",
-        "not_after": _date(_utc(certificate, "after")),
-    }
-
-
-def _old(file, certificate):
-    """What a change shows of the file that it replaces."""
-    if file is None:
-        return None
-    try:
-        return _summary(certificate)
-    except (AttributeError, *_library().errors):
-        return "not a certificate that can be understood"
-
-
-def _name(fields):
-    x509 = _library().x509
-    return x509.Name([x509.NameAttribute(getattr(x509.NameOID, name), text) for name, text in fields.items()])
-
-
-def _server_subject(subject, hostname):
-    """The subject of a server's certificate. A host name too long for a common name is in the names only."""
-    fields = _subject_fields(subject)
-    if "COMMON_NAME" not in fields and len(hostname) <= COMMON_NAME_LIMIT:
-        fields = _subject_fields({**(subject or {}), "CN": hostname})
-    return fields
-
-
-def _algorithm(private):
-    """The hash to sign with, as strong as the key (RFC 5480, 4); Ed25519 brings its own (RFC 8410)."""
-    lib = _library()
-    if isinstance(private, lib.ed25519.Ed25519PrivateKey):
-        return None
-    if isinstance(private, lib.ec.EllipticCurvePrivateKey) and private.curve.key_size > 256:
-        return lib.hashes.SHA384()
-    return lib.hashes.SHA256()
-
-
-def _builder(subject, public, now, not_after):
-    """
-    Start a certificate: serial number of 159 random bits, positive and within 20 octets (RFC 5280, 4.1.2.2),
-    validity (4.1.2.5), subject key identifier (4.2.1.2).
-    """
-    x509 = _library().x509
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before((now - BACKDATED).replace(microsecond=0))
-        .not_valid_after(not_after.replace(microsecond=0))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    )
-
-
-def _usage(*usages):
-    x509 = _library().x509
-    known = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{name: name in usages for name in known})
-
-
-def _build_ca(private, subject, days, now, path_length=0):
-    """Make a CA certificate: basic constraints and key usage are critical (RFC 5280, 4.2.1.9, 4.2.1.3)."""
-    return (
-        _builder(subject, private.public_key(), now, now + days * DAY)
-        .issuer_name(subject)
-        .add_extension(_library().x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
-        .sign(private, _algorithm(private))
-    )
-
-
-def _build_server(public, fields, names, days, now, signer=None, issuer=None):
-    """
-    Make a server's certificate, signed by ``signer`` whose certificate is ``issuer``; self-signed without
-    one.
-
-    It ends with its issuer at the latest. Only an RSA key enciphers keys (RFC 3279, 2.3.1; RFC 5480, 3). The
-    names are critical when there is no subject (RFC 5280, 4.2.1.6). The authority key identifier is the
-    issuer's subject key identifier (4.2.1.1). No ``clientAuth``: the how-to's Postfix shows no certificate as
-    a client, and public authorities gave it up.
-    """
-    lib = _library()
-    x509 = lib.x509
-    not_after = now + days * DAY
-    subject = _name(fields)
-    alternative = []
-    for name in names:
-        try:
-            alternative.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            alternative.append(x509.DNSName(name))
-    if issuer is None:
-        issuer_name = subject
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(public)
-    else:
-        not_after = min(not_after, _utc(issuer, "after"))
-        issuer_name = issuer.subject
-        identifier = _extension(issuer, x509.SubjectKeyIdentifier)
-        if identifier is None:
-            authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())
-        else:
-            authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-    usages = ["digital_signature"]
-    if isinstance(public, lib.rsa.RSAPublicKey):
-        usages.append("key_encipherment")
-    return (
-        _builder(subject, public, now, not_after)
-        .issuer_name(issuer_name)
-        .add_extension(authority, critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(*usages), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(alternative), critical=not fields)
-        .sign(signer, _algorithm(signer))
-    )
-
-
-def _pem(certificate):
-    return certificate.public_bytes(_library().serialization.Encoding.PEM)
-
-
-def _problems(chain, anchors, names, now, window=None, public=None, fields=None):
-    """
-    Tell what is wrong with a server's certificate.
-
-    chain
-        The certificates of the file: the server's own, then those that lead to the authority.
-    anchors
-        ``(name, public key)`` of the authorities that are trusted; ``None``: the certificate signs itself.
-    names
-        Names that must be covered.
-    window
-        When renewal begins; ``None``: at the end.
-    public
-        The public half of the private key, when it is to be compared.
-    fields
-        Subject fields that must be in it, as :func:`_subject_fields` returns them.
-    """
-    lib = _library()
-    leaf, problems = chain[0], []
-    try:
-        own, end = leaf.public_key(), _utc(leaf, "after")
-        if public is not None and _spki(own) != _spki(public):
-            problems.append("it does not belong to the key")
-        weakness = _key_weakness(own)
-        if weakness:
-            problems.append(weakness)
-        if isinstance(leaf.signature_hash_algorithm, (lib.hashes.MD5, lib.hashes.SHA1)):
-            problems.append(f"clients do not take its signature ({leaf.signature_hash_algorithm.name})")
-        if now > end:
-            problems.append(f"it expired at {_date(end)}")
-        elif window is not None and now >= window:
-            problems.append(f"it ends at {_date(end)}, and its renewal began at {_date(window)}")
-        covered = _certificate_names(leaf)
-        missing = [name for name in names if not any(_covers(pattern, name) for pattern in covered)]
-        if missing:
-            problems.append(f"it is not for {', '.join(missing)} but for {', '.join(covered) or 'no name'}")
-        for name, text in (fields or {}).items():
-            attributes = leaf.subject.get_attributes_for_oid(getattr(lib.x509.NameOID, name))
-            if text not in [attribute.value for attribute in attributes]:
-                problems.append(f"its subject does not say {name.lower().replace('_', ' ')} {text}")
-        usage = _extension(leaf, lib.x509.ExtendedKeyUsage)
-        if usage is not None and lib.x509.ExtendedKeyUsageOID.SERVER_AUTH not in usage:
-            problems.append("it is not for servers (extended key usage)")
-        for lower, upper in zip(chain, chain[1:]):
-            if not _issued_by(lower, upper.subject, upper.public_key()):
-                problems.append(f"its chain is broken: {_subject_text(upper)} did not sign {_subject_text(lower)}")
-        if anchors is None:
-            signer, signed = "itself", _issued_by(leaf, leaf.subject, own)
-        else:
-            signer, signed = "the authority", any(_leads_to(chain[-1], *anchor) for anchor in anchors)
-        if not signed:
-            problems.append(f"it is not signed by {signer} but by {leaf.issuer.rfc4514_string() or 'nobody'}")
-    except lib.errors as err:
-        problems.append(f"it cannot be understood: {err}")
-    return problems
-
-
-def _leads_to(last, name, public):
-    """Whether a chain's last certificate is this authority's own, which may be left out, or signed by it."""
-    own = last.subject == name and _spki(last.public_key()) == _spki(public)
-    return own or _issued_by(last, name, public)
-
-
-def _subject_text(certificate):
-    return certificate.subject.rfc4514_string() or "(no subject)"
-
-
-def _serve(chain, private, anchors, now):
-    """
-    Load a pair into the TLS context of a server and verify its chain, strictly, against ``anchors``.
-
-    Returns the problems as a list. OpenSSL's security level applies: a weak key does not load.
-    """
-    SSL, crypto = _openssl()
-    problems = []
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    converted = [crypto.X509.from_cryptography(certificate) for certificate in chain]
-    try:
-        if private is not None:
-            try:
-                context.use_certificate(chain[0])
-                context.use_privatekey(private)
-            except TypeError:  # pyOpenSSL before 24.3 takes only its own types
-                context.use_certificate(converted[0])
-                context.use_privatekey(crypto.PKey.from_cryptography_key(private))
-            context.check_privatekey()
-    except SSL.Error as err:
-        reasons = "; ".join(str(entry[-1]) for entry in err.args[0]) if err.args else ""
-        problems.append(f"a TLS server cannot load the key and the certificate: {reasons or 'they do not match'}")
-    store = crypto.X509Store()
-    for anchor in anchors:
-        store.add_cert(crypto.X509.from_cryptography(anchor))
-    store.set_flags(crypto.X509StoreFlags.X509_STRICT)
-    store.set_time(now)
-    try:
-        crypto.X509StoreContext(store, converted[0], converted[1:]).verify_certificate()
-    except crypto.X509StoreContextError as err:
-        problems.append(f"the chain does not verify: {err}")
-    return problems
+def _names(hostname, names):
+    return __salt__["mta_x509.check_names"]([hostname, *([names] if isinstance(names, str) else names or [])])
 
 
 # -- by hand -----------------------------------------------------------------------------------
@@ -713,65 +146,14 @@ def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
 
         salt '*' mta_cert.create_key /etc/ssl/private/smtpd.key key_type=ec key_size=384
     """
-    kind, size = _key_parameters(key_type, key_size)
-    passphrase = _passphrase(passphrase_pillar)
-    _refuse_existing(path)
-    private = _generate(kind, size)
-    _create_file(path, _key_pem(private, passphrase), 0o600)
-    public = private.public_key()
-    return {"path": path, "key": _key_text(public), "tlsa": _tlsa(public)}
-
-
-def create_ca(
-    path,
-    key,
-    subject=None,
-    common_name=None,
-    key_type="rsa",
-    key_size=None,
-    days=CA_DAYS,
-    passphrase_pillar=None,
-):
-    """
-    Create a certificate authority: a private key and a self-signed certificate.
-
-    path
-        Absolute path of the certificate (0644); must not exist yet.
-
-    key
-        Absolute path of the private key (0600); must not exist yet.
-
-    subject
-        Further fields of its name: country (or ``C``), state (``ST``), locality (``L``), organization
-        (``O``), unit (``OU``), email. Default: none.
-
-    common_name
-        Its name. Default: ``CA of`` and the minion's FQDN.
-
-    key_type, key_size, passphrase_pillar
-        As for :func:`create_key`.
-
-    days
-        Validity in days, default 3650.
-
-    Returns what :func:`inspect` returns. Raises as :func:`create_key` does.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.create_ca /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem days=3650
-    """
-    parameters = _key_parameters(key_type, key_size)
-    _days(days, None)
-    passphrase = _passphrase(passphrase_pillar)
-    name = _name(_ca_subject(subject, common_name))
-    _refuse_existing(path, key)
-    private = _generate(*parameters)
-    certificate = _build_ca(private, name, days, _now())
-    _create_file(key, _key_pem(private, passphrase), 0o600)
-    _create_file(path, _pem(certificate), 0o644)
-    return inspect(path)
+    kind, size, _ = __salt__["mta_x509.key_parameters"](key_type, key_size)
+    passphrase = __salt__["mta_secret.get"](passphrase_pillar)
+    passphrase = passphrase and passphrase.encode()
+    __salt__["mta_pem.refuse_existing"](path)
+    pem = __salt__["mta_x509.make_key"](kind, size, passphrase)
+    __salt__["mta_pem.create"](path, pem, 0o600)
+    facts = __salt__["mta_x509.describe_key"](pem, passphrase)
+    return {"path": path, "key": facts["key"], "tlsa": facts["tlsa"]}
 
 
 def create(
@@ -783,7 +165,7 @@ def create(
     passphrase_pillar=None,
     subject=None,
     names=None,
-    days=SERVER_DAYS,
+    days=DAYS,
 ):
     """
     Create the certificate for a private key that exists, signed by the CA.
@@ -804,7 +186,8 @@ def create(
         Pillar path of the CA key's passphrase (the value may be an ``sdb://`` URI). Default: none.
 
     subject
-        Further subject fields, as for :func:`create_ca`.
+        Further subject fields: country (or ``C``), state (``ST``), locality (``L``), organization (``O``), unit
+        (``OU``), email. Default: none.
 
     names
         Further host names or IP addresses, a list.
@@ -825,23 +208,36 @@ def create(
             ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     """
     wanted = _names(hostname, names)
-    fields = _server_subject(subject, wanted[0])
-    _days(days, None)
-    _refuse_existing(path)
-    file = _read(key)
+    fields = __salt__["mta_x509.check_subject"](subject, wanted[0])
+    __salt__["mta_x509.check_days"](days)
+    __salt__["mta_pem.refuse_existing"](path)
+    file = __salt__["mta_pem.read"](key)
     if file is None:
         raise CommandExecutionError(f"The key {key} is not there: create it first with mta_cert.create_key")
-    private = _use_key(key, file, thorough=True)
-    now = _now()
-    signer, issuer = private, None
+    facts = _use_key(key, file)
+    now, issuer = _now(), None
     if ca_certificate:
-        signer, issuer = _signer(ca_certificate, ca_key, _passphrase(passphrase_pillar), now)
-    certificate = _build_server(private.public_key(), fields, wanted, days, now, signer, issuer)
-    problems = _serve([certificate], private, [issuer or certificate], now)
+        signing = (ca_certificate, ca_key, passphrase_pillar)
+        issuer = __salt__["mta_ca.signer"](*signing)
+        made = __salt__["mta_ca.issue"](facts["public"], fields, wanted, days, *signing)
+    else:
+        made = __salt__["mta_x509.make_certificate"](facts["public"], now, days, fields, wanted, file.data)
+    problems = __salt__["mta_x509.serve"](made, now, file.data, issuer or made)
     if problems:
         raise CommandExecutionError(f"{path} was not created: {'; '.join(problems)}")
-    _create_file(path, _pem(certificate), 0o644)
+    __salt__["mta_pem.create"](path, made, 0o644)
     return inspect(path)
+
+
+def _use_key(path, file):
+    """What a server's key is that has to be usable; raises ``CommandExecutionError`` in words."""
+    try:
+        facts = __salt__["mta_x509.describe_key"](file.data, thorough=True)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"The key {path} {err}") from err
+    if facts["weakness"]:
+        raise CommandExecutionError(f"{path}: {facts['weakness']}. Move it away to get a new one")
+    return facts
 
 
 def sign(
@@ -852,7 +248,7 @@ def sign(
     passphrase_pillar=None,
     subject=None,
     names=None,
-    days=SERVER_DAYS,
+    days=DAYS,
 ):
     """
     Sign a certificate request by the CA, for the names that *this call* states.
@@ -878,39 +274,17 @@ def sign(
         salt ca mta_cert.sign /root/mail.csr mail.example.com \\
             ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     """
-    lib = _library()
     wanted = _names(hostname, names)
-    fields = _server_subject(subject, wanted[0])
-    _days(days, None)
-    if "-----BEGIN" in request:
-        data = request.encode()
-    else:
-        file = _read(request)
+    fields = __salt__["mta_x509.check_subject"](subject, wanted[0])
+    __salt__["mta_x509.check_days"](days)
+    if "-----BEGIN" not in request:
+        file = __salt__["mta_pem.read"](request)
         if file is None:
             raise CommandExecutionError(f"The request {request} is not there")
-        data = file.data
-    try:
-        parsed = lib.x509.load_pem_x509_csr(data)
-        public, genuine = parsed.public_key(), parsed.is_signature_valid
-    except lib.errors as err:
-        raise CommandExecutionError(f"The request is not a PEM certificate request: {err}") from err
-    if not genuine:
-        raise CommandExecutionError("The request is not signed by its own key")
-    weakness = _key_weakness(public)
-    if weakness:
-        raise CommandExecutionError(f"The request is refused: {weakness}")
-    now = _now()
-    signer, issuer = _signer(ca_certificate, ca_key, _passphrase(passphrase_pillar), now)
-    certificate = _build_server(public, fields, wanted, days, now, signer, issuer)
-    problems = _serve([certificate], None, [issuer], now)
-    if problems:
-        raise CommandExecutionError(f"The request was not signed: {'; '.join(problems)}")
-    return _pem(certificate).decode()
-
-
-def _tlsa(public):
-    """TLSA data of usage 3 (DANE-EE), selector 1 (public key), matching 1 (SHA-256): RFC 7671, 5.1."""
-    return f"3 1 1 {hashlib.sha256(_spki(public)).hexdigest()}"
+        request = file.data
+    public = __salt__["mta_x509.describe_request"](request)["public"]
+    made = __salt__["mta_ca.issue"](public, fields, wanted, days, ca_certificate, ca_key, passphrase_pillar)
+    return made.decode()
 
 
 def inspect(path, renew_days=None):
@@ -928,11 +302,12 @@ def inspect(path, renew_days=None):
     - ``subject``, ``issuer`` (RFC 4514 text), ``names`` (list), ``serial`` (hexadecimal), ``ca``,
       ``self_signed``
     - ``key`` (such as ``RSA 3072``), ``signature`` (hash)
-    - ``not_before``, ``not_after`` (UTC), ``days_left`` (whole days, negative when expired)
-    - ``sha256``, ``sha1``: fingerprints; ``tlsa``: data of the TLSA record for DANE, ``_25._tcp.HOST. IN TLSA
-      …``
+    - ``not_before``, ``renewal``, ``not_after`` (UTC), ``days_left`` (whole days, negative when expired)
+    - ``sha256``, ``sha1``: fingerprints
+    - ``tlsa``: data of the TLSA record for DANE (RFC 7671, 5.1: usage 3, the public key's SHA-256, which a renewal
+      keeps); ``tlsa_records``: the whole records for SMTP, one per name
     - ``chain``: subjects of the further certificates in the file
-    - ``next_action``: in words
+    - ``next_action``: in words, for a certificate that the formula makes itself
 
     Raises ``CommandExecutionError`` when the file is no PEM certificate.
 
@@ -942,41 +317,54 @@ def inspect(path, renew_days=None):
 
         salt '*' mta_cert.inspect /etc/ssl/certs/smtpd.crt
     """
-    lib = _library()
-    file = _read(path)
+    file = __salt__["mta_pem.read"](path)
     if file is None:
         return None
+    leaf, *others = _describe(path, file, renew_days)
     now = _now()
+    shown = (
+        "subject",
+        "names",
+        "issuer",
+        "key",
+        "serial",
+        "ca",
+        "self_signed",
+        "signature",
+        "sha256",
+        "sha1",
+        "tlsa",
+    )
+    hosts = [name for name in leaf["names"] if name[:2] != "*." and not _is_address(name)]
+    return {
+        **{item: leaf[item] for item in shown},
+        **{item: _date(leaf[item]) for item in ("not_before", "renewal", "not_after")},
+        "days_left": (leaf["not_after"] - now).days,
+        "tlsa_records": [f"_25._tcp.{host}. IN TLSA {leaf['tlsa']}" for host in hosts],
+        "chain": [other["subject"] or "(no subject)" for other in others],
+        "next_action": _next_action(leaf, now),
+    }
+
+
+def _is_address(name):
+    return ":" in name or name.replace(".", "").isdigit()
+
+
+def _describe(path, file, renew_days=None):
     try:
-        chain = _load_certificates(file.data)
-        leaf = chain[0]
-        algorithm = leaf.signature_hash_algorithm
-        return {
-            **_summary(leaf),
-            "ca": _is_ca(leaf),
-            "self_signed": _issued_by(leaf, leaf.subject, leaf.public_key()),
-            "signature": algorithm.name if algorithm else "Ed25519",
-            "not_before": _date(_utc(leaf, "before")),
-            "days_left": (_utc(leaf, "after") - now).days,
-            "sha256": leaf.fingerprint(lib.hashes.SHA256()).hex(":").upper(),
-            "sha1": leaf.fingerprint(lib.hashes.SHA1()).hex(":").upper(),
-            "tlsa": _tlsa(leaf.public_key()),
-            "chain": [_subject_text(certificate) for certificate in chain[1:]],
-            "next_action": _next_action(leaf, renew_days, now),
-        }
-    except lib.errors as err:
-        raise CommandExecutionError(f"{path} is not a PEM certificate: {err}") from err
+        return __salt__["mta_x509.describe"](file.data, renew_days)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{path} {err}") from err
 
 
-def _next_action(certificate, renew_days, now):
-    window = _window(certificate, renew_days)
-    if now < _utc(certificate, "before"):
+def _next_action(facts, now):
+    if now < facts["not_before"]:
         return "none: it is not valid yet; look at the clock"
-    if now > _utc(certificate, "after"):
+    if now > facts["not_after"]:
         return "renewed at the next apply: it has expired"
-    if now >= window:
-        return f"renewed at the next apply: its renewal began at {_date(window)}"
-    return f"renewed at the first apply after {_date(window)}"
+    if now >= facts["renewal"]:
+        return f"renewed at the next apply: its renewal began at {_date(facts['renewal'])}"
+    return f"renewed at the first apply after {_date(facts['renewal'])}"
 
 
 def verify(certificate, key=None, ca_certificate=None, hostname=None):
@@ -991,7 +379,8 @@ def verify(certificate, key=None, ca_certificate=None, hostname=None):
         Absolute path of the private key that must belong to it. Default: not checked.
 
     ca_certificate
-        Absolute path of the authorities that are trusted. Default: the certificate has to sign itself.
+        Absolute path of the authorities that are trusted; on Debian ``/etc/ssl/certs/ca-certificates.crt`` are the
+        public ones. Default: the certificate has to sign itself.
 
     hostname
         Name, or list of names, that it must be for. Default: not checked.
@@ -1006,488 +395,36 @@ def verify(certificate, key=None, ca_certificate=None, hostname=None):
         salt '*' mta_cert.verify /etc/ssl/certs/smtpd.crt key=/etc/ssl/private/smtpd.key \\
             ca_certificate=/etc/ssl/certs/cacert.pem hostname=mail.example.com
     """
-    lib = _library()
-    now = _now()
-    hosts = [hostname] if isinstance(hostname, str) else list(hostname or [])
-    names = _names(hosts[0], hosts[1:]) if hosts else []
-    loaded = {}
-    for path in filter(None, (certificate, ca_certificate)):
-        file = _read(path)
-        if file is None:
+    now, problems, files = _now(), [], {}
+    names = __salt__["mta_x509.check_names"]([hostname] if isinstance(hostname, str) else hostname or [])
+    for path in filter(None, (certificate, ca_certificate, key)):
+        files[path] = __salt__["mta_pem.read"](path)
+        if files[path] is None:
             return [f"{path} is not there"]
-        try:
-            loaded[path] = _load_certificates(file.data)
-        except lib.errors as err:
-            return [f"{path} is not a PEM certificate: {err}"]
-    private = None
-    problems = []
-    if key:
-        file = _read(key)
-        if file is None:
-            return [f"{key} is not there"]
-        try:
-            private = _use_key(key, file, thorough=True)
-        except CommandExecutionError as err:
-            return [str(err)]
-        if not _key_is_protected(file, shareable=True):
-            problems.append(f"{key} can be read by others (mode {file.mode:04o})")
-    chain = loaded[certificate]
-    anchors = loaded[ca_certificate] if ca_certificate else None
-    pairs = [(anchor.subject, anchor.public_key()) for anchor in anchors] if anchors else None
-    problems += _problems(chain, pairs, names, now, public=private.public_key() if private else None)
-    if now < _utc(chain[0], "before"):
-        problems.append(f"it is not valid before {_date(_utc(chain[0], 'before'))}: look at the clock")
-    return problems + _serve(chain, private, anchors or [chain[0]], now)
-
-
-# -- the authority, planned and applied --------------------------------------------------------
-
-
-def _use_key(path, file, passphrase=None, thorough=False):
-    """Load a private key that has to be usable; raises ``CommandExecutionError`` in words."""
-    lib = _library()
-    if _encrypted(file.data) and passphrase is None:
-        raise CommandExecutionError(f"The key {path} is encrypted, and no passphrase is given")
+    private = public = anchors = None
     try:
-        private = _load_key(file.data, passphrase, thorough)
-    except lib.errors as err:
-        if _encrypted(file.data):
-            raise CommandExecutionError(f"The passphrase does not unlock the key {path}") from err
-        raise CommandExecutionError(f"{path} is not a PEM private key: {err}") from err
-    weakness = _key_weakness(private.public_key())
-    if weakness:
-        raise CommandExecutionError(f"{path}: {weakness}. Move it away to get a new one")
-    return private
-
-
-def _ca_subject(subject, common_name):
-    name = common_name or f"CA of {__grains__.get('fqdn') or __opts__['id']}"
-    return _subject_fields({"CN": name[:COMMON_NAME_LIMIT], **(subject or {})})
-
-
-def _signer(certificate_path, key_path, passphrase, now):
-    """Load the authority to sign with; returns its private key and its certificate."""
-    lib = _library()
-    if not key_path:
-        raise SaltInvocationError(f"ca_key is needed to sign by {certificate_path}")
-    certificate_file, key_file = _read(certificate_path), _read(key_path)
-    for path, file in ((certificate_path, certificate_file), (key_path, key_file)):
-        if file is None:
-            raise CommandExecutionError(
-                f"The authority's {path} is not there; mta_cert.ca_managed creates a new one"
-            )
-    try:
-        candidates = _load_certificates(certificate_file.data)
-    except lib.errors as err:
-        raise CommandExecutionError(f"{certificate_path} is not a PEM certificate: {err}") from err
-    private = _use_key(key_path, key_file, passphrase)
-    for candidate in candidates:
-        if _spki(candidate.public_key()) == _spki(private.public_key()):
-            break
-    else:
-        raise CommandExecutionError(f"The key {key_path} does not belong to {certificate_path}")
-    if not _is_ca(candidate):
-        raise CommandExecutionError(f"{certificate_path} is not an authority's certificate")
-    if now > _utc(candidate, "after"):
-        raise CommandExecutionError(f"{certificate_path} expired at {_date(_utc(candidate, 'after'))}")
-    return private, candidate
-
-
-def _planned_authorities():
-    """CAs that this run would create or renew; a certificate is checked against them in test mode."""
-    return __context__.setdefault("mta_cert.planned", {})
-
-
-def _survey_ca(now, *, name, key, subject, common_name, key_type, key_size, days, renew_days, passphrase_pillar):
-    """Look at the CA; return what is there and what has to be done. Raise for a CA that cannot be used."""
-    lib = _library()
-    parameters = _key_parameters(key_type, key_size)
-    _days(days, renew_days)
-    fields = _ca_subject(subject, common_name)
-    if name == key:
-        raise SaltInvocationError(f"The certificate and the key need a file each: {name}")
-    passphrase = _passphrase(passphrase_pillar)
-    found = types.SimpleNamespace(
-        parameters=parameters,
-        passphrase=passphrase,
-        certificate=None,
-        private=None,
-        key_data=None,
-        path_length=0,
-    )
-    found.name = _name(fields)
-    found.changes, found.notes = {}, []
-    found.write_key = found.issue = False
-    certificate_file, key_file = _read(name), _read(key)
-    if certificate_file is not None:
-        try:
-            certificates = _load_certificates(certificate_file.data)
-        except lib.errors as err:
-            raise CommandExecutionError(f"{name} is not a PEM certificate, and is not overwritten: {err}") from err
-        found.certificate = certificates[0]
-        if key_file is None:
-            raise CommandExecutionError(
-                f"The authority {name} ({_subject_text(found.certificate)}) is there without its key {key}. "
-                "Put the key back, or remove the certificate to get a new authority"
-            )
-    if key_file is None:
-        found.write_key = True
-        found.changes[key] = {"old": None, "new": _key_change(_parameters_text(*parameters), passphrase)}
-    else:
-        found.private = _use_key(key, key_file, passphrase)
-        encrypted = _encrypted(key_file.data)
-        lock = bool(passphrase) and not encrypted
-        if lock or not _key_is_protected(key_file, shareable=False):
-            found.write_key = True
-            found.key_data = None if lock else key_file.data
-            text = _key_text(found.private.public_key())
-            old = {**_key_change(text, encrypted), "mode": f"{key_file.mode:04o}", "uid": key_file.uid}
-            found.changes[key] = {"old": old, "new": {**_key_change(text, encrypted or lock), "uid": 0}}
-    reason = None
-    if found.certificate is None:
-        found.issue = True
-    else:
-        reason = _ca_renewal(name, key, certificates, found, renew_days, now)
-        if found.certificate.subject != found.name:
-            found.notes.append(
-                f"The authority keeps its name {_subject_text(found.certificate)}: with another name, "
-                "the certificates that it has signed would not verify"
-            )
-            found.name = found.certificate.subject
-    if reason:
-        found.issue = True
-        found.notes.append(f"Renewed with the same key: {reason}")
-    if found.issue:
-        text = _key_text(found.private.public_key()) if found.private else _parameters_text(*parameters)
-        new = {"subject": found.name.rfc4514_string(), "issuer": found.name.rfc4514_string(), "key": text}
-        old = _old(certificate_file, found.certificate)
-        found.changes[name] = {"old": old, "new": {**new, "days": days}}
-    return found
-
-
-def _key_change(text, encrypted):
-    return {"key": text, "encrypted": bool(encrypted), "mode": "0600"}
-
-
-def _ca_renewal(name, key, certificates, found, renew_days, now):
-    """Why the CA's certificate has to be renewed, ``None`` when not; raises when it cannot be used at all."""
-    lib = _library()
-    certificate = found.certificate
-    try:
-        public = certificate.public_key()
-        if _spki(public) != _spki(found.private.public_key()):
-            raise CommandExecutionError(f"The key {key} does not belong to the authority {name}")
-        if not _is_ca(certificate):
-            raise CommandExecutionError(
-                f"{name} ({_subject_text(certificate)}) is no authority's certificate, and is not overwritten"
-            )
-        if now < _utc(certificate, "before"):
-            raise CommandExecutionError(_too_early(name, certificate, now))
-        window = _window(certificate, renew_days)
-        if now >= window:
-            reason = f"it ends at {_date(_utc(certificate, 'after'))}, and its renewal began at {_date(window)}"
-        elif not _is_strict_ca(certificate):
-            reason = "strict clients refuse it: its extensions are not those that RFC 5280, 4.2.1, asks for"
-        else:
-            return None
-        if len(certificates) > 1 or not _issued_by(certificate, certificate.subject, public):
-            raise CommandExecutionError(
-                f"{name} cannot be renewed here, as it has more than one certificate, or another authority "
-                f"signed it. It should be: {reason}"
-            )
-        found.path_length = _extension(certificate, lib.x509.BasicConstraints).path_length
-    except lib.errors as err:
-        raise CommandExecutionError(f"{name} cannot be understood, and is not overwritten: {err}") from err
-    return reason
-
-
-def _too_early(path, certificate, now):
-    return (
-        f"{path} is valid from {_date(_utc(certificate, 'before'))} on, but the clock says {_date(now)}. "
-        "Set the clock, or remove the file"
-    )
-
-
-def ca_plan(
-    name,
-    key,
-    subject=None,
-    common_name=None,
-    key_type="rsa",
-    key_size=None,
-    days=CA_DAYS,
-    renew_days=RENEW_DAYS,
-    passphrase_pillar=None,
-):
-    """
-    Tell what :func:`ca_apply` would change; reads only.
-
-    name
-        Absolute path of the CA's certificate.
-
-    renew_days
-        How many days before its end the certificate is renewed, with the same key and name. Default 30;
-        ``None``: a third of its lifetime, 30 at most.
-
-    key, subject, common_name, key_type, key_size, days, passphrase_pillar
-        As for :func:`create_ca`. A passphrase in pillar encrypts a key that is not encrypted yet.
-
-    Returns ``{"changes", "activate", "comment", "errors"}``. ``errors`` tells why an existing CA cannot be
-    used. Raises ``SaltInvocationError`` for a bad argument.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.ca_plan /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
-    """
-    args = dict(locals())
-    planned = _planned_authorities()
-    planned.pop(name, None)
-    now = _now()
-    try:
-        found = _survey_ca(now, **args)
+        chain = files[certificate].data
+        _describe(certificate, files[certificate])
+        if ca_certificate:
+            anchors = _describe(ca_certificate, files[ca_certificate])
+        if key:
+            private, public = files[key].data, _use_key(key, files[key])["public"]
     except CommandExecutionError as err:
-        return _failed(err)
-    if found.issue:
-        public = found.private.public_key() if found.private else None
-        planned[name] = {"name": found.name, "public": public, "not_after": now + days * DAY}
-    return _plan(found)
-
-
-def _failed(err):
-    return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
-
-
-def _plan(found):
-    return {
-        "changes": found.changes,
-        "activate": RELOAD if found.changes else {},
-        "comment": "\n".join(found.notes),
-        "errors": [],
-    }
-
-
-def ca_apply(
-    name,
-    key,
-    subject=None,
-    common_name=None,
-    key_type="rsa",
-    key_size=None,
-    days=CA_DAYS,
-    renew_days=RENEW_DAYS,
-    passphrase_pillar=None,
-):
-    """
-    Create or renew the CA, and correct what others could read, as part of the transaction.
-
-    Parameters as for :func:`ca_plan`. Raises ``CommandExecutionError`` for an existing CA that cannot be
-    used, or a file that cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.ca_apply /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
-    """
-    args = dict(locals())
-    now = _now()
-    found = _survey_ca(now, **args)
-    private = found.private or _generate(*found.parameters)
-    if found.write_key:
-        _write(key, found.key_data or _key_pem(private, found.passphrase), private=True)
-    if found.issue:
-        certificate = _build_ca(private, found.name, days, now, found.path_length)
-        problems = _serve([certificate], None, [certificate], now)
-        if problems:
-            raise CommandExecutionError(f"The new {name} is not good: {'; '.join(problems)}")
-        _write(name, _pem(certificate))
-    _planned_authorities().pop(name, None)
+        return [str(err)]
+    if key:
+        wrong = __salt__["mta_pem.wrong_access"](key, files[key], "server key")
+        problems += [f"{key} {wrong}"] if wrong else []
+    problems += __salt__["mta_x509.problems"](chain, now, anchors, names, public=public)
+    trusted = files[ca_certificate].data if ca_certificate else chain
+    return problems + __salt__["mta_x509.serve"](chain, now, private, trusted)
 
 
 # -- the server's pair, planned and applied ----------------------------------------------------
 
 
-def _survey_key(key, file, found):
-    """Judge the key that is there: set ``found.private``, or say in ``found.reasons`` why it is not good."""
-    lib = _library()
-    if file is None:
-        return
-    found.key_data = file.data
-    if _encrypted(file.data):
-        raise CommandExecutionError(
-            f"The key {key} is encrypted, and Postfix cannot ask for a passphrase. "
-            "Decrypt it (openssl pkey), or remove it to get a new key and certificate"
-        )
-    try:
-        private = _load_key(file.data)
-        weakness = _key_weakness(private.public_key())
-    except lib.errors:
-        found.reasons.append("the key file is not a PEM private key")
-        return
-    if weakness:
-        found.reasons.append(weakness)
-    else:
-        found.private = private
-
-
-def _survey_certificate(name, file, found, anchors, names, fields, renew_days, ca_end, now):
-    """Judge the certificate that is there: say in ``found.reasons`` why a new one is needed."""
-    lib = _library()
-    if file is None:
-        return
-    try:
-        chain = _load_certificates(file.data)
-        found.certificate = chain[0]
-        early = now < _utc(chain[0], "before")
-        window = _window(chain[0], renew_days)
-    except lib.errors:
-        found.certificate = None
-        found.reasons.append("the certificate file is not a PEM certificate")
-        return
-    if early:
-        raise CommandExecutionError(_too_early(name, chain[0], now))
-    if ca_end is not None and ca_end - _utc(chain[0], "after") < DAY:
-        # It lasts as long as its authority does: renewing it would gain nothing until that is renewed.
-        window = None
-    public = found.private.public_key() if found.private else None
-    found.reasons += _problems(chain, anchors, names, now, window, public, fields)
-
-
-def _authority(path):
+def plan(name, key, hostname, **arguments):
     """
-    Tell what this run leaves at ``path``: ``([(name, public key)], end, name if only planned)``.
-
-    One that will be created has no key yet: nothing can be signed by it so far.
-    """
-    lib = _library()
-    planned = _planned_authorities().get(path)
-    if planned:
-        anchors = [(planned["name"], planned["public"])] if planned["public"] else []
-        return anchors, planned["not_after"], planned["name"]
-    file = _read(path)
-    if file is None:
-        raise CommandExecutionError(f"The authority {path} is not there; mta_cert.ca_managed creates a new one")
-    try:
-        certificates = _load_certificates(file.data)
-        anchors = [(certificate.subject, certificate.public_key()) for certificate in certificates]
-    except lib.errors as err:
-        raise CommandExecutionError(f"The authority {path} is not a PEM certificate: {err}") from err
-    return anchors, max(_utc(certificate, "after") for certificate in certificates), None
-
-
-def _survey(
-    now,
-    *,
-    name,
-    key,
-    hostname,
-    ca_certificate,
-    ca_key,
-    passphrase_pillar,
-    subject,
-    names,
-    key_type,
-    key_size,
-    days,
-    renew_days,
-    rotate_key,
-):
-    """Look at the pair; return what is there and what has to be done. Raise where a person has to decide."""
-    lib = _library()
-    parameters = _key_parameters(key_type, key_size)
-    _days(days, renew_days)
-    wanted = _names(hostname, names)
-    if name == key:
-        raise SaltInvocationError(f"The certificate and the key need a file each: {name}")
-    found = types.SimpleNamespace(
-        parameters=parameters,
-        names=wanted,
-        private=None,
-        key_data=None,
-        certificate=None,
-        signer=None,
-        issuer=None,
-    )
-    found.fields = _server_subject(subject, wanted[0])
-    found.changes, found.notes, found.reasons = {}, [], []
-    certificate_file, key_file = _read(name), _read(key)
-    anchors = ca_end = planned = None
-    if ca_certificate:
-        anchors, ca_end, planned = _authority(ca_certificate)
-    _survey_key(key, key_file, found)
-    _survey_certificate(
-        name, certificate_file, found, anchors, wanted, _subject_fields(subject), renew_days, ca_end, now
-    )
-    found.issue = bool(found.reasons) or found.private is None or certificate_file is None
-    if found.issue and found.private:
-        if rotate_key and certificate_file is not None:
-            found.private = None
-        else:
-            try:
-                _load_key(key_file.data, thorough=True)
-            except lib.errors:
-                found.reasons.append("the private key is damaged")
-                found.private = None
-    found.new_key = found.private is None
-    if key_file is None and certificate_file is not None:
-        found.reasons.append("the key is missing")
-    unprotected = key_file is not None and not _key_is_protected(key_file, shareable=True)
-    found.protect = unprotected and not found.new_key
-    kind = _parameters_text(*parameters) if found.new_key else _key_text(found.private.public_key())
-    if found.new_key or found.protect:
-        old = None if key_file is None else {"mode": f"{key_file.mode:04o}", "uid": key_file.uid}
-        found.changes[key] = {"old": old, "new": {"key": kind, "mode": "0600", "uid": 0}}
-    if not found.issue:
-        if kind != _parameters_text(*parameters):
-            found.notes.append(
-                f"The key stays {kind}, which is good: another ({_parameters_text(*parameters)}) would break "
-                f"records that pin it. Remove {key} to get one"
-            )
-        return found
-    issuer = _name(found.fields)
-    if planned:
-        issuer = planned
-    elif ca_certificate:
-        found.signer, found.issuer = _signer(ca_certificate, ca_key, _passphrase(passphrase_pillar), now)
-        issuer = found.issuer.subject
-    if ca_certificate and issuer == _name(found.fields):
-        raise SaltInvocationError(
-            f"The server and its authority must not have the same name: {issuer.rfc4514_string()}"
-        )
-    found.changes[name] = {
-        "old": _old(certificate_file, found.certificate),
-        "new": {
-            "subject": _name(found.fields).rfc4514_string(),
-            "names": wanted,
-            "issuer": issuer.rfc4514_string(),
-            "key": kind,
-            "days": days,
-        },
-    }
-    if found.reasons:
-        found.notes.append("Reason: " + "; ".join(found.reasons))
-    return found
-
-
-def plan(
-    name,
-    key,
-    hostname,
-    ca_certificate=None,
-    ca_key=None,
-    passphrase_pillar=None,
-    subject=None,
-    names=None,
-    key_type="rsa",
-    key_size=None,
-    days=SERVER_DAYS,
-    renew_days=RENEW_DAYS,
-    rotate_key=False,
-):
-    """
-    Tell what :func:`apply` would change; reads only.
+    Tell what :func:`apply` would change; reads only, and asks no other host.
 
     What is decided where nothing prescribes it:
 
@@ -1497,13 +434,17 @@ def plan(
       the authority, cannot be parsed) gets a new certificate. A good key is kept, so that pinned keys (TLSA 3
       1 1) stay valid; a missing, unreadable or too weak one is replaced. A key that a passphrase locks is an
       error: Postfix cannot use it, and only its owner can say what it is for.
-    - An existing authority is never overwritten. Without its key, with a key of another, with the wrong
-      passphrase: an error. Near its end, or when strict clients refuse it (the how-to's own lacks the key
-      usage), its certificate is renewed with the same key and name: what it signed before stays valid.
     - A certificate that is not valid *yet* is an error: the clock is wrong, and a new certificate would be
       wrong too.
-    - Symbolic links at the target paths are followed when root made them and they lead to a regular file.
+    - Nothing is replaced before the new pair has been checked: the key matches, the chain verifies in order,
+      names, dates, signature and key are what clients accept, and it loads in a TLS server's context. With
+      source ``files`` a bad new pair is an error, and the server keeps the one that it has.
+    - Symbolic links at the target paths are followed when root made them and they lead to a regular file. A file
+      that belongs to somebody else, or that others can write, becomes root's.
     - Keys are 0600 and root's. Debian's group ``ssl-cert`` may read a server key (0640), nobody else.
+    - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the
+      moment in which they are switched: between the two no new smtpd(8) can exist, so none can read halves of
+      different pairs. (Where the key stays, and with ``chain_file``, which is one file, it goes on running.)
 
     name
         Absolute path of the certificate.
@@ -1511,19 +452,51 @@ def plan(
     key
         Absolute path of the private key.
 
+    hostname
+        The server's FQDN: common name and first subject alternative name.
+
+    source
+        ``local_ca``: signed by the CA of ``ca_certificate`` and ``ca_key``. ``self_signed``. ``fleet_ca``: the
+        key is made here, and the minion ``ca_minion`` signs; its certificate comes to ``ca_certificate``.
+        ``files``: taken over from ``certificate_source`` and ``key_source``. Default: told by which of these are
+        given.
+
+    ca_certificate, ca_key, passphrase_pillar
+        Absolute paths of the CA's certificate and key, pillar path of the key's passphrase. Default: none.
+
+    previous_passphrase_pillar
+        Pillar path of the passphrase before that, used while the key still has it. Default: none.
+
+    ca_minion, policy
+        Id of the minion that signs, and the name of its signing policy. Default: none.
+
+    certificate_source, key_source, chain_source
+        Where an administrator or an ACME client leaves the certificate, its key, and further certificates of the
+        chain if the first has them not: absolute path, or pillar path of PEM text (or of an ``sdb://`` URI).
+        Default: none.
+
+    chain_file
+        Absolute path of one more file with the key and then the certificates, for ``smtpd_tls_chain_files``
+        (postconf(5)): one rename switches both. Default: none.
+
+    subject
+        Further subject fields, as for :func:`create`. Default: none.
+
+    alternative_names
+        Further host names or IP addresses, a list. Default: none.
+
     key_type, key_size
         For a key that has to be made; as for :func:`create_key`.
 
+    days
+        Validity of a new certificate in days, default 825.
+
     renew_days
-        How many days before its end the certificate is renewed. Default 30; ``None``: a third of its
-        lifetime, 30 at most.
+        How many days before its end the certificate is renewed. Default: a third of its lifetime, 30 at most.
 
     rotate_key
         Make a new key at each renewal. Default ``False``: the key is kept, and records that pin it stay
         valid.
-
-    hostname, ca_certificate, ca_key, passphrase_pillar, subject, names, days
-        As for :func:`create`.
 
     Returns ``{"changes", "activate", "comment", "errors"}``. Raises ``SaltInvocationError`` for a bad
     argument.
@@ -1534,35 +507,43 @@ def plan(
 
         salt '*' mta_cert.plan /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com
     """
-    args = dict(locals())
+    wanted, now = _arguments(arguments), _now()
     try:
-        found = _survey(_now(), **args)
+        evidence = _evidence(name, key, hostname, wanted)
+        said = evidence and __salt__["mta_verdict.recall"](name, evidence, now.timestamp())
+        if said:
+            return said
+        found = _survey(now, name, key, hostname, wanted)
     except CommandExecutionError as err:
-        return _failed(err)
-    return _plan(found)
+        return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
+    said = {
+        "changes": found["changes"],
+        "activate": {"postfix": "reload"} if found["changes"] else {},
+        "comment": "\n".join(found["notes"]),
+        "errors": [],
+    }
+    if evidence and not said["changes"]:
+        __salt__["mta_verdict.remember"](name, evidence, said, *(moment.timestamp() for moment in found["holds"]))
+    return said
 
 
-def apply(
-    name,
-    key,
-    hostname,
-    ca_certificate=None,
-    ca_key=None,
-    passphrase_pillar=None,
-    subject=None,
-    names=None,
-    key_type="rsa",
-    key_size=None,
-    days=SERVER_DAYS,
-    renew_days=RENEW_DAYS,
-    rotate_key=False,
-):
+def _evidence(name, key, hostname, wanted):
+    """What a verdict about the pair rests on; ``None`` where none is remembered."""
+    sources = [wanted[f"{part}_source"] for part in ("certificate", "key", "chain")]
+    if any(source and not source.startswith("/") for source in sources):
+        return None  # pillar has the key
+    if wanted["ca_certificate"] and __salt__["mta_ca.is_planned"](wanted["ca_certificate"]):
+        return None  # what the authority will be counts, not what it is
+    paths = [name, key, wanted["chain_file"], wanted["ca_certificate"], *sources]
+    return [hostname, wanted, [path and tuple(__salt__["mta_pem.read"](path) or ()) for path in paths]]
+
+
+def apply(name, key, hostname, **arguments):
     """
     Make the key and the certificate what :func:`plan` says, as part of the transaction.
 
-    The new pair is loaded as a server would load it and its chain is verified before a file is replaced.
-    Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the CA cannot be used, or a file
-    cannot be written.
+    Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the pair cannot be made or is not good,
+    or a file cannot be written.
 
     CLI Example:
 
@@ -1570,19 +551,334 @@ def apply(
 
         salt '*' mta_cert.apply /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com
     """
-    args = dict(locals())
-    now = _now()
-    found = _survey(now, **args)
-    private = found.private or _generate(*found.parameters)
-    if found.issue:
-        signer = found.signer or private
-        certificate = _build_server(
-            private.public_key(), found.fields, found.names, days, now, signer, found.issuer
-        )
-        problems = _serve([certificate], private, [found.issuer or certificate], now)
+    wanted, now = _arguments(arguments), _now()
+    found = _survey(now, name, key, hostname, wanted)
+    files = {}
+    private = found["key"] or __salt__["mta_x509.make_key"](*found["parameters"])
+    certificate = found["certificate"]
+    if certificate is None:
+        certificate, authority = _issue(now, private, found, wanted)
+        files.update(authority)
+        problems = _judge(now, certificate, private, found, wanted, authority)
         if problems:
             raise CommandExecutionError(f"The new {name} is not good: {'; '.join(problems)}")
-    if found.new_key or found.protect:
-        _write(key, _key_pem(private) if found.new_key else found.key_data, private=True)
-    if found.issue:
-        _write(name, _pem(certificate))
+    contents = {key: private, name: certificate, wanted["chain_file"]: private + certificate}
+    files.update({path: data for path, data in contents.items() if path in found["changes"]})
+    apart = private != found["old_key"] and _is_read_apart(key)
+    __salt__["mta_pem.write"](files, halted=apart)
+
+
+def _is_read_apart(key):
+    """Whether an smtpd(8) that is started at this moment reads this key file, and the certificate from another."""
+    try:
+        listeners = __salt__["postconf.listeners"]()
+    except CommandExecutionError:
+        return True  # main.cf or master.cf is broken: an smtpd may still start
+    read = {os.path.realpath(path) for listener in listeners for path in listener["keys"]}
+    return os.path.realpath(key) in read
+
+
+def _survey(now, name, key, hostname, wanted):
+    """Look at the pair; return what is there and what has to be done. Raise where a person has to decide."""
+    kind, size, text = __salt__["mta_x509.key_parameters"](wanted["key_type"], wanted["key_size"])
+    __salt__["mta_x509.check_days"](wanted["days"], wanted["renew_days"])
+    names = _names(hostname, wanted["alternative_names"])
+    paths = [path for path in (name, key, wanted["chain_file"], wanted["ca_certificate"]) if path]
+    if len(set(paths)) < len(paths):
+        raise SaltInvocationError(f"The certificate, the key and the others need a file each: {', '.join(paths)}")
+    found = {
+        "parameters": (kind, size),
+        "parameters_text": text,
+        "names": names,
+        "fields": __salt__["mta_x509.check_subject"](wanted["subject"], names[0]),
+        "own_fields": __salt__["mta_x509.check_subject"](wanted["subject"]),
+        "files": {path: __salt__["mta_pem.read"](path) for path in paths},
+        "key": None,
+        "certificate": None,
+        "changes": {},
+        "notes": [],
+        "holds": None,
+    }
+    file = found["files"][key]
+    found["old_key"] = file and file.data
+    if wanted["source"] == "files":
+        _survey_files(now, name, key, wanted, found)
+    else:
+        _survey_made(now, name, key, wanted, found)
+    _survey_access(name, key, wanted["chain_file"], found)
+    return found
+
+
+def _survey_access(name, key, chain_file, found):
+    """Find what others can get at, and a chain file that is not what the pair is."""
+    changes, new = found["changes"], "the key and the certificate in one file"
+    if chain_file:
+        file = found["files"][chain_file]
+        pair = found["key"] and found["certificate"] and found["key"] + found["certificate"]
+        if file is None or file.data != pair:
+            changes[chain_file] = {"old": None if file is None else "another content", "new": new}
+    for path, kind in ((key, "server key"), (name, "certificate"), (chain_file, "server key")):
+        file = path and found["files"][path]
+        wrong = file and __salt__["mta_pem.wrong_access"](path, file, kind)
+        if not wrong:
+            continue
+        if kind == "server key" and key not in changes:
+            found["notes"].append(f"{path} {wrong}. Who has read the key can be the server: consider a new one")
+        if path not in changes:
+            mode = "0644" if kind == "certificate" else "0600"
+            old = {"mode": f"{file.mode:04o}", "uid": file.uid}
+            changes[path] = {"old": old, "new": {"mode": mode, "uid": 0}}
+
+
+# -- a pair that is made here ------------------------------------------------------------------
+
+
+def _survey_made(now, name, key, wanted, found):
+    """Judge the pair that is there, and find what has to be made."""
+    certificate_file, key_file = found["files"][name], found["files"][key]
+    authority = _trusted(wanted, found)
+    facts, reasons = _survey_key(key, key_file)
+    if certificate_file is not None:
+        reasons += _survey_certificate(now, name, certificate_file, facts, authority, wanted, found)
+    if authority["missing"]:
+        reasons.append(f"the authority's certificate {wanted['ca_certificate']} is not there")
+    issue = bool(reasons) or facts is None or certificate_file is None
+    if issue and facts:
+        if wanted["rotate_key"] and certificate_file is not None:
+            facts = None
+        else:
+            try:
+                __salt__["mta_x509.describe_key"](key_file.data, thorough=True)
+            except CommandExecutionError:
+                reasons.append("the private key is damaged")
+                facts = None
+    text = found["parameters_text"] if facts is None else facts["key"]
+    if facts is None:
+        old = None if key_file is None else {"mode": f"{key_file.mode:04o}", "uid": key_file.uid}
+        found["changes"][key] = {"old": old, "new": {"key": text, "mode": "0600", "uid": 0}}
+        if key_file is None and certificate_file is not None:
+            reasons.append("the key is missing")
+    else:
+        found["key"] = key_file.data
+    if not issue:
+        found["certificate"] = certificate_file.data
+        if text != found["parameters_text"]:
+            found["notes"].append(
+                f"The key stays {text}, which is good: another ({found['parameters_text']}) would break "
+                f"records that pin it. Remove {key} to get one"
+            )
+        return
+    issuer = _issuer(authority, wanted, found)
+    found["changes"][name] = {
+        "old": _old(certificate_file),
+        "new": {
+            "subject": __salt__["mta_x509.describe_subject"](found["fields"])["subject"],
+            "names": found["names"],
+            "issuer": issuer,
+            "key": text,
+            "days": wanted["days"],
+        },
+    }
+    if authority["missing"]:
+        found["changes"][wanted["ca_certificate"]] = {"old": None, "new": issuer}
+    if wanted["source"] == "fleet_ca":
+        found["notes"].append(f"The CA minion {wanted['ca_minion']} signs it, and is asked in a real run only")
+    if reasons:
+        found["notes"].append("Reason: " + "; ".join(reasons))
+
+
+def _trusted(wanted, found):
+    """The authority that the pair is checked against: ``anchors`` as of ``mta_x509.problems``."""
+    none = {"anchors": None, "not_after": None, "planned": False, "missing": False}
+    if wanted["source"] == "self_signed":
+        return none
+    if wanted["source"] == "fleet_ca" and found["files"][wanted["ca_certificate"]] is None:
+        return {**none, "anchors": "any", "missing": True}
+    return {**none, **__salt__["mta_ca.authority"](wanted["ca_certificate"])}
+
+
+def _issuer(authority, wanted, found):
+    """The name that will sign, as text; raises when it cannot."""
+    own = __salt__["mta_x509.describe_subject"](found["fields"])
+    if wanted["source"] == "self_signed":
+        return own["subject"]
+    if wanted["source"] == "fleet_ca":
+        return f"the CA minion {wanted['ca_minion']}"
+    issuer = authority
+    if not authority["planned"]:
+        pem = __salt__["mta_ca.signer"](*_signing(wanted))
+        (issuer,) = __salt__["mta_x509.describe"](pem)
+    if issuer["name"] == own["name"]:
+        raise SaltInvocationError(f"The server and its authority must not have the same name: {own['subject']}")
+    return issuer["subject"]
+
+
+def _signing(wanted):
+    names = ("ca_certificate", "ca_key", "passphrase_pillar", "previous_passphrase_pillar")
+    return [wanted[name] for name in names]
+
+
+def _survey_key(path, file):
+    """What the key is that is there, ``None`` when it is of no use; and the reasons why."""
+    if file is None:
+        return None, []
+    if __salt__["mta_x509.is_locked"](file.data):
+        raise CommandExecutionError(
+            f"The key {path} is encrypted, and Postfix cannot ask for a passphrase. "
+            "Decrypt it (openssl pkey), or remove it to get a new key and certificate"
+        )
+    try:
+        facts = __salt__["mta_x509.describe_key"](file.data)
+    except CommandExecutionError:
+        return None, ["the key file is not a PEM private key"]
+    return (None, [facts["weakness"]]) if facts["weakness"] else (facts, [])
+
+
+def _survey_certificate(now, name, file, facts, authority, wanted, found):
+    """Why the certificate that is there has to be replaced."""
+    try:
+        leaf = _describe(name, file, wanted["renew_days"])[0]
+    except CommandExecutionError:
+        return ["the certificate file is not a PEM certificate"]
+    if now < leaf["not_before"]:
+        raise CommandExecutionError(
+            f"{name} is valid from {_date(leaf['not_before'])} on, but the clock says {_date(now)}. "
+            "Set the clock, or remove the file"
+        )
+    renewal = leaf["renewal"]
+    if authority["not_after"] is not None and authority["not_after"] - leaf["not_after"] < DAY:
+        # It lasts as long as its authority does: renewing it would gain nothing until that is renewed. The
+        # authority of a fleet is renewed elsewhere, and asked again.
+        renewal = None if wanted["source"] == "local_ca" else renewal
+    found["holds"] = leaf["not_before"], renewal or leaf["not_after"]
+    return __salt__["mta_x509.problems"](
+        file.data,
+        now,
+        authority["anchors"],
+        found["names"],
+        renewal,
+        facts and facts["public"],
+        # What a fleet's certificates say beside the names is for its signing policy to decide.
+        None if wanted["source"] == "fleet_ca" else found["own_fields"],
+    )
+
+
+def _old(file):
+    """What a change shows of the certificate that it replaces."""
+    if file is None:
+        return None
+    try:
+        return _summary(__salt__["mta_x509.describe"](file.data)[0])
+    except CommandExecutionError:
+        return "not a certificate that can be understood"
+
+
+def _summary(facts):
+    shown = {item: facts[item] for item in ("subject", "names", "issuer", "key", "serial")}
+    return {**shown, "not_after": _date(facts["not_after"])}
+
+
+def _issue(now, private, found, wanted):
+    """Have a certificate made for the key. Returns it as PEM bytes, and the authority's file if that is new."""
+    public = __salt__["mta_x509.describe_key"](private)["public"]
+    making = (found["fields"], found["names"])
+    if wanted["source"] == "self_signed":
+        made = __salt__["mta_x509.make_certificate"](public, now, wanted["days"], *making, private)
+        return made, {}
+    if wanted["source"] == "local_ca":
+        return __salt__["mta_ca.issue"](public, *making, wanted["days"], *_signing(wanted)), {}
+    request = __salt__["mta_x509.make_request"](private, *making)
+    chain = __salt__["mta_fleet_ca.sign_request"](request, wanted["ca_minion"], wanted["policy"], wanted["days"])
+    authority = __salt__["mta_fleet_ca.authority"](wanted["ca_minion"])
+    made, authority = (__salt__["mta_x509.pick"](pem, "certificates") for pem in (chain, authority))
+    if not made or not authority:
+        raise CommandExecutionError(f"The CA minion {wanted['ca_minion']} answered without a certificate")
+    file = found["files"][wanted["ca_certificate"]]
+    return made, {} if file is not None and file.data == authority else {wanted["ca_certificate"]: authority}
+
+
+def _judge(now, certificate, private, found, wanted, authority):
+    """What is wrong with a pair that has just been made, before it replaces anything."""
+    public = __salt__["mta_x509.describe_key"](private)["public"]
+    anchors = None
+    if wanted["source"] == "local_ca":
+        anchors = __salt__["mta_ca.signer"](*_signing(wanted))
+    elif wanted["source"] == "fleet_ca":
+        file = found["files"][wanted["ca_certificate"]]
+        anchors = authority.get(wanted["ca_certificate"]) or file.data
+    trusted = anchors and __salt__["mta_x509.describe"](anchors)
+    leaf = __salt__["mta_x509.describe"](certificate, wanted["renew_days"])[0]
+    renewal = None if wanted["source"] == "local_ca" else leaf["renewal"]
+    problems = __salt__["mta_x509.problems"](certificate, now, trusted, found["names"], renewal, public)
+    return problems or __salt__["mta_x509.serve"](certificate, now, private, anchors or certificate)
+
+
+# -- a pair that is taken over -----------------------------------------------------------------
+
+
+def _survey_files(now, name, key, wanted, found):
+    """Check the pair that an administrator or an ACME client has left; raise unless it is good."""
+    where = wanted["certificate_source"]
+    try:
+        certificate = __salt__["mta_pem.source"](where)
+        if wanted["chain_source"]:
+            certificate += b"\n" + __salt__["mta_pem.source"](wanted["chain_source"])
+        private = __salt__["mta_pem.source"](wanted["key_source"], private=True)
+        certificate = __salt__["mta_x509.pick"](certificate, "certificates")
+        private = __salt__["mta_x509.pick"](private, "key")
+        files = (name, certificate), (key, private)
+        fresh = [path for path, data in files if getattr(found["files"][path], "data", None) != data]
+        chain = _taken(now, certificate, private, fresh, found, wanted)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(
+            f"The new pair is not used, and the server keeps the one that it has: {err}"
+        ) from err
+    found["key"], found["certificate"] = private, certificate
+    renewal = chain[0]["renewal"]
+    found["holds"] = chain[0]["not_before"], renewal if now < renewal else chain[0]["not_after"]
+    for path, new in (
+        (key, {"key": chain[0]["key"], "from": wanted["key_source"], "mode": "0600", "uid": 0}),
+        (name, {**_summary(chain[0]), "from": where}),
+    ):
+        if path in fresh:
+            file = found["files"][path]
+            old = file and ({"mode": f"{file.mode:04o}", "uid": file.uid} if path == key else _old(file))
+            found["changes"][path] = {"old": old, "new": new}
+    if now >= chain[0]["renewal"]:
+        found["notes"].append(
+            f"{where} ends at {_date(chain[0]['not_after'])}, and nobody has renewed it since "
+            f"{_date(chain[0]['renewal'])}: look at what should"
+        )
+    if len(chain) == 1 and not chain[0]["self_signed"]:
+        found["notes"].append(
+            f"{where} holds one certificate only: clients that do not have its issuer, {chain[0]['issuer']}, "
+            "cannot verify it. ACME clients have a file with the whole chain"
+        )
+
+
+def _taken(now, certificate, private, fresh, found, wanted):
+    """
+    What the certificates of a pair are that is to be taken over; raises when it is not good.
+
+    Only a ``fresh`` one is loaded as a server would load it, which takes pyOpenSSL: the others have been.
+    """
+    where, key_where = wanted["certificate_source"], wanted["key_source"]
+    for path, data, kind in ((where, certificate, "certificate"), (key_where, private, "private key")):
+        if not data:
+            raise CommandExecutionError(f"{path} holds no PEM {kind}")
+    if __salt__["mta_x509.is_locked"](private):
+        raise CommandExecutionError(f"{key_where} is encrypted, and Postfix cannot ask for a passphrase")
+    try:
+        facts = __salt__["mta_x509.describe_key"](private)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{key_where} {err}") from err
+    try:
+        chain = __salt__["mta_x509.describe"](certificate, wanted["renew_days"])
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{where} {err}") from err
+    problems = __salt__["mta_x509.problems"](certificate, now, "any", found["names"], public=facts["public"])
+    if not problems and fresh:
+        problems = __salt__["mta_x509.serve"](certificate, now, private)
+    if problems:
+        raise CommandExecutionError(f"{where}: {'; '.join(problems)}")
+    return chain

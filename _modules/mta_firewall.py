@@ -1,19 +1,16 @@
 """
-Open the mail server's ports in the firewall.
+Open the mail server's ports in the firewall that is in force on this host.
 
-The backend ``iptables`` keeps a block of rules, between two marker comments, in a file for
-iptables-restore(8), as the how-to does by hand. Rules that open a port already, in whatever spelling, are
-left to do so. A file is tested before it replaces the old one, and a file that does not load is taken back,
-with the running rules.
+Which firewall that is, which ports they are, and what the backends have in common is here; each backend has a
+module of its own: ``mta_firewall_iptables``, ``mta_firewall_nftables``, ``mta_firewall_ufw`` and
+``mta_firewall_firewalld``. Each of them has ``in_force``, ``plan`` and ``apply``, keeps the rules of others as
+they are, writes to the place from which the firewall starts at boot, and leaves file and running rules as they
+were when the new ones do not load.
 """
 
 import contextlib
 import os
-import pathlib
-import re
-import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 
@@ -21,297 +18,226 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 # The how-to's: SMTP, POP3 and POP3S, IMAP and IMAPS.
 PORTS = (25, 110, 995, 143, 993)
+LISTENERS = "listeners"
 
-BEGIN = "# postfix_mta: begin"
-END = "# postfix_mta: end"
-
-# The how-to's lines.
-GROUPS = (
-    ("# Allows SMTP access", (25,)),
-    ("# Allows mail submission", (465, 587)),
-    ("# Allows pop and pops connections", (110, 995)),
-    ("# Allows imap and imaps connections", (143, 993)),
-)
-LOG_LINE = re.compile(r"\s*#.*log iptables denied calls", re.IGNORECASE)
-
-
-# Options of a rule that do not limit whom it lets in, with the values for which that is so (None: any value).
-UNLIMITED = {
-    "--protocol": {"tcp", "6", "all", "0"},
-    "--match": {"tcp", "multiport", "comment", "state", "conntrack"},
-    "--source": {"0.0.0.0/0", "0/0"},
-    "--destination": {"0.0.0.0/0", "0/0"},
-    "--in-interface": {"+"},
-    "--comment": None,
-    "--reject-with": None,
+# What the settings of the backends are where they are not given.
+DEFAULTS = {
+    "rules_file": "/etc/iptables.firewall.rules",
+    "rules_file_v6": "/etc/ip6tables.firewall.rules",
+    "nftables_file": "/etc/nftables.conf",
+    "zones": [],
 }
-SHORT = {
-    "-p": "--protocol",
-    "-m": "--match",
-    "-s": "--source",
-    "--src": "--source",
-    "-d": "--destination",
-    "--dst": "--destination",
-    "-i": "--in-interface",
-    "-j": "--jump",
-    "--destination-port": "--dport",
-    "--destination-ports": "--dports",
-    "--state": "--ctstate",
+# Backend: the settings that its functions take. In the order in which ``auto`` looks for one: ufw and firewalld
+# make their rules with iptables or nftables, so those come last.
+BACKENDS = {
+    "ufw": (),
+    "firewalld": ("zones",),
+    "nftables": ("nftables_file",),
+    "iptables": ("rules_file", "rules_file_v6"),
 }
 
 
-def plan(backend="auto", ports=PORTS, rules_file="/etc/iptables.firewall.rules"):
+def plan(backend="auto", ports=PORTS, config_directory="/etc/postfix", **settings):
     """
     Return what has to change for the ports to be open; nothing is changed.
 
     backend (str, default auto)
-        ``iptables``: the rules file. ``none``: no firewall. ``auto``: ``iptables`` when the rules file
-        exists, else ``none``.
+        ``ufw``, ``firewalld``, ``nftables``, ``iptables``; ``none``: no firewall; ``auto``: the first of these
+        four that is in force, else ``none``.
 
-    ports (list of int, default 25, 110, 995, 143, 993)
-        TCP ports. With an empty list the block of rules goes.
+    ports (list, default 25, 110, 995, 143, 993)
+        TCP ports. The item ``listeners`` stands for those that Postfix offers to other hosts, as
+        ``postconf.ports`` tells. With an empty list what an earlier call opened is closed again.
 
-    rules_file (str, default /etc/iptables.firewall.rules)
-        A file for iptables-restore(8).
+    config_directory (str, default /etc/postfix)
+        For ``listeners``: where master.cf is.
 
-    Returns ``{"backend": "iptables" or "none", "changes": {item: {"old": …, "new": …}}}``. The running rules
-    are to be loaded when the file changes, and when they drop what the file accepts. A host whose firewall is
-    off keeps it off, unless the file gets a port.
+    rules_file, rules_file_v6 (str, default /etc/iptables.firewall.rules, /etc/ip6tables.firewall.rules)
+        For ``iptables``: files for iptables-restore(8) and ip6tables-restore(8); the second may be absent.
+
+    nftables_file (str, default /etc/nftables.conf)
+        For ``nftables``: what nftables.service loads at boot.
+
+    zones (list of str, default: the default zone)
+        For ``firewalld``: the zones in which the ports are open.
+
+    Returns ``{"backend": …, "changes": {item: {"old": …, "new": …}}, "comment": text or None}``.
 
     Raises ``SaltInvocationError`` for an unknown backend and for what is not a port. Raises
-    ``CommandExecutionError`` when the rules cannot be read, and when the new file does not pass
-    ``iptables-restore --test``.
+    ``CommandExecutionError`` when the rules cannot be read, or the firewall refuses the new ones.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' mta_firewall.plan iptables '[25, 993]'
+        salt '*' mta_firewall.plan nftables '[25, 993]'
     """
-    if backend not in ("auto", "iptables", "none"):
-        raise SaltInvocationError(f"Firewall backend {backend!r}: this version has auto, iptables and none")
-    wrong = [port for port in ports if type(port) is not int or not 0 < port < 65536]
-    if wrong:
-        raise SaltInvocationError(f"Not a port number: {', '.join(map(repr, wrong))}")
-    exists = os.path.exists(rules_file)
-    if backend == "none" or (backend == "auto" and not exists):
-        return {"backend": "none", "changes": {}}
-    if not exists:
-        raise CommandExecutionError(
-            f"There is no {rules_file}, and a firewall is not invented here. Write your rules to it "
-            "(iptables-save shows those that run now), or set the backend to auto or none"
-        )
-    old = _read(rules_file)
-    new = _with_ports(old, ports)
-    changes = {}
-    if ports or new != old:
-        running = _run(["iptables", "-w", "5", "-S", "INPUT"]).splitlines()
-        closed = _closed_when_running(running, ports)
-        # More than the line with the policy: a firewall is on.
-        if new != old:
-            changes[rules_file] = {"old": _block(old), "new": _block(new)}
-        if closed or (new != old and (ports or len(running) > 1)):
-            before = f"without port {', '.join(map(str, closed))}" if closed else "before the change"
-            changes["running rules"] = {"old": before, "new": f"loaded from {rules_file}"}
-    if changes:
-        _run(["iptables-restore", "-w", "5", "--test"], stdin=new)
-    return {"backend": "iptables", "changes": changes}
+    if backend not in ("auto", "none", *BACKENDS):
+        raise SaltInvocationError(f"Firewall backend {backend!r}: there are auto, none, {', '.join(BACKENDS)}")
+    numbers = _numbers(ports, config_directory)
+    if backend == "auto":
+        backend = in_force(**settings)
+    if backend == "none":
+        return {"backend": "none", "changes": {}, "comment": None}
+    planned = __salt__[f"mta_firewall_{backend}.plan"](numbers, **_own(backend, settings))
+    return {"backend": backend, "changes": planned["changes"], "comment": "\n".join(planned["notes"]) or None}
 
 
-def apply(backend="auto", ports=PORTS, rules_file="/etc/iptables.firewall.rules"):
+def apply(backend="auto", ports=PORTS, config_directory="/etc/postfix", **settings):
     """
-    Write the rules file and load it, as far as :py:func:`plan` finds it necessary.
+    Open the ports, as far as :py:func:`plan` finds it necessary.
 
     Parameters as for :py:func:`plan`.
 
-    Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the file and
+    Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and
     the running rules as they were, when the rules cannot be loaded.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' mta_firewall.apply iptables '[25, 993]'
+        salt '*' mta_firewall.apply nftables '[25, 993]'
     """
-    changes = plan(backend, ports, rules_file)["changes"]
-    if not changes:
-        return
-    old = _read(rules_file)
-    new = _with_ports(old, ports)
-    saved = _saved(new)
-    if new != old:
-        _replace(rules_file, new)
-    if "running rules" in changes:
-        try:
-            _run(["iptables-restore", "-w", "5"], stdin=new)
-        except CommandExecutionError:
-            if new != old:
-                _replace(rules_file, old)
-            _run(["iptables-restore", "-w", "5"], stdin=saved)
-            raise
+    planned = plan(backend, ports, config_directory, **settings)
+    if planned["changes"]:
+        backend = planned["backend"]
+        numbers = _numbers(ports, config_directory)
+        __salt__[f"mta_firewall_{backend}.apply"](numbers, **_own(backend, settings))
 
 
-def _with_ports(text, ports):
+def in_force(**settings):
     """
-    Return the text of a rules file with its block of rules as it should be.
+    Return the firewall that is in force, or ``none``. No process is started.
 
-    Ports that other rules open to everybody are left out of the block. It stays where it is while it is
-    reached there. A new one goes before the comment "Log iptables denied calls", or before a rule that drops
-    everything, or before the COMMIT of the filter table, whichever comes first.
+    settings
+        ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall.in_force
     """
-    lines = text.splitlines(keepends=True)
-    begin, end = _block_range(lines)
-    rest = lines[:begin] + lines[end:]
-    if not ports:
-        return "".join(rest)
-    first, commit = _filter_table(rest)
-    closed, drop = _closed(rest[first:commit], ports)
-    if not closed:
-        return "".join(rest)
-    last = first + drop
-    if begin < end and first <= begin <= last:
-        place = begin
-    else:
-        log = next((index for index in range(first, last) if LOG_LINE.match(rest[index])), None)
-        place = last if log is None else log
-        while log is None and rest[place - 1].startswith("#"):
-            place -= 1
-    return "".join(rest[:place] + _rules(closed) + rest[place:])
+    for backend in BACKENDS:
+        if __salt__[f"mta_firewall_{backend}.in_force"](**_own(backend, settings)):
+            return backend
+    return "none"
 
 
-def _rules(ports):
-    """Return the lines of a block."""
-    known = [port for _comment, members in GROUPS for port in members]
-    others = ("# Allows other connections", [port for port in ports if port not in known])
-    paragraphs = []
-    for comment, members in (*GROUPS, others):
-        rules = [f"-A INPUT -p tcp --dport {port} -j ACCEPT" for port in members if port in ports]
-        if rules:
-            paragraphs.append("\n".join([comment, *rules]))
-    return f"{BEGIN}\n{{}}\n{END}\n\n".format("\n\n".join(paragraphs)).splitlines(keepends=True)
-
-
-def _block_range(lines):
-    """Return the slice of the lines that is our block and the empty line after it; empty without a block."""
-    marks = [index for index, line in enumerate(lines) if line.strip() in (BEGIN, END)]
-    if not marks:
-        return 0, 0
-    if [lines[index].strip() for index in marks] != [BEGIN, END]:
-        raise CommandExecutionError(f'The rules file needs one "{BEGIN}" and after it one "{END}", or neither')
-    begin, end = marks[0], marks[1] + 1
-    return begin, end + (end < len(lines) and not lines[end].strip())
-
-
-def _block(text):
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[slice(*_block_range(lines))]).strip()
-
-
-def _filter_table(lines):
-    """Return the index of the first line in the filter table, and that of its COMMIT."""
-    words = [line.strip() for line in lines]
-    if "*filter" not in words or "COMMIT" not in words[words.index("*filter") :]:
-        raise CommandExecutionError("The rules file has no table *filter that ends with COMMIT")
-    first = words.index("*filter") + 1
-    return first, words.index("COMMIT", first)
-
-
-def _closed(lines, ports):
-    """Return the ports that no line opens to everybody, and how many lines precede dropping everything."""
-    closed = list(dict.fromkeys(ports))
-    for number, line in enumerate(lines):
-        target, opened = _rule(line)
-        if target in ("DROP", "REJECT") and opened is None:
-            return closed, number
-        if target == "ACCEPT":
-            closed = [port for port in closed if opened is not None and port not in opened]
-    return closed, len(lines)
-
-
-def _closed_when_running(lines, ports):
-    """Return the ports that the output of ``iptables -S INPUT`` closes: none where the firewall is off."""
-    closed, drop = _closed(lines, ports)
-    return [] if drop == len(lines) and "-P INPUT ACCEPT" in lines else closed
-
-
-def _rule(line):
+def plan_removal(**settings):
     """
-    Return the target of a rule that applies to every TCP client, and the ports it is for (None: all).
+    Return what has to change for nothing of this formula's to be left in any firewall; nothing is changed.
 
-    ``(None, None)`` for any other line: rules with a further condition, for another protocol or chain,
-    comments.
+    settings
+        ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
+
+    Returns ``{backend: {item: {"old": …, "new": …}}}`` of those that have something.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall.plan_removal
     """
-    other = (None, None)
-    line = re.sub(r"^\s*\[\d+:\d+\]", "", line)
+    planned = {
+        backend: __salt__[f"mta_firewall_{backend}.plan"]([], **_own(backend, settings))["changes"]
+        for backend in BACKENDS
+    }
+    return {backend: changes for backend, changes in planned.items() if changes}
+
+
+def remove(**settings):
+    """
+    Take out of every firewall what this formula has put there.
+
+    settings
+        ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall.remove
+    """
+    for backend in plan_removal(**settings):
+        __salt__[f"mta_firewall_{backend}.apply"]([], **_own(backend, settings))
+
+
+def _own(backend, settings):
+    """Return the settings that a backend takes."""
+    return {name: settings.get(name, DEFAULTS[name]) for name in BACKENDS[backend]}
+
+
+def _numbers(ports, config_directory):
+    """Return the ports as numbers, each once, in the order given."""
+    wrong = [port for port in ports if port != LISTENERS and (type(port) is not int or not 0 < port < 65536)]
+    if wrong:
+        raise SaltInvocationError(f"Neither a port number nor {LISTENERS}: {', '.join(map(repr, wrong))}")
+    found = []
+    for port in ports:
+        found += __salt__["postconf.ports"](config_directory) if port == LISTENERS else [port]
+    return list(dict.fromkeys(found))
+
+
+# ------------------------------------------------------------- What backends share
+
+
+def read(path):
+    """
+    Return the contents of a firewall's file, ``None`` when there is none.
+
+    path (str)
+        Absolute path. Bytes that are not UTF-8 become surrogates (``surrogateescape``).
+
+    Raises ``CommandExecutionError`` when it is there and cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall.read /etc/nftables.conf
+    """
     try:
-        words = shlex.split(re.sub(r"(\s--[a-z-]+)=", r"\1 ", line))
-    except ValueError:
-        return other
-    if words[:2] not in (["-A", "INPUT"], ["--append", "INPUT"]) or len(words) % 2:
-        return other
-    target, ports = None, None
-    for option, value in zip(words[2::2], words[3::2]):
-        option = SHORT.get(option, option)
-        if option == "--jump":
-            target = value
-        elif option in ("--dport", "--dports"):
-            ports = {number for part in value.split(",") for number in _port_range(part)}
-        elif option == "--ctstate":
-            if "NEW" not in value.upper().split(","):
-                return other
-        elif option not in UNLIMITED or (UNLIMITED[option] and value not in UNLIMITED[option]):
-            return other
-    return target, ports
-
-
-def _port_range(text):
-    """Return the numbers of ``25``, ``smtp`` or ``110:143``; none for a service unknown to this host."""
-    ends = []
-    for end in text.split(":") if ":" in text else [text, text]:
-        try:
-            ends.append(int(end) if end.isdigit() else socket.getservbyname(end, "tcp"))
-        except OSError:
-            return range(0)
-    return range(ends[0], ends[-1] + 1)
-
-
-def _saved(text):
-    """
-    Return rules that bring the tables of a rules file back to how they are now.
-
-    A table that is not in use is missing in iptables-save's output: it is emptied, and its chains accept.
-    """
-    saved = []
-    unused = False
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("*"):
-            now = _run(["iptables-save", "-t", line[1:]])
-            unused = line not in now.splitlines()
-            saved.append(line if unused else now)
-        elif unused and re.match(r":\S+ (ACCEPT|DROP)\b", line):
-            saved.append(f"{line.split()[0]} ACCEPT [0:0]")
-        elif unused and line == "COMMIT":
-            saved.append(line)
-    return "\n".join(saved) + "\n"
-
-
-def _read(path):
-    try:
-        return pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise CommandExecutionError(f"The rules file cannot be read: {error}") from error
+        raise CommandExecutionError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _replace(path, text):
-    """Replace a file's contents at once, keeping its owner and mode. A symbolic link stays one."""
+def replace(path, text):
+    """
+    Replace the contents of a firewall's file at once, keeping its owner and mode; ``None`` removes it.
+
+    path (str)
+        Absolute path. A symbolic link stays one. A new file is root's, 0644.
+
+    text (str)
+        The contents; bytes that are not UTF-8 are surrogates (``surrogateescape``).
+
+    Raises ``CommandExecutionError`` when it cannot be written; the old file is then still there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall.replace /etc/firewalld/services/mine.xml '<service/>'
+    """
     path = os.path.realpath(path)
     temporary = None
     try:
-        old = os.stat(path)
+        if text is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
         descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            os.fchown(file.fileno(), old.st_uid, old.st_gid)
-            os.fchmod(file.fileno(), old.st_mode & 0o7777)
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            os.fchmod(file.fileno(), 0o644)
+            with contextlib.suppress(FileNotFoundError):
+                old = os.stat(path)
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), old.st_mode & 0o7777)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -320,16 +246,32 @@ def _replace(path, text):
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise CommandExecutionError(f"The rules file cannot be written: {error}") from error
+        raise CommandExecutionError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _run(argv, stdin=""):
-    """Run a program of iptables and return what it printed; the search path of a daemon may lack sbin."""
+def run(argv, stdin=""):
+    """
+    Run a firewall's program and return what it printed. The search path of a daemon may lack sbin.
+
+    argv (list of str)
+        The program and its arguments.
+
+    stdin (str, default empty)
+        Its standard input.
+
+    Raises ``CommandExecutionError`` when there is no such program, and with its own words when it fails.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall.run '[nft, list, tables]'
+    """
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     program = shutil.which(argv[0], path=path)
     if not program:
         raise CommandExecutionError(
-            f"{argv[0]} is not installed: install iptables, or set the firewall backend to none"
+            f"{argv[0]} is not installed: install the firewall that it belongs to, or set the backend to none"
         )
     done = subprocess.run(
         [program, *argv[1:]],
@@ -341,5 +283,6 @@ def _run(argv, stdin=""):
         check=False,
     )
     if done.returncode != 0:
-        raise CommandExecutionError(f"{' '.join(argv)} failed: {done.stderr.strip()}")
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise CommandExecutionError(f"{' '.join(argv)} failed: " + "\n".join(words))
     return done.stdout

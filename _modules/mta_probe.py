@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import socket
 import ssl
 import struct
@@ -31,6 +32,7 @@ PAUSE = 0.1
 MAX_LINE = 4096
 MAX_LINES = 200
 MASK = "****"
+PEM_BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END", re.DOTALL)
 DROPPED = "connection closed by the server"
 
 # TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): nobody's addresses, in nobody's mynetworks.
@@ -201,23 +203,38 @@ def _fault(reply):
 
 
 def _certificates(path):
-    """SHA-256 fingerprints of the certificates in a PEM file."""
+    """
+    SHA-256 fingerprints of the server's own certificates in a PEM file: the first, and each one after a key.
+
+    The others are those of the chain, which no server shows as its own.
+    """
     try:
         with open(path, encoding="ascii", errors="replace") as handle:
             text = handle.read()
     except OSError as err:
         raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from None
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    blocks = [block.split(end)[0] for block in text.split(begin)[1:]]
+    own, expected = [], True
+    for kind, block in PEM_BLOCK.findall(text):
+        if kind == "CERTIFICATE" and expected:
+            own.append(block)
+        expected = kind != "CERTIFICATE"
     try:
-        return [hashlib.sha256(base64.b64decode(block)).hexdigest() for block in blocks]
+        return [hashlib.sha256(base64.b64decode(block)).hexdigest() for block in own]
     except ValueError:
         raise CommandExecutionError(f"{path} is not a PEM file") from None
 
 
-def _tls_context(ca_file, hostname):
-    """A client's context. It verifies only against ``ca_file``: loading the system's store costs 20 ms."""
+def _tls_context(ca_file, hostname, authentication=None):
+    """
+    A client's context. It verifies only against ``ca_file``: loading the system's store costs 20 ms.
+
+    ``authentication``: the one kind of certificate that the client takes, in the words of ciphers(1), ``aRSA`` or
+    ``aECDSA``. That is a matter of the ciphers up to TLS 1.2.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authentication:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(authentication)
     context.check_hostname = bool(ca_file and hostname)
     if ca_file:
         try:
@@ -233,9 +250,9 @@ def _converse(target, envelopes=(), auth=None, login=None, mechanism="PLAIN", so
     """
     Hold one conversation; see :func:`converse`. ``target`` says where and when:
 
-    ``address``, ``wrappermode``, ``starttls``, ``ca_file``, ``certificate``, ``hostname``, ``timeout``
+    ``address``, ``wrappermode``, ``starttls``, ``ca_file``, ``certificates`` (paths), ``hostname``, ``timeout``
     (seconds, from the connection that succeeds), ``deadline`` and ``patient_until`` (both
-    ``time.monotonic()``).
+    ``time.monotonic()``), ``authentication`` (see :func:`_tls_context`).
     """
     found = {
         "host": target["address"][0],
@@ -339,7 +356,8 @@ def _talk(line, deadline, found, target, envelopes, auth, login, mechanism, helo
 
 
 def _begin_tls(line, found, target, step):
-    line.secure(_tls_context(target["ca_file"], target["hostname"]), target["hostname"], step)
+    context = _tls_context(target["ca_file"], target["hostname"], target.get("authentication"))
+    line.secure(context, target["hostname"], step)
     fingerprint = hashlib.sha256(line.sock.getpeercert(binary_form=True)).hexdigest()
     found["tls"] = {
         "version": line.sock.version(),
@@ -352,14 +370,15 @@ def _begin_tls(line, found, target, step):
     found["transcript"].append(
         f"-- {found['tls']['version']}, {found['tls']['cipher']}, certificate {fingerprint[:16]}…, {verified}"
     )
-    if target["certificate"]:
+    if target["certificates"]:
         try:
-            on_disk = _certificates(target["certificate"])
+            on_disk = [own for path in target["certificates"] for own in _certificates(path)]
         except CommandExecutionError as err:
             _complain(found, step, str(err))
             return
         if fingerprint not in on_disk:
-            _complain(found, step, f"the certificate served is not the one in {target['certificate']}")
+            where = ", ".join(target["certificates"])
+            _complain(found, step, f"the certificate served is not the one in {where}")
 
 
 def _log_in(line, found, login, mechanism):
@@ -512,7 +531,7 @@ def converse(
         "wrappermode": wrappermode,
         "starttls": starttls,
         "ca_file": ca_file,
-        "certificate": certificate,
+        "certificates": [certificate] if certificate else [],
         "hostname": hostname,
         "timeout": timeout,
         "deadline": now + timeout + patience,
@@ -563,7 +582,7 @@ def deliver(recipient, sender="", host="127.0.0.1", port=25, subject="Probe", ti
         "wrappermode": False,
         "starttls": True,
         "ca_file": None,
-        "certificate": None,
+        "certificates": [],
         "hostname": None,
         "timeout": timeout,
         "deadline": now + timeout,
@@ -653,7 +672,7 @@ def _target(listener, want):
         "wrappermode": listener["wrappermode"],
         "starttls": listener["starttls"],
         "ca_file": want["ca_file"],
-        "certificate": listener.get("certificate"),
+        "certificates": listener.get("certificates") or [],
         "hostname": want["hostnames"][listener["host"], listener["port"]],
         "timeout": CONVERSATION_TIMEOUT,
         "deadline": want["deadline"],
@@ -725,6 +744,10 @@ def _examine(listener, want):
     conversations = [found]
     problems = [problem["text"] for problem in found["problems"]]
     problems += _unlike(listener, found, hostname)
+    if found["tls"] and not problems:
+        talks, faults = _examine_certificates(target, found)
+        conversations += talks
+        problems += faults
     if want["envelope"] and listener["port"] == 25 and found["envelopes"]:
         tried = found["envelopes"][0]
         for step, reply in (
@@ -744,6 +767,27 @@ def _examine(listener, want):
             problems += [problem["text"] for problem in talk["problems"]]
     label = _label(listener)
     return conversations, [f"{label} {problem}" for problem in problems]
+
+
+def _examine_certificates(target, found):
+    """
+    See that each of several certificates is served; return (conversations, problems).
+
+    Which one a client gets depends on the signatures that it takes: one that takes only RSA is a conversation of
+    its own, and one that takes only ECDSA (or Ed25519, RFC 8422) is another. A server that insists on TLS 1.3
+    cannot be asked like that.
+    """
+    on_disk = {own: path for path in target["certificates"] for own in _certificates(path)}
+    conversations, served = [], {found["tls"]["fingerprint"]}
+    for authentication in ("aRSA", "aECDSA") if len(on_disk) > 1 else ():
+        talk = _converse({**target, "authentication": authentication})
+        reasons = " ".join(problem["reply"] for problem in talk["problems"]).upper()
+        if "PROTOCOL" in reasons and not talk["tls"]:
+            return [*conversations, talk], []
+        conversations.append(talk)
+        served |= {talk["tls"]["fingerprint"]} if talk["tls"] else set()
+    missing = [path for own, path in on_disk.items() if own not in served]
+    return conversations, [f"TLS: the certificate in {path} is served to nobody" for path in missing]
 
 
 def _examine_as_stranger(listener, want):

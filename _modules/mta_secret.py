@@ -11,7 +11,7 @@ from salt.utils.data import traverse_dict_and_list
 LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
 
 
-def get(path):
+def get(path, longest=LONGEST):
     """
     Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
 
@@ -20,10 +20,13 @@ def get(path):
     path (str)
         Pillar path, such as ``postfix_mta:verify:login:password``. Empty or ``None``: there is no secret.
 
+    longest (int, default 1023)
+        How many bytes it may have.
+
     Returns text, or ``None`` when pillar has nothing there.
 
     Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and ``SaltInvocationError`` when what is
-    there is no text of 1 to 1023 bytes. Neither shows the value.
+    there is no text of 1 to ``longest`` bytes. Neither shows the value.
 
     CLI Example:
 
@@ -33,10 +36,10 @@ def get(path):
     """
     # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
     value = traverse_dict_and_list(__pillar__, path, None) if path else None
-    return None if value is None else resolve(value, path)
+    return None if value is None else resolve(value, path, longest)
 
 
-def resolve(value, path):
+def resolve(value, path, longest=LONGEST):
     """
     Return the secret that a value is, or that its ``sdb://`` URI leads to.
 
@@ -47,6 +50,9 @@ def resolve(value, path):
 
     path (str)
         Where, for messages.
+
+    longest (int, default 1023)
+        How many bytes it may have.
 
     Raises as :func:`get` does.
 
@@ -60,6 +66,6 @@ def resolve(value, path):
         uri, value = value, __salt__["sdb.get"](value)
         if not value or value == uri:  # without such a profile Salt returns the URI itself
             raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= LONGEST:
-        raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {LONGEST} bytes: quote it")
+    if not isinstance(value, str) or not 1 <= len(value.encode()) <= longest:
+        raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {longest} bytes: quote it")
     return value

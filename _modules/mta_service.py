@@ -268,14 +268,18 @@ def start(name):
         raise CommandExecutionError(f"{name} was started, but does not run. {output}{_log(name)}".rstrip())
 
 
-def stop(name):
+def stop(name, for_good=True):
     """
     Stop a service, and see that its daemon is gone, also one that runs with settings from before a change.
 
     name
         ``postfix`` or ``saslauthd``.
 
-    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines.
+    for_good
+        ``False``: it is to be started again, so a Postfix that would not start goes on running. Default ``True``.
+
+    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines; and for a
+    Postfix that goes on running.
 
     CLI Example:
 
@@ -283,6 +287,8 @@ def stop(name):
 
         salt '*' mta_service.stop postfix
     """
+    if not for_good:
+        _refuse_the_end(_known(name))
     _control("stop", _known(name))
     # The script looks for the PID file where the settings say now, not where they said at the start.
     for sent in (signal.SIGTERM, signal.SIGKILL):
@@ -320,8 +326,7 @@ def restart(name):
 
         salt '*' mta_service.restart saslauthd
     """
-    _refuse_the_end(_known(name))
-    stop(name)
+    stop(name, for_good=False)
     start(name)
 
 

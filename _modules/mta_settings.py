@@ -1,14 +1,14 @@
 """
 The formula's settings: defaults and pillar merged, and the whole pillar validated.
 
-:func:`merged` is what ``map.jinja`` hands to SLS files; :func:`problems` is what the state
+:func:`effective` is what SLS files render with; :func:`problems` is what the state
 ``mta_settings.valid`` reports before anything on the host changes.
 
-On a minion that never synced this formula's modules ``map.jinja`` renders this very file with Salt's renderer
-``py``, which calls :func:`run`. So nothing here depends on the loader but the dunders that both of them set.
+On a minion that never synced this formula's modules, or has those of another revision, this very file is
+rendered from the file server with Salt's renderer ``py``, which calls :func:`run`. So nothing here depends on
+the loader but the dunders that both of them set.
 """
 
-import copy
 import ipaddress
 import json
 import os
@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "8e1a65e3f2bb"
+REVISION = "3bfa6d589a27"
 
 
 def revision():
@@ -43,16 +43,18 @@ _REFERENCE = re.compile(r"\{([a-z_.]+)\}")
 # ---------------------------------------------------------------- The settings
 
 
-def merged(saltenv="base"):
+def effective(saltenv="base"):
     """
     Return the effective settings: defaults, operating system family and pillar, without secrets.
 
     saltenv (str, default ``base``)
         The environment that holds the formula.
 
-    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts)
-    and ``family`` (what ``os_family.yaml`` says). In place of secrets are pillar paths (or ``None``):
-    ``certificate.ca.passphrase_pillar`` and ``verify.login_pillar``.
+    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
+    ``pairs`` (of key and certificate, one or two), ``family`` (what ``os_family.yaml`` says) and ``synced``
+    (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or
+    ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar`` and
+    ``verify.login_pillar``; and in ``certificate.files`` in place of what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -63,9 +65,9 @@ def merged(saltenv="base"):
 
     .. code-block:: bash
 
-        salt '*' mta_settings.merged
+        salt '*' mta_settings.effective
     """
-    return copy.deepcopy(_cached(saltenv)[0])
+    return _cached(saltenv)[0]
 
 
 def run():
@@ -78,14 +80,20 @@ def run():
 
         salt '*' mta_settings.run
     """
-    return _merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0]
+    return {**_merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0], "synced": False}
 
 
 def _cached(saltenv):
-    """Return what :func:`_merge` does, once for a run of states."""
-    key = f"mta_settings.merged:{saltenv}"
+    """Return what :func:`_merge` does, by the code that the file server has, once for a run of states."""
+    key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in __context__:
-        __context__[key] = _merge(saltenv, __pillar__.get("postfix_mta"))
+        if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
+            settings, families = _merge(saltenv, __pillar__.get("postfix_mta"))
+            __context__[key] = {**settings, "synced": True}, families
+        else:
+            current = {"default_renderer": "py", "saltenv": saltenv}
+            settings = __salt__["slsutil.renderer"]("salt://_modules/mta_settings.py", **current)
+            __context__[key] = settings, [__grains__.get("os_family")]
     return __context__[key]
 
 
@@ -131,15 +139,15 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
         settings["mailname"] = hostname
 
     certificate = settings["certificate"]
-    if certificate["key_size"] is None:
-        certificate["key_size"] = 256 if certificate["key_type"] == "ec" else 3072
     authority = certificate["ca"]
-    given = authority.pop("passphrase") is not None
-    authority["passphrase_pillar"] = "postfix_mta:certificate:ca:passphrase" if given else None
+    for name in ("passphrase", "previous_passphrase"):
+        given = authority.pop(name) is not None
+        authority[f"{name}_pillar"] = f"postfix_mta:certificate:ca:{name}" if given else None
+    _serve(settings, _mapping(_mapping(pillar).get("certificate")))
     given = settings["verify"].pop("login")["username"] is not None
     settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
-    without = certificate["source"] in ("self_signed", "none")
-    settings["ca_file"] = None if without else authority["certificate"]
+    known = certificate["source"] in ("local_ca", "fleet_ca")
+    settings["ca_file"] = authority["certificate"] if known else None
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -179,6 +187,44 @@ def _over(base, given):
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _over(base[key], value) if both else value
     return merged
+
+
+def _serve(settings, given):
+    """
+    Add what follows from the certificate's settings: ``pairs`` of key and certificate, and the files ``served``.
+
+    ``given`` is the pillar's section as it is: PEM text has line breaks, which :func:`_lay` leaves out.
+    """
+    certificate = settings["certificate"]
+    second = certificate["second"]
+    taken = certificate["source"] == "files"
+    for section, raw, path in (
+        (certificate, given, "postfix_mta:certificate:files"),
+        (second, _mapping(given.get("second")), "postfix_mta:certificate:second:files"),
+    ):
+        if section["key_size"] is None:
+            section["key_size"] = {"rsa": 3072, "ec": 256}.get(section["key_type"])
+        for part, value in _mapping(raw.get("files")).items():
+            if part in section["files"] and isinstance(value, str) and not value.startswith("/"):
+                section["files"][part] = f"{path}:{part}"
+    both = (second["files"]["certificate"] if taken else second["key_type"]) is not None
+    pairs = [{"id": "postfix_mta_certificate", **certificate}]
+    pairs += [{"id": "postfix_mta_certificate_second", **second}] if both else []
+    in_one = bool(certificate["chain_file"] or certificate["rotate_key"] or both or taken)
+    if certificate["source"] == "none":
+        pairs, in_one = [], False
+    shown = ("id", "certificate", "key", "chain_file", "key_type", "key_size", "files")
+    settings["pairs"] = [{name: pair[name] for name in shown} for pair in pairs]
+    for pair in settings["pairs"]:
+        stem, suffix = os.path.splitext(str(pair["key"]))
+        derived = f"{stem}{'-chain' * (suffix == '.pem')}.pem"
+        pair["chain_file"] = (pair["chain_file"] or derived) if in_one else None
+    files = [pair["chain_file"] for pair in settings["pairs"]]
+    settings["served"] = {
+        "key": None if in_one else certificate["key"],
+        "certificate": None if in_one else certificate["certificate"],
+        "chain_files": files if in_one else None,
+    }
 
 
 def _tables(maps, settings):
@@ -402,22 +448,20 @@ def _contradictions(key, given, settings, hostname, found):
     def sound(*paths):
         return not any(line.startswith(tuple(f"{key}:{path}:" for path in paths)) for line in found)
 
-    if sound("certificate:key_type", "certificate:key_size"):
-        yield from _wrong_key_size(f"{key}:certificate:key_size", **settings["certificate"])
+    if sound("certificate:key_type", "certificate:key_size", "certificate:second"):
+        yield from _wrong_keys(f"{key}:certificate", settings["certificate"], settings["family"]["key_types"])
     if sound("certificate:source", "certificate:days", "certificate:renew_days", "certificate:ca:days"):
         yield from _wrong_days(f"{key}:certificate", **settings["certificate"])
-    if sound("certificate:source", "certificate:key", "certificate:certificate", "certificate:ca"):
-        yield from _shared_files(f"{key}:certificate", **settings["certificate"])
-    backend, rules_file = settings["firewall"]["backend"], settings["firewall"]["rules_file"]
-    if (
-        sound("firewall:backend", "firewall:rules_file")
-        and backend == "iptables"
-        and not os.path.exists(rules_file)
-    ):
-        yield (
-            f"{key}:firewall:rules_file: {rules_file} is not there; make it with the firewall's other rules, or"
-            f" leave {key}:firewall:backend at auto"
-        )
+    if settings["certificate"]["source"] == "fleet_ca" and not settings["certificate"]["fleet"]["ca_minion"]:
+        yield f"{key}:certificate:fleet:ca_minion: not given; the source fleet_ca needs the signing minion's id"
+    if sound("certificate"):
+        yield from _shared_files(f"{key}:certificate", settings["certificate"], settings["pairs"])
+        yield from _wrong_files(f"{key}:certificate", **settings["certificate"])
+    secrets = _mapping(_mapping(given.get("certificate")).get("ca"))
+    if secrets.get("previous_passphrase") is not None and secrets.get("passphrase") is None:
+        yield f"{key}:certificate:ca:previous_passphrase: given without passphrase, which is the new one"
+    if sound("firewall:backend", "firewall:rules_file", "firewall:rules_file_v6", "firewall:nftables_file"):
+        yield from _wrong_firewall(f"{key}:firewall", **settings["firewall"])
     if sound("verify:login"):
         login = _mapping(_mapping(given.get("verify")).get("login"))
         lacking = [name for name in ("username", "password") if login.get(name) is None]
@@ -437,6 +481,42 @@ def _contradictions(key, given, settings, hostname, found):
             f"{key}:parameters:myhostname: not the name that the certificate and mydestination have, {name};"
             f" set {key}:hostname instead"
         )
+
+
+def _wrong_keys(path, certificate, known):
+    """Yield why clients, Postfix or this formula would not take keys of that kind."""
+    second = certificate["second"]
+    yield from _wrong_key(path, certificate, known)
+    if second["key_type"] is not None:
+        yield from _wrong_key(f"{path}:second", second, known)
+        if second["key_type"] == certificate["key_type"]:
+            yield f"{path}:second:key_type: {second['key_type']} is that of the first; allowed: another"
+    elif second["key_size"] is not None:
+        yield f"{path}:second:key_size: given without {path}:second:key_type"
+
+
+def _wrong_key(path, section, known):
+    kind, size = section["key_type"], section["key_size"]
+    if kind not in known:
+        yield f"{path}:key_type: {kind} has not been tried with this system's Postfix; allowed: {_listed(known)}"
+    elif size not in _KEY_SIZES[kind]:
+        if kind == "ed25519":
+            yield f"{path}:key_size: keys of type ed25519 have no sizes; leave it out"
+            return
+        weak = kind == "rsa" and size < min(_KEY_SIZES[kind])
+        why = "is too weak: clients refuse it" if weak else f"is no size of a key of type {kind}"
+        yield f"{path}:key_size: {size} {why}; allowed: {_listed(_KEY_SIZES[kind])}"
+
+
+def _wrong_files(path, source, files, second, **_):
+    """Yield what source files lacks, and what is given without it."""
+    for where, section in ((f"{path}:files", files), (f"{path}:second:files", second["files"])):
+        given = [part for part, value in section.items() if value is not None]
+        if source != "files":
+            yield from (f"{where}:{part}: given, but {path}:source is {source}" for part in given)
+        elif given or section is files:
+            needed = [part for part in ("certificate", "key") if part not in given]
+            yield from (f"{where}:{part}: not given; source files needs both" for part in needed)
 
 
 def _table_contradictions(key, given, settings):
@@ -460,18 +540,10 @@ def _table_contradictions(key, given, settings):
                     yield f"{key}:{label}: {{maps.{name}}} is no table of {key}:maps{hint}"
 
 
-def _wrong_key_size(path, key_type, key_size, **_):
-    """Yield why clients or this formula would not take a key of that size."""
-    allowed = _KEY_SIZES[key_type]
-    if key_size not in allowed:
-        weak = key_type == "rsa" and key_size < min(allowed)
-        why = "is too weak: clients refuse it" if weak else f"is no size of a key of type {key_type}"
-        yield f"{path}: {key_size} {why}; allowed: {_listed(allowed)}"
-
-
 def _wrong_days(path, source, days, renew_days, ca, **_):
     """Yield what would be renewed at every run, or outlive its authority."""
     every_run = "would be renewed at every run"
+    renew_days = renew_days or 0
     if renew_days >= days:
         yield f"{path}:renew_days: {renew_days} is not less than days, {days}: the certificate {every_run}"
     if source != "local_ca":
@@ -482,16 +554,45 @@ def _wrong_days(path, source, days, renew_days, ca, **_):
         yield f"{path}:days: {days} is longer than its authority is valid; allowed: up to {ca['days']}"
 
 
-def _shared_files(path, source, key, certificate, ca, **_):
+def _wrong_firewall(path, backend, **files):
+    """Yield what a backend needs and this host does not have."""
+    needed = _FIREWALL_FILES.get(backend)
+    file = files.get(needed, needed)
+    if file and not os.path.exists(file):
+        if file == needed:
+            yield (
+                f"{path}:backend: {backend} is not installed here, there is no {file}; install it, or leave"
+                f" {path}:backend at auto"
+            )
+        else:
+            yield (
+                f"{path}:{needed}: {file} is not there; make it with the firewall's other rules, or leave"
+                f" {path}:backend at auto"
+            )
+    if files["rules_file"] == files["rules_file_v6"]:
+        yield f"{path}:rules_file_v6: it is {path}:rules_file too; each needs its own file"
+
+
+def _shared_files(path, certificate, pairs):
     """Yield which of the keys and certificates would overwrite another one."""
-    files = {"key": key, "certificate": certificate}
-    if source == "local_ca":
-        files.update({"ca:key": ca["key"], "ca:certificate": ca["certificate"]})
+    files = {}
+    for prefix, pair in zip(("", "second:"), pairs):
+        files.update({f"{prefix}{name}": pair[name] for name in ("key", "certificate", "chain_file")})
+    if certificate["source"] in ("local_ca", "fleet_ca"):
+        files["ca:certificate"] = certificate["ca"]["certificate"]
+    if certificate["source"] == "local_ca":
+        files["ca:key"] = certificate["ca"]["key"]
+    if certificate["source"] == "files":
+        for prefix, pair in zip(("", "second:"), pairs):
+            sources = {f"{prefix}files:{part}": value for part, value in pair["files"].items()}
+            files.update({name: value for name, value in sources.items() if str(value).startswith("/")})
     used = {}
     for name, file in files.items():
-        if file in used:
+        # The administrator's files may be one: key, certificate and chain in a file.
+        if file in used and not ("files:" in name and "files:" in used[file]):
             yield f"{path}:{name}: {_shown(file)} is {path}:{used[file]} too; each needs its own file"
-        used.setdefault(file, name)
+        if file is not None:
+            used.setdefault(file, name)
 
 
 # ------------------------------------------------------------------- Checkers
@@ -590,6 +691,17 @@ def _path(path, value, longest=1024):
         yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
 
 
+def _pem(path, value, kind):
+    """PEM text, or where it is. The text is never shown."""
+    what = f"an absolute path, an sdb:// URI, or the text of a PEM {kind}"
+    if not isinstance(value, str):
+        yield f"{path}: the value (hidden) is {_kind(value)}; allowed: {what}"
+    elif value.startswith("/"):
+        yield from _path(path, value)
+    elif not value.startswith("sdb://") and not re.search(rf"-----BEGIN [A-Z ]*{kind.upper()}-----", value):
+        yield f"{path}: the value (hidden) is neither; allowed: {what}"
+
+
 def _mode(path, value):
     """The mode of the socket directory."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -612,6 +724,16 @@ def _mode(path, value):
     ):
         if broken:
             yield f'{path}: {_shown(value)} {why}, as in "0710"'
+
+
+def _firewall_port(path, value):
+    """A TCP port, or the word for those that master.cf has."""
+    if value == "listeners":
+        return
+    if isinstance(value, str) and not value.isdigit():
+        yield f"{path}: {_shown(value)} is not a whole number; allowed: 1 to 65535, or the word listeners"
+    else:
+        yield from _integer(path, value, low=1, high=65535)
 
 
 def _hostname(path, value):
@@ -937,6 +1059,7 @@ _SET_NAME = (
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
 _PROFILES = ("guide", "none")
 _READY = ("submission", "submissions", "postscreen")
+_KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _TABLE_REFERENCE = re.compile(rf"\{{maps\.({_TABLE_NAME})\}}")
 _NO_FILE = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")
@@ -945,8 +1068,15 @@ _TABLE_TYPES = (
     *("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb"),
     *_NO_FILE,
 )
-_KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384)}
 _CENTURY = 36500
+_MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
+# Backend: the setting, or the program, whose file has to be there.
+_FIREWALL_FILES = {
+    "ufw": "/usr/sbin/ufw",
+    "firewalld": "/usr/sbin/firewalld",
+    "nftables": "nftables_file",
+    "iptables": "rules_file",
+}
 
 _SERVICE = {
     "private": (_flag, {}),
@@ -960,6 +1090,12 @@ _SERVICE = {
         {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
     ),
     "arguments": (_arguments, {}),
+}
+
+_FILES = {
+    "certificate": (_pem, {"kind": "certificate"}),
+    "key": (_pem, {"kind": "private key"}),
+    "chain": (_pem, {"kind": "certificate"}),
 }
 
 _TABLE = {
@@ -997,9 +1133,11 @@ _SCHEMA = {
     "services": (_services, {}),
     "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
     "certificate": {
-        "source": (_choice, {"allowed": ("local_ca", "self_signed", "none"), "later": ("fleet_ca", "files")}),
+        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files", "none")}),
         "key": (_path, {}),
         "certificate": (_path, {}),
+        "chain_file": (_path, {}),
+        "files": _FILES,
         "subject": {
             "country": (_text, {"what": "two letters, such as DE", "pattern": "[A-Za-z]{2}"}),
             "email": (
@@ -1015,12 +1153,36 @@ _SCHEMA = {
         "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
         "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
         "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
-        "renew_days": (_integer, {"low": 0, "high": _CENTURY, "unit": " days"}),
+        "renew_days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        "rotate_key": (_boolean, {}),
+        "second": {
+            "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
+            "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
+            "key": (_path, {}),
+            "certificate": (_path, {}),
+            "chain_file": (_path, {}),
+            "files": _FILES,
+        },
         "ca": {
             "certificate": (_path, {}),
             "key": (_path, {}),
             "passphrase": (_secret, {"shortest": 4}),
+            "previous_passphrase": (_secret, {}),
             "days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
+        },
+        "fleet": {
+            "ca_minion": (_text, _MINION),
+            "policy": (_text, {"what": "the name of a signing policy", "pattern": r"[\w.@-]+", "longest": 255}),
+            "trust_store": (_boolean, {}),
+            "minions": (
+                _entries,
+                {
+                    "name": _MINION["what"],
+                    "pattern": _MINION["pattern"],
+                    "check": _items,
+                    "options": {"check": _alternative_name, "options": {}},
+                },
+            ),
         },
     },
     "sasl": {
@@ -1045,12 +1207,21 @@ _SCHEMA = {
         "directory_mode": (_mode, {}),
     },
     "firewall": {
-        "backend": (
-            _choice,
-            {"allowed": ("auto", "iptables", "none"), "later": ("nftables", "ufw", "firewalld")},
-        ),
-        "ports": (_items, {"check": _integer, "options": {"low": 1, "high": 65535}}),
+        "backend": (_choice, {"allowed": ("auto", *_FIREWALL_FILES, "none")}),
+        "ports": (_items, {"check": _firewall_port, "options": {}}),
         "rules_file": (_path, {}),
+        "rules_file_v6": (_path, {}),
+        "nftables_file": (_path, {}),
+        "zones": (
+            _items,
+            {
+                "check": _text,
+                "options": {
+                    "what": "a zone of firewalld: up to 17 letters, digits, _ and -",
+                    "pattern": "[A-Za-z0-9_-]{1,17}",
+                },
+            },
+        ),
     },
     "verify": {
         "enabled": (_boolean, {}),

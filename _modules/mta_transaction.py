@@ -37,6 +37,8 @@ LOCK_TIMEOUT = 120
 LOG_LINES = 12
 SERVICES = ("saslauthd", "postfix")
 STRENGTH = {"reload": 1, "restart": 2}
+# In a journal: files were switched that Postfix must not see one without the other.
+HALTED = "halted"
 
 BOOT_UNIT = "postfix-mta-recover.service"
 UNIT_DIR = "/etc/systemd/system"
@@ -332,6 +334,8 @@ def _resolve():
     """Undo what a journal says, whoever began it. Returns the paths restored."""
     restored = []
     units = False
+    if (_journal() / HALTED).exists() and __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+        __salt__["mta_service.stop"]("postfix")
     for entry in reversed(_entries()):
         try:
             restored.append(_restore(entry))
@@ -600,6 +604,33 @@ def directory(path, user="root", group="root", mode="0755"):
         path.chmod(bits)
     except OSError as err:
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
+
+
+def halt():
+    """
+    Stop Postfix, for the moment in which files are switched that it must not see one without the other.
+
+    An undo, of this run or of one that was killed, stops it too before it puts such files back. Whoever calls
+    starts it again; what ends the transaction otherwise does.
+
+    Returns whether it ran. Raises ``CommandExecutionError`` when it cannot be stopped.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.halt
+    """
+    _begin()
+    if not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+        return False
+    try:
+        (_journal() / HALTED).touch()
+        _fsync_directory(_journal())
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write {_journal()}: {err.strerror or err}") from err
+    __salt__["mta_service.stop"]("postfix", for_good=False)
+    return True
 
 
 def need(activate):

@@ -66,6 +66,7 @@ PORTS = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465, "urd":
 # master(8) "ignores a value change" of the first two (master_vars.c, postconf(5)): the values after expansion
 # count.
 LISTENING = {"inet_interfaces": "all", "inet_protocols": "all"}
+LOOPBACK = re.compile(r"loopback-only|localhost|127\.[\d.]+|\[?::1\]?")
 # The others it uses once, at its start: directory changes, lock and PID files, identity, environment
 # (master.c).
 AT_START = {
@@ -1395,7 +1396,8 @@ def listeners(config_directory=CONFIG_DIRECTORY):
         Path, ``/etc/postfix``.
 
     Each is a dictionary: ``service`` (``smtp/inet``), ``host``, ``port``, ``wrappermode``, ``starttls``,
-    ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``sasl_type``,
+    ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
+    ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
     ``hostname``. Empty without configuration.
 
     CLI Example:
@@ -1407,17 +1409,69 @@ def listeners(config_directory=CONFIG_DIRECTORY):
     return _listeners(config_directory, _read_both(config_directory))
 
 
-def _listeners(config_directory, texts):
-    main = {**_defaults(config_directory), **_parameters(texts["main.cf"] or "")}
+def ports(config_directory=CONFIG_DIRECTORY):
+    """
+    Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts; read in process.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Ports that are bound to the loopback interface only are left out. Where :func:`plan` has announced, in the same
+    run, changes that have not been made, it is what there will be after them. Empty without configuration.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.ports
+    """
+    texts = _read_both(config_directory)
+    announced = __context__.get("postconf.announced", {})
+    if announced.get("key") == (config_directory, texts):
+        return announced["ports"]
+    return _ports(config_directory, _parameters(texts["main.cf"] or ""), _services(texts["master.cf"] or ""))
+
+
+def _announced_ports(config_directory, prepared):
+    """What :func:`ports` will return after the changes."""
+    main = {**_parameters(prepared["base"]["main.cf"]), **prepared["parameters"]}
+    # Every package's master.cf has this one.
+    master = _services(prepared["base"]["master.cf"]) or {"smtp/inet": {"command": "smtpd", "overrides": {}}}
+    master.update(prepared["services"])
+    given = [{name: value for name, value in items.items() if value is not None} for items in (main, master)]
+    return _ports(config_directory, *given)
+
+
+def _ports(config_directory, parameters, services):
+    main, entries = _inet(config_directory, parameters, services)
+    found = set()
+    for name, _service, _entry in entries:
+        addresses, _, port = name.rpartition(":")
+        hosts = [addresses] if addresses else _items(_expand(main["inet_interfaces"], main))
+        if not all(LOOPBACK.fullmatch(host) for host in hosts):
+            found.add(_port(port))
+    return sorted(found - {None})
+
+
+def _inet(config_directory, parameters, services):
+    """Return all parameters, and the entries of master.cf that listen: ``(name, service, entry)``."""
+    main = {**_defaults(config_directory), **parameters}
     main.setdefault("mydomain", _expand(main["myhostname"], main).partition(".")[2] or "localdomain")
     disabled = _items(_expand(main.get("master_service_disable", ""), main))
     found = []
-    for service, entry in _services(texts["master.cf"] or "").items():
+    for service, entry in services.items():
         name, _, kind = service.rpartition("/")
-        if kind != "inet" or entry["command"] not in ("smtpd", "postscreen"):
-            continue
-        if {"inet", service, f"{name}.inet"} & set(disabled):
-            continue
+        listens = kind == "inet" and entry["command"] in ("smtpd", "postscreen")
+        if listens and not {"inet", service, f"{name}.inet"} & set(disabled):
+            found.append((name, service, entry))
+    return main, found
+
+
+def _listeners(config_directory, texts):
+    parameters, services = _parameters(texts["main.cf"] or ""), _services(texts["master.cf"] or "")
+    main, entries = _inet(config_directory, parameters, services)
+    found = []
+    for name, service, entry in entries:
         own = {**main, **entry["overrides"]}
         facts = _promises(own, "postscreen" if entry["command"] == "postscreen" else "smtpd")
         addresses, _, port = name.rpartition(":")
@@ -1465,18 +1519,21 @@ def _promises(parameters, daemon):
     offered = enforced or level == "may" or (not level and enabled(f"{daemon}_use_tls"))
     # postscreen(8) has no AUTH of its own; it hands known clients on.
     auth = daemon == "smtpd" and enabled("smtpd_sasl_auth_enable")
-    chain = _items(value("smtpd_tls_chain_files"))
-    kind = "" if value("smtpd_tls_cert_file") else "ec"
-    certificate = chain[0] if chain else value(f"smtpd_tls_{kind}cert_file")
-    key = chain[0] if chain else value(f"smtpd_tls_{kind}key_file")
-    has_certificate = certificate not in ("", "none")
+    # With chain files Postfix ignores the others.
+    pairs = [(path, path) for path in _items(value("smtpd_tls_chain_files"))] or [
+        (value(f"smtpd_tls_{kind}cert_file"), value(f"smtpd_tls_{kind}key_file")) for kind in ("", "ec")
+    ]
+    pairs = [pair for pair in pairs if pair[0] not in ("", "none")]
+    certificate, key = pairs[0] if pairs else (None, None)
     return {
         "wrappermode": wrapped,
         "starttls": offered and not wrapped,
         "auth": auth,
         "auth_before_tls": auth and not wrapped and not enforced and not enabled("smtpd_tls_auth_only"),
-        "certificate": certificate if has_certificate else None,
-        "key": key if has_certificate else None,
+        "certificate": certificate,
+        "key": key,
+        "certificates": [path for path, _ in pairs],
+        "keys": [path for _, path in pairs],
         "sasl_type": value("smtpd_sasl_type"),
         "hostname": value("myhostname"),
     }
@@ -1641,6 +1698,10 @@ def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"
     """
     prepared = _prepare(name, parameters, services, unmanaged)
     result = {"changes": prepared["changes"], "activate": prepared["activate"], "errors": []}
+    __context__["postconf.announced"] = {
+        "key": (name, prepared["texts"]),
+        "ports": _announced_ports(name, prepared),
+    }
     notes = list(prepared["notes"])
     if prepared["changes"] and _installed():
         # Only apply(), in the same run, may rely on what is found now.
@@ -1672,6 +1733,8 @@ def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep
 
         salt '*' postconf.apply parameters='{"biff": false}'
     """
+    # What is made, or undone later, is announced no longer.
+    __context__.pop("postconf.announced", None)
     if not _installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
     for _ in range(ATTEMPTS):

@@ -21,22 +21,20 @@ A certificate authority of the host's own, and the key and certificate that the 
         - require:
           - mta_cert: the authority
 
-What is left alone, renewed or refused: ``salt-call sys.doc mta_cert.plan``.
+    what certbot leaves, taken over:
+      mta_cert.managed:
+        - name: /etc/ssl/certs/smtpd.crt
+        - key: /etc/ssl/private/smtpd.key
+        - hostname: mail.example.com
+        - certificate_source: /etc/letsencrypt/live/mail.example.com/fullchain.pem
+        - key_source: /etc/letsencrypt/live/mail.example.com/privkey.pem
+        - chain_file: /etc/ssl/private/smtpd.pem
+
+What is left alone, renewed or refused: ``salt-call sys.doc mta_cert.plan`` and ``mta_ca.plan``.
 """
 
 
-def ca_managed(
-    name,
-    key,
-    subject=None,
-    common_name=None,
-    key_type="rsa",
-    key_size=None,
-    days=3650,
-    renew_days=30,
-    passphrase_pillar=None,
-    transaction=None,
-):
+def ca_managed(name, key, transaction=None, **arguments):
     """
     Keep a certificate authority: create it once, renew it with the same key and name, never overwrite it.
 
@@ -60,10 +58,14 @@ def ca_managed(
         Validity of a new certificate in days, default 3650.
 
     renew_days
-        How many days before its end it is renewed, default 30; ``null``: a third of its lifetime, 30 at most.
+        How many days before its end it is renewed. Default: a third of its lifetime, 30 at most.
 
     passphrase_pillar
         Pillar path of the passphrase that encrypts the key. Default, and when pillar has none: not encrypted.
+
+    previous_passphrase_pillar
+        Pillar path of the passphrase before that: a key that it opens is encrypted with the new one. Default:
+        none.
 
     transaction
         Name of the transaction whose closing state activates and verifies. Default: activate here.
@@ -74,44 +76,17 @@ def ca_managed(
           mta_cert.ca_managed:
             - key: /etc/ssl/private/cakey.pem
     """
-    args = {
-        "name": name,
-        "key": key,
-        "subject": subject,
-        "common_name": common_name,
-        "key_type": key_type,
-        "key_size": key_size,
-        "days": days,
-        "renew_days": renew_days,
-        "passphrase_pillar": passphrase_pillar,
-    }
     return __salt__["mta_transaction.member"](
         name,
-        "mta_cert",
-        args,
+        "mta_ca",
+        {"name": name, "key": key, **arguments},
         transaction=transaction,
         test=__opts__["test"],
         subject=f"The certificate authority {name}",
-        functions=("ca_plan", "ca_apply"),
     )
 
 
-def managed(
-    name,
-    key,
-    hostname,
-    ca_certificate=None,
-    ca_key=None,
-    passphrase_pillar=None,
-    subject=None,
-    alternative_names=None,
-    key_type="rsa",
-    key_size=None,
-    days=825,
-    renew_days=30,
-    rotate_key=False,
-    transaction=None,
-):
+def managed(name, key, hostname, transaction=None, **arguments):
     """
     Keep the server's private key and certificate, as one unit.
 
@@ -124,12 +99,28 @@ def managed(
     hostname
         The server's FQDN.
 
-    ca_certificate, ca_key
-        Absolute paths of the authority that signs. Default: the certificate signs itself.
+    source
+        ``local_ca``, ``self_signed``, ``fleet_ca`` or ``files``. Default: told by which of the following are
+        given.
 
-    passphrase_pillar
-        Pillar path of the passphrase of the authority's key. Default, and when pillar has none: not
-        encrypted.
+    ca_certificate, ca_key
+        ``local_ca``: absolute paths of the authority that signs.
+
+    passphrase_pillar, previous_passphrase_pillar
+        ``local_ca``: pillar paths of the passphrase of the authority's key, and of the one before it. Default, and
+        when pillar has none: not encrypted.
+
+    ca_minion, policy
+        ``fleet_ca``: id of the minion that signs, and the name of its signing policy; the authority's certificate
+        goes to ``ca_certificate``.
+
+    certificate_source, key_source, chain_source
+        ``files``: absolute paths, or pillar paths of PEM text. The certificate's may hold the whole chain;
+        ``chain_source`` is for further certificates elsewhere.
+
+    chain_file
+        Absolute path of one more file, 0600, with the key and then the certificates, for
+        ``smtpd_tls_chain_files``. Default: none.
 
     subject
         Further subject fields: country, state, locality, organization, unit, email. Default: none.
@@ -144,7 +135,7 @@ def managed(
         Validity of a new certificate in days, default 825; it ends with the authority at the latest.
 
     renew_days
-        How many days before its end it is renewed, default 30; ``null``: a third of its lifetime, 30 at most.
+        How many days before its end it is renewed. Default: a third of its lifetime, 30 at most.
 
     rotate_key
         Make a new key at each renewal, default false.
@@ -159,25 +150,10 @@ def managed(
             - key: /etc/ssl/private/smtpd.key
             - hostname: mail.example.com
     """
-    args = {
-        "name": name,
-        "key": key,
-        "hostname": hostname,
-        "ca_certificate": ca_certificate,
-        "ca_key": ca_key,
-        "passphrase_pillar": passphrase_pillar,
-        "subject": subject,
-        "names": alternative_names,
-        "key_type": key_type,
-        "key_size": key_size,
-        "days": days,
-        "renew_days": renew_days,
-        "rotate_key": rotate_key,
-    }
     return __salt__["mta_transaction.member"](
         name,
         "mta_cert",
-        args,
+        {"name": name, "key": key, "hostname": hostname, **arguments},
         transaction=transaction,
         test=__opts__["test"],
         subject=f"The certificate {name} with its key",

@@ -6,7 +6,7 @@ Have the mail server's ports open in the firewall.
     The mail server's ports are open:
       mta_firewall.managed:
         - backend: auto
-        - ports: [25, 110, 995, 143, 993]
+        - ports: [listeners, 110, 995, 143, 993]
 """
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -14,71 +14,114 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 PORTS = (25, 110, 995, 143, 993)
 
 
-def managed(name, backend="auto", ports=PORTS, rules_file="/etc/iptables.firewall.rules"):
+def managed(
+    name,
+    backend="auto",
+    ports=PORTS,
+    config_directory="/etc/postfix",
+    rules_file="/etc/iptables.firewall.rules",
+    rules_file_v6="/etc/ip6tables.firewall.rules",
+    nftables_file="/etc/nftables.conf",
+    zones=(),
+):
     """
-    Keep the ports open in a rules file for iptables-restore(8), and in the rules that run.
+    Keep the ports open in the firewall, where it starts from at boot and in the rules that run.
 
     name (str)
         Any name; it is not used.
 
     backend (str, default auto)
-        ``iptables``: the rules file, which has to exist. ``none``: no firewall. ``auto``: ``iptables`` when
-        the rules file exists, else ``none``.
+        ``ufw``, ``firewalld``, ``nftables``, ``iptables``; ``none``: no firewall; ``auto``: the first of these
+        that is in force (ufw is active; firewalld is running; nftables.service is enabled and its file filters
+        incoming packets; the rules file is there), else ``none``.
 
-    ports (list of int, default 25, 110, 995, 143, 993)
-        TCP ports. Those that the file's rules open to everybody already are left to them.
+    ports (list, default 25, 110, 995, 143, 993)
+        TCP ports, and ``listeners`` for those that Postfix offers to other hosts. Those that other rules open to
+        everybody already are left to them.
 
-    rules_file (str, default /etc/iptables.firewall.rules)
-        The rules file.
+    config_directory (str, default /etc/postfix)
+        For ``listeners``: where master.cf is.
 
-    A file that does not pass ``iptables-restore --test``, or does not load, leaves the file and the running
-    rules as they were.
+    rules_file, rules_file_v6 (str, default /etc/iptables.firewall.rules, /etc/ip6tables.firewall.rules)
+        For ``iptables``: the rules files. The first has to exist, the second may.
+
+    nftables_file (str, default /etc/nftables.conf)
+        For ``nftables``: what nftables.service loads.
+
+    zones (list of str, default: the default zone)
+        For ``firewalld``: where the ports are open.
+
+    Rules that the firewall refuses, or that do not load, leave the files and the running rules as they were.
 
     .. code-block:: yaml
 
         mail ports:
           mta_firewall.managed:
-            - backend: iptables
+            - backend: nftables
+            - ports: [listeners]
     """
-    return _reconcile(name, {"backend": backend, "ports": list(ports), "rules_file": rules_file})
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    args = {
+        "backend": backend,
+        "ports": list(ports),
+        "config_directory": config_directory,
+        "rules_file": rules_file,
+        "rules_file_v6": rules_file_v6,
+        "nftables_file": nftables_file,
+        "zones": list(zones),
+    }
+    try:
+        plan = __salt__["mta_firewall.plan"](**args)
+        what = f"The rules of the firewall ({plan['backend']})"
+        if plan["backend"] == "none":
+            ret["comment"] = f"No firewall is managed: backend {backend}"
+        elif not plan["changes"]:
+            ret["comment"] = f"{what} are in the correct state"
+        elif __opts__["test"]:
+            ret.update(result=None, changes=plan["changes"], comment=f"{what} would have been changed")
+        else:
+            __salt__["mta_firewall.apply"](**args)
+            ret.update(changes=plan["changes"], comment=f"{what} have been changed")
+        if plan["comment"]:
+            ret["comment"] += f"\n{plan['comment']}"
+    except (CommandExecutionError, SaltInvocationError) as error:
+        ret.update(result=False, comment=f"The firewall has been left as it was: {error}")
+    return ret
 
 
-def absent(name, rules_file="/etc/iptables.firewall.rules"):
+def absent(
+    name,
+    rules_file="/etc/iptables.firewall.rules",
+    rules_file_v6="/etc/ip6tables.firewall.rules",
+    nftables_file="/etc/nftables.conf",
+):
     """
-    Take out of a rules file what :py:func:`managed` put there, and load the rest where a firewall is running.
+    Take out of every firewall, in force or not, what :py:func:`managed` put there, and nothing else.
 
     name (str)
         Any name; it is not used.
 
-    rules_file (str, default /etc/iptables.firewall.rules)
-        The rules file; it may be absent.
+    rules_file, rules_file_v6, nftables_file (str)
+        As for :py:func:`managed`; they may be absent.
 
     .. code-block:: yaml
 
         mail ports:
           mta_firewall.absent: []
     """
-    return _reconcile(name, {"backend": "auto", "ports": [], "rules_file": rules_file})
-
-
-def _reconcile(name, args):
-    rules_file = args["rules_file"]
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    args = {"rules_file": rules_file, "rules_file_v6": rules_file_v6, "nftables_file": nftables_file}
     try:
-        plan = __salt__["mta_firewall.plan"](**args)
-        if plan["backend"] == "none":
-            ret["comment"] = f"No firewall is managed: backend {args['backend']}, rules file {rules_file}"
-        elif not plan["changes"]:
-            ret["comment"] = f"The firewall rules in {rules_file} are in the correct state"
+        plan = __salt__["mta_firewall.plan_removal"](**args)
+        changes = {item: change for backend in plan.values() for item, change in backend.items()}
+        what = f"Rules of this formula in the firewall ({', '.join(plan)})"
+        if not plan:
+            ret["comment"] = "No firewall has rules of this formula"
         elif __opts__["test"]:
-            ret["result"] = None
-            ret["comment"] = f"The firewall rules in {rules_file} would have been changed"
-            ret["changes"] = plan["changes"]
+            ret.update(result=None, changes=changes, comment=f"{what} would have been removed")
         else:
-            __salt__["mta_firewall.apply"](**args)
-            ret["comment"] = f"The firewall rules in {rules_file} have been changed"
-            ret["changes"] = plan["changes"]
+            __salt__["mta_firewall.remove"](**args)
+            ret.update(changes=changes, comment=f"{what} have been removed")
     except (CommandExecutionError, SaltInvocationError) as error:
-        ret["result"] = False
-        ret["comment"] = f"The firewall has been left as it was: {error}"
+        ret.update(result=False, comment=f"The firewall has been left as it was: {error}")
     return ret

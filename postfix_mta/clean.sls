@@ -1,12 +1,22 @@
 # Back to before the first apply: our firewall ports, then every file that the transactions changed. Mail, packages
 # and the names of the host stay.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings
 
 postfix_mta_firewall_clean:
   mta_firewall.absent:
     - rules_file: {{ mta.firewall.rules_file | json }}
+    - rules_file_v6: {{ mta.firewall.rules_file_v6 | json }}
+    - nftables_file: {{ mta.firewall.nftables_file | json }}
+    - require:
+      - mta_transaction: postfix_mta_recovered
+
+postfix_mta_trust_store_clean:
+  mta_fleet_ca.untrusted:
+    - name: {{ mta.family.trust_store.file | json }}
+    - command: {{ mta.family.trust_store.command | json }}
     - require:
       - mta_transaction: postfix_mta_recovered
 

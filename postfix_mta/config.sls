@@ -1,5 +1,6 @@
 # main.cf and master.cf.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .certificate
   - .sasl
@@ -14,9 +15,9 @@ postfix_mta_config:
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package
-{%- if mta.certificate.source != 'none' %}
-      - mta_cert: postfix_mta_certificate
-{%- endif %}
+{%- for pair in mta.pairs %}
+      - mta_cert: {{ pair.id }}
+{%- endfor %}
 {%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
 {%- endif %}

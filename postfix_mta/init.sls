@@ -1,3 +1,4 @@
+#!yaml
 # The whole mail server, in the how-to's order.
 include:
   - .settings
@@ -7,6 +8,5 @@ include:
   - .maps
   - .config
   - .aliases
-  - .service
   - .firewall
   - .verify

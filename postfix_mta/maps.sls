@@ -1,5 +1,6 @@
 # The lookup tables of the pillar. They are there before main.cf names them, and go after it named them (.config).
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
   - .transaction

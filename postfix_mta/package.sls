@@ -1,5 +1,6 @@
 # The packages, with the how-to's debconf answers; /etc/mailname and, if wanted, /etc/hosts before them.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings
 

@@ -1,5 +1,6 @@
 # saslauthd, its socket in Postfix's chroot, and smtpd's use of it.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
   - .transaction

@@ -1,3 +1,4 @@
+#!yaml
 # Postfix and saslauthd enabled and running.
 include:
   - .sasl

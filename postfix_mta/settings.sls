@@ -4,8 +4,9 @@
   `state.apply NAME` does not sync custom modules, so it is done here, in test mode too. The states of the same run
   see the synced modules after force_reload_modules; what is rendered in the same run does not.
 -#}
-{%- from "postfix_mta/map.jinja" import mta, synced with context %}
-{%- if not synced %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
+{%- if not mta.synced %}
 {%-   do salt["saltutil.sync_all"](refresh=False) %}
 
 postfix_mta_modules:

@@ -1,7 +1,8 @@
 # The end of the transaction: what the parts changed is in force and verified, or undone.
 #
 # Alone, a part promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
-{%- from 'postfix_mta/map.jinja' import mta with context %}
+{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
 

@@ -11,6 +11,7 @@ import pytest
 from rig import PREFIX, images, kitchen, results
 from rig.container import Container, run_label, without_systemd
 from rig.container import remove_all as remove_containers
+from rig.fleet import Fleet, start_containers
 
 UNDER_KITCHEN = "POSTFIX_MTA_TEST_RUN" not in os.environ
 
@@ -53,18 +54,20 @@ def converged(request, instance):
 @pytest.fixture(scope="module")
 def new_container(instance):
     """
-    A function that starts another host: ``new_container(platform=…, init="systemd", provision=True)``.
+    A function that starts another host:
+    ``new_container(platform=…, init="systemd", provision=True, hostname=…)``.
 
     platform: a platform of kitchen.yml (default: this suite's), or its name without ``-salt-LINE``: a Debian
-    without Salt. init: ``systemd`` or ``none``. provision: put the formula and the suite's pillar inside. All
-    of them are removed after the module.
+    without Salt. init: ``systemd`` or ``none``. provision: put the formula and the suite's pillar inside.
+    hostname: default the suite's. All of them are removed after the module.
     """
     label = f"{run_label()}.{os.urandom(4).hex()}"
     numbers = itertools.count(1)
 
-    def start(platform=None, init="systemd", provision=True):
+    def start(platform=None, init="systemd", provision=True, hostname=None):
         platform = platform or instance.platform
         driver = instance.driver if init == "systemd" else without_systemd(instance.driver)
+        driver = {**driver, "hostname": hostname or driver["hostname"]}
         name = f"{PREFIX}-{label.rpartition('=')[2]}-{next(numbers)}"
         started = Container.start(name, driver, images.platform_image(platform), [run_label(), label])
         if provision:
@@ -73,3 +76,20 @@ def new_container(instance):
 
     yield start
     remove_containers(label)
+
+
+@pytest.fixture(scope="module")
+def new_fleet(container, new_container):
+    """
+    A function that makes the host under test a master and starts minions:
+    ``new_fleet({"mail1.example.com": {"postfix_mta": {}}}, master={}, minion={})``.
+
+    pillars: minion id, which is its host name too, to its pillar. master, minion: further settings for the
+    daemons. Returns a :class:`rig.fleet.Fleet` whose minions all answer.
+    """
+
+    def start(pillars, master=None, minion=None):
+        minions = start_containers(lambda name: new_container(provision=False, hostname=name), pillars)
+        return Fleet.start(container, minions, pillars, master, minion)
+
+    return start

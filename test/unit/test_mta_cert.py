@@ -1,9 +1,11 @@
 """Keys, the authority and certificates: judged by openssl(1) as well, left alone, renewed or refused."""
 
+import ast
 import datetime
 import json
 import logging
 import os
+import pathlib
 import stat
 import subprocess
 import types
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+MODULES = pathlib.Path(__file__).resolve().parents[2] / "_modules"
 HOST = "mail.example.com"
 SECRET = "correct horse battery staple"
 PASSPHRASE = "postfix_mta:certificate:ca:passphrase"
@@ -26,19 +29,19 @@ class Host:
     def __init__(self, folder, opts, states, modules):
         self.folder, self.opts, self.states, self.modules = folder, opts, states, modules
         # Salt's loader holds a module twice: as tests call it, and as states and other modules do.
-        loaders = (modules, modules.pack["__salt__"])
-        self.namespaces = [loader["mta_cert.plan"].__globals__ for loader in loaders]
-        self.namespace = self.namespaces[0]
+        self.loaders = (modules, modules.pack["__salt__"])
         self.now = datetime.datetime.now(datetime.timezone.utc)
         self.ca, self.ca_key = folder / "certs/cacert.pem", folder / "private/cakey.pem"
         self.certificate, self.key = folder / "certs/smtpd.crt", folder / "private/smtpd.key"
 
-    def replace(self, monkeypatch, name, value):
-        for namespace in self.namespaces:
-            monkeypatch.setitem(namespace, name, value)
+    def replace(self, monkeypatch, function, name, value):
+        """Replace a name in the module of a function."""
+        for loader in self.loaders:
+            monkeypatch.setitem(loader[function].__globals__, name, value)
 
     def function(self, name, *args, **kwargs):
-        return self.modules[f"mta_cert.{name}"](*map(str, args), **kwargs)
+        module = "mta_ca" if name == "create_ca" else "mta_cert"
+        return self.modules[f"{module}.{name.replace('_ca', '')}"](*map(str, args), **kwargs)
 
     def state(self, test, name, path, **arguments):
         self.opts["test"] = self.states.opts["test"] = test
@@ -97,7 +100,8 @@ def host(tmp_path, opts, states, modules, pretend, monkeypatch):
     pretend("mta_service.daemon_reload", lambda: None)
     pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "notes": [], "transcript": []})
     made = Host(tmp_path / "ssl", opts, states, modules)
-    made.replace(monkeypatch, "_now", lambda: made.now)
+    for function in ("mta_cert.plan", "mta_ca.plan"):
+        made.replace(monkeypatch, function, "_now", lambda: made.now)
     return made
 
 
@@ -275,11 +279,11 @@ def test_an_expired_certificate_is_healed(host):
 
 
 def test_without_renew_days_the_window_is_a_third_of_the_lifetime(host):
-    host.settle(days=60, renew_days=None)
+    host.settle(days=60)
     host.now += 39 * DAY
-    assert host.settle(days=60, renew_days=None)[1]["changes"] == {}
+    assert host.settle(days=60)[1]["changes"] == {}
     host.now += DAY
-    renewed(host, "its renewal began at", days=60, renew_days=None)
+    renewed(host, "its renewal began at", days=60)
 
 
 def test_a_certificate_for_another_name_is_renewed(host):
@@ -420,7 +424,7 @@ def test_the_group_ssl_cert_may_read_a_server_key_and_no_other_group(host, monke
     host.key.chmod(0o640)
     assert host.pair(test=True)["changes"]
     group = types.SimpleNamespace(getgrgid=lambda gid: types.SimpleNamespace(gr_name="ssl-cert"))
-    host.replace(monkeypatch, "grp", group)
+    host.replace(monkeypatch, "mta_pem.read", "grp", group)
     assert host.pair(test=True)["changes"] == {}
     host.ca_key.chmod(0o640)
     assert host.authority(test=True)["changes"]
@@ -441,10 +445,10 @@ def test_without_an_authority_to_come_a_missing_one_is_an_error(host):
         refused(host, host.pair(test=test), "mta_cert.ca_managed creates a new one")
 
 
-def test_a_bad_new_pair_replaces_nothing(host, monkeypatch):
+def test_a_bad_new_pair_replaces_nothing(host, pretend):
     host.settle()
     before = host.contents()
-    host.replace(monkeypatch, "_serve", lambda *_: ["a TLS server cannot load it"])
+    pretend("mta_x509.serve", lambda *_, **__: ["a TLS server cannot load it"])
     refused(host, host.pair(hostname="new.example.com"), "a TLS server cannot load it")
     assert host.contents() == before
 
@@ -609,7 +613,7 @@ def test_a_wrong_passphrase_is_an_error_even_when_nothing_has_to_be_signed(host,
     passphrase("wrong one")
     for test in (True, False):
         result = host.authority(test=test)
-        refused(host, result, "The passphrase does not unlock the key")
+        refused(host, result, "is not unlocked by the passphrase")
         assert "wrong one" not in result["comment"]
     passphrase(None)
     refused(host, host.authority(), "no passphrase is given")
@@ -734,43 +738,52 @@ def test_verify_lists_every_problem(by_hand):
     assert by_hand.function("verify", by_hand.folder / "absent") == [f"{by_hand.folder}/absent is not there"]
 
 
+def chain_of_three(now, names=(HOST,), days=90):
+    """PEM of a server's key, its certificate, the intermediate authority that signed it, and the root."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    subjects = [x509.Name.from_rfc4514_string(f"CN={name}") for name in ("Root", "Middle", "Leaf")]
+    pems = [private_pem(keys[2])]
+    for number, (key, subject) in enumerate(zip(keys, subjects)):
+        above = max(number - 1, 0)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subjects[above])
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 2 * DAY)
+            .not_valid_after(now + days * DAY)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[above].public_key()), False)
+            .add_extension(x509.BasicConstraints(number < 2, None), True)
+        )
+        usage = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign"), False
+        )
+        usage.update(
+            key_cert_sign=number < 2, digital_signature=number == 2, encipher_only=False, decipher_only=False
+        )
+        builder = builder.add_extension(x509.KeyUsage(**usage), True)
+        if number == 2:
+            builder = builder.add_extension(x509.SubjectAlternativeName(map(x509.DNSName, names)), False)
+        pems.insert(1, builder.sign(keys[above], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return pems
+
+
 def test_a_chain_is_followed_in_order(by_hand):
     """The server's certificate, then an intermediate authority that the file brings along."""
-    root_key = ec.generate_private_key(ec.SECP256R1())
-    middle_key = ec.generate_private_key(ec.SECP256R1())
-    build = by_hand.namespace["_build_ca"]
-    root = build(root_key, x509.Name.from_rfc4514_string("CN=Root"), 100, by_hand.now, None)
-    middle = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name.from_rfc4514_string("CN=Middle"))
-        .issuer_name(root.subject)
-        .public_key(middle_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(root.not_valid_before_utc)
-        .not_valid_after(root.not_valid_after_utc)
-    )
-    for extension in root.extensions:
-        if extension.oid != x509.SubjectKeyIdentifier.oid:
-            middle = middle.add_extension(extension.value, extension.critical)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(middle_key.public_key())
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
-    middle = middle.add_extension(identifier, False).add_extension(authority, False)
-    middle = middle.sign(root_key, hashes.SHA256())
-    leaf_key = serialization.load_pem_private_key(by_hand.key.read_bytes(), None)
-    leaf = by_hand.namespace["_build_server"](
-        leaf_key.public_key(), {"COMMON_NAME": HOST}, [HOST], 90, by_hand.now, middle_key, middle
-    )
-    pem = by_hand.namespace["_pem"]
-    by_hand.ca.write_bytes(pem(root))
+    key, leaf, middle, root = chain_of_three(by_hand.now)
+    by_hand.key.write_bytes(key)
+    by_hand.ca.write_bytes(root)
     arguments = {"key": str(by_hand.key), "ca_certificate": str(by_hand.ca), "hostname": HOST}
-    by_hand.certificate.write_bytes(pem(leaf) + pem(middle))
+    by_hand.certificate.write_bytes(leaf + middle)
     assert by_hand.function("verify", by_hand.certificate, **arguments) == []
     assert by_hand.function("inspect", by_hand.certificate)["chain"] == ["CN=Middle"]
-    by_hand.certificate.write_bytes(pem(leaf) + pem(root) + pem(middle))
+    by_hand.certificate.write_bytes(leaf + root + middle)
     assert "its chain is broken: CN=Root did not sign" in "\n".join(
         by_hand.function("verify", by_hand.certificate, **arguments)
     )
-    by_hand.certificate.write_bytes(pem(leaf))
+    by_hand.certificate.write_bytes(leaf)
     assert by_hand.function("verify", by_hand.certificate, **arguments)
 
 
@@ -848,23 +861,359 @@ def test_a_missing_library_is_named_with_the_way_to_install_it(host, monkeypatch
     assert host.contents() == {}
 
 
-def test_dates_of_a_cryptography_before_42_are_read(host):
+def test_dates_of_a_cryptography_before_42_are_read(modules):
     old = types.SimpleNamespace(not_valid_after=datetime.datetime(2026, 1, 1))
-    assert host.namespace["_utc"](old, "after") == datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    utc = modules["mta_x509.describe"].__globals__["_utc"]
+    assert utc(old, "after") == datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 
 
-def test_every_public_function_documents_itself(host):
-    for name in (
-        "create_key",
-        "create_ca",
-        "create",
-        "sign",
-        "inspect",
-        "verify",
-        "plan",
-        "apply",
-        "ca_plan",
+def test_every_public_function_documents_itself():
+    for module in ("mta_x509", "mta_pem", "mta_ca", "mta_cert"):
+        tree = ast.parse((MODULES / f"{module}.py").read_text())
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+        assert functions
+        for function in functions:
+            assert "CLI Example:" in ast.get_docstring(function), f"{module}.{function.name}"
+
+
+# -- files of an administrator or an ACME client -------------------------------------------------
+
+
+class Acme:
+    """What an ACME client leaves, and the state that takes it over."""
+
+    def __init__(self, host):
+        self.host, self.folder = host, host.folder / "live"
+        self.folder.mkdir(parents=True)
+        self.files = {"certificate": self.folder / "fullchain.pem", "key": self.folder / "privkey.pem"}
+
+    def issue(self, names=(HOST,), days=90):
+        key, leaf, middle, _ = chain_of_three(self.host.now, names, days)
+        self.files["key"].write_bytes(key)
+        self.files["key"].chmod(0o600)
+        self.files["certificate"].write_bytes(leaf + middle)
+
+    def state(self, test=False, **more):
+        sources = {f"{part}_source": str(path) for part, path in self.files.items()}
+        arguments = {"key": str(self.host.key), "hostname": HOST, **sources, **more}
+        return self.host.state(test, "managed", self.host.certificate, **arguments)
+
+    def taken(self, **more):
+        """It is taken over as test mode predicts, and the next run changes nothing."""
+        predicted, result = self.state(test=True, **more), self.state(**more)
+        assert result["result"] is True, result["comment"]
+        assert result["changes"] == predicted["changes"] != {}
+        again = self.state(**more)
+        assert (again["result"], again["changes"]) == (True, {})
+        return result
+
+    def kept(self, words, **more):
+        """It is refused, and the server keeps its pair."""
+        before = self.host.contents()
+        for test in (True, False):
+            refused(self.host, self.state(test, **more), words)
+        assert self.host.contents() == before
+
+
+@pytest.fixture
+def acme(host):
+    made = Acme(host)
+    made.issue()
+    return made
+
+
+def test_a_pair_of_an_acme_client_and_its_renewal_are_taken_over(acme):
+    for _ in range(2):
+        acme.issue()
+        acme.taken()
+        assert acme.host.key.read_bytes() == acme.files["key"].read_bytes()
+        assert acme.host.certificate.read_bytes() == acme.files["certificate"].read_bytes()
+        assert stat.S_IMODE(acme.host.key.stat().st_mode) == 0o600
+        assert stat.S_IMODE(acme.host.certificate.stat().st_mode) == 0o644
+
+
+def test_a_pair_that_is_not_good_is_refused_and_the_server_keeps_its_own(acme):
+    acme.taken()
+    good = {path: path.read_bytes() for path in acme.files.values()}
+    certificate, key = acme.files["certificate"], acme.files["key"]
+    leaf = certificate.read_bytes().partition(b"-----END CERTIFICATE-----\n")
+    for path, data, words in (
+        (key, private_pem(), "it does not belong to the key"),
+        (key, private_pem(passphrase=b"locked"), "is encrypted, and Postfix cannot ask"),
+        (key, b"nonsense", "holds no PEM private key"),
+        (key, b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "is not a PEM private key"),
+        (certificate, b"nonsense", "holds no PEM certificate"),
+        (certificate, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "not a PEM certificate"),
+        (certificate, leaf[2] + leaf[0] + leaf[1], "it does not belong to the key"),
+        (certificate, leaf[0] + leaf[1] + chain_of_three(acme.host.now)[2], "its chain is broken"),
     ):
-        documentation = host.modules[f"mta_cert.{name}"].__doc__
-        assert "CLI Example:" in documentation
-        assert "Raises" in documentation
+        path.write_bytes(data)
+        acme.kept(words)
+        path.write_bytes(good[path])
+    acme.issue(names=["other.example.com"])
+    acme.kept("it is not for mail.example.com but for other.example.com")
+    acme.issue(days=-0.5)
+    acme.kept("it expired at")
+    key.unlink()
+    acme.kept("is not there")
+    assert acme.host.contents()["smtpd.key"] == good[key]
+
+
+def test_a_pair_is_checked_at_every_run_also_when_it_has_been_taken_over(acme):
+    acme.taken()
+    acme.host.now += 61 * DAY
+    assert "look at what should" in acme.state()["comment"]
+    acme.host.now += 30 * DAY
+    acme.kept("it expired at")
+    acme.host.now -= 200 * DAY
+    acme.kept("and the clock says")
+
+
+def test_a_key_that_others_can_read_is_not_taken_over(acme):
+    acme.files["key"].chmod(0o644)
+    acme.kept("can be read by others (mode 0644)")
+
+
+def test_only_certificates_get_into_the_file_that_all_may_read(acme):
+    both = acme.files["key"].read_bytes() + acme.files["certificate"].read_bytes()
+    acme.files["certificate"] = acme.files["key"] = acme.folder / "both.pem"
+    acme.files["key"].write_bytes(both)
+    acme.files["key"].chmod(0o600)
+    acme.taken()
+    assert b"PRIVATE" not in acme.host.certificate.read_bytes()
+    assert b"CERTIFICATE" not in acme.host.key.read_bytes()
+
+
+def test_a_chain_of_its_own_is_put_behind_the_certificate_and_a_missing_one_is_told(acme):
+    leaf, end, middle = acme.files["certificate"].read_bytes().partition(b"-----END CERTIFICATE-----\n")
+    acme.files["certificate"].write_bytes(leaf + end)
+    assert "holds one certificate only" in acme.taken()["comment"]
+    acme.files["chain"] = acme.folder / "chain.pem"
+    acme.files["chain"].write_bytes(middle)
+    acme.taken()
+    assert acme.host.certificate.read_bytes() == leaf + end + middle
+
+
+def test_pem_text_comes_from_pillar_and_from_sdb_and_appears_nowhere(acme, modules, pretend):
+    text = acme.files["key"].read_text()
+    pillar = {"files": {"key": text, "certificate": "sdb://safe/chain"}}
+    for loader in (modules, modules.pack["__salt__"]):
+        loader.pack["__pillar__"] = pillar
+    pretend("sdb.get", lambda uri: (acme.folder / "fullchain.pem").read_text())
+    acme.files = {"key": "files:key", "certificate": "files:certificate"}
+    shown = json.dumps([acme.state(test=True), acme.taken()])
+    assert acme.host.key.read_text() == text
+    assert text.splitlines()[1] not in shown
+    acme.files["key"] = "files:nothing"
+    acme.kept("Pillar files:nothing is not there")
+
+
+# -- one file for both -------------------------------------------------------------------------
+
+
+def test_a_chain_file_holds_the_key_and_then_the_certificate(host):
+    chain = host.folder / "private/smtpd.pem"
+    host.settle(chain_file=str(chain))
+    for damage in (lambda: None, lambda: chain.write_bytes(b"x"), chain.unlink, lambda: chain.chmod(0o644)):
+        damage()
+        predicted = host.pair(test=True, chain_file=str(chain))
+        assert host.pair(chain_file=str(chain))["changes"] == predicted["changes"]
+        assert chain.read_bytes() == host.key.read_bytes() + host.certificate.read_bytes()
+        assert stat.S_IMODE(chain.stat().st_mode) == 0o600
+        assert host.pair(chain_file=str(chain))["changes"] == {}
+
+
+def test_a_rotated_key_is_new_at_each_renewal_and_not_between(host):
+    rotating = {"rotate_key": True, "chain_file": str(host.folder / "private/smtpd.pem")}
+    host.settle(**rotating)
+    renewed(host, "it is not for a.example.com", new_key=True, alternative_names=["a.example.com"], **rotating)
+
+
+@pytest.mark.parametrize(
+    ("listener", "stops"),
+    [
+        ({"keys": ["{key}"]}, True),
+        ({"keys": ["/etc/other.key", "{key}"]}, True),
+        ({"keys": ["{chain}"]}, False),
+        (None, True),
+    ],
+)
+def test_postfix_is_stopped_while_two_files_that_it_reads_are_switched(host, pretend, listener, stops):
+    seen, running = [], [True]
+
+    def status(names):
+        return {name: {"installed": True, "enabled": True, "active": running[0]} for name in names}
+
+    def note(what, state):
+        def act(name, **_):
+            seen.append((what, host.key.read_bytes(), host.certificate.read_bytes()))
+            running[0] = state
+
+        return act
+
+    def listeners():
+        if listener is None:
+            raise CommandExecutionError("broken")
+        paths = {"key": host.key, "chain": host.folder / "private/smtpd.pem"}
+        return [{"keys": [path.format(**paths) for path in listener["keys"]]}]
+
+    host.settle()
+    pretend("postconf.listeners", listeners)
+    pretend("mta_service.status", status)
+    for action, state in (("stop", False), ("start", True), ("reload", True)):
+        pretend(f"mta_service.{action}", note(action, state))
+    old = host.key.read_bytes(), host.certificate.read_bytes()
+    host.settle(alternative_names=["kept.example.com"])
+    assert [what for what, *_ in seen] == ["reload"], "the key is kept: nothing has to be stopped"
+    seen.clear()
+    old = host.key.read_bytes(), host.certificate.read_bytes()
+    host.settle(alternative_names=["new.example.com"], rotate_key=True)
+    new = host.key.read_bytes(), host.certificate.read_bytes()
+    assert old[0] != new[0]
+    assert seen == [*[("stop", *old), ("start", *new)][: 2 * stops], ("reload", *new)]
+
+
+# -- a fleet's authority -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet(host, tmp_path, pretend):
+    """The CA minion, in the same process; the names that its policy grants can be replaced."""
+    asked = []
+    folder = tmp_path / "ca"
+    folder.mkdir()
+    host.function("create_ca", folder / "ca.pem", folder / "ca.key", key_type="ec", common_name="Fleet CA")
+
+    def sign(request, ca_minion, policy, days):
+        asked.append((ca_minion, policy, days))
+        if policy == "refuses":
+            raise CommandExecutionError("not for you")
+        name = "other.example.com" if policy == "other" else HOST
+        return host.function("sign", request, name, folder / "ca.pem", folder / "ca.key", days=days)
+
+    pretend("mta_fleet_ca.sign_request", sign)
+    pretend("mta_fleet_ca.authority", lambda ca_minion: (folder / "ca.pem").read_text())
+
+    def pair(test=False, **more):
+        arguments = {
+            "ca_key": None,
+            "ca_minion": "ca1",
+            "policy": "mail",
+            "days": 90,
+            "source": "fleet_ca",
+            **more,
+        }
+        return host.pair(test, **arguments)
+
+    pair.asked = asked
+    return pair
+
+
+def test_a_fleets_authority_signs_and_is_asked_in_a_real_run_only(host, fleet):
+    predicted = fleet(test=True)
+    assert fleet.asked == []
+    assert "The CA minion ca1 signs it" in predicted["comment"]
+    result = fleet()
+    assert result["result"] is True, result["comment"]
+    assert result["changes"] == predicted["changes"]
+    assert set(result["changes"]) == {str(host.ca), str(host.key), str(host.certificate), "activation"}
+    assert fleet.asked == [("ca1", "mail", 90)]
+    host.accepted_by_openssl()
+    assert fleet()["changes"] == {}
+    key = host.key.read_bytes()
+    host.now += 61 * DAY
+    assert "its renewal began" in fleet(test=True)["comment"]
+    assert list(fleet()["changes"]) == [str(host.certificate), "activation"]
+    assert host.key.read_bytes() == key
+    assert fleet()["changes"] == {}
+
+
+def test_what_a_fleets_authority_refuses_or_signs_wrongly_replaces_nothing(host, fleet):
+    fleet()
+    before = host.contents()
+    host.now += 61 * DAY
+    refused(host, fleet(policy="refuses"), "not for you")
+    refused(host, fleet(policy="other"), "it is not for mail.example.com but for other.example.com")
+    assert host.contents() == before
+
+
+# -- access and passphrases --------------------------------------------------------------------
+
+
+def test_a_certificate_that_others_can_write_becomes_roots(host):
+    host.settle()
+    host.certificate.chmod(0o666)
+    predicted = host.pair(test=True)["changes"]
+    assert predicted[str(host.certificate)]["old"]["mode"] == "0666"
+    assert host.pair()["changes"] == predicted
+    assert stat.S_IMODE(host.certificate.stat().st_mode) == 0o644
+    assert host.pair()["changes"] == {}
+
+
+def test_the_passphrase_is_changed_by_the_pillar_that_has_both(host, secret, modules):
+    previous = "postfix_mta:certificate:ca:previous_passphrase"
+    both = {"previous_passphrase_pillar": previous}
+    host.settle()
+    pillar = {"postfix_mta": {"certificate": {"ca": {"passphrase": "a new one", "previous_passphrase": SECRET}}}}
+    for loader in (modules, modules.pack["__salt__"]):
+        loader.pack["__pillar__"] = pillar
+    refused(host, host.authority(), "is not unlocked by the passphrase")
+    predicted = host.authority(test=True, **both)
+    assert host.pair(test=True, hostname="new.example.com", **both)["result"] is None
+    result = host.authority(**both)
+    assert result["changes"] == predicted["changes"]
+    assert list(result["changes"]) == [str(host.ca_key), "activation"]
+    assert not {SECRET, "a new one"} & set(json.dumps(result).split('"'))
+    host.openssl("pkey", "-in", host.ca_key, "-noout", "-passin", "stdin", input="a new one\n")
+    assert host.authority(**both)["changes"] == {}
+    assert host.pair(hostname="new.example.com", **both)["result"] is True
+
+
+def test_inspect_shows_whole_tlsa_records(by_hand):
+    told = by_hand.function("inspect", by_hand.certificate)
+    assert told["tlsa_records"] == [f"_25._tcp.{HOST}. IN TLSA {told['tlsa']}"]
+    by_hand.certificate.write_bytes(by_hand.key.read_bytes() + by_hand.certificate.read_bytes())
+    assert by_hand.function("inspect", by_hand.certificate)["tlsa"] == told["tlsa"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"source": "elsewhere"}, "source must be one of"),
+        ({"source": "files"}, "source files needs certificate_source and key_source"),
+        ({"source": "fleet_ca"}, "source fleet_ca needs ca_minion"),
+        ({"days_valid": 5}, "there is no argument days_valid"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(host, arguments, words):
+    refused(host, host.pair(**arguments), words)
+
+
+# -- what was judged already -------------------------------------------------------------------
+
+
+def test_a_good_pair_is_not_judged_twice_and_judged_again_when_anything_changed(host, pretend):
+    host.settle()
+    assert [result["changes"] for result in host.apply()] == [{}, {}]
+
+    def judged(*_args, **_kwargs):
+        raise AssertionError("judged again")
+
+    for function in ("describe", "describe_key", "problems"):
+        pretend(f"mta_x509.{function}", judged)
+    assert [result["changes"] for result in host.apply()] == [{}, {}]
+    for what in (
+        lambda: host.pair(alternative_names=["other.example.com"]),
+        lambda: host.pair(hostname="other.example.com"),
+        lambda: host.key.chmod(0o644) or host.pair(),
+        lambda: host.ca_key.chmod(0o640) or host.authority(),
+        lambda: (host.certificate.write_bytes(host.certificate.read_bytes() + b"\n"), host.pair()),
+    ):
+        with pytest.raises(AssertionError, match="judged again"):
+            what()
+
+
+def test_no_verdict_about_an_authority_with_a_passphrase_is_kept(host, secret, tmp_path):
+    host.settle()
+    host.settle()
+    assert len(list((tmp_path / "state" / "verdicts").iterdir())) == 1

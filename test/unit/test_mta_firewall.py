@@ -1,81 +1,44 @@
-"""mta_firewall: the rules file's text, and the states over the real loaders with stand-ins for iptables."""
+"""mta_firewall: which firewall it is, which ports they are, and what the backends share."""
 
-import os
 import sys
 
 import pytest
 import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-PORTS = [25, 110, 995, 143, 993]
-
-# The rules file that the how-to's readers have.
-RULES = """\
-*filter
-
-#  Allow all loopback (lo0) traffic
--A INPUT -i lo -j ACCEPT
--A INPUT -d 127.0.0.0/8 -j REJECT
-
-#  Allow SSH connections
--A INPUT -p tcp -m state --state NEW --dport 22 -j ACCEPT
-
-#  Log iptables denied calls
--A INPUT -m limit --limit 5/min -j LOG --log-prefix "iptables denied: " --log-level 7
-
-#  Drop all inbound
--A INPUT -j DROP
--A FORWARD -j DROP
-
-COMMIT
+BACKENDS = ("ufw", "firewalld", "nftables", "iptables")
+MASTER_CF = """\
+smtp       inet  n  -  y  -  -  smtpd
+587        inet  n  -  y  -  -  smtpd
+127.0.0.1:10025 inet n - y - -  smtpd
+[::1]:10026 inet n  -  y  -  -  smtpd
+192.0.2.1:2525 inet n - y - -   smtpd
+qmqp       inet  n  -  y  -  -  qmqpd
 """
-
-BLOCK = """\
-# postfix_mta: begin
-# Allows SMTP access
--A INPUT -p tcp --dport 25 -j ACCEPT
-
-# Allows pop and pops connections
--A INPUT -p tcp --dport 110 -j ACCEPT
--A INPUT -p tcp --dport 995 -j ACCEPT
-
-# Allows imap and imaps connections
--A INPUT -p tcp --dport 143 -j ACCEPT
--A INPUT -p tcp --dport 993 -j ACCEPT
-# postfix_mta: end
-
-"""
-LOG = "#  Log iptables denied calls\n"
 
 
 @pytest.fixture
-def firewall(modules):
-    """The module as the loader made it."""
-    return sys.modules[modules["mta_firewall.plan"].__module__]
+def backends(pretend):
+    """Stand in for the four backends: which are in force, what they plan, and how they were called."""
 
+    class Backends:
+        in_force, changes, calls = (), {"rules": {"old": "", "new": "25"}}, []
 
-@pytest.fixture
-def host(tmp_path, monkeypatch):
-    """A rules file, and programs of iptables that keep the running rules in a file beside it."""
-    for name, script in {
-        "iptables": f"cat {tmp_path}/running",
-        "iptables-save": f"echo '*filter'; grep -v -e -P {tmp_path}/running; echo COMMIT",
-        "iptables-restore": f"""
-            rules=$(cat)
-            case $rules in *bad*) echo 'line 7 failed' >&2; exit 2 ;; esac
-            case $* in *--test*) exit 0 ;; esac
-            echo load >> {tmp_path}/loads
-            case $rules in *late*) echo 'no such chain' >&2; exit 1 ;; esac
-            {{ echo '-P INPUT ACCEPT'; echo "$rules" | grep -e '-A INPUT'; }} > {tmp_path}/running""",
-    }.items():
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    (tmp_path / "rules").write_text(RULES)
-    (tmp_path / "running").write_text("-P INPUT ACCEPT\n-A INPUT -j DROP\n")
-    return tmp_path
+    Backends.calls = []
+    for name in BACKENDS:
+
+        def in_force(name=name, **_settings):
+            return name in Backends.in_force
+
+        def plan(ports, name=name, **settings):
+            return {"changes": Backends.changes if name in Backends.in_force else {}, "notes": ["a note"]}
+
+        def apply(ports, name=name, **settings):
+            Backends.calls.append((name, ports, settings))
+
+        for function in (in_force, plan, apply):
+            pretend(f"mta_firewall_{name}.{function.__name__}", function)
+    return Backends
 
 
 @pytest.fixture
@@ -84,225 +47,126 @@ def in_mode(opts, modules, context):
     return lambda test: salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
 
 
-def test_the_lines_of_the_how_to_go_before_the_log_line(firewall):
-    assert firewall._with_ports(RULES, PORTS) == RULES.replace(LOG, BLOCK + LOG)
-
-
-def test_a_second_time_changes_nothing(firewall):
-    once = firewall._with_ports(RULES, PORTS)
-    assert firewall._with_ports(once, PORTS) == once
-
-
-def test_no_ports_give_the_original_back(firewall):
-    assert firewall._with_ports(firewall._with_ports(RULES, PORTS), []) == RULES
-
-
-def test_other_ports_replace_the_block_where_it_is(firewall):
-    text = firewall._with_ports(RULES, [25])
-    moved = "#  Allow SSH connections\n"
-    text = RULES.replace(moved, text[text.index("# postfix_mta: begin") : text.index(LOG)] + moved)
-    changed = firewall._with_ports(text, [25, 465, 4190])
-    assert "# Allows mail submission\n-A INPUT -p tcp --dport 465 -j ACCEPT\n" in changed
-    assert "# Allows other connections\n-A INPUT -p tcp --dport 4190 -j ACCEPT\n# postfix_mta: end\n" in changed
-    assert changed.index("postfix_mta: begin") < changed.index(moved)
-
-
-def test_a_block_that_is_not_reached_moves(firewall):
-    text = RULES.replace("COMMIT", BLOCK + "COMMIT")
-    assert firewall._with_ports(text, PORTS) == RULES.replace(LOG, BLOCK + LOG)
-
-
-def test_without_the_log_line_the_block_goes_before_the_rule_that_drops_everything(firewall):
-    text = RULES.replace(LOG, "")
-    assert firewall._with_ports(text, PORTS) == text.replace("#  Drop all", BLOCK + "#  Drop all")
-
-
-def test_without_either_it_goes_before_the_commit_of_the_filter_table(firewall):
-    text = "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n*mangle\nCOMMIT\n"
-    assert firewall._with_ports(text, PORTS) == text.replace("COMMIT\n*mangle", BLOCK + "COMMIT\n*mangle")
-
-
 @pytest.mark.parametrize(
-    "rule",
+    ("in_force", "expected"),
     [
-        "-A INPUT -p tcp --dport 25 -j ACCEPT",
-        "-A  INPUT   -p tcp  -m tcp   --dport 25   -j ACCEPT",
-        "[12:345] -A INPUT -p 6 --dport=25 --jump ACCEPT",
-        "--append INPUT --protocol tcp --match multiport --destination-ports 80,25,443 --jump ACCEPT",
-        "-A INPUT -p tcp --dport smtp -j ACCEPT",
-        "-A INPUT -p tcp --dport 20:30 -j ACCEPT",
-        '-A INPUT -p tcp -m state --state NEW,RELATED --dport 25 -m comment --comment "our mail" -j ACCEPT',
-        "-A INPUT -s 0.0.0.0/0 -p tcp --dport 25 -j ACCEPT",
+        ((), "none"),
+        (("iptables",), "iptables"),
+        (("nftables", "iptables"), "nftables"),
+        (("firewalld", "nftables"), "firewalld"),
+        (BACKENDS, "ufw"),
     ],
 )
-def test_a_port_that_is_open_already_is_recognised(firewall, rule):
-    text = RULES.replace(LOG, rule + "\n" + LOG)
-    assert firewall._with_ports(text, [25]) == text
-    added = firewall._with_ports(text, PORTS).replace(rule, "")
-    assert "--dport 110 -j ACCEPT" in added
-    assert "# Allows SMTP access" not in added
+def test_auto_is_the_first_one_that_is_in_force(modules, backends, in_force, expected):
+    backends.in_force = in_force
+    assert modules["mta_firewall.in_force"]() == expected
+    assert modules["mta_firewall.plan"]()["backend"] == expected
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        "-A INPUT -s 10.0.0.0/8 -p tcp --dport 25 -j ACCEPT",
-        "-A INPUT -i eth1 -p tcp --dport 25 -j ACCEPT",
-        "-A INPUT -p udp --dport 25 -j ACCEPT",
-        "-A INPUT -p tcp --sport 25 -j ACCEPT",
-        "-A INPUT -p tcp --dport 2525 -j ACCEPT",
-        "-A INPUT -p tcp ! --dport 25 -j ACCEPT",
-        "-A INPUT -p tcp --dport 25 -j LOG",
-        "-A INPUT -p tcp --dport 25 -m state --state ESTABLISHED -j ACCEPT",
-        "-A OUTPUT -p tcp --dport 25 -j ACCEPT",
-        "# -A INPUT -p tcp --dport 25 -j ACCEPT",
-        "-A INPUT -p tcp --dport no-such-service -j ACCEPT",
-        "-A INPUT -p tcp --dport 25 -m limit --limit 1/min -j ACCEPT",
-    ],
-)
-def test_a_rule_that_does_not_open_the_port_to_everybody_does_not_count(firewall, rule):
-    text = RULES.replace(LOG, rule + "\n" + LOG)
-    assert "\n# Allows SMTP access\n" in firewall._with_ports(text, [25])
+def test_a_backend_gets_its_own_settings(in_mode, backends):
+    backends.in_force = BACKENDS
+    for backend in BACKENDS:
+        in_mode(False)["mta_firewall.managed"]("x", backend=backend, ports=[25], zones=["home"], rules_file="/r")
+    assert backends.calls == [
+        ("ufw", [25], {}),
+        ("firewalld", [25], {"zones": ["home"]}),
+        ("nftables", [25], {"nftables_file": "/etc/nftables.conf"}),
+        ("iptables", [25], {"rules_file": "/r", "rules_file_v6": "/etc/ip6tables.firewall.rules"}),
+    ]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "-A INPUT -j DROP\n",
-        "*filter\n-A INPUT -j DROP\n",
-        "# postfix_mta: begin\n" + RULES,
-        RULES + "# postfix_mta: end\n# postfix_mta: begin\n",
-    ],
-)
-def test_a_file_that_is_not_whole_is_an_error(firewall, text):
+def test_test_mode_announces_what_the_run_then_reports(in_mode, backends):
+    backends.in_force = ("ufw",)
+    predicted = in_mode(True)["mta_firewall.managed"]("x")
+    assert (predicted["result"], backends.calls) == (None, [])
+    assert "would have been changed" in predicted["comment"]
+    assert "a note" in predicted["comment"]
+    done = in_mode(False)["mta_firewall.managed"]("x")
+    assert (done["result"], done["changes"]) == (True, predicted["changes"])
+    assert len(backends.calls) == 1
+
+
+def test_absent_goes_through_all_of_them_in_force_or_not(in_mode, backends):
+    backends.in_force = ("ufw", "iptables")
+    predicted = in_mode(True)["mta_firewall.absent"]("x")
+    assert (predicted["result"], backends.calls) == (None, [])
+    assert in_mode(False)["mta_firewall.absent"]("x")["changes"] == predicted["changes"]
+    assert [call[:2] for call in backends.calls] == [("ufw", []), ("iptables", [])]
+    backends.in_force = ()
+    assert in_mode(False)["mta_firewall.absent"]("x")["changes"] == {}
+
+
+def test_an_error_leaves_the_changes_empty(in_mode, backends, pretend):
+    backends.in_force = ("ufw",)
+
+    def fail(ports):
+        raise CommandExecutionError("ufw failed")
+
+    pretend("mta_firewall_ufw.apply", fail)
+    ret = in_mode(False)["mta_firewall.managed"]("x")
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "left as it was: ufw failed" in ret["comment"]
+
+
+def test_listeners_are_the_ports_that_master_cf_has_for_other_hosts(modules, backends, tmp_path):
+    (tmp_path / "main.cf").write_text("myhostname = mail.example.com\n")
+    (tmp_path / "master.cf").write_text(MASTER_CF)
+    backends.in_force = ("ufw",)
+    modules["mta_firewall.apply"](ports=["listeners", 110, 25], config_directory=str(tmp_path))
+    assert backends.calls == [("ufw", [25, 587, 2525, 110], {})]
+
+
+def test_a_server_for_this_host_alone_has_no_port_for_others(modules, tmp_path):
+    (tmp_path / "main.cf").write_text("inet_interfaces = $mine\nmine = loopback-only\n")
+    (tmp_path / "master.cf").write_text(MASTER_CF)
+    assert modules["postconf.ports"](str(tmp_path)) == [2525]
+    assert modules["postconf.ports"](str(tmp_path / "none")) == []
+
+
+def test_in_test_mode_the_listeners_are_what_would_be(modules, context, tmp_path, monkeypatch):
+    services = {"465/inet": {"command": "smtpd", "private": False}, "587/inet": None}
+    directory = str(tmp_path)
+    (tmp_path / "main.cf").write_text("")
+    (tmp_path / "master.cf").write_text(MASTER_CF)
+    module = sys.modules[modules["postconf.plan"].__module__]
+    monkeypatch.setattr(module, "_installed", lambda: False)
+    modules["postconf.plan"](directory, {}, services)
+    assert modules["postconf.ports"](directory) == [25, 465, 2525]
+    # Without the package what it brings is assumed, unless the pillar takes it out.
+    modules["postconf.plan"](str(tmp_path / "none"), {}, services)
+    assert modules["postconf.ports"](str(tmp_path / "none")) == [25, 465]
+    # What has been applied is read, and so is what has been undone after that.
+    modules["postconf.plan"](directory, {}, services)
     with pytest.raises(CommandExecutionError):
-        firewall._with_ports(text, PORTS)
+        modules["postconf.apply"](directory, {}, services)
+    assert modules["postconf.ports"](directory) == [25, 587, 2525]
 
 
-def test_closed_ports_count_only_while_a_firewall_is_running(firewall):
-    assert firewall._closed_when_running(["-P INPUT ACCEPT"], PORTS) == []
-    assert firewall._closed_when_running(["-P INPUT DROP"], PORTS) == PORTS
-    assert firewall._closed_when_running(["-P INPUT ACCEPT", "-A INPUT -j REJECT"], [25]) == [25]
-    assert (
-        firewall._closed_when_running(["-P INPUT DROP", "-A INPUT -p tcp -m tcp --dport 25 -j ACCEPT"], [25]) == []
-    )
-
-
-def test_what_is_saved_empties_a_table_that_was_not_in_use(firewall, monkeypatch):
-    monkeypatch.setattr(firewall, "_run", lambda argv: "*nat\nCOMMIT\n" if argv[-1] == "nat" else "")
-    saved = firewall._saved("*nat\nCOMMIT\n*filter\n:INPUT DROP [0:0]\n:mine - [0:0]\n-A INPUT -j DROP\nCOMMIT\n")
-    assert saved.split() == ["*nat", "COMMIT", "*filter", ":INPUT", "ACCEPT", "[0:0]", "COMMIT"]
-
-
-def test_auto_without_a_rules_file_manages_no_firewall(states, tmp_path):
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(tmp_path / "none"))
-    assert (ret["result"], ret["changes"]) == (True, {})
-    assert "No firewall is managed" in ret["comment"]
-
-
-def test_the_backend_none_leaves_a_rules_file_alone(states, host):
-    ret = states["mta_firewall.managed"]("mail", backend="none", rules_file=str(host / "rules"))
-    assert (ret["result"], ret["changes"]) == (True, {})
-
-
-def test_iptables_without_a_rules_file_is_an_error_with_a_way_out(states, tmp_path):
-    ret = states["mta_firewall.managed"]("mail", backend="iptables", rules_file=str(tmp_path / "none"))
-    assert ret["result"] is False
-    assert "iptables-save" in ret["comment"]
-
-
-@pytest.mark.parametrize("arguments", [{"backend": "ufw"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
+@pytest.mark.parametrize("arguments", [{"backend": "pf"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
 def test_bad_arguments_are_refused(modules, arguments):
     with pytest.raises(SaltInvocationError):
         modules["mta_firewall.plan"](**arguments)
 
 
-def test_by_hand_the_how_to_s_ports_are_the_default(modules, host):
-    changes = modules["mta_firewall.plan"](rules_file=str(host / "rules"))["changes"]
-    assert changes[str(host / "rules")]["new"] == BLOCK.strip()
+def test_a_program_that_fails_is_an_error_with_its_words(modules):
+    assert modules["mta_firewall.run"](["cat"], "text") == "text"
+    with pytest.raises(CommandExecutionError, match="No such file"):
+        modules["mta_firewall.run"](["cat", "/no such file"])
+    with pytest.raises(CommandExecutionError, match="no-such-program is not installed"):
+        modules["mta_firewall.run"](["no-such-program"])
 
 
-def test_test_mode_tells_exactly_what_the_run_then_does(in_mode, host):
-    rules = host / "rules"
-    states = in_mode(True)
-    predicted = states["mta_firewall.managed"]("mail", rules_file=str(rules))
-    assert predicted["result"] is None
-    assert rules.read_text() == RULES
-    states = in_mode(False)
-    done = states["mta_firewall.managed"]("mail", rules_file=str(rules))
-    assert done["result"] is True
-    assert done["changes"] == predicted["changes"]
-    assert done["changes"][str(rules)] == {"old": "", "new": BLOCK.strip()}
-    assert states["mta_firewall.managed"]("mail", rules_file=str(rules))["changes"] == {}
-    assert (host / "loads").read_text() == "load\n"
-
-
-def test_the_file_keeps_its_mode_and_a_symbolic_link_stays_one(states, host):
-    (host / "rules").chmod(0o640)
-    (host / "link").symlink_to(host / "rules")
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "link"))
-    assert (host / "link").is_symlink()
-    assert (host / "rules").stat().st_mode & 0o777 == 0o640
-    assert [path for path in host.iterdir() if path.name.startswith(".")] == []
-
-
-def test_running_rules_that_lost_a_port_are_loaded_again(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    (host / "running").write_text("-P INPUT DROP\n")
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    assert list(ret["changes"]) == ["running rules"]
-    assert "--dport 25" in (host / "running").read_text()
-
-
-def test_a_firewall_that_is_off_stays_off(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    (host / "running").write_text("-P INPUT ACCEPT\n")
-    assert states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))["changes"] == {}
-
-
-@pytest.mark.parametrize("test", [True, False])
-def test_a_file_that_does_not_pass_the_test_is_left(in_mode, host, test):
-    states = in_mode(test)
-    bad = RULES + "# bad\n"
-    (host / "rules").write_text(bad)
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    assert (ret["result"], ret["changes"]) == (False, {})
-    assert "line 7 failed" in ret["comment"]
-    assert (host / "rules").read_text() == bad
-    assert not (host / "loads").exists()
-
-
-def test_a_file_that_does_not_load_is_taken_back_with_the_running_rules(states, host):
-    late = RULES + "# late\n"
-    (host / "rules").write_text(late)
-    running = (host / "running").read_text()
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    assert (ret["result"], ret["changes"]) == (False, {})
-    assert "no such chain" in ret["comment"]
-    assert (host / "rules").read_text() == late
-    assert (host / "running").read_text() == running
-    assert (host / "loads").read_text() == "load\nload\n"
-
-
-def test_absent_gives_the_file_back_as_it_was(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    ret = states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))
-    assert ret["changes"][str(host / "rules")] == {"old": BLOCK.strip(), "new": ""}
-    assert (host / "rules").read_text() == RULES
-    assert "--dport 25" not in (host / "running").read_text()
-    assert states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))["changes"] == {}
-
-
-def test_absent_does_not_start_a_firewall(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    (host / "running").write_text("-P INPUT ACCEPT\n")
-    ret = states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))
-    assert list(ret["changes"]) == [str(host / "rules")]
-    assert (host / "running").read_text() == "-P INPUT ACCEPT\n"
-
-
-def test_a_missing_iptables_is_named(firewall, monkeypatch, tmp_path):
-    monkeypatch.setattr(firewall.shutil, "which", lambda *_args, **_kwargs: None)
-    (tmp_path / "rules").write_text(RULES)
-    with pytest.raises(CommandExecutionError, match="install iptables"):
-        firewall.plan("auto", PORTS, str(tmp_path / "rules"))
+def test_a_file_is_replaced_with_its_mode_made_and_removed(modules, tmp_path):
+    path = tmp_path / "rules"
+    assert modules["mta_firewall.read"](str(path)) is None
+    modules["mta_firewall.replace"](str(path), "one\r\n\udcff")
+    assert path.read_bytes() == b"one\r\n\xff"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert modules["mta_firewall.read"](str(path)) == "one\r\n\udcff"
+    path.chmod(0o640)
+    modules["mta_firewall.replace"](str(path), "two")
+    assert path.stat().st_mode & 0o777 == 0o640
+    modules["mta_firewall.replace"](str(path), None)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CommandExecutionError):
+        modules["mta_firewall.replace"](str(tmp_path / "none/rules"), "text")

@@ -13,7 +13,7 @@ import pytest
 import salt.loader
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 HOST = "mail.example.com"
@@ -21,9 +21,9 @@ PASSWORD = "s3cret-pass"
 EHLO = ["PIPELINING", "SIZE 10240000", "STARTTLS", "AUTH PLAIN LOGIN", "AUTH=PLAIN LOGIN", "8BITMIME"]
 
 
-def make_certificate(folder, name, host=HOST):
+def make_certificate(folder, name, host=HOST, key=None):
     """A self-signed certificate with its key in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.timezone.utc)
     certificate = (
@@ -84,7 +84,8 @@ class Server:
 
     def _secure(self, connection):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate)
+        for path in [self.certificate] if isinstance(self.certificate, str) else self.certificate:
+            context.load_cert_chain(path)
         return context.wrap_socket(connection, server_side=True)
 
     def _answer(self, line, secured, message):
@@ -158,6 +159,7 @@ def certificates(tmp_path_factory):
         "good": make_certificate(folder, "good.pem"),
         "other": make_certificate(folder, "other.pem"),
         "elsewhere": make_certificate(folder, "elsewhere.pem", "elsewhere.example.org"),
+        "rsa": make_certificate(folder, "rsa.pem", key=rsa.generate_private_key(65537, 2048)),
     }
 
 
@@ -178,7 +180,7 @@ def listener(server, certificates):
         "starttls": True,
         "auth": True,
         "auth_before_tls": True,
-        "certificate": certificates["good"],
+        "certificates": [certificates["good"]],
         "key": certificates["good"],
         "hostname": HOST,
     }
@@ -323,6 +325,30 @@ def test_another_certificate_than_the_one_on_disk_is_a_problem(check, server, ce
     assert f"STARTTLS: the certificate served is not the one in {certificates['good']}" in problem(check())
 
 
+def test_each_of_two_certificates_has_to_be_served(check, server, listener, certificates):
+    listener["certificates"] = [certificates["good"], certificates["rsa"]]
+    assert problem(check()).endswith(f"TLS: the certificate in {certificates['rsa']} is served to nobody")
+    server.certificate = [certificates["good"], certificates["rsa"]]
+    found = check()
+    assert found["answers"], found["problems"]
+    served = {talk["tls"]["fingerprint"] for talk in found["conversations"]}
+    assert len(served) == 2
+    server.certificate = [certificates["other"], certificates["rsa"]]
+    assert "the certificate served is not the one in" in problem(check())
+
+
+def test_the_certificates_behind_the_servers_own_are_not_the_servers(
+    check, server, listener, certificates, tmp_path
+):
+    chain = tmp_path / "chain.pem"
+    with open(certificates["good"]) as good, open(certificates["other"]) as other:
+        chain.write_text(good.read() + other.read().partition("-----END PRIVATE KEY-----\n")[2])
+    listener["certificates"] = [str(chain)]
+    assert check()["answers"]
+    server.certificate = certificates["other"]
+    assert "is not the one in" in problem(check())
+
+
 def test_a_chain_that_does_not_verify_is_a_problem_and_the_rest_is_still_told(check, server, certificates):
     server.certificate = certificates["other"]
     found = check(ca_file=certificates["good"], hostname=HOST)
@@ -334,7 +360,8 @@ def test_a_chain_that_does_not_verify_is_a_problem_and_the_rest_is_still_told(ch
 
 
 def test_a_certificate_for_another_host_is_a_problem(check, server, listener, certificates):
-    server.certificate = listener["certificate"] = certificates["elsewhere"]
+    server.certificate = certificates["elsewhere"]
+    listener["certificates"] = [certificates["elsewhere"]]
     assert "Hostname mismatch" in problem(check(ca_file=certificates["elsewhere"], hostname=HOST))
 
 
@@ -342,7 +369,7 @@ def test_a_certificate_for_another_host_is_a_problem(check, server, listener, ce
 def test_a_file_that_is_not_there_is_a_problem(check, listener, tmp_path, which):
     missing = str(tmp_path / "nope.pem")
     if which == "certificate":
-        listener["certificate"] = missing
+        listener["certificates"] = [missing]
         assert f"Cannot read {missing}" in problem(check())
     else:
         assert f"Cannot read {missing}" in problem(check(ca_file=missing))

@@ -23,7 +23,12 @@ class Server:
         return {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
 
     def act(self, action):
-        return lambda name=None: self.actions.append((action, name))
+        def note(name=None, **_):
+            self.actions.append((action, name))
+            if name == "postfix" and action in ("start", "stop"):
+                self.active = action == "start"
+
+        return note
 
 
 @pytest.fixture
@@ -105,6 +110,32 @@ def test_a_killed_run_is_resolved_by_the_next(transaction, context, main_cf):
     assert transaction("recover") == [str(main_cf)]
     assert main_cf.read_text() == "myhostname = old\n"
     assert transaction("pending") is None
+
+
+def test_files_that_were_switched_while_postfix_stood_go_back_while_it_stands(transaction, server, main_cf):
+    assert transaction("halt") is True
+    assert server.actions == [("stop", "postfix")]
+    transaction("write", str(main_cf), "new\n")
+    server.act("start")("postfix")
+    transaction("undo", "no reason")
+    assert [action for action, name in server.actions if name == "postfix"] == ["stop", "start", "stop", "start"]
+    assert main_cf.read_text() == "myhostname = old\n"
+
+
+def test_a_run_that_is_killed_while_postfix_stands_has_it_started_by_the_next(
+    transaction, server, context, main_cf
+):
+    transaction("halt")
+    transaction("write", str(main_cf), "new\n")
+    forget_run(context)
+    assert transaction("recover") == [str(main_cf)]
+    assert [action for action, name in server.actions if name == "postfix"] == ["stop", "start"]
+
+
+def test_a_postfix_that_does_not_run_is_not_halted(transaction, server):
+    server.active = False
+    assert transaction("halt") is False
+    assert server.actions == []
 
 
 def test_a_draft_of_an_entry_is_not_mistaken_for_one(transaction, context, main_cf, tmp_path):

@@ -804,6 +804,8 @@ def test_the_stock_server_listens_on_port_25(host):
             "auth_before_tls": False,
             "certificate": "/etc/ssl/certs/ssl-cert-snakeoil.pem",
             "key": "/etc/ssl/private/ssl-cert-snakeoil.key",
+            "certificates": ["/etc/ssl/certs/ssl-cert-snakeoil.pem"],
+            "keys": ["/etc/ssl/private/ssl-cert-snakeoil.key"],
             "sasl_type": "cyrus",
             "hostname": "mail.example.com",
         }
@@ -849,6 +851,28 @@ def test_overrides_decide_what_a_listener_offers(host):
 def test_a_listener_is_where_the_interfaces_say(host, parameters, expected):
     host.write(MAIN + parameters)
     assert [item["host"] for item in host.listeners()] == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "certificates", "keys"),
+    [
+        ("smtpd_tls_chain_files = /a.pem, /b.pem\n", ["/a.pem", "/b.pem"], ["/a.pem", "/b.pem"]),
+        ("smtpd_tls_eccert_file = /ec.crt\n", ["{rsa}", "/ec.crt"], ["{key}", "/ec.crt"]),
+        ("smtpd_tls_cert_file = none\n", [], []),
+    ],
+)
+def test_a_listener_has_all_of_its_certificates_and_keys(host, parameters, certificates, keys):
+    host.write(MAIN + parameters)
+    stock = {"rsa": "/etc/ssl/certs/ssl-cert-snakeoil.pem", "key": "/etc/ssl/private/ssl-cert-snakeoil.key"}
+    (found,) = host.listeners()
+    assert found["certificates"] == [path.format(**stock) for path in certificates]
+    assert found["keys"] == [path.format(**stock) for path in keys]
+
+
+def test_an_override_of_chain_files_is_that_services_own(host):
+    services = "smtp inet n - y - - smtpd\n465 inet n - y - - smtpd -o smtpd_tls_chain_files=/own.pem\n"
+    host.write(MAIN, services)
+    assert [found["certificates"][0] for found in host.listeners()][1] == "/own.pem"
 
 
 def test_a_chain_file_is_certificate_and_key(host):

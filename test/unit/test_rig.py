@@ -8,7 +8,7 @@ import tarfile
 import pytest
 import yaml
 
-from rig import REPOSITORY, __main__, container, engine, images, kitchen, results, venvs
+from rig import REPOSITORY, __main__, container, engine, fleet, images, kitchen, results, venvs
 
 KITCHEN = """
 driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
@@ -294,3 +294,15 @@ def test_the_requirements_of_an_environment_are_those_of_pyproject():
         "yamllint",
         "salt-lint",
     } <= names
+
+
+# Fleets
+
+
+def test_a_master_serves_everything_that_minions_sync():
+    synced = {path.name for path in REPOSITORY.glob("_*") if path.is_dir()}
+    assert synced <= set(fleet.SERVED)
+
+
+def test_a_minions_pillar_has_a_name_without_directories():
+    assert fleet._pillar_name("mail1.example.com") == "minion-mail1-example-com"

@@ -1,0 +1,259 @@
+"""
+Keep ports open in firewalld.
+
+They are a service of their own, ``/etc/firewalld/services/postfix_mta.xml``, which the zones name: everything of
+ours is that file and one line in each zone's. ``firewall-offline-cmd --check-config`` has to accept the files
+before anything is in force. The ports are then opened in the running firewall one by one, for ``firewall-cmd
+--reload`` would lose what others have added at run time.
+
+Whether something has to change is read from the files, from which firewalld starts at boot, so a run that changes
+nothing starts no process. Sources: firewalld.zone(5), firewalld.service(5), firewall-cmd(1).
+"""
+
+import glob
+import os
+import re
+from xml.etree import ElementTree
+
+from salt.exceptions import CommandExecutionError
+
+PROGRAM = "/usr/sbin/firewalld"
+PROC = "/proc"
+OWN = "/etc/firewalld"
+PACKAGE = ("/usr/lib/firewalld", "/usr/share/firewalld")
+SERVICE = "postfix_mta"
+LINE = f'  <service name="{SERVICE}"/>\n'
+SERVICE_TEXT = """\
+<?xml version="1.0" encoding="utf-8"?>
+<service>
+  <short>Mail server</short>
+  <description>The ports of the mail server. The Salt formula postfix_mta keeps this file.</description>
+{ports}</service>
+"""
+
+
+def in_force(zones):
+    """
+    Tell whether firewalld is running on this host; containers may have one of their own.
+
+    zones
+        Not used.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall_firewalld.in_force '[]'
+    """
+    if not os.path.exists(PROGRAM):
+        return False
+    own = _link(f"{PROC}/self/ns/pid")
+    return any(
+        __salt__["mta_firewall.read"](name) == "firewalld\n" and _link(f"{os.path.dirname(name)}/ns/pid") == own
+        for name in glob.glob(f"{PROC}/[0-9]*/comm")
+    )
+
+
+def plan(ports, zones):
+    """
+    Return what has to change for the ports to be open; nothing is changed.
+
+    ports (list of int)
+        TCP ports. With an empty list our service goes.
+
+    zones (list of str)
+        The zones in which they are open; empty: the default zone. Our line goes out of every other zone.
+
+    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": []}``. Where firewalld does not run only the files
+    are changed.
+
+    Raises ``CommandExecutionError`` when firewalld is not installed, there is no such zone, or a zone's file
+    cannot be understood.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall_firewalld.plan '[25, 993]' '[]'
+    """
+    changes = {}
+    for path, (old, new) in _files(ports, zones).items():
+        if old != new:
+            changes[path] = {"old": _shown(old), "new": _shown(new)}
+    if changes and in_force(zones):
+        changes["running rules"] = {"old": "before the change", "new": "as in the files"}
+    return {"changes": changes, "notes": []}
+
+
+def apply(ports, zones):
+    """
+    Write the files and change the running firewall, as far as :py:func:`plan` finds it necessary.
+
+    ports, zones
+        As for :py:func:`plan`.
+
+    Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and the
+    running rules as they were, when firewalld refuses the files or the ports.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_firewall_firewalld.apply '[25, 993]' '[]'
+    """
+    files = [(path, *texts) for path, texts in _files(ports, zones).items() if texts[0] != texts[1]]
+    if not files:
+        return
+    if not ports:
+        # A running firewalld watches the files: at no time a zone names a service that is gone.
+        files.reverse()
+    former = _ports_of(__salt__["mta_firewall.read"](_service_path()))
+    opened, closed = _zones_before_and_after(ports, zones)
+    undo = []
+    try:
+        for path, _old, new in files:
+            __salt__["mta_firewall.replace"](path, new)
+        __salt__["mta_firewall.run"](["firewall-offline-cmd", "--check-config"])
+        if in_force(zones):
+            for zone in opened:
+                _change_running(zone, ports, former, undo)
+            for zone in closed:
+                _change_running(zone, [], former, undo)
+    except CommandExecutionError:
+        for path, old, _new in reversed(files):
+            __salt__["mta_firewall.replace"](path, old)
+        for arguments in reversed(undo):
+            _firewall_cmd(*arguments)
+        raise
+
+
+def _change_running(zone, ports, former, undo):
+    """
+    Open the ports in a zone of the running firewall, and close the former ones; ``undo`` gets the way back.
+
+    A service that the running firewall knows has the ports that it had when it was loaded, so ports are opened
+    one by one, and the service is taken out of the zone.
+    """
+    zone = f"--zone={zone}"
+    present = _firewall_cmd(zone, "--list-ports").split()
+    wanted = [f"{port}/tcp" for port in ports]
+    missing = [port for port in wanted if port not in present]
+    stale = [f"{port}/tcp" for port in former if f"{port}/tcp" in present and f"{port}/tcp" not in wanted]
+    if missing:
+        _firewall_cmd(zone, *(f"--add-port={port}" for port in missing))
+        undo.append([zone, *(f"--remove-port={port}" for port in missing)])
+    if SERVICE in _firewall_cmd(zone, "--list-services").split():
+        _firewall_cmd(zone, f"--remove-service={SERVICE}")
+        undo.append([zone, f"--add-service={SERVICE}"])
+    if stale:
+        _firewall_cmd(zone, *(f"--remove-port={port}" for port in stale))
+        undo.append([zone, *(f"--add-port={port}" for port in stale)])
+
+
+# ------------------------------------------------------------- firewalld's files
+
+
+def _files(ports, zones):
+    """Return the files that are, or have to be, ours: path to old and new text (``None``: no file)."""
+    if not os.path.exists(PROGRAM):
+        if ports:
+            raise CommandExecutionError(
+                "firewalld is not installed: install it, or set the backend to auto or none"
+            )
+        return {}
+    old = __salt__["mta_firewall.read"](_service_path())
+    files = {_service_path(): (old, _service_text(ports) if ports else None)}
+    opened, closed = _zones_before_and_after(ports, zones)
+    for zone in opened + closed:
+        path, old, package = _zone_texts(zone)
+        if old is None and package is None:
+            raise CommandExecutionError(f"firewalld has no zone {zone}")
+        new = _zone_text(package if old is None else old, zone, zone in opened)
+        if zone in closed and new == package:
+            new = None
+        files[path] = (old, new)
+    return files
+
+
+def _zones_before_and_after(ports, zones):
+    """Return the zones that have to name our service, and the others that do."""
+    opened = (list(zones) or [_default_zone()]) if ports else []
+    naming = [
+        os.path.basename(path)[: -len(".xml")]
+        for path in sorted(glob.glob(f"{OWN}/zones/*.xml"))
+        if f'"{SERVICE}"' in (__salt__["mta_firewall.read"](path) or "")
+    ]
+    return opened, [zone for zone in naming if zone not in opened]
+
+
+def _zone_texts(zone):
+    """Return the path of a zone's file, its text, and the text of the package's own."""
+    read = __salt__["mta_firewall.read"]
+    path = f"{OWN}/zones/{zone}.xml"
+    package = [read(f"{folder}/zones/{zone}.xml") for folder in PACKAGE]
+    return path, read(path), next((text for text in package if text is not None), None)
+
+
+def _zone_text(text, zone, opened):
+    """Return a zone's text with or without our line, and every other byte as it is."""
+    tree = _parsed(text, f"the zone {zone}")
+    named = any(service.get("name") == SERVICE for service in tree.findall("service"))
+    if opened and not named:
+        head, end, rest = text.rpartition("</zone>")
+        if not end:
+            raise CommandExecutionError(f"The zone {zone} of firewalld has no end tag </zone>")
+        return f"{head}{LINE}{end}{rest}"
+    if named and not opened:
+        return re.sub(rf'[ \t]*<service name="{SERVICE}" ?/>\n?', "", text)
+    return text
+
+
+def _service_text(ports):
+    lines = "".join(f'  <port protocol="tcp" port="{port}"/>\n' for port in sorted(ports))
+    return SERVICE_TEXT.format(ports=lines)
+
+
+def _ports_of(text):
+    """Return the ports of our service's text."""
+    if text is None:
+        return []
+    return [int(port.get("port")) for port in _parsed(text, f"the service {SERVICE}").findall("port")]
+
+
+def _parsed(text, what):
+    try:
+        return ElementTree.fromstring(text.encode("utf-8", "surrogateescape"))
+    except ElementTree.ParseError as error:
+        raise CommandExecutionError(f"firewalld's file of {what} is no XML: {error}") from error
+
+
+def _shown(text):
+    """Return what of a file is ours, for the changes."""
+    if text is None or SERVICE not in text:
+        return ""
+    if "<service>" in text:
+        return ", ".join(map(str, _ports_of(text)))
+    return f"service {SERVICE}" if f'"{SERVICE}"' in text else ""
+
+
+def _default_zone():
+    for line in (__salt__["mta_firewall.read"](f"{OWN}/firewalld.conf") or "").splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "DefaultZone" and value.strip():
+            return value.strip()
+    return "public"
+
+
+def _service_path():
+    return f"{OWN}/services/{SERVICE}.xml"
+
+
+def _link(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _firewall_cmd(*arguments):
+    return __salt__["mta_firewall.run"](["firewall-cmd", *arguments])

@@ -1,0 +1,534 @@
+"""
+Certificates from one authority for a fleet: the mail minion keeps its key, a CA minion signs.
+
+A mail minion publishes a certificate request through the master (Salt's peer interface) to the CA minion, whose
+:func:`issue` answers with a certificate. Of the request only the public key is used. The names, and everything
+else in the certificate, are in a signing policy as Salt's ``x509`` module has them, and a policy is for the
+minions that it names: whoever has root on a mail minion gets certificates for its own names and no other.
+
+**On the master**, in ``/etc/salt/master.d/postfix_mta.conf`` (then restart it):
+
+.. code-block:: yaml
+
+    peer:
+      mail\\d+\\.example\\.com$:               # the mail minions, a regular expression from the id's start on
+        - ca.example.com:                   # the CA minion, and no other one
+          - mta_fleet_ca\\.(issue|certificate)$
+
+Both ``$`` matter, and nothing of ``x509`` has to be permitted. Leave the master's ``minimum_auth_version`` at 3,
+its default: before that a minion could give itself another one's id.
+
+**On the CA minion** the pillar says who may have which names, and ``state.apply postfix_mta.fleet_ca`` makes the
+authority (``certificate.ca``: its paths, days and passphrase):
+
+.. code-block:: yaml
+
+    postfix_mta:
+      certificate:
+        fleet:
+          minions:
+            mail1.example.com: [mail1.example.com, smtp.example.com]
+            mail2.example.com: []           # its id is its only name
+
+A change there is in force after ``salt ca.example.com saltutil.refresh_pillar``. Each entry is a signing policy
+with the minion's id as its name. Policies of your own (``x509_signing_policies`` in the CA minion's pillar or
+configuration) are used too when they have ``minions``, as a glob; a mail minion names one with
+``certificate.fleet.policy``.
+
+**On Salt 3006** the CA minion needs ``features: {x509_v2: true}`` in its configuration, and a restart after that.
+
+**On the mail minions** (each request keeps two of the master's ``worker_threads`` busy for a moment, so a large
+fleet's first apply should go in batches, ``salt --batch-size 10 …``):
+
+.. code-block:: yaml
+
+    postfix_mta:
+      certificate:
+        source: fleet_ca
+        fleet:
+          ca_minion: ca.example.com
+"""
+
+import datetime
+import fnmatch
+import glob
+import ipaddress
+import logging
+import os
+import re
+import time
+import types
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+log = logging.getLogger(__name__)
+
+DAYS = 825
+TIMEOUT = 30  # seconds for the CA minion's answer
+
+# Clocks differ: a certificate made now is used at once by clients whose clock is a little behind.
+BACKDATED = datetime.timedelta(hours=1)
+TIME = "%Y-%m-%d %H:%M:%S"  # as Salt's x509 module takes it, in UTC
+
+LONGEST_REQUEST = 16384  # bytes; that of an RSA key of 8192 bits takes 3 KB
+RSA_SIZES = (2048, 8192)
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+COMMON_NAME_LIMIT = 64  # RFC 5280, appendix A.1
+MINION_ID = re.compile(r"[\w.@-]+", re.ASCII)
+REQUEST = re.compile(
+    r"\s*-----BEGIN CERTIFICATE REQUEST-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE REQUEST-----\s*"
+)
+
+
+def _library():
+    """Import ``cryptography`` where it is needed: loading this module must cost nothing."""
+    try:
+        from cryptography import x509
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    except ImportError as err:
+        raise CommandExecutionError(
+            f"The Python library cryptography is missing in Salt's environment: {err}. "
+            "Install it there: salt-pip install cryptography, or the package python3-cryptography"
+        ) from err
+    return types.SimpleNamespace(
+        x509=x509,
+        serialization=serialization,
+        ec=ec,
+        ed25519=ed25519,
+        rsa=rsa,
+        # What cryptography raises for input that it cannot use.
+        errors=(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
+    )
+
+
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+# -- on the mail minion ------------------------------------------------------------------------
+
+
+def sign_request(request, ca_minion, policy=None, days=DAYS):
+    """
+    Have the CA minion sign a certificate request.
+
+    request
+        A PKCS 10 request, PEM text. Only its public key is used.
+
+    ca_minion
+        Id of the CA minion.
+
+    policy
+        Name of the signing policy there. Default: this minion's id.
+
+    days
+        How many days the certificate should be valid, default 825. The policy and the authority's end limit it.
+
+    Returns the certificate as PEM text.
+
+    Raises ``CommandExecutionError``, whose text tells the administrator whether the master, the CA minion, the
+    policy or the request is what has to be mended.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt mail1.example.com mta_fleet_ca.sign_request request="$(cat mail.csr)" ca_minion=ca.example.com
+    """
+    answer = _ask(ca_minion, "issue", request=request, policy=policy or __opts__["id"], days=days)
+    certificate = answer.get("certificate") or ""
+    lib = _library()
+    try:
+        issued = lib.x509.load_pem_x509_certificate(certificate.encode()).public_key()
+        if _public_pem(issued) == _public_pem(lib.x509.load_pem_x509_csr(request.encode()).public_key()):
+            return certificate
+    except lib.errors as err:
+        raise CommandExecutionError(f"The CA minion {ca_minion} sent no certificate: {err}") from err
+    raise CommandExecutionError(f"The CA minion {ca_minion} sent a certificate for another key")
+
+
+def authority(ca_minion):
+    """
+    Fetch the authority's certificate from the CA minion.
+
+    ca_minion
+        Id of the CA minion.
+
+    Returns PEM text. Raises as :func:`sign_request` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt mail1.example.com mta_fleet_ca.authority ca.example.com
+    """
+    pem = _ask(ca_minion, "certificate").get("certificate") or ""
+    _parse(pem, f"what the CA minion {ca_minion} sent")
+    return pem
+
+
+def _ask(ca_minion, function, **arguments):
+    """Call a function of this module on the CA minion; what it answers when that is no refusal."""
+    if not isinstance(ca_minion, str) or not MINION_ID.fullmatch(ca_minion):
+        raise SaltInvocationError(f"ca_minion must be a minion id, not {ca_minion!r}")
+    if "master_uri" not in __opts__:
+        raise CommandExecutionError(
+            "A fleet's authority is reached through the master, and this minion runs without one. "
+            "Use certificate.source local_ca here, or call state.apply through the master"
+        )
+    call = f"{__name__.rpartition('.')[2]}.{function}"
+    arguments = [{"__kwarg__": True, **arguments}] if arguments else []
+    began = time.monotonic()
+    answer = __salt__["publish.publish"](ca_minion, call, arg=arguments, tgt_type="list", timeout=TIMEOUT)
+    return _understood(answer, time.monotonic() - began, ca_minion, call, __opts__["id"])
+
+
+def _understood(answer, seconds, ca_minion, call, identifier):
+    """What the CA minion answered; raise, in words for the administrator, when that is nothing or a refusal."""
+    if isinstance(answer, str):
+        raise CommandExecutionError(f"The master did not answer: {answer}")
+    if answer is None:
+        raise CommandExecutionError(
+            f"The master knows no minion {ca_minion}: look at certificate.fleet.ca_minion, and at salt-key"
+        )
+    if not answer and seconds < TIMEOUT:
+        raise CommandExecutionError(
+            f"The master does not let {identifier} call {call} on {ca_minion}: add that to 'peer' in the "
+            "master's configuration and restart the master (salt-call sys.doc mta_fleet_ca shows how)"
+        )
+    if ca_minion not in answer:
+        raise CommandExecutionError(
+            f"The CA minion {ca_minion} did not answer within {TIMEOUT} seconds: is its salt-minion running?"
+        )
+    answer = answer[ca_minion]
+    if not isinstance(answer, dict):
+        raise CommandExecutionError(
+            f"The CA minion {ca_minion} cannot sign: {str(answer).rstrip('.')}. "
+            "Has state.apply postfix_mta.fleet_ca run there?"
+        )
+    if "refused" in answer:
+        raise CommandExecutionError(f"The CA minion {ca_minion} refused: {answer['refused']}")
+    return answer
+
+
+# -- on the CA minion --------------------------------------------------------------------------
+
+
+def certificate():
+    """
+    Return the authority's certificate, as ``{"certificate": PEM}`` or ``{"refused": reason}``.
+
+    For mail minions, through the peer interface. It is the file that the CA minion's pillar has at
+    ``postfix_mta:certificate:ca:certificate``, or the default there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ca.example.com mta_fleet_ca.certificate
+    """
+    path = __salt__["mta_settings.effective"]()["certificate"]["ca"]["certificate"]
+    try:
+        pem = _read(path)
+        if pem is None:
+            return {"refused": f"{path} is not there; state.apply postfix_mta.fleet_ca makes the authority"}
+        _parse(pem, path)
+    except CommandExecutionError as err:
+        return {"refused": str(err)}
+    return {"certificate": pem}
+
+
+def issue(request, policy, days=DAYS, **kwargs):
+    """
+    Sign the public key of a request, as a signing policy says; for mail minions, through the peer interface.
+
+    request
+        A PKCS 10 request, PEM text. Its names and extensions are not used.
+
+    policy
+        Name of a signing policy: the id of a minion in ``certificate.fleet.minions``, or an entry of
+        ``x509_signing_policies`` that has ``minions``.
+
+    days
+        Wish for the validity in days, default 825. The policy and the authority's end limit it.
+
+    kwargs
+        What Salt says about the sender. Everything else is refused.
+
+    Returns ``{"certificate": PEM}``, or ``{"refused": reason}``. Called from the command line it refuses:
+    only the peer interface says who asks.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt mail1.example.com publish.publish ca.example.com mta_fleet_ca.issue "[REQUEST, POLICY]"
+    """
+    applicant = kwargs.get("__pub_id")
+    try:
+        unknown = sorted(str(key) for key in kwargs if not str(key).startswith("__pub_"))
+        if unknown:
+            raise SaltInvocationError(f"not known: {', '.join(unknown)[:200]}")
+        pem = _issue(request, policy, days, applicant)
+    except (CommandExecutionError, SaltInvocationError) as err:
+        log.warning("Refused to sign for %s by the policy %r: %s", applicant, policy, err)
+        return {"refused": str(err)}
+    log.info("Signed for %s by the policy %s", applicant, policy)
+    return {"certificate": pem}
+
+
+def _issue(request, policy, days, applicant):
+    """Check all of the request, and sign; raises where it is refused."""
+    if not isinstance(policy, str) or not policy.isprintable() or len(policy) > 255:
+        raise SaltInvocationError("the policy's name is no text")
+    if isinstance(days, bool) or not isinstance(days, int) or days < 1:
+        raise SaltInvocationError("days must be a whole number, 1 or more")
+    if not isinstance(applicant, str) or not applicant:
+        raise CommandExecutionError("Salt does not say which minion asks; only the peer interface does")
+    settings = __salt__["mta_settings.effective"]()["certificate"]
+    found = _policy(policy, settings)
+    if not fnmatch.fnmatchcase(applicant, found.pop("minions")):
+        raise CommandExecutionError(f"the policy {policy} is not for {applicant}")
+    public = _public_key(request)
+    if "x509.encode_certificate" not in __salt__:  # what only the newer of Salt's two x509 modules has
+        raise CommandExecutionError(
+            "Salt's x509 module is not loaded there. On Salt 3006 it needs 'features: {x509_v2: true}' in the "
+            "CA minion's configuration, and a restart of the salt-minion"
+        )
+    now = _now()
+    signer = _signing_certificate(found["signing_cert"])
+    end = now + datetime.timedelta(days=min(days, found.pop("days_valid", DAYS)))
+    wishes = {
+        "keyUsage": _usage(public),
+        "not_before": (now - BACKDATED).strftime(TIME),
+        "not_after": min(end, _end(signer)).strftime(TIME),
+        "public_key": _public_pem(public),
+    }
+    try:
+        return __salt__["x509.create_certificate"](**{**wishes, **found})
+    except Exception as err:
+        # Whatever Salt's module raises, and that is much, must not reach the sender as a traceback.
+        log.error("Signing by the policy %s failed", policy, exc_info=True)
+        raise CommandExecutionError(f"the policy {policy} cannot be used: {err}") from err
+
+
+def _policy(name, settings):
+    """The signing policy of that name, with ``minions``, as keyword arguments of ``x509.create_certificate``."""
+    minions = settings["fleet"]["minions"]
+    if name in minions:
+        names = minions[name] or [name]
+        return {
+            **_generated(names),
+            "minions": glob.escape(name),
+            "days_valid": settings["days"],
+            "signing_cert": settings["ca"]["certificate"],
+            "signing_private_key": settings["ca"]["key"],
+            "signing_private_key_passphrase": __salt__["mta_secret.get"](settings["ca"]["passphrase_pillar"]),
+        }
+    # As Salt looks it up; pillar.get of 3008 would give stars instead of a passphrase.
+    own = (__pillar__.get("x509_signing_policies") or {}).get(name)
+    own = own or (__opts__.get("x509_signing_policies") or {}).get(name)
+    if isinstance(own, list):
+        own = {key: value for item in own for key, value in item.items()}
+    if not own:
+        raise CommandExecutionError(
+            f"there is no policy {name}. Add it to postfix_mta:certificate:fleet:minions in the CA minion's "
+            "pillar, and run saltutil.refresh_pillar there"
+        )
+    for key in ("minions", "signing_cert", "signing_private_key"):
+        if not isinstance(own.get(key), str):
+            raise CommandExecutionError(f"the policy {name} has no {key}")
+    if "@" in own["minions"]:
+        raise CommandExecutionError(f"the policy {name} has a compound target as minions; only globs are taken")
+    return dict(own)
+
+
+def _signing_certificate(given):
+    """The authority's certificate, which a policy gives as a path or as PEM text."""
+    if "-----BEGIN" in given:
+        return _parse(given, "the policy's signing_cert")
+    pem = _read(given)
+    if pem is None:
+        raise CommandExecutionError(f"{given} is not there; state.apply postfix_mta.fleet_ca makes the authority")
+    return _parse(pem, given)
+
+
+def _generated(names):
+    """What a server's certificate for these names holds (RFC 5280, 4.2.1)."""
+    hosts, alternative = [], []
+    for name in names:
+        try:
+            alternative.append(f"IP:{ipaddress.ip_address(name)}")
+        except ValueError:
+            hosts.append(name.lower())
+            alternative.append(f"DNS:{name.lower()}")
+    common = next((name for name in hosts if len(name) <= COMMON_NAME_LIMIT), None)
+    return {
+        **({"CN": common} if common else {}),
+        # Critical where there is no subject (4.2.1.6).
+        "subjectAltName": [*([] if common else ["critical"]), *alternative],
+        "basicConstraints": "critical, CA:FALSE",
+        "extendedKeyUsage": "serverAuth",
+        "subjectKeyIdentifier": "hash",
+        "authorityKeyIdentifier": "keyid:always",
+        "digest": "sha256",
+    }
+
+
+def _usage(public):
+    """The key usage: only an RSA key enciphers keys (RFC 3279, 2.3.1; RFC 5480, 3)."""
+    rsa = isinstance(public, _library().rsa.RSAPublicKey)
+    return ", ".join(["critical", "digitalSignature", *(["keyEncipherment"] if rsa else [])])
+
+
+def _public_key(request):
+    """The public key of a request that its private key has signed, and that clients accept."""
+    lib = _library()
+    if not isinstance(request, str) or len(request) > LONGEST_REQUEST or not REQUEST.fullmatch(request):
+        raise SaltInvocationError("the request is not the text of one PEM certificate request")
+    try:
+        parsed = lib.x509.load_pem_x509_csr(request.encode())
+        public = parsed.public_key()
+        weakness = _weakness(public)
+        if weakness:
+            raise CommandExecutionError(weakness)
+        genuine = parsed.is_signature_valid
+    except lib.errors as err:
+        raise CommandExecutionError(f"the request cannot be read: {err}") from err
+    if not genuine:
+        raise CommandExecutionError("the request is not signed by its own key")
+    return public
+
+
+def _weakness(public):
+    """Why a key gets no certificate; ``None`` when it may."""
+    lib = _library()
+    if isinstance(public, lib.rsa.RSAPublicKey):
+        low, high = RSA_SIZES
+        if not low <= public.key_size <= high:
+            return f"an RSA key must have {low} to {high} bits, not {public.key_size}"
+        if public.public_numbers().e < 65537:
+            return f"the RSA key's exponent {public.public_numbers().e} is too small"
+    elif isinstance(public, lib.ec.EllipticCurvePublicKey):
+        if public.curve.name not in CURVES:
+            return f"the curve {public.curve.name} is not taken"
+    elif not isinstance(public, lib.ed25519.Ed25519PublicKey):
+        return "the key is of a type that clients do not take"
+    return None
+
+
+# -- the system's trust store ------------------------------------------------------------------
+
+
+def trust_plan(name, source):
+    """
+    Tell whether the system's trust store has the authority's certificate as it is now.
+
+    name
+        Absolute path in the directory from which the system makes its trust store.
+
+    source
+        Absolute path of the authority's certificate; ``None``: it should not be in the trust store.
+
+    Returns changes, ``{name: {"old": …, "new": …}}``; empty when all is well. Raises ``CommandExecutionError``
+    when a file cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_fleet_ca.trust_plan /usr/local/share/ca-certificates/postfix_mta.crt /etc/ssl/certs/cacert.pem
+    """
+    present = _read(name)
+    # In test mode the source may be what an earlier state of the run would fetch.
+    wanted = None if source is None else _read(source) or ""
+    if present == wanted:
+        return {}
+    return {
+        name: {"old": None if present is None else "another certificate" if source else "trusted", "new": source}
+    }
+
+
+def trust_apply(name, source, command):
+    """
+    Put the authority's certificate into the system's trust store, or take it out.
+
+    name, source
+        As for :func:`trust_plan`.
+
+    command
+        The system's program that rebuilds the trust store, a list.
+
+    Raises ``CommandExecutionError`` when a file cannot be written or the program fails; then the next run tries
+    again.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_fleet_ca.trust_apply /usr/local/share/ca-certificates/postfix_mta.crt \\
+            /etc/ssl/certs/cacert.pem '[update-ca-certificates]'
+    """
+    old, new = _read(name), None if source is None else _read(source)
+    if source is not None and new is None:
+        raise CommandExecutionError(f"{source} is not there")
+    _replace(name, new)
+    result = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
+    if result["retcode"]:
+        _replace(name, old)
+        raise CommandExecutionError(f"{' '.join(command)} failed: {result['stderr'] or result['stdout']}")
+
+
+def _replace(path, text):
+    """Replace a file atomically, or remove it (``None``)."""
+    draft = f"{path}.postfix_mta"
+    try:
+        if text is None:
+            if os.path.lexists(path):
+                os.unlink(path)
+            return
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        with open(draft, "w", encoding="ascii") as handle:
+            os.fchmod(handle.fileno(), 0o644)
+            handle.write(text)
+        os.replace(draft, path)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write {path}: {err.strerror}") from err
+
+
+# -- certificates ------------------------------------------------------------------------------
+
+
+def _read(path):
+    """The text of a file; ``None`` when it is not there."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
+
+
+def _parse(pem, what):
+    """The first certificate of a PEM text."""
+    lib = _library()
+    try:
+        return lib.x509.load_pem_x509_certificate(pem.encode())
+    except lib.errors as err:
+        raise CommandExecutionError(f"{what} is not a PEM certificate: {err}") from err
+
+
+def _end(parsed):
+    """When a certificate ends, as an aware datetime; cryptography before 42 has only naive ones."""
+    moment = getattr(parsed, "not_valid_after_utc", None)
+    return moment or parsed.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+
+
+def _public_pem(public):
+    serialization = _library().serialization
+    return public.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ).decode()

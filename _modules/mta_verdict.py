@@ -1,0 +1,93 @@
+"""
+What was found good is not judged again while nothing that the judgement rests on has changed.
+
+Judging a certificate takes the library cryptography, and importing that alone costs a tenth of an apply that
+has nothing to change on a running minion. So a plan that found nothing to do is remembered: a digest of what it
+looked at, what it said, and the time for which that holds. Everything that a plan depends on belongs to what it
+hands over here; a secret must not, for a digest would be a way to guess it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import time
+
+STATE_DIR = "/var/lib/postfix_mta"
+
+
+def _path(subject):
+    directory = pathlib.Path(__opts__.get("mta_state_dir", STATE_DIR)) / "verdicts"
+    return directory / hashlib.sha256(subject.encode()).hexdigest()[:32]
+
+
+def _digest(evidence):
+    # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
+    text = repr((__salt__["mta_settings.revision"](), evidence))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recall(subject, evidence, now=None):
+    """
+    Return what was said of a subject when the same evidence was last judged.
+
+    subject (str)
+        What was judged, such as a path.
+
+    evidence (list)
+        Everything that the judgement rests on: arguments, and files with their modes and owners.
+
+    now (float, default: the clock)
+        Unix time.
+
+    Returns the dictionary that :func:`remember` was given; ``None`` when there is none, the evidence is another,
+    or the time for which it holds is over or has not begun.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_verdict.recall /etc/ssl/certs/smtpd.crt '[]'
+    """
+    now = time.time() if now is None else now
+    try:
+        verdict = json.loads(_path(subject).read_bytes())
+        holds = verdict["since"] <= now < verdict["until"] and verdict["digest"] == _digest(evidence)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return verdict["said"] if holds else None
+
+
+def remember(subject, evidence, said, since, until):
+    """
+    Remember what was said of a subject.
+
+    subject, evidence
+        As for :func:`recall`.
+
+    said (dict)
+        What JSON can hold.
+
+    since, until (float)
+        Unix times between which it holds.
+
+    Where it cannot be written (a full disk, a read-only file system), the next run judges again.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_verdict.remember /etc/ssl/certs/smtpd.crt '[]' '{"comment": ""}' 0 2000000000
+    """
+    path = _path(subject)
+    verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        draft.write_text(json.dumps(verdict))
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()

@@ -1,0 +1,67 @@
+"""What was found good is believed for as long as it rests on the same, and not longer."""
+
+import os
+import stat
+
+import pytest
+
+EVIDENCE = ["name", {"days": 90}, [(b"pem", 0o600, 0, 0)]]
+SAID = {"comment": "all is well"}
+
+
+@pytest.fixture
+def recall(modules):
+    modules["mta_verdict.remember"]("pair", EVIDENCE, SAID, 100, 200)
+    return lambda evidence=EVIDENCE, now=150, subject="pair": modules["mta_verdict.recall"](subject, evidence, now)
+
+
+def test_it_is_believed_while_nothing_has_changed(recall):
+    assert recall() == SAID
+
+
+@pytest.mark.parametrize("now", [0, 99, 200, 1000])
+def test_it_holds_for_its_time_only(recall, now):
+    assert recall(now=now) is None
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        [],
+        ["name", {"days": 91}, [(b"pem", 0o600, 0, 0)]],
+        ["name", {"days": 90}, [(b"per", 0o600, 0, 0)]],
+        ["name", {"days": 90}, [(b"pem", 0o644, 0, 0)]],
+        ["name", {"days": "90"}, [(b"pem", 0o600, 0, 0)]],
+        ["name", {"days": 90}, [None]],
+    ],
+)
+def test_another_evidence_is_judged_again(recall, evidence):
+    assert recall(evidence) is None
+
+
+def test_another_subject_has_no_verdict(recall):
+    assert recall(subject="other") is None
+
+
+def test_another_revision_of_the_formula_judges_again(recall, pretend):
+    pretend("mta_settings.revision", lambda: "another")
+    assert recall() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"since": "x", "until": 1, "digest": ""}'])
+def test_a_damaged_file_is_no_verdict(recall, tmp_path, content):
+    (file,) = (tmp_path / "state" / "verdicts").iterdir()
+    file.write_bytes(content)
+    assert recall() is None
+
+
+def test_nobody_else_can_read_or_plant_one(recall, tmp_path):
+    for directory in (tmp_path / "state", tmp_path / "state" / "verdicts"):
+        assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+
+
+def test_a_disk_that_cannot_be_written_is_no_error(modules, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "verdicts").write_text("not a directory")
+    modules["mta_verdict.remember"]("pair", EVIDENCE, SAID, 100, 200)
+    assert modules["mta_verdict.recall"]("pair", EVIDENCE, 150) is None

@@ -106,4 +106,4 @@ def test_it_is_quick_enough(found, capsys):
     seconds = sum(one["seconds"] for one in found.values())
     with capsys.disabled():
         print(f"\n{len(found)} configurations in {seconds:.0f} s")
-    assert seconds < 400
+    assert seconds < 900  # a busy machine takes several times as long

@@ -36,6 +36,7 @@ DAEMONS = {
 TIMEOUT = 120
 PATIENCE = 3
 RELOAD_PATIENCE = 1
+DELIVERY_PATIENCE = 5
 LOG_LINES = 10
 
 
@@ -72,10 +73,14 @@ def _alive(pid, process):
     )
 
 
+def _queue_directory():
+    found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF) or "", re.MULTILINE)
+    return found[1] if found else "/var/spool/postfix"
+
+
 def _pid_file(name):
     if name == "postfix":
-        found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF) or "", re.MULTILINE)
-        return f"{found[1] if found else '/var/spool/postfix'}/pid/master.pid"
+        return f"{_queue_directory()}/pid/master.pid"
     return f"{__salt__['saslauthd.settings']()['socket_directory']}/saslauthd.pid"
 
 
@@ -240,6 +245,41 @@ def _wait(condition, seconds):
     return True
 
 
+def _delivers(pid, active):
+    """Whether a process has a message of the active queue open."""
+    for link in glob.glob(f"{PROC}/{pid}/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link).startswith(active):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _deliveries_ended(name):
+    """
+    A context in which Postfix ends the deliveries that are under way and begins no others.
+
+    master(8) stops its children with SIGTERM. One that has put a message into a mailbox, and has not noted that in
+    the queue file yet, would be delivered again: so qmgr(8), which gives them their work, is held for as long.
+    """
+    children = _children(name) if name == "postfix" else ()
+    managers = [pid for pid in children if "\tqmgr\n" in (_read(f"{PROC}/{pid}/status") or "")]
+    agents = [pid for pid in children if pid not in managers]
+    active = f"{os.path.realpath(_queue_directory())}/active/"
+
+    def send(number):
+        for pid in managers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
+
+    send(signal.SIGSTOP)
+    try:
+        _wait(lambda: not any(_delivers(pid, active) for pid in agents), DELIVERY_PATIENCE)
+        yield
+    finally:
+        send(signal.SIGCONT)
+
+
 def start(name):
     """
     Start a service, and see that its daemon runs. One that runs is left alone.
@@ -289,7 +329,8 @@ def stop(name, for_good=True):
     """
     if not for_good:
         _refuse_the_end(_known(name))
-    _control("stop", _known(name))
+    with _deliveries_ended(_known(name)):
+        _control("stop", name)
     # The script looks for the PID file where the settings say now, not where they said at the start.
     for sent in (signal.SIGTERM, signal.SIGKILL):
         if not _wait(lambda: not _running(name), 0 if sent == signal.SIGTERM else PATIENCE):

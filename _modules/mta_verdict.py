@@ -10,7 +10,6 @@ hands over here; a secret must not, for a digest would be a way to guess it.
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import time
 
@@ -82,7 +81,7 @@ def remember(subject, evidence, said, since, until):
     """
     path = _path(subject)
     verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft = path.with_name(f"{path.name}.new")
     try:
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -217,3 +217,46 @@ def test_a_postfix_that_would_not_come_back_is_let_alone(host, modules, inside, 
     with pytest.raises(CommandExecutionError, match="no such thing"):
         modules[f"mta_service.{action}"]("postfix")
     assert called[-1] == refusal
+
+
+class TestDeliveries:
+    """Postfix is not stopped in the middle of a delivery, which would be made again after its start."""
+
+    @pytest.fixture
+    def signals(self, host, inside, monkeypatch):
+        """A master with a queue manager and an agent that has a message open; the signals that are sent."""
+        process(host, 7, "master")
+        write(host / "queue/pid/master.pid", "7\n")
+        write(host / "proc/7/task/7/children", "8 9")
+        process(host, 8, "qmgr")
+        process(host, 9, "local")
+        (host / "queue/active").mkdir()
+        for pid in (8, 9):
+            (host / f"proc/{pid}/fd").mkdir()
+            (host / f"proc/{pid}/fd/5").symlink_to(host / "queue/active/ABC")
+        sent = []
+        monkeypatch.setattr(inside["os"], "kill", lambda pid, number: sent.append((pid, number.name)))
+        monkeypatch.setitem(inside, "DELIVERY_PATIENCE", 0.2)
+        return sent
+
+    def test_the_queue_manager_is_held_until_the_agents_have_no_message_open(self, host, inside, signals):
+        (host / "proc/9/fd/5").unlink()
+        began = time.monotonic()
+        with inside["_deliveries_ended"]("postfix"):
+            assert signals == [(8, "SIGSTOP")]
+        assert time.monotonic() - began < 0.2
+        assert signals == [(8, "SIGSTOP"), (8, "SIGCONT")]
+
+    def test_it_waits_for_an_agent_and_not_for_ever(self, inside, signals):
+        began = time.monotonic()
+        with inside["_deliveries_ended"]("postfix"):
+            assert time.monotonic() - began >= 0.2
+
+    def test_the_queue_manager_goes_on_when_the_stop_fails(self, inside, signals):
+        with pytest.raises(CommandExecutionError), inside["_deliveries_ended"]("postfix"):
+            raise CommandExecutionError("it did not stop")
+        assert signals[-1] == (8, "SIGCONT")
+
+    def test_saslauthd_has_no_deliveries(self, inside, signals):
+        with inside["_deliveries_ended"]("saslauthd"):
+            assert signals == []

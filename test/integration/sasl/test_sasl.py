@@ -21,7 +21,7 @@ WAYS = {
     "shadow": ({"mechanisms": ["shadow"], "directory_mode": "0710"}, None),
     "ldap": ({"mechanisms": ["ldap"], "ldap": LDAP}, "slapd"),
     "rimap": ({"mechanisms": ["rimap"], "rimap": {"host": "localhost"}}, "dovecot"),
-    "sasldb": ({"mechanisms": ["sasldb"], "socket_directory": "/var/spool/postfix/var/run/another"}, None),
+    "sasldb": ({"mechanisms": ["sasldb"]}, None),
     "kerberos5": ({"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/mail.keytab"}}, "krb5kdc"),
     "dovecot": ({"type": "dovecot"}, "dovecot"),
 }

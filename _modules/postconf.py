@@ -1299,7 +1299,7 @@ def ports(config_directory=CONFIG_DIRECTORY):
     texts = _read_both(config_directory)
     announced = __context__.get("postconf.announced", {})
     if announced.get("key") == (config_directory, texts):
-        return announced["ports"]
+        return _announced_ports(config_directory, announced["prepared"])
     return _ports(config_directory, _parameters(texts["main.cf"] or ""), _services(texts["master.cf"] or ""))
 
 
@@ -1569,10 +1569,7 @@ def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"
     """
     prepared = _prepare(name, parameters, services, unmanaged)
     result = {"changes": prepared["changes"], "activate": prepared["activate"], "errors": []}
-    __context__["postconf.announced"] = {
-        "key": (name, prepared["texts"]),
-        "ports": _announced_ports(name, prepared),
-    }
+    __context__["postconf.announced"] = {"key": (name, prepared["texts"]), "prepared": prepared}
     notes = list(prepared["notes"])
     if prepared["changes"] and _installed():
         # Only apply(), in the same run, may rely on what is found now.

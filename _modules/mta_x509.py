@@ -42,10 +42,10 @@ SUBJECT_FIELDS = (
     ("EMAIL_ADDRESS", 255, ("email", "emailAddress")),
 )
 COMMON_NAME_LIMIT = 64
-DNS_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+DNS_NAME = r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
-CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-KEY_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
+CERTIFICATE_BLOCK = rb"(?s)-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
+KEY_BLOCK = rb"(?s)-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----"
 
 
 def _library():
@@ -217,7 +217,7 @@ def check_names(names):
         try:
             text = str(ipaddress.ip_address(text))
         except ValueError:
-            if len(text) > 253 or not DNS_NAME.fullmatch(text):
+            if len(text) > 253 or not re.fullmatch(DNS_NAME, text):
                 raise SaltInvocationError(
                     f"{name!r} is no host name or IP address (international names in their xn-- form)"
                 ) from None
@@ -273,10 +273,10 @@ def pick(pem, kind):
     """
     pem = pem.encode() if isinstance(pem, str) else pem
     if kind == "key":
-        found = KEY_BLOCK.search(pem)
+        found = re.search(KEY_BLOCK, pem)
         blocks = [found[0]] if found else []
     else:
-        blocks = CERTIFICATE_BLOCK.findall(pem)
+        blocks = re.findall(CERTIFICATE_BLOCK, pem)
     return b"".join(block.replace(b"\r\n", b"\n") + b"\n" for block in blocks)
 
 

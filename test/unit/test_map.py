@@ -90,6 +90,14 @@ class TestMap:
         assert mta["parameters"] == {"relayhost": None, "mynetworks": ["127.0.0.0/8"]}
         assert mta["services"] == {"smtp/inet": {"overrides": {"a": "b"}}}
 
+    def test_the_mailboxes_of_rfc_2142_lead_to_postmaster(self, render):
+        assert render.mta()["rfc2142_aliases"] == {}
+        assert render.mta({"rfc2142_aliases": ["noc", "postmaster", "x"]})["rfc2142_aliases"] == {
+            "noc": "postmaster",
+            "postmaster": "root",
+        }
+        assert len(render.mta({"rfc2142_aliases": True})["rfc2142_aliases"]) == 15
+
     def test_null_means_the_default(self, render):
         pillar = {"hostname": None, "certificate": None, "sasl": {"threads": None, "mechanisms": None}}
         assert render.mta(pillar) == render.mta()
@@ -124,6 +132,15 @@ class TestMap:
         assert "geheim" not in str(mta)
         assert mta["certificate"]["ca"]["passphrase_pillar"] == "postfix_mta:certificate:ca:passphrase"
         assert mta["verify"]["login_pillar"] == "postfix_mta:verify:login"
+
+    def test_no_secret_of_a_relay_is_left_however_broken_it_is(self, render):
+        for relay in (
+            {"host": "x", "username": "a", "password": "geheim"},
+            {"password": "geheim"},
+            {"senders": {"a@b.example": {"username": "a", "password": "geheim"}, "c@d.example": "geheim"}},
+            {"senders": {"a@b.example": {"host": "geheim-not", "password": "geheim"}}, "ca_file": ["geheim"]},
+        ):
+            assert "geheim" not in str(render.mta({"relay": relay})).replace("geheim-not", "")
 
     def test_a_minion_that_never_synced_gets_the_same(self, opts, render):
         fresh = Renderer(opts, synced=False)
@@ -259,6 +276,81 @@ class TestGuideProfile:
         assert render.parameters({"profile": profile}) == render.parameters()
 
 
+class TestRelay:
+    """What main.cf and the table of logins get from the pillar's relay."""
+
+    def test_without_one_nothing_is_said_of_it(self, render):
+        mta = render.mta()
+        assert "relay" not in mta
+        assert (mta["maps"], mta["maps_keep"], "relayhost" in mta["main_cf"]) == ({}, {}, False)
+
+    def test_a_smarthost_without_login(self, render):
+        mta, without = render.mta({"relay": {"host": "smtp.example.net"}}), render.mta()
+        assert mta["main_cf"] == {
+            **without["main_cf"],
+            "relayhost": "[smtp.example.net]:587",
+            "smtp_tls_security_level": "encrypt",
+            "smtp_tls_wrappermode": False,
+        }
+        assert mta["maps"] == {}
+
+    @pytest.mark.parametrize(
+        ("tls", "ca_file", "port", "level", "wrapped"),
+        [
+            ("starttls", None, 587, "encrypt", False),
+            ("starttls", "/etc/ca.pem", 587, "secure", False),
+            ("implicit", None, 465, "encrypt", True),
+            ("implicit", "/etc/ca.pem", 465, "secure", True),
+            ("none", None, 25, "none", False),
+        ],
+    )
+    def test_the_mode_decides_port_and_level(self, render, tls, ca_file, port, level, wrapped):
+        parameters = render.parameters({"relay": {"host": "2001:db8::1", "tls": tls, "ca_file": ca_file}})
+        assert parameters["relayhost"] == f"[2001:db8::1]:{port}"
+        assert parameters["smtp_tls_security_level"] == level
+        assert parameters["smtp_tls_wrappermode"] is wrapped
+        assert parameters.get("smtp_tls_CAfile") == ca_file
+        # Taken out, and not only not given: no other authority is trusted.
+        assert ("smtp_tls_CApath" in parameters) is bool(ca_file)
+        assert parameters.get("smtp_tls_CApath") is None
+
+    def test_a_login_is_a_pillar_path_by_the_next_hop(self, render):
+        mta = render.mta({"relay": {"host": "x.example", "port": 2525, "username": "a", "password": "geheim"}})
+        assert mta["maps"]["relay_passwords"] == {
+            "name": "/etc/postfix/relay_passwords",
+            "type": "texthash",
+            "logins": {"[x.example]:2525": "postfix_mta:relay"},
+            "mode": "0600",
+        }
+        assert mta["maps_keep"] == {"/etc/postfix/relay_passwords": "texthash"}
+        assert mta["main_cf"]["smtp_sasl_password_maps"] == "texthash:/etc/postfix/relay_passwords"
+        assert mta["main_cf"]["smtp_sasl_auth_enable"] is True
+        assert mta["main_cf"]["smtp_sender_dependent_authentication"] is False
+
+    def test_senders_have_their_own_hosts_and_logins(self, render):
+        senders = {
+            "a@b.example": {"username": "a", "password": "geheim"},
+            "@c.example": {"host": "c.example", "port": 25},
+        }
+        mta = render.mta({"relay": {"host": "x.example", "senders": senders}})
+        table = "inline:{ {a@b.example = [x.example]:587}, {@c.example = [c.example]:25} }"
+        assert mta["main_cf"]["sender_dependent_relayhost_maps"] == table
+        assert mta["main_cf"]["smtp_sender_dependent_authentication"] is True
+        assert mta["maps"]["relay_passwords"]["logins"] == {"a@b.example": "postfix_mta:relay:senders:a@b.example"}
+
+    def test_without_a_host_for_all_only_the_senders_hosts_demand_tls(self, render):
+        parameters = render.parameters({"relay": {"senders": {"@c.example": {"host": "c.example"}}}})
+        assert parameters["smtp_tls_policy_maps"] == "inline:{ {[c.example]:587 = encrypt} }"
+        assert parameters["smtp_tls_security_level"] == "may"
+        assert "relayhost" not in parameters
+
+    def test_the_table_is_beside_those_of_maps(self, render):
+        relay = {"host": "x.example", "username": "a", "password": "geheim"}
+        mta = render.mta({"relay": relay, "maps": {"virtual": {}, "relay_passwords": {"type": "hash"}}})
+        assert list(mta["maps"]) == ["relay_passwords", "virtual"]
+        assert "logins" in mta["maps"]["relay_passwords"]
+
+
 BROKEN = ["text", ["list"], 5, {"sasl": "x"}, {"certificate": {"ca": [1]}}, {"parameters": ["a"]}]
 BROKEN += [
     {1: 2, "a": 3},
@@ -271,6 +363,7 @@ BROKEN += [
     {"certificate": {"key": "a\nb"}},
     {"sasl": {"mechanisms": None}},
 ]
+BROKEN += [{"relay": "x"}, {"relay": {"senders": {"a": 1, "b": {"host": [1], "port": {}}}, "port": "a", "tls": 7}}]
 BROKEN += [{"aliases": {"a": {"b": {"c": object()}}}}, {"root_recipient": ["a"]}, {"verify": {"login": "x"}}]
 
 
@@ -316,7 +409,7 @@ SECTIONS = [
     "unmanaged",
     "certificate",
 ]
-SECTIONS += ["sasl", "firewall", "verify", "manage_hosts_file"]
+SECTIONS += ["sasl", "firewall", "verify", "relay", "manage_hosts_file"]
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "29f101310bdc"
+REVISION = "2b9319e9fc1c"
 
 
 def revision():
@@ -81,7 +81,7 @@ def run():
 
         salt '*' mta_settings.run
     """
-    return {**_merge(globals().get("saltenv", "base"))[0], "synced": False}
+    return {**_merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0], "synced": False}
 
 
 def _cached(saltenv):
@@ -89,7 +89,7 @@ def _cached(saltenv):
     key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in __context__:
         if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
-            settings, families = _merge(saltenv)
+            settings, families = _merge(saltenv, __pillar__.get("postfix_mta"))
             __context__[key] = {**settings, "synced": True}, families
         else:
             current = {"default_renderer": "py", "saltenv": saltenv}
@@ -98,13 +98,16 @@ def _cached(saltenv):
     return __context__[key]
 
 
-def _merge(saltenv):
+def _merge(saltenv, pillar):
     """Read the formula's files; return the effective settings and the known operating system families."""
     defaults = _read("salt://postfix_mta/defaults.yaml", saltenv)["postfix_mta"]
     families = _read("salt://postfix_mta/os_family.yaml", saltenv)
     profiles = _read("salt://postfix_mta/profiles.yaml", saltenv)
+    # Only when it is needed: a YAML file costs milliseconds.
+    asked = _mapping(_mapping(pillar).get("services")).keys() & set(_READY)
+    ready = _read("salt://postfix_mta/services.yaml", saltenv) if asked else {}
     grains = __grains__.get("os_family"), __grains__.get("fqdn")
-    return _settings(defaults, families, profiles, __pillar__.get("postfix_mta"), *grains), list(families)
+    return _settings(defaults, families, profiles, ready, pillar, *grains), list(families)
 
 
 def _read(url, saltenv):
@@ -116,7 +119,7 @@ def _read(url, saltenv):
         return _safe_load(file)
 
 
-def _settings(settings, families, profiles, pillar, os_family, fqdn):
+def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     """Lay the family's settings and the pillar over ``settings``, the defaults, and add what follows from them."""
     own = families.get(os_family, families["Debian"])
     _lay(settings, own["settings"])
@@ -130,6 +133,8 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     if settings["profile"] not in _PROFILES:
         settings["profile"] = _PROFILES[0]
     settings["family"] = own["family"]
+    if settings["mailname"] is None and settings["profile"] != "none":
+        settings["mailname"] = hostname
 
     certificate = settings["certificate"]
     authority = certificate["ca"]
@@ -149,13 +154,18 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     }
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
     relayed, logins = _relay(settings.pop("relay"), f"{own['family']['config_directory']}/{_RELAY_TABLE}")
+    if not settings["sasl"]["enabled"] and not logins:
+        needless = own["family"]["sasl_packages"]
+        settings["family"]["packages"] = [name for name in own["family"]["packages"] if name not in needless]
     tables, references = _tables(_mapping(pillar).get("maps"), settings, logins)
     settings.update(tables)
     for name in ("parameters", "services"):
         settings[name] = _with_tables(settings[name], references)
     settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
-    profile = _expand(profiles[settings["profile"]], settings)
-    settings["main_cf"] = {**profile, **relayed, **settings["parameters"]}
+    settings["main_cf"] = _expand(profiles[settings["profile"]], settings)
+    _get_ready(settings, ready, _mapping(_mapping(pillar).get("firewall")).get("ports") is not None)
+    settings["main_cf"].update(relayed)
+    settings["main_cf"].update(settings["parameters"])
     return settings
 
 
@@ -211,6 +221,30 @@ def _relay(relay, file):
     return parameters, {_RELAY_TABLE: table} if logins else {}
 
 
+def _get_ready(settings, ready, own_ports):
+    """Put the ready-made services that are switched on or off under ``settings``."""
+    services = {}
+    for name in [name for name in settings["services"] if name in ready]:
+        entry = _expand(ready[name], settings)
+        if settings["services"].pop(name) is True:
+            services = _over(services, entry["services"])
+            settings["main_cf"].update(entry["parameters"])
+            ports = settings["firewall"]["ports"]
+            ports += [port for port in entry["ports"] if port not in ports and not own_ports]
+        else:
+            services = _over(services, entry.get("without", dict.fromkeys(entry["services"])))
+    settings["services"] = _over(services, settings["services"])
+
+
+def _over(base, given):
+    """Return ``given`` laid over ``base``: mappings are merged, everything else replaced."""
+    merged = dict(base)
+    for key, value in given.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
+
+
 def _serve(settings, given):
     """
     Add what follows from the certificate's settings: ``pairs`` of key and certificate, and the files ``served``.
@@ -233,6 +267,8 @@ def _serve(settings, given):
     pairs = [{"id": "postfix_mta_certificate", **certificate}]
     pairs += [{"id": "postfix_mta_certificate_second", **second}] if both else []
     in_one = bool(certificate["chain_file"] or certificate["rotate_key"] or both or taken)
+    if certificate["source"] == "none":
+        pairs, in_one = [], False
     shown = ("id", "certificate", "key", "chain_file", "key_type", "key_size", "files")
     settings["pairs"] = [{name: pair[name] for name in shown} for pair in pairs]
     for pair in settings["pairs"]:
@@ -369,7 +405,7 @@ def _plain(value):
 # -------------------------------------------------------------- The validation
 
 
-def problems(key="postfix_mta", hostname=None, family=None):
+def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
     """
     Return what is wrong with the pillar, one line for each problem, each beginning with the pillar path.
 
@@ -382,6 +418,9 @@ def problems(key="postfix_mta", hostname=None, family=None):
     family (str, default: the grain ``os_family``)
         The operating system family.
 
+    pillar (dict, default: the minion's)
+        What the key holds, to be tried before it is put into pillar.
+
     A secret's value is never part of a line. Names of main.cf and master.cf are compared with this host's
     Postfix by ``postconf.refused`` when nothing else is wrong with them.
 
@@ -391,11 +430,15 @@ def problems(key="postfix_mta", hostname=None, family=None):
 
         salt '*' mta_settings.problems
     """
-    pillar = __pillar__.get(key)
+    saltenv = __opts__.get("saltenv") or "base"
+    if pillar is None:
+        pillar = __pillar__.get(key)
+        settings, families = _cached(saltenv)
+    else:
+        settings, families = _merge(saltenv, pillar)
     family = family or __grains__.get("os_family")
     if hostname is None:
         hostname = __grains__.get("fqdn")
-    settings, families = _cached(__opts__.get("saltenv") or "base")
     found = []
     if family not in families:
         found.append(
@@ -404,7 +447,7 @@ def problems(key="postfix_mta", hostname=None, family=None):
     found += _problems(pillar, key, hostname, settings)
     names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
     if isinstance(pillar, Mapping) and not any(line.startswith(names) for line in found):
-        found += _refused_by_postfix(pillar, key)
+        found += _refused_by_postfix(pillar.get("parameters") or {}, settings["services"], key)
     if isinstance(pillar, Mapping) and not any(line.startswith(f"{key}:maps") for line in found):
         found += _unfit_tables(pillar, key, settings)
     return found
@@ -427,9 +470,8 @@ def _problems(pillar, key, hostname, settings):
     return found
 
 
-def _refused_by_postfix(pillar, key):
+def _refused_by_postfix(parameters, services, key):
     """Return the main.cf and master.cf names in the pillar that this host's Postfix does not know."""
-    parameters, services = pillar.get("parameters") or {}, pillar.get("services") or {}
     if not parameters and not services:
         return []
     found = []
@@ -494,7 +536,8 @@ def _contradictions(key, given, settings, hostname, found):
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
     name = given.get("hostname") or hostname
-    if sound("hostname") and _mapping(given.get("parameters")).get("myhostname", name) != name:
+    own = _mapping(given.get("parameters")).get("myhostname", name)
+    if sound("hostname") and own != name and settings["profile"] != "none":
         yield (
             f"{key}:parameters:myhostname: not the name that the certificate and mydestination have, {name};"
             f" set {key}:hostname instead"
@@ -869,8 +912,17 @@ def _arguments(path, value):
         yield from _text(path if number is None else f"{path}:{number}", item, what="a text or a list of texts")
 
 
-def _service(path, value):
-    yield from _section(path, value, _SERVICE)
+def _services(path, value):
+    """The services: ready-made ones by their names, others as entries of master.cf."""
+    ready = {name: item for name, item in _mapping(value).items() if name in _READY}
+    for name, item in ready.items():
+        if item is not None:
+            yield from _boolean(f"{path}:{name}", item)
+    others = {name: item for name, item in value.items() if name not in ready} if ready else value
+    what = "name/type, such as smtp/inet; types: inet, unix, unix-dgram, fifo, pass"
+    pattern = r"[^\s/#]+/(inet|unix|unix-dgram|fifo|pass)"
+    options = {"name": f"{what}; ready-made: {_listed(_READY)}", "pattern": pattern}
+    yield from _entries(path, others, **options, check=_section, options={"schema": _SERVICE})
 
 
 def _destination(path, value):
@@ -1118,7 +1170,8 @@ _SET_NAME = (
     ' line "127.0.1.1 mail.example.com mail" in /etc/hosts and the command "hostnamectl set-hostname mail"'
 )
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
-_PROFILES = ("guide",)
+_PROFILES = ("guide", "none")
+_READY = ("submission", "submissions", "postscreen")
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _TABLE_REFERENCE = re.compile(rf"\{{maps\.({_TABLE_NAME})\}}")
@@ -1188,6 +1241,10 @@ _TABLE = {
 
 _SCHEMA = {
     "hostname": (_hostname, {}),
+    "mailname": (
+        _text,
+        {"what": "a domain, such as example.com", "pattern": r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"},
+    ),
     "manage_hosts_file": (_boolean, {}),
     "root_recipient": (_recipient, {}),
     "aliases": (
@@ -1205,18 +1262,10 @@ _SCHEMA = {
         _entries,
         {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
     ),
-    "services": (
-        _entries,
-        {
-            "name": "name/type, such as smtp/inet; types: inet, unix, unix-dgram, fifo, pass",
-            "pattern": r"[^\s/#]+/(inet|unix|unix-dgram|fifo|pass)",
-            "check": _service,
-            "options": {},
-        },
-    ),
+    "services": (_services, {}),
     "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
     "certificate": {
-        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files")}),
+        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files", "none")}),
         "key": (_path, {}),
         "certificate": (_path, {}),
         "chain_file": (_path, {}),

@@ -15,12 +15,12 @@ postfix_mta_hosts_file:
     - require_in:
       - mta_package: postfix_mta_package
 {%- endif %}
-{%- if mta.family.mailname_file %}
+{%- if mta.family.mailname_file and mta.mailname %}
 
 postfix_mta_mailname:
   file.managed:
     - name: {{ mta.family.mailname_file | json }}
-    - contents: {{ mta.hostname | json }}
+    - contents: {{ mta.mailname | json }}
     - require:
       - mta_transaction: postfix_mta_recovered
     - require_in:

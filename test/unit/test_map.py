@@ -9,6 +9,7 @@ import salt.fileclient
 import salt.loader
 import salt.template
 import salt.utils.yaml
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -97,6 +98,76 @@ class TestMap:
             "postmaster": "root",
         }
         assert len(render.mta({"rfc2142_aliases": True})["rfc2142_aliases"]) == 15
+
+    @pytest.mark.parametrize(("name", "port"), [("submission", 587), ("submissions", 465)])
+    def test_one_line_switches_a_port_for_users_on(self, render, name, port):
+        mta = render.mta({"services": {name: True}})
+        entry = mta["services"][f"{name}/inet"]
+        assert (entry["command"], entry["chroot"]) == ("smtpd", True)
+        assert entry["overrides"]["smtpd_sasl_auth_enable"] is True
+        assert entry["overrides"]["syslog_name"] == f"postfix/{name}"
+        assert ("smtpd_tls_wrappermode" in entry["overrides"]) is (port == 465)
+        assert mta["main_cf"]["smtpd_sasl_auth_enable"] is False
+        assert mta["firewall"]["ports"] == [25, 110, 995, 143, 993, port]
+        assert list(mta["services"]) == [f"{name}/inet"]
+
+    def test_the_pillar_is_laid_over_what_is_ready_made(self, render):
+        mta = render.mta(
+            {
+                "services": {
+                    "submission/inet": {"chroot": False, "overrides": {"syslog_name": None, "x": "y"}},
+                    "submission": True,
+                },
+                "parameters": {"smtpd_sasl_auth_enable": True},
+                "firewall": {"ports": [25]},
+            }
+        )
+        entry = mta["services"]["submission/inet"]
+        assert (entry["chroot"], entry["command"]) == (False, "smtpd")
+        assert entry["overrides"]["syslog_name"] is None
+        assert entry["overrides"]["x"] == "y"
+        assert entry["overrides"]["milter_macro_daemon_name"] == "ORIGINATING"
+        assert mta["main_cf"]["smtpd_sasl_auth_enable"] is True
+        assert mta["firewall"]["ports"] == [25]
+
+    @pytest.mark.parametrize("off", [False, None])
+    def test_what_is_ready_made_is_switched_off_again(self, render, off):
+        mta = render.mta({"services": {"submission": off, "postscreen": off}})
+        assert mta["services"] == {
+            "submission/inet": None,
+            "smtp/inet": {"command": "smtpd", "process_limit": "-"},
+            "smtpd/pass": None,
+            "dnsblog/unix": None,
+            "tlsproxy/unix": None,
+        }
+        assert mta["main_cf"] == render.mta()["main_cf"]
+
+    def test_postscreen_is_not_in_a_chroot_where_the_package_has_none(self, render):
+        services = render.mta({"services": {"postscreen": True}}, os_family="RedHat")["services"]
+        assert {name: entry["chroot"] for name, entry in services.items()} == dict.fromkeys(services, False)
+        assert services["smtp/inet"]["command"] == "postscreen"
+
+    def test_all_that_is_ready_made_has_a_name_that_the_validation_knows(self, modules):
+        ready = yaml.safe_load((REPOSITORY / "postfix_mta" / "services.yaml").read_text())
+        assert tuple(ready) == modules["mta_settings.problems"].__globals__["_READY"]
+
+    def test_without_a_profile_main_cf_is_what_the_pillar_says(self, render):
+        mta = render.mta({"profile": "none", "parameters": {"biff": False}})
+        assert mta["main_cf"] == {"biff": False}
+        assert mta["mailname"] is None
+        assert render.mta({"profile": "none", "mailname": "example.com"})["mailname"] == "example.com"
+
+    def test_without_logins_their_packages_are_not_needed(self, render):
+        assert render.mta({"sasl": {"enabled": False}})["packages"] == ["postfix"]
+
+    def test_a_login_at_a_smarthost_needs_them_too(self, render):
+        relay = {"host": "x.example", "username": "a", "password": "geheim"}
+        assert "libsasl2-modules" in render.mta({"sasl": {"enabled": False}, "relay": relay})["packages"]
+
+    def test_a_certificate_of_somebody_else_has_no_authority(self, render):
+        mta = render.mta({"certificate": {"source": "none"}})
+        assert mta["ca_file"] is None
+        assert mta["main_cf"]["smtpd_tls_cert_file"] == "/etc/ssl/certs/smtpd.crt"
 
     def test_null_means_the_default(self, render):
         pillar = {"hostname": None, "certificate": None, "sasl": {"threads": None, "mechanisms": None}}

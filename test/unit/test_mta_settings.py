@@ -48,9 +48,13 @@ BROKEN = [
     ),
     ("Sasl: {enabled: true}", "Sasl", "did you mean sasl?"),
     ("services: {smtp/inet: {comand: smtpd}}", "services:smtp/inet:comand", "did you mean command?"),
+    ("services: {submission: 'yes'}", "services:submission", '"yes" is not a boolean'),
+    ("services: {submision: true}", "services:submision", "ready-made: submission, submissions, postscreen"),
+    ("services: [submission]", "services", "is not a mapping"),
+    ("mailname: example com", "mailname", "allowed: a domain"),
     ("25: x", "25", "unknown key"),
     # Not in this version
-    ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
+    ("profile: hardened", "profile", "does not have hardened yet; allowed: guide, none"),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
     ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
     # Smarthosts

@@ -519,6 +519,34 @@ def _keep(made=(), gone=()):
 # -- one table -----------------------------------------------------------------------------------
 
 
+def show(path, kind):
+    """
+    Return the entries of a table's source, a list of ``[key, value]``; ``None`` when there is no such file.
+
+    path
+        Of the source.
+
+    kind
+        Type, which decides how a line is read. Settings (of ldap and so on) are ``[name, value]``.
+
+    Raises ``CommandExecutionError`` when the file cannot be read, or is no UTF-8 text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.show /etc/postfix/virtual hash
+    """
+    contents = _read(path)
+    if contents is None:
+        return None
+    try:
+        text = contents.decode()
+    except ValueError as err:
+        raise CommandExecutionError(f"{path} is no UTF-8 text: {err}") from err
+    return [[key, value] for key, value, _ in _parsed(kind, text)]
+
+
 def unfit(path, kind, entries, secret=False):
     """
     Return why a table cannot hold entries, as ``key: reason``; ``None`` when it can.

@@ -24,7 +24,8 @@ PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
 # Not tables of postmap(1).
 ALIAS_TABLES = ("alias_maps", "alias_database")
 LONG_TABLE = 2000
-# Their file holds settings, name = value.
+# Their order counts; their file holds settings, name = value.
+RULES = ("pcre", "regexp", "cidr")
 SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
 
@@ -161,43 +162,21 @@ def _tables(config_directory, notes):
 def _table(path, kind, parameter):
     """The entries of a table, or why there are none: ``({"entries": …}, None)`` or ``(None, text)``."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            lines = _logical_lines(file.read())
-    except (OSError, ValueError) as err:
-        return None, f"it cannot be read: {err}"
-    if len(lines) > LONG_TABLE:
-        return None, f"it has {len(lines)} entries; give it as source from the file server"
-    private = not os.stat(path).st_mode & 0o004
-    if private or PASSWORD_TABLE.match(parameter) or any(_is_secret("", line) for line in lines):
-        return None, "a secret"
-    pairs = [line.split("=", 1) if kind in SETTINGS else line.split(None, 1) for line in lines]
-    mapping = {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
-    why = None
-    for entries in (mapping, lines) if len(mapping) == len(pairs) else (lines,):
-        try:
-            plan = __salt__["mta_map.plan"](path, type=kind, entries=entries)
-        except (CommandExecutionError, SaltInvocationError) as err:
-            why = str(err)
-            continue
-        if not plan["changes"] and not plan["errors"]:
-            return {"entries": entries}, None
-        why = "it is not the same when written and compiled anew: " + ", ".join(
-            [*plan["changes"], *plan["errors"]]
-        )
-    return None, why
-
-
-def _logical_lines(text):
-    """The lines of a table, each with its continuations, postmap(1)."""
-    lines = []
-    for line in text.split("\n"):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if line[0] in " \t" and lines:
-            lines[-1] += f" {line.strip()}"
-        else:
-            lines.append(line.strip())
-    return lines
+        pairs = __salt__["mta_map.show"](path, kind)
+        if len(pairs) > LONG_TABLE:
+            return None, f"it has {len(pairs)} entries; give it as source from the file server"
+        between = " = " if kind in SETTINGS else " "
+        secret = any(_is_secret("", f"{key}{between}{value}") for key, value in pairs)
+        if secret or PASSWORD_TABLE.match(parameter) or not os.stat(path).st_mode & 0o004:
+            return None, "a secret"
+        entries = [f"{key} {value}".rstrip() for key, value in pairs] if kind in RULES else dict(pairs)
+        plan = __salt__["mta_map.plan"](path, type=kind, entries=entries)
+    except (CommandExecutionError, SaltInvocationError) as err:
+        return None, str(err)
+    differs = [*plan["changes"], *plan["errors"]]
+    if differs:
+        return None, f"it is not the same when written and compiled anew: {', '.join(differs)}"
+    return {"entries": entries}, None
 
 
 def _sasl():
@@ -506,7 +485,6 @@ def _converted_tables(mapping, config, notes):
             notes[f"mapping:{_shown(parameter)}"] = "a secret"
         else:
             own = {} if where[2] == f"/etc/postfix/{where[3]}" else {"path": where[2]}
-            ordered = where[1] in ("pcre", "regexp", "cidr")
-            entries = [f"{key} {value}" for key, value in pairs] if ordered else dict(pairs)
+            entries = [f"{key} {value}" for key, value in pairs] if where[1] in RULES else dict(pairs)
             tables[where[3]] = {"type": where[1], **own, "entries": entries}
     return tables

@@ -290,6 +290,18 @@ def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
     assert not path.exists()
 
 
+def test_the_entries_of_a_table_are_shown_as_postfix_reads_them(modules, path):
+    assert modules["mta_map.show"](str(path), "hash") is None
+    path.write_text(TABLE)
+    assert modules["mta_map.show"](str(path), "hash") == [
+        ["info@example.com", "alice,  bob"],
+        ['"john doe"@x', "carol"],
+    ]
+    path.write_bytes(b"a \xff\n")
+    with pytest.raises(CommandExecutionError, match="no UTF-8 text"):
+        modules["mta_map.show"](str(path), "hash")
+
+
 PASSWORD = "pass #word: 7431"
 HOP = "[smtp.example.net]:587"
 BAD_LOGINS = [

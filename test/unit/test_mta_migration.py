@@ -132,7 +132,7 @@ def test_secrets_and_what_pillar_cannot_hold_are_named_and_left_out(export):
 def test_what_is_exported_changes_nothing(export, modules, directory, opts):
     _, pillar = export()
     assert pillar["maps"] == {"clients": {"type": "cidr", **pillar["maps"]["clients"]}}
-    assert pillar["maps"]["clients"]["entries"] == {"192.0.2.0/24": "OK"}
+    assert pillar["maps"]["clients"]["entries"] == ["192.0.2.0/24 OK"]
     assert modules["mta_settings.problems"](pillar=pillar) == []
     plan = modules["postconf.plan"](str(directory), pillar["parameters"], pillar["services"])
     assert plan["changes"] == {}

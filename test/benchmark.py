@@ -75,7 +75,7 @@ def measure_in_turn(command, clock, rounds):
 
 
 def verdict(good, references):
-    """The exit code. Where the same work has very different costs, others use the processor, and it does not tell."""
+    """The exit code. Where the same work has very different costs, others use the processor: 3, not 1."""
     spread = max((max(taken) - min(taken)) / statistics.median(taken) for taken in references)
     return 0 if good else UNSTEADY if spread > STEADY else 1
 

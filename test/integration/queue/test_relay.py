@@ -168,8 +168,9 @@ def test_a_relay_that_is_given_up_takes_its_table_with_it(host, apply, settings)
     predicted = apply(None, test=True, parameters=parameters)
     results = apply(None, parameters=parameters)
     assert all(state["result"] for state in results.values()), results
-    assert result(predicted, "postfix_mta_maps")["changes"] == {TABLE: {"old": "there", "new": None}}
-    assert result(results, "postfix_mta_maps")["changes"] == {TABLE: {"old": "there", "new": None}}
+    gone = {TABLE: {"old": "there", "new": None}, "activation": "none"}
+    assert result(predicted, "postfix_mta_maps")["changes"] == gone
+    assert result(results, "postfix_mta_maps")["changes"] == gone
     assert not host.file(TABLE).exists
     assert "relay_passwords" not in host.check_output("postconf -n")
     assert not any(state["changes"] for state in apply(None, parameters=parameters).values())

@@ -1,6 +1,7 @@
 """Hosts that somebody configured by hand: what is exported reproduces them, and one change in it is one change."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -11,6 +12,11 @@ CONFIGURATIONS = {
     folder.name: yaml.safe_load((folder / "case.yaml").read_text())
     for folder in sorted((HERE / "configurations").iterdir())
 }
+if not os.environ["KITCHEN_PLATFORM"].startswith("debian-13"):
+    # What depends on the platform: the package's own files, and how its Postfix reads what is written oddly.
+    CONFIGURATIONS = {
+        name: about for name, about in CONFIGURATIONS.items() if about.get("apply_change") or name == "secrets"
+    }
 EVERY = ["package", *CONFIGURATIONS]
 PLACE = "/srv/export"
 BARE_INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install postfix"

@@ -291,7 +291,14 @@ def show(name=ALIASES):
     return found
 
 
-def plan(name=ALIASES, aliases=None, seeded=None):
+def _asked(text, aliases, absent_only):
+    """What is wanted of the file: ``aliases``, and those of ``absent_only`` that neither it nor they have."""
+    wanted, present = _wanted(aliases or {}), {name for name, *_ in _entries(text)[0]}
+    lacking = {name: values for name, values in _wanted(absent_only or {}).items() if name not in present}
+    return {**{name: values for name, values in lacking.items() if name not in wanted}, **wanted}
+
+
+def plan(name=ALIASES, aliases=None, seeded=None, absent_only=None):
     """
     Tell what :func:`apply` would change. It reads files and starts no process.
 
@@ -307,6 +314,9 @@ def plan(name=ALIASES, aliases=None, seeded=None):
         What the package writes at its first installation: assumed while neither the file nor Postfix is
         there. Default: nothing.
 
+    absent_only
+        Entries for names that neither the file nor ``aliases`` has, as ``aliases``. Default: none.
+
     Returns ``{"changes": …, "activate": …, "comment": lines that postalias skips, or None}``. Raises
     ``SaltInvocationError`` for a bad name or value, ``CommandExecutionError`` when the file cannot be read.
 
@@ -316,8 +326,8 @@ def plan(name=ALIASES, aliases=None, seeded=None):
 
         salt '*' mta_aliases.plan aliases='{"root": "alice", "old": null}'
     """
-    wanted = _wanted(aliases or {})
     text = _present(name, seeded) or ""
+    wanted = _asked(text, aliases, absent_only)
     entries, complaints = _entries(text)
     changes = {}
     for key, values in wanted.items():
@@ -338,11 +348,11 @@ def plan(name=ALIASES, aliases=None, seeded=None):
     }
 
 
-def apply(name=ALIASES, aliases=None, seeded=None):
+def apply(name=ALIASES, aliases=None, seeded=None, absent_only=None):
     """
     Write what is wanted into the file and compile it, as part of the transaction.
 
-    name, aliases, seeded
+    name, aliases, seeded, absent_only
         As for :func:`plan`.
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when postalias(1) fails.
@@ -356,7 +366,7 @@ def apply(name=ALIASES, aliases=None, seeded=None):
     # First, so that nobody else changes the file between here and the end.
     __salt__["mta_transaction.need"]({"postfix": "reload"})
     present = _present(name, seeded)
-    text = _edited(present or "", _wanted(aliases or {}))
+    text = _edited(present or "", _asked(present or "", aliases, absent_only))
     write = __salt__["mta_transaction.write"]
     reload = {"postfix": "reload"}
     if text != present or not os.path.exists(name):

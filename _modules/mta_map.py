@@ -40,7 +40,7 @@ RULES = ("pcre", "regexp", "cidr")
 SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 TYPES = (*SUFFIXES, "texthash", *RULES, *SETTINGS)
 PASSWORDS = ("password", "bind_pw")
-HEADER = "# Entries come from the Salt pillar postfix_mta:maps; changes of them in this file are undone.\n"
+HEADER = "# Entries come from the Salt pillar; changes of them in this file are undone.\n"
 SHOWN = 50
 SECONDS = 60
 
@@ -517,6 +517,34 @@ def _keep(made=(), gone=()):
 # -- one table -----------------------------------------------------------------------------------
 
 
+def show(path, kind):
+    """
+    Return the entries of a table's source, a list of ``[key, value]``; ``None`` when there is no such file.
+
+    path
+        Of the source.
+
+    kind
+        Type, which decides how a line is read. Settings (of ldap and so on) are ``[name, value]``.
+
+    Raises ``CommandExecutionError`` when the file cannot be read, or is no UTF-8 text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_map.show /etc/postfix/virtual hash
+    """
+    contents = _read(path)
+    if contents is None:
+        return None
+    try:
+        text = contents.decode()
+    except ValueError as err:
+        raise CommandExecutionError(f"{path} is no UTF-8 text: {err}") from err
+    return [[key, value] for key, value, _ in _parsed(kind, text)]
+
+
 def unfit(path, kind, entries, secret=False):
     """
     Return why a table cannot hold entries, as ``key: reason``; ``None`` when it can.
@@ -554,7 +582,7 @@ def _asked_digest(kind, entries, secret):
     return None if "sdb://" in text else hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def _asked(kind, entries, entries_pillar, source, secret):
+def _asked(kind, entries, entries_pillar, source, secret, logins):
     """What the table is to be: ``(pairs, secret keys, text or None)``; the text is that of a file to be copied."""
     if source:
         path = __salt__["cp.cache_file"](source, __opts__.get("saltenv") or "base")
@@ -566,14 +594,34 @@ def _asked(kind, entries, entries_pillar, source, secret):
         return pairs, {"*"} if secret else passwords, text
 
     def resolve(value, keys):
+        if logins:
+            return _login(logins[keys[0]])
         return __salt__["mta_secret.resolve"](value, ":".join([entries_pillar or "entries", *keys]))
 
     pairs, hidden = _wanted(kind, entries, secret, resolve)
     return pairs, {"*"} if secret else hidden, None
 
 
+def _login(path):
+    """The value of a login in a table, ``user name:password`` (SASL_README); ``path``: its section in pillar."""
+    username, password = (__salt__["mta_secret.get"](f"{path}:{part}") for part in ("username", "password"))
+    if username is None or password is None:
+        raise SaltInvocationError(f"Pillar {path} has no username and password")
+    if ":" in username:
+        raise SaltInvocationError(f"Pillar {path}:username has a colon; in a table that is its end")
+    return f"{username}:{password}"
+
+
 def _prepare(
-    name, type=None, entries=None, entries_pillar=None, source=None, secret=False, mode=None, package=None
+    name,
+    type=None,
+    entries=None,
+    entries_pillar=None,
+    source=None,
+    secret=False,
+    mode=None,
+    package=None,
+    logins=None,
 ):
     """Read what is there and find what has to change."""
     if not os.path.isabs(name):
@@ -582,13 +630,16 @@ def _prepare(
     if entries_pillar:
         # Not pillar.get: on Salt 3008 it gives execution modules '**********' instead of the values.
         entries = traverse_dict_and_list(__pillar__, entries_pillar, None)
+    if logins:
+        entries = {key: traverse_dict_and_list(__pillar__, path, None) for key, path in logins.items()}
+        secret = True
     if kind is not None and kind not in TYPES:
         raise SaltInvocationError(f"{name}: no table of type {kind!r} has a file; allowed: {', '.join(TYPES)}")
     contents = _read(name)
     asked = None if source else _asked_digest(kind, entries, secret)
     if contents is not None and _is_as_known(name, kind, contents, asked, mode):
         return {"changes": {}, "errors": [], "notes": None}
-    pairs, hidden, text = _asked(kind, entries, entries_pillar, source, secret)
+    pairs, hidden, text = _asked(kind, entries, entries_pillar, source, secret, logins)
     present = None if contents is None else contents.decode("utf-8", "surrogateescape")
     old = [(key, value) for key, value, _ in _parsed(kind, present or "")]
     if text is None:
@@ -731,8 +782,8 @@ def plan(name, **table):
         Absolute path of the source.
 
     table
-        ``type``, ``entries``, ``entries_pillar``, ``source``, ``secret``, ``mode``, ``package``: as for the state
-        ``mta_map.managed``.
+        ``type``, ``entries``, ``entries_pillar``, ``source``, ``secret``, ``mode``, ``package``, ``logins``: as
+        for the state ``mta_map.managed``.
 
     Returns ``{"changes": …, "activate": …, "errors": what Postfix refuses of it, "comment": text or None}``.
     Raises ``SaltInvocationError`` for what a table cannot hold, ``CommandExecutionError`` when a file cannot be

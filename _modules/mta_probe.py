@@ -837,7 +837,13 @@ def _speak_as(source, listener, want):
         reply = tried["recipients"].get(recipients[2], "")
         if reply.startswith("25"):
             relays = f"RCPT TO:<{recipients[2]}>: {reply}"
-    return found, [problem["text"] for problem in found["problems"]], relays
+    # RFC 5321, 3.1, and RFC 7504: not even a greeting for this client is a policy too.
+    faults = [
+        problem["text"]
+        for problem in found["problems"]
+        if problem["step"] not in ("banner", "EHLO") or problem["reply"][:3] not in ("521", "550", "554")
+    ]
+    return found, faults, relays
 
 
 def _lacking(capabilities, conversations):

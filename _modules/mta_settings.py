@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "add426fe891a"
+REVISION = "45ba84aa3771"
 
 
 def revision():
@@ -54,8 +54,9 @@ def effective(saltenv="base"):
     ``pairs`` (of key and certificate, one or two), ``authority``, each pair's ``arguments`` and ``conversation``
     (what the states of ``mta_cert`` and ``mta_probe`` are called with), ``family`` (what ``os_family.yaml`` says)
     and ``synced`` (whether the loaded modules are those of the file server). In place of secrets are pillar paths
-    (or ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar`` and
-    ``verify.login_pillar``; and in ``certificate.files`` in place of what is no path of a file.
+    (or ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``,
+    ``verify.login_pillar`` and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of
+    what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -81,7 +82,7 @@ def run():
 
         salt '*' mta_settings.run
     """
-    return {**_merge(globals().get("saltenv", "base"))[0], "synced": False}
+    return {**_merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0], "synced": False}
 
 
 def _cached(saltenv):
@@ -89,7 +90,7 @@ def _cached(saltenv):
     key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in __context__:
         if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
-            settings, families = _merge(saltenv)
+            settings, families = _merge(saltenv, __pillar__.get("postfix_mta"))
             __context__[key] = {**settings, "synced": True}, families
         else:
             current = {"default_renderer": "py", "saltenv": saltenv}
@@ -98,13 +99,16 @@ def _cached(saltenv):
     return __context__[key]
 
 
-def _merge(saltenv):
+def _merge(saltenv, pillar):
     """Read the formula's files; return the effective settings and the known operating system families."""
     defaults = _read("salt://postfix_mta/defaults.yaml", saltenv)["postfix_mta"]
     families = _read("salt://postfix_mta/os_family.yaml", saltenv)
     profiles = _read("salt://postfix_mta/profiles.yaml", saltenv)
+    # Only when it is needed: a YAML file costs milliseconds.
+    asked = _mapping(_mapping(pillar).get("services")).keys() & set(_READY)
+    ready = _read("salt://postfix_mta/services.yaml", saltenv) if asked else {}
     grains = __grains__.get("os_family"), __grains__.get("fqdn")
-    return _settings(defaults, families, profiles, __pillar__.get("postfix_mta"), *grains), list(families)
+    return _settings(defaults, families, profiles, ready, pillar, *grains), list(families)
 
 
 def _read(url, saltenv):
@@ -116,7 +120,7 @@ def _read(url, saltenv):
         return _safe_load(file)
 
 
-def _settings(settings, families, profiles, pillar, os_family, fqdn):
+def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     """Lay the family's settings and the pillar over ``settings``, the defaults, and add what follows from them."""
     own = families.get(os_family, families["Debian"])
     _lay(settings, own["settings"])
@@ -130,6 +134,8 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     if settings["profile"] not in _PROFILES:
         settings["profile"] = _PROFILES[0]
     settings["family"] = own["family"]
+    if settings["mailname"] is None and settings["profile"] != "none":
+        settings["mailname"] = hostname
 
     certificate = settings["certificate"]
     authority = certificate["ca"]
@@ -153,12 +159,96 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
         for package, answers in _expand(own["debconf"], settings).items()
     }
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
-    tables, references = _tables(_mapping(pillar).get("maps"), settings)
+    relayed, logins = _relay(settings.pop("relay"), f"{own['family']['config_directory']}/{_RELAY_TABLE}")
+    if not settings["sasl"]["enabled"] and not logins:
+        needless = own["family"]["sasl_packages"]
+        settings["family"]["packages"] = [name for name in own["family"]["packages"] if name not in needless]
+    tables, references = _tables(_mapping(pillar).get("maps"), settings, logins)
     settings.update(tables)
     for name in ("parameters", "services"):
         settings[name] = _with_tables(settings[name], references)
-    settings["main_cf"] = {**_expand(profiles[settings["profile"]], settings), **settings["parameters"]}
+    settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
+    settings["main_cf"] = _expand(profiles[settings["profile"]], settings)
+    _get_ready(settings, ready, _mapping(_mapping(pillar).get("firewall")).get("ports") is not None)
+    settings["main_cf"].update(relayed)
+    settings["main_cf"].update(settings["parameters"])
     return settings
+
+
+def _mailboxes_wanted(pillar):
+    """Return the aliases for those of RFC 2142's mailboxes that the pillar asks for: all to postmaster."""
+    asked = _mapping(pillar).get("rfc2142_aliases")
+    names = _MAILBOXES if asked is True else asked if isinstance(asked, (list, tuple)) else ()
+    return {name: "root" if name == "postmaster" else "postmaster" for name in names if name in _MAILBOXES}
+
+
+def _relay(relay, file):
+    """
+    Return what the settings of smarthosts mean: parameters of main.cf, and the table of logins, if there is one.
+
+    The table, arguments of ``mta_map.managed``, is of the type texthash: read as it is, without a compiled form.
+    Its ``logins`` are pillar paths.
+    """
+    host, tls = relay["host"], relay["tls"]
+    logins, levels, senders = {}, {}, {}
+    level = "none" if tls == "none" else "secure" if relay["ca_file"] else "encrypt"
+    for sender, own in [(None, relay), *relay["senders"].items()]:
+        if not isinstance(own, Mapping) or not (own.get("host") or host):
+            continue
+        hop = f"[{own.get('host') or host}]:{own.get('port') or relay['port'] or _RELAY_PORTS.get(tls, 25)}"
+        levels[hop] = level
+        if sender is not None:
+            senders[sender] = hop
+        if own.get("username") is not None:
+            # By the sender's address, or else by the next hop.
+            path = "postfix_mta:relay" if sender is None else f"postfix_mta:relay:senders:{sender}"
+            logins[sender or hop] = path
+    parameters = {}
+    if host:
+        # Everything goes there, so that this is for every host that smtp(8) talks to.
+        parameters["relayhost"] = next(iter(levels))
+        parameters.update(smtp_tls_security_level=level, smtp_tls_wrappermode=tls == "implicit")
+    elif levels:
+        parameters["smtp_tls_policy_maps"] = _inline(levels)
+    if levels and relay["ca_file"]:
+        # Debian 12's own main.cf trusts whatever is in /etc/ssl/certs as well.
+        parameters.update(smtp_tls_CAfile=relay["ca_file"], smtp_tls_CApath=None)
+    if senders:
+        parameters["sender_dependent_relayhost_maps"] = _inline(senders)
+    if logins:
+        # Only within TLS is a password sent as it is: smtp_sasl_security_options keeps its default, noplaintext.
+        parameters.update(
+            smtp_sasl_auth_enable=True,
+            smtp_sasl_password_maps=f"texthash:{file}",
+            smtp_sasl_tls_security_options="noanonymous",
+            smtp_sender_dependent_authentication=any(sender in logins for sender in senders),
+        )
+    table = {"name": file, "type": "texthash", "logins": logins, "mode": "0600"}
+    return parameters, {_RELAY_TABLE: table} if logins else {}
+
+
+def _get_ready(settings, ready, own_ports):
+    """Put the ready-made services that are switched on or off under ``settings``."""
+    services = {}
+    for name in [name for name in settings["services"] if name in ready]:
+        entry = _expand(ready[name], settings)
+        if settings["services"].pop(name) is True:
+            services = _over(services, entry["services"])
+            settings["main_cf"].update(entry["parameters"])
+            ports = settings["firewall"]["ports"]
+            ports += [port for port in entry["ports"] if port not in ports and not own_ports]
+        else:
+            services = _over(services, entry.get("without", dict.fromkeys(entry["services"])))
+    settings["services"] = _over(services, settings["services"])
+
+
+def _over(base, given):
+    """Return ``given`` laid over ``base``: mappings are merged, everything else replaced."""
+    merged = dict(base)
+    for key, value in given.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
 
 
 def _serve(settings, given):
@@ -183,6 +273,8 @@ def _serve(settings, given):
     pairs = [{"id": "postfix_mta_certificate", **certificate}]
     pairs += [{"id": "postfix_mta_certificate_second", **second}] if both else []
     in_one = bool(certificate["chain_file"] or certificate["rotate_key"] or both or taken)
+    if certificate["source"] == "none":
+        pairs, in_one = [], False
     shown = ("id", "certificate", "key", "chain_file", "key_type", "key_size", "files")
     settings["pairs"] = [{name: pair[name] for name in shown} for pair in pairs]
     for pair in settings["pairs"]:
@@ -238,18 +330,21 @@ def _certify(settings):
         }
 
 
-def _tables(maps, settings):
+def _tables(maps, settings, logins):
     """
     Return what SLS files need of the pillar's ``maps``, and what ``{maps.NAME}`` stands for, by name.
+
+    ``logins``: the relay's table, by name, which is one of them.
 
     The first is ``maps`` (arguments of ``mta_map.managed`` by name), ``maps_keep`` (type by path), ``maps_absent``
     (paths) and ``packages``. What :func:`problems` refuses is left out.
     """
     family = settings["family"]
-    managed, keep, absent, references, plugins = {}, {}, [], {}, []
+    managed, absent, references, plugins = dict(logins), [], {}, []
+    keep = {table["name"]: table["type"] for table in logins.values()}
     default = _mapping(settings["parameters"]).get("default_database_type")
     for name, table in _mapping(maps).items():
-        if not isinstance(name, str) or not re.fullmatch(_TABLE_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(_TABLE_NAME, name) or name in logins:
             continue
         if table is None:
             absent.append(f"{family['config_directory']}/{name}")
@@ -357,7 +452,7 @@ def _plain(value):
 # -------------------------------------------------------------- The validation
 
 
-def problems(key="postfix_mta", hostname=None, family=None):
+def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
     """
     Return what is wrong with the pillar, one line for each problem, each beginning with the pillar path.
 
@@ -370,6 +465,9 @@ def problems(key="postfix_mta", hostname=None, family=None):
     family (str, default: the grain ``os_family``)
         The operating system family.
 
+    pillar (dict, default: the minion's)
+        What the key holds, to be tried before it is put into pillar.
+
     A secret's value is never part of a line. Names of main.cf and master.cf are compared with this host's
     Postfix by ``postconf.refused`` when nothing else is wrong with them.
 
@@ -379,11 +477,15 @@ def problems(key="postfix_mta", hostname=None, family=None):
 
         salt '*' mta_settings.problems
     """
-    pillar = __pillar__.get(key)
+    saltenv = __opts__.get("saltenv") or "base"
+    if pillar is None:
+        pillar = __pillar__.get(key)
+        settings, families = _cached(saltenv)
+    else:
+        settings, families = _merge(saltenv, pillar)
     family = family or __grains__.get("os_family")
     if hostname is None:
         hostname = __grains__.get("fqdn")
-    settings, families = _cached(__opts__.get("saltenv") or "base")
     found = []
     if family not in families:
         found.append(
@@ -392,7 +494,7 @@ def problems(key="postfix_mta", hostname=None, family=None):
     found += _problems(pillar, key, hostname, settings)
     names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
     if isinstance(pillar, Mapping) and not any(line.startswith(names) for line in found):
-        found += _refused_by_postfix(pillar, key)
+        found += _refused_by_postfix(pillar.get("parameters") or {}, settings["services"], key)
     if isinstance(pillar, Mapping) and not any(line.startswith(f"{key}:maps") for line in found):
         found += _unfit_tables(pillar, key, settings)
     return found
@@ -415,9 +517,8 @@ def _problems(pillar, key, hostname, settings):
     return found
 
 
-def _refused_by_postfix(pillar, key):
+def _refused_by_postfix(parameters, services, key):
     """Return the main.cf and master.cf names in the pillar that this host's Postfix does not know."""
-    parameters, services = pillar.get("parameters") or {}, pillar.get("services") or {}
     if not parameters and not services:
         return []
     found = []
@@ -433,12 +534,12 @@ def _unfit_tables(pillar, key, settings):
     found, kinds = [], {}
     for name, table in settings["maps"].items():
         kinds.setdefault(table["type"], name)
-        if not table["source"]:
+        if table.get("entries_pillar"):
             entries = pillar["maps"][name].get("entries")
             reason = __salt__["mta_map.unfit"](table["name"], table["type"], entries, table["secret"])
             found += [f"{key}:maps:{name}:entries:{reason}"] if reason else []
     # A type that a package of the formula's brings may come with it.
-    asked = [kind for kind, name in kinds.items() if kind and not settings["maps"][name]["package"]]
+    asked = [kind for kind, name in kinds.items() if kind and not settings["maps"][name].get("package")]
     for kind in __salt__["mta_map.missing_types"](asked):
         found.append(
             f"{key}:maps:{kinds[kind]}:type: this Postfix has no table type {kind}; leave the type out for its"
@@ -474,13 +575,16 @@ def _contradictions(key, given, settings, hostname, found):
             yield f"{key}:verify:login:{lacking[0]}: not given; a login needs both"
         elif not lacking and settings["sasl"]["enabled"] is False:
             yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
+    if sound("relay"):
+        yield from _wrong_relay(f"{key}:relay", _mapping(given.get("relay")), _mapping(given.get("parameters")))
     if sound("maps"):
         yield from _table_contradictions(key, given, settings)
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
     name = given.get("hostname") or hostname
-    if sound("hostname") and _mapping(given.get("parameters")).get("myhostname", name) != name:
+    own = _mapping(given.get("parameters")).get("myhostname", name)
+    if sound("hostname") and own != name and settings["profile"] != "none":
         yield (
             f"{key}:parameters:myhostname: not the name that the certificate and mydestination have, {name};"
             f" set {key}:hostname instead"
@@ -525,6 +629,8 @@ def _wrong_files(path, source, files, second, **_):
 
 def _table_contradictions(key, given, settings):
     """Yield tables that are the same file, and references to tables that are none."""
+    if "logins" in settings["maps"].get(_RELAY_TABLE, {}) and _RELAY_TABLE in _mapping(given.get("maps")):
+        yield f"{key}:maps:{_RELAY_TABLE}: that is the table of {key}:relay's logins; choose another name"
     used = {}
     for name, table in settings["maps"].items():
         if table["name"] in used:
@@ -556,6 +662,30 @@ def _wrong_days(path, source, days, renew_days, ca, **_):
         yield f"{path}:ca:days: {ca['days']} is not more than renew_days, {renew_days}: it {every_run}"
     elif days > ca["days"]:
         yield f"{path}:days: {days} is longer than its authority is valid; allowed: up to {ca['days']}"
+
+
+def _wrong_relay(path, relay, parameters):
+    """Yield which settings of a smarthost are of no use without another one, or contradict one."""
+    senders = _mapping(relay.get("senders"))
+    host, tls = relay.get("host"), relay.get("tls")
+    for place, section in [(path, relay), *((f"{path}:senders:{key}", senders[key]) for key in senders)]:
+        section = _mapping(section)
+        lacking = [name for name in ("username", "password") if section.get(name) is None]
+        if len(lacking) == 1:
+            yield f"{place}:{lacking[0]}: not given; a login needs both"
+        elif section is not relay and host is None and section.get("host") is None:
+            yield f"{place}:host: not given, and there is no {path}:host"
+    useless = [name for name in ("port", "username", "ca_file") if relay.get(name) is not None]
+    if host is None and useless and not (senders and useless == ["ca_file"]):
+        yield f"{path}:host: not given; {path}:{useless[0]} is of no use without it"
+    if host is None and senders and tls == "implicit":
+        yield f"{path}:tls: implicit is for every host that Postfix sends to; it needs {path}:host"
+    if tls == "none" and relay.get("ca_file") is not None:
+        yield f"{path}:ca_file: of no use while {path}:tls is none"
+    for name, given in (("relayhost", host), ("sender_dependent_relayhost_maps", senders)):
+        if given and parameters.get(name) is not None:
+            section = path.rpartition(":")[0]
+            yield f"{section}:parameters:{name}: {path} says it too; give one of them"
 
 
 def _wrong_firewall(path, backend, **files):
@@ -621,12 +751,6 @@ def _section(path, value, schema):
             yield from check(where, item, **options)
 
 
-def _later(path, value):
-    """A key of the contract that a later version brings; what asks for nothing is let through."""
-    if value or value is False:
-        yield f"{path}: this version of the formula does not have it yet"
-
-
 def _boolean(path, value):
     if not isinstance(value, bool):
         hint = ""
@@ -677,14 +801,16 @@ def _text(path, value, what="a text", empty=False, pattern=None, longest=1024):
         yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
 
 
-def _secret(path, value, shortest=1):
-    """A text whose value is never shown."""
+def _secret(path, value, shortest=1, blanks=True):
+    """A text whose value is never shown; ``blanks``: whether it may begin or end with a blank."""
     if not isinstance(value, str):
         yield f"{path}: the value (hidden) is {_kind(value)}; allowed: a text, in quotes"
     elif any(ord(character) < 32 or ord(character) == 127 for character in value):
         yield f"{path}: the value (hidden) contains a line break or a control character; allowed: one line"
     elif not shortest <= len(value.encode(errors="replace")) <= 1023:
         yield f"{path}: the value (hidden) is too short or too long; allowed: {shortest} to 1023 bytes"
+    elif not blanks and value != value.strip():
+        yield f"{path}: the value (hidden) begins or ends with a blank, which its table cannot hold"
 
 
 def _path(path, value, longest=1024):
@@ -833,8 +959,17 @@ def _arguments(path, value):
         yield from _text(path if number is None else f"{path}:{number}", item, what="a text or a list of texts")
 
 
-def _service(path, value):
-    yield from _section(path, value, _SERVICE)
+def _services(path, value):
+    """The services: ready-made ones by their names, others as entries of master.cf."""
+    ready = {name: item for name, item in _mapping(value).items() if name in _READY}
+    for name, item in ready.items():
+        if item is not None:
+            yield from _boolean(f"{path}:{name}", item)
+    others = {name: item for name, item in value.items() if name not in ready} if ready else value
+    what = "name/type, such as smtp/inet; types: inet, unix, unix-dgram, fifo, pass"
+    pattern = r"[^\s/#]+/(inet|unix|unix-dgram|fifo|pass)"
+    options = {"name": f"{what}; ready-made: {_listed(_READY)}", "pattern": pattern}
+    yield from _entries(path, others, **options, check=_section, options={"schema": _SERVICE})
 
 
 def _destination(path, value):
@@ -844,6 +979,36 @@ def _destination(path, value):
         yield from _items(path, value, _text, {"what": what}, shortest=1)
     else:
         yield from _text(path, value, what=what)
+
+
+def _mailboxes(path, value):
+    """Whether to have RFC 2142's mailboxes, or which of them."""
+    if isinstance(value, (list, tuple)):
+        yield from _items(path, value, _choice, {"allowed": _MAILBOXES})
+    elif not isinstance(value, bool):
+        yield f"{path}: {_shown(value)} is not valid; allowed: true, false, or a list of {_listed(_MAILBOXES)}"
+
+
+def _smarthost(path, value):
+    """A host that takes mail: a name, or an IP address."""
+    what = "a host name, such as smtp.example.net, or an IP address"
+    wrong = list(_text(path, value, what=what))
+    yield from wrong
+    if not wrong and not _is_address(value) and _wrong_label(value):
+        yield f"{path}: {_shown(value)} {_wrong_label(value)}; allowed: {what}"
+
+
+def _sender(path, value):
+    yield from _section(path, value, _RELAY)
+
+
+def _senders(path, value):
+    """Smarthosts by sender. Like a section's, the value is never shown: it may hold secrets."""
+    if isinstance(value, Mapping):
+        name = 'an address, such as alice@example.com, or "@example.com"'
+        yield from _entries(path, value, name, r"[A-Za-z0-9_.+&'~/-]*@[A-Za-z0-9.-]+", _sender, {})
+    else:
+        yield f"{path}: {_kind(value)} is not a mapping; allowed: a mapping of sender to host and login"
 
 
 def _table(path, value):
@@ -1052,7 +1217,8 @@ _SET_NAME = (
     ' line "127.0.1.1 mail.example.com mail" in /etc/hosts and the command "hostnamectl set-hostname mail"'
 )
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
-_PROFILES = ("guide",)
+_PROFILES = ("guide", "none")
+_READY = ("submission", "submissions", "postscreen")
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _TABLE_REFERENCE = re.compile(rf"\{{maps\.({_TABLE_NAME})\}}")
@@ -1063,6 +1229,11 @@ _TABLE_TYPES = (
     *_NO_FILE,
 )
 _CENTURY = 36500
+# RFC 2142, sections 3 to 5, and postmaster, which RFC 5321 demands.
+_MAILBOXES = (
+    *("postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "www", "ftp", "usenet", "news", "uucp"),
+    *("info", "marketing", "sales", "support"),
+)
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
 # Backend: the setting, or the program, whose file has to be there.
 _FIREWALL_FILES = {
@@ -1086,6 +1257,19 @@ _SERVICE = {
     "arguments": (_arguments, {}),
 }
 
+_RELAY_TABLE = "relay_passwords"
+# RFC 8314, sections 3.3 and 7.3; RFC 6409.
+_RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
+_RELAY = {
+    "host": (_smarthost, {}),
+    "port": (_integer, {"low": 1, "high": 65535}),
+    "username": (
+        _text,
+        {"what": "a user name without a colon", "pattern": r"[^\s:]([^:]*[^\s:])?", "longest": 256},
+    ),
+    "password": (_secret, {"blanks": False}),
+}
+
 _FILES = {
     "certificate": (_pem, {"kind": "certificate"}),
     "key": (_pem, {"kind": "private key"}),
@@ -1104,6 +1288,10 @@ _TABLE = {
 
 _SCHEMA = {
     "hostname": (_hostname, {}),
+    "mailname": (
+        _text,
+        {"what": "a domain, such as example.com", "pattern": r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"},
+    ),
     "manage_hosts_file": (_boolean, {}),
     "root_recipient": (_recipient, {}),
     "aliases": (
@@ -1115,23 +1303,16 @@ _SCHEMA = {
             "options": {},
         },
     ),
+    "rfc2142_aliases": (_mailboxes, {}),
     "profile": (_choice, {"allowed": _PROFILES, "later": ("hardened",)}),
     "parameters": (
         _entries,
         {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
     ),
-    "services": (
-        _entries,
-        {
-            "name": "name/type, such as smtp/inet; types: inet, unix, unix-dgram, fifo, pass",
-            "pattern": r"[^\s/#]+/(inet|unix|unix-dgram|fifo|pass)",
-            "check": _service,
-            "options": {},
-        },
-    ),
+    "services": (_services, {}),
     "unmanaged": (_choice, {"allowed": ("keep", "warn", "remove")}),
     "certificate": {
-        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files")}),
+        "source": (_choice, {"allowed": ("local_ca", "self_signed", "fleet_ca", "files", "none")}),
         "key": (_path, {}),
         "certificate": (_path, {}),
         "chain_file": (_path, {}),
@@ -1248,5 +1429,10 @@ _SCHEMA = {
             "options": {},
         },
     ),
-    "relay": (_later, {}),
+    "relay": {
+        **_RELAY,
+        "tls": (_choice, {"allowed": tuple(_RELAY_PORTS)}),
+        "ca_file": (_path, {}),
+        "senders": (_senders, {}),
+    },
 }

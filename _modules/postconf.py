@@ -10,7 +10,8 @@ directory, checked there by postconf(1), postmap(1) and ``postfix check``, tried
 How values are compared (a false difference costs one rewrite, a false match hides a change, so only what
 Postfix itself takes for the same is the same):
 
-- text that is identical, with the blanks around it ignored, is the same;
+- text that is identical, with the blanks around it ignored, is the same, and so is a tab or a line end (in what
+  was continued on a further line) with the blanks beside it, and one space;
 - a parameter that holds a list by its name (``mynetworks``, ``…_restrictions``, ``…_maps`` and so on), or one
   that was asked for as a list, is compared item by item. Commas and blanks both separate items, an empty item
   is none, the order counts, and what stands in braces is one item;
@@ -44,6 +45,7 @@ UNMANAGED = ("keep", "warn", "remove")
 
 BLANKS = " \t\r\v\f"
 BLANK_RUN = re.compile(f"[{BLANKS}\n]+")
+UNSEEN = re.compile(r" *[\t\r\v\f\n][ \t\r\v\f\n]*")
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 PARAMETER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 ASSIGNMENT = re.compile(rf"([^={BLANKS}]*)[{BLANKS}]*=(.*)\Z", re.DOTALL)
@@ -190,7 +192,7 @@ def _parse_master(text):
     for line, indexes in _logical_lines(text):
         if line[0] in BLANKS:
             continue
-        fields = _tokens(line)
+        fields = _tokens(UNSEEN.sub(" ", line))
         if len(fields) < 8:
             broken.append(("bad field count", line, indexes))
             continue
@@ -223,16 +225,25 @@ def _options(words):
     overrides, arguments = {}, []
     rest = list(words)
     while rest and rest[0].startswith("-") and rest[0] != "--":
-        word = rest.pop(0)
-        if not word.startswith("-o"):
-            arguments.append(word)
+        # Letters without a value may stand before the "o" in one word.
+        letters, override, setting = rest.pop(0)[1:].partition("o")
+        if letters:
+            arguments.append(f"-{letters}")
+        if not override:
             continue
-        setting = word[2:] or (rest.pop(0) if rest else "")
+        setting = setting or (rest.pop(0) if rest else "")
         if setting.startswith("{"):
             setting = setting[1:].rpartition("}")[0]
         name, _, value = setting.partition("=")
         overrides[name.strip(BLANKS)] = value.strip(BLANKS)
-    return overrides, arguments + rest
+    return overrides, arguments + [_braced(word) for word in rest]
+
+
+def _braced(word):
+    """A word as postconf(1) writes it: in braces, without blanks beside them, where it has blanks in it."""
+    if word.startswith("{") and word.endswith("}"):
+        word = word[1:-1].strip(BLANKS)
+    return f"{{{word}}}" if BLANK_RUN.search(word) else word
 
 
 def _entry_text(service, entry):
@@ -306,7 +317,7 @@ def _same(name, present, wanted, as_list=False):
     """Whether Postfix takes the two texts of a parameter for the same; see the module's docstring."""
     if present is None or wanted is None:
         return present is wanted
-    if present == wanted:
+    if wanted in (present, UNSEEN.sub(" ", present)):
         return True
     return bool(as_list or re.match(LISTS, name)) and _items(present) == _items(wanted)
 
@@ -363,9 +374,7 @@ def _wanted_service(service, fields, present):
             f"{service}: {', '.join(map(str, unknown))}: not a field; there are "
             + ", ".join((*FIELDS, "overrides", "arguments"))
         )
-    entry = dict.fromkeys(FIELDS, "-")
-    entry.update(private="n" if kind == "inet" else "-", command="", overrides={}, arguments=[])
-    entry.update(present or {})
+    entry = {**_new_entry(service), **(present or {})}
     for field in FIELDS:
         if fields.get(field) is not None:
             entry[field] = _column(service, field, fields[field])
@@ -378,6 +387,12 @@ def _wanted_service(service, fields, present):
         entry["arguments"] = _words(service, fields["arguments"])
     entry["overrides"] = _overridden(service, fields.get("overrides") or {}, entry["overrides"])
     return entry
+
+
+def _new_entry(service):
+    """What a new entry has in fields that are not given."""
+    private = "n" if service.endswith("/inet") else "-"
+    return {**dict.fromkeys(FIELDS, "-"), "private": private, "command": "", "overrides": {}, "arguments": []}
 
 
 def _column(service, field, value):
@@ -398,7 +413,7 @@ def _words(service, arguments):
     for word in words:
         if CONTROL.search(word) or _tokens(word) != [word]:
             raise SaltInvocationError(f"{service}: arguments: {word!r} is not one word; put it in braces")
-    return words
+    return [_braced(word) for word in words]
 
 
 def _overridden(service, wanted, present):
@@ -647,6 +662,50 @@ def _package_parameters():
 
 def _package_services():
     return {service for path in PACKAGE_MASTER for service in _services(_read(path) or "")}
+
+
+# -- describing --------------------------------------------------------------------------------
+
+
+def _package_settings():
+    """What the package's own main.cf and master.cf have, before its scripts put in what they know of the host."""
+    main = _parameters("\n".join(_read(path) or "" for path in PACKAGE_MAIN[:2]))
+    if not main:
+        main = _parameters(_read(PACKAGE_MAIN[-1]) or "")
+    master = next(filter(None, map(_read, PACKAGE_MASTER)), "")
+    return main, _services(master)
+
+
+def _described(name, text):
+    """A value of main.cf as one writes it in pillar."""
+    text = UNSEEN.sub(" ", text)
+    if text in ("yes", "no"):
+        return text == "yes"
+    if re.fullmatch(r"0|[1-9][0-9]{0,15}", text):
+        return int(text)
+    items = _items(text)
+    return items if LISTS.match(name) and len(items) > 1 else text
+
+
+def _described_service(service, entry, known):
+    """The fields in which a master.cf entry differs from ``known``, or from a new one where that is ``None``."""
+    base = known or {**_new_entry(service), "command": None}
+    fields = {}
+    for field in FIELDS:
+        if entry[field] != base[field]:
+            number = int(entry[field]) if entry[field].isdigit() else entry[field]
+            fields[field] = {"y": True, "n": False}.get(entry[field], number) if field != "command" else number
+    overrides = {
+        name: _described(name, value)
+        for name, value in entry["overrides"].items()
+        if base["overrides"].get(name) != value
+    }
+    overrides.update({name: None for name in base["overrides"] if name not in entry["overrides"]})
+    if overrides:
+        fields["overrides"] = overrides
+    if entry["arguments"] != base["arguments"]:
+        fields["arguments"] = " ".join(entry["arguments"]) or []
+    return fields
 
 
 def _unmanaged(main, master, parameters, services):
@@ -1241,6 +1300,76 @@ def services(config_directory=CONFIG_DIRECTORY):
     entries, broken = _parse_master(_present(path))
     _refuse_broken(path, broken)
     return {service: entry for service, entry, _ in entries}
+
+
+def differences(config_directory=CONFIG_DIRECTORY):
+    """
+    Return in what main.cf and master.cf differ from the package's own, as pillar and ``postconf.managed`` take it.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns ``{"parameters": …, "services": …, "left_out": {name: why}}``. What stands in the package's files with
+    another value or not at all is there with this host's value; what only they have is ``None``. Left out is
+    what ``postconf.managed`` could not be told. Reads files; starts no process. Raises
+    ``CommandExecutionError`` as :func:`show` and :func:`services` do.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.differences
+    """
+    main, master = show(config_directory), services(config_directory)
+    package_main, package_master = _package_settings()
+    parameters = {name: _described(name, value) for name, value in main.items() if value != package_main.get(name)}
+    parameters.update({name: None for name in package_main if name not in main})
+    entries = {
+        service: _described_service(service, entry, package_master.get(service))
+        for service, entry in master.items()
+        if entry != package_master.get(service)
+    }
+    entries.update({service: None for service in package_master if service not in master})
+    left_out = {}
+    for found, one in (
+        (parameters, lambda key, value: ({key: value}, None)),
+        (entries, lambda key, value: (None, {key: value})),
+    ):
+        for key, value in list(found.items()):
+            try:
+                differs = _prepare(config_directory, *one(key, value), "keep")["changes"]
+                why = "it is not the same when written anew" if differs else None
+            except SaltInvocationError as err:
+                why = str(err)
+            if why:
+                left_out[key] = why
+                del found[key]
+    return {"parameters": parameters, "services": entries, "left_out": left_out}
+
+
+def export(config_directory=CONFIG_DIRECTORY, probe=True):
+    """
+    Return the pillar that describes the mail server of this host, as the text of an SLS file.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    probe
+        Whether to hold the conversation of an apply with the running server. It leaves no mail behind. Where this
+        server does not pass it, it is switched off in the pillar. Default ``True``.
+
+    Applying that pillar changes nothing: it has ``profile: none``, in what main.cf and master.cf differ from the
+    package's own, the aliases, and saslauthd where it is set up as this formula does it. Certificates and the
+    firewall are left alone. Secrets, and what pillar cannot hold, are left out and named in its comments. Raises
+    ``CommandExecutionError`` when main.cf or master.cf cannot be read, by the line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.export
+    """
+    return __salt__["mta_migration.host"](config_directory, probe)
 
 
 def check(config_directory=CONFIG_DIRECTORY):

@@ -14,7 +14,7 @@ Keep entries of /etc/aliases, and their compiled form, while everything else in 
 """
 
 
-def managed(name, aliases=None, seeded=None, transaction=None):
+def managed(name, aliases=None, seeded=None, absent_only=None, transaction=None):
     """
     Make entries of an aliases file be as given, and its compiled form up to date.
 
@@ -28,10 +28,13 @@ def managed(name, aliases=None, seeded=None, transaction=None):
     seeded
         What the package writes at its first installation, for test mode before that. Default: nothing.
 
+    absent_only
+        Entries for names that neither the file nor ``aliases`` has. Default: none.
+
     transaction
         Name of the transaction whose closing state activates and verifies. Default: this state does it.
     """
-    args = {"name": name, "aliases": aliases, "seeded": seeded}
+    args = {"name": name, "aliases": aliases, "seeded": seeded, "absent_only": absent_only}
     ret = __salt__["mta_transaction.member"](
         name,
         "mta_aliases",

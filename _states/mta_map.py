@@ -21,8 +21,8 @@ Keep lookup tables of Postfix, and their compiled forms.
     smarthost login:
       mta_map.managed:
         - name: /etc/postfix/sasl_passwd
-        - entries_pillar: mail:smarthost_logins
-        - secret: true
+        - logins:
+            "[smtp.example.net]:587": mail:smarthost
 """
 
 
@@ -35,6 +35,7 @@ def managed(
     secret=False,
     mode=None,
     package=None,
+    logins=None,
     transaction=None,
 ):
     """
@@ -71,6 +72,11 @@ def managed(
     package
         Package that brings the type, so that test mode knows that it will be there. Default: none.
 
+    logins
+        Mapping of lookup key (``[host]:port``, a sender's address or ``@domain``) to the pillar path of a section
+        with ``username`` and ``password``, in place of entries: a table for ``smtp_sasl_password_maps``, all of it
+        secret. Default: none.
+
     transaction
         Name of the transaction whose closing state activates and verifies. Default: this state does it.
     """
@@ -83,6 +89,7 @@ def managed(
         "secret": secret,
         "mode": mode,
         "package": package,
+        "logins": logins,
     }
     ret = __salt__["mta_transaction.member"](
         name, "mta_map", args, transaction=transaction, test=__opts__["test"], subject=f"The table {name}"

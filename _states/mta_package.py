@@ -49,7 +49,7 @@ def installed(name, packages, answers=None, mailname=None, mailname_file=None):
     try:
         before = __salt__["mta_package.versions"](packages)
         missing = [package for package in packages if before[package] is None]
-        old = __salt__["mta_package.mail_name"](mailname_file) if mailname_file else mailname
+        old = __salt__["mta_package.mail_name"](mailname_file) if mailname and mailname_file else mailname
         renamed = {mailname_file: {"old": old or "", "new": mailname}} if old != mailname else {}
         if not missing and not renamed:
             ret["comment"] = f"{subject} are in the correct state"

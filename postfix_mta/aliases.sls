@@ -8,6 +8,7 @@ postfix_mta_aliases:
   mta_aliases.managed:
     - name: {{ mta.family.aliases_file | json }}
     - aliases: {{ dict(mta.root_aliases, **mta.aliases) | json }}
+    - absent_only: {{ mta.rfc2142_aliases | json }}
     - seeded: {{ dict(mta.root_aliases, postmaster='root') | json }}
     - transaction: postfix_mta
     - require:

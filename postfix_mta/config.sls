@@ -16,6 +16,7 @@ postfix_mta_config:
     - unmanaged: {{ mta.unmanaged | json }}
     - transaction: postfix_mta
     - require:
+      - mta_package: postfix_mta_package
 {%- for pair in mta.pairs %}
       - mta_cert: {{ pair.id }}
 {%- endfor %}

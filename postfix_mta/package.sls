@@ -23,7 +23,7 @@ postfix_mta_package:
   mta_package.installed:
     - packages: {{ mta.packages | json }}
     - answers: {{ mta.debconf | json }}
-    - mailname: {{ mta.hostname | json }}
+    - mailname: {{ mta.mailname | json }}
     - mailname_file: {{ mta.family.mailname_file | json }}
     - require:
       - mta_transaction: postfix_mta_recovered

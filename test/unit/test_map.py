@@ -9,6 +9,7 @@ import salt.fileclient
 import salt.loader
 import salt.template
 import salt.utils.yaml
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +91,84 @@ class TestMap:
         assert mta["parameters"] == {"relayhost": None, "mynetworks": ["127.0.0.0/8"]}
         assert mta["services"] == {"smtp/inet": {"overrides": {"a": "b"}}}
 
+    def test_the_mailboxes_of_rfc_2142_lead_to_postmaster(self, render):
+        assert render.mta()["rfc2142_aliases"] == {}
+        assert render.mta({"rfc2142_aliases": ["noc", "postmaster", "x"]})["rfc2142_aliases"] == {
+            "noc": "postmaster",
+            "postmaster": "root",
+        }
+        assert len(render.mta({"rfc2142_aliases": True})["rfc2142_aliases"]) == 15
+
+    @pytest.mark.parametrize(("name", "port"), [("submission", 587), ("submissions", 465)])
+    def test_one_line_switches_a_port_for_users_on(self, render, name, port):
+        mta = render.mta({"services": {name: True}})
+        entry = mta["services"][f"{name}/inet"]
+        assert (entry["command"], entry["chroot"]) == ("smtpd", True)
+        assert entry["overrides"]["smtpd_sasl_auth_enable"] is True
+        assert entry["overrides"]["syslog_name"] == f"postfix/{name}"
+        assert ("smtpd_tls_wrappermode" in entry["overrides"]) is (port == 465)
+        assert mta["main_cf"]["smtpd_sasl_auth_enable"] is False
+        assert mta["firewall"]["ports"] == [25, 110, 995, 143, 993, port]
+        assert list(mta["services"]) == [f"{name}/inet"]
+
+    def test_the_pillar_is_laid_over_what_is_ready_made(self, render):
+        mta = render.mta(
+            {
+                "services": {
+                    "submission/inet": {"chroot": False, "overrides": {"syslog_name": None, "x": "y"}},
+                    "submission": True,
+                },
+                "parameters": {"smtpd_sasl_auth_enable": True},
+                "firewall": {"ports": [25]},
+            }
+        )
+        entry = mta["services"]["submission/inet"]
+        assert (entry["chroot"], entry["command"]) == (False, "smtpd")
+        assert entry["overrides"]["syslog_name"] is None
+        assert entry["overrides"]["x"] == "y"
+        assert entry["overrides"]["milter_macro_daemon_name"] == "ORIGINATING"
+        assert mta["main_cf"]["smtpd_sasl_auth_enable"] is True
+        assert mta["firewall"]["ports"] == [25]
+
+    @pytest.mark.parametrize("off", [False, None])
+    def test_what_is_ready_made_is_switched_off_again(self, render, off):
+        mta = render.mta({"services": {"submission": off, "postscreen": off}})
+        assert mta["services"] == {
+            "submission/inet": None,
+            "smtp/inet": {"command": "smtpd", "process_limit": "-"},
+            "smtpd/pass": None,
+            "dnsblog/unix": None,
+            "tlsproxy/unix": None,
+        }
+        assert mta["main_cf"] == render.mta()["main_cf"]
+
+    def test_postscreen_is_not_in_a_chroot_where_the_package_has_none(self, render):
+        services = render.mta({"services": {"postscreen": True}}, os_family="RedHat")["services"]
+        assert {name: entry["chroot"] for name, entry in services.items()} == dict.fromkeys(services, False)
+        assert services["smtp/inet"]["command"] == "postscreen"
+
+    def test_all_that_is_ready_made_has_a_name_that_the_validation_knows(self, modules):
+        ready = yaml.safe_load((REPOSITORY / "postfix_mta" / "services.yaml").read_text())
+        assert tuple(ready) == modules["mta_settings.problems"].__globals__["_READY"]
+
+    def test_without_a_profile_main_cf_is_what_the_pillar_says(self, render):
+        mta = render.mta({"profile": "none", "parameters": {"biff": False}})
+        assert mta["main_cf"] == {"biff": False}
+        assert mta["mailname"] is None
+        assert render.mta({"profile": "none", "mailname": "example.com"})["mailname"] == "example.com"
+
+    def test_without_logins_their_packages_are_not_needed(self, render):
+        assert render.mta({"sasl": {"enabled": False}})["packages"] == ["postfix"]
+
+    def test_a_login_at_a_smarthost_needs_them_too(self, render):
+        relay = {"host": "x.example", "username": "a", "password": "geheim"}
+        assert "libsasl2-modules" in render.mta({"sasl": {"enabled": False}, "relay": relay})["packages"]
+
+    def test_a_certificate_of_somebody_else_has_no_authority(self, render):
+        mta = render.mta({"certificate": {"source": "none"}})
+        assert mta["ca_file"] is None
+        assert mta["main_cf"]["smtpd_tls_cert_file"] == "/etc/ssl/certs/smtpd.crt"
+
     def test_null_means_the_default(self, render):
         pillar = {"hostname": None, "certificate": None, "sasl": {"threads": None, "mechanisms": None}}
         assert render.mta(pillar) == render.mta()
@@ -124,6 +203,15 @@ class TestMap:
         assert "geheim" not in str(mta)
         assert mta["certificate"]["ca"]["passphrase_pillar"] == "postfix_mta:certificate:ca:passphrase"
         assert mta["verify"]["login_pillar"] == "postfix_mta:verify:login"
+
+    def test_no_secret_of_a_relay_is_left_however_broken_it_is(self, render):
+        for relay in (
+            {"host": "x", "username": "a", "password": "geheim"},
+            {"password": "geheim"},
+            {"senders": {"a@b.example": {"username": "a", "password": "geheim"}, "c@d.example": "geheim"}},
+            {"senders": {"a@b.example": {"host": "geheim-not", "password": "geheim"}}, "ca_file": ["geheim"]},
+        ):
+            assert "geheim" not in str(render.mta({"relay": relay})).replace("geheim-not", "")
 
     def test_a_minion_that_never_synced_gets_the_same(self, opts, render):
         fresh = Renderer(opts, synced=False)
@@ -260,6 +348,81 @@ class TestGuideProfile:
         assert render.parameters({"profile": profile}) == render.parameters()
 
 
+class TestRelay:
+    """What main.cf and the table of logins get from the pillar's relay."""
+
+    def test_without_one_nothing_is_said_of_it(self, render):
+        mta = render.mta()
+        assert "relay" not in mta
+        assert (mta["maps"], mta["maps_keep"], "relayhost" in mta["main_cf"]) == ({}, {}, False)
+
+    def test_a_smarthost_without_login(self, render):
+        mta, without = render.mta({"relay": {"host": "smtp.example.net"}}), render.mta()
+        assert mta["main_cf"] == {
+            **without["main_cf"],
+            "relayhost": "[smtp.example.net]:587",
+            "smtp_tls_security_level": "encrypt",
+            "smtp_tls_wrappermode": False,
+        }
+        assert mta["maps"] == {}
+
+    @pytest.mark.parametrize(
+        ("tls", "ca_file", "port", "level", "wrapped"),
+        [
+            ("starttls", None, 587, "encrypt", False),
+            ("starttls", "/etc/ca.pem", 587, "secure", False),
+            ("implicit", None, 465, "encrypt", True),
+            ("implicit", "/etc/ca.pem", 465, "secure", True),
+            ("none", None, 25, "none", False),
+        ],
+    )
+    def test_the_mode_decides_port_and_level(self, render, tls, ca_file, port, level, wrapped):
+        parameters = render.parameters({"relay": {"host": "2001:db8::1", "tls": tls, "ca_file": ca_file}})
+        assert parameters["relayhost"] == f"[2001:db8::1]:{port}"
+        assert parameters["smtp_tls_security_level"] == level
+        assert parameters["smtp_tls_wrappermode"] is wrapped
+        assert parameters.get("smtp_tls_CAfile") == ca_file
+        # Taken out, and not only not given: no other authority is trusted.
+        assert ("smtp_tls_CApath" in parameters) is bool(ca_file)
+        assert parameters.get("smtp_tls_CApath") is None
+
+    def test_a_login_is_a_pillar_path_by_the_next_hop(self, render):
+        mta = render.mta({"relay": {"host": "x.example", "port": 2525, "username": "a", "password": "geheim"}})
+        assert mta["maps"]["relay_passwords"] == {
+            "name": "/etc/postfix/relay_passwords",
+            "type": "texthash",
+            "logins": {"[x.example]:2525": "postfix_mta:relay"},
+            "mode": "0600",
+        }
+        assert mta["maps_keep"] == {"/etc/postfix/relay_passwords": "texthash"}
+        assert mta["main_cf"]["smtp_sasl_password_maps"] == "texthash:/etc/postfix/relay_passwords"
+        assert mta["main_cf"]["smtp_sasl_auth_enable"] is True
+        assert mta["main_cf"]["smtp_sender_dependent_authentication"] is False
+
+    def test_senders_have_their_own_hosts_and_logins(self, render):
+        senders = {
+            "a@b.example": {"username": "a", "password": "geheim"},
+            "@c.example": {"host": "c.example", "port": 25},
+        }
+        mta = render.mta({"relay": {"host": "x.example", "senders": senders}})
+        table = "inline:{ {a@b.example = [x.example]:587}, {@c.example = [c.example]:25} }"
+        assert mta["main_cf"]["sender_dependent_relayhost_maps"] == table
+        assert mta["main_cf"]["smtp_sender_dependent_authentication"] is True
+        assert mta["maps"]["relay_passwords"]["logins"] == {"a@b.example": "postfix_mta:relay:senders:a@b.example"}
+
+    def test_without_a_host_for_all_only_the_senders_hosts_demand_tls(self, render):
+        parameters = render.parameters({"relay": {"senders": {"@c.example": {"host": "c.example"}}}})
+        assert parameters["smtp_tls_policy_maps"] == "inline:{ {[c.example]:587 = encrypt} }"
+        assert parameters["smtp_tls_security_level"] == "may"
+        assert "relayhost" not in parameters
+
+    def test_the_table_is_beside_those_of_maps(self, render):
+        relay = {"host": "x.example", "username": "a", "password": "geheim"}
+        mta = render.mta({"relay": relay, "maps": {"virtual": {}, "relay_passwords": {"type": "hash"}}})
+        assert list(mta["maps"]) == ["relay_passwords", "virtual"]
+        assert "logins" in mta["maps"]["relay_passwords"]
+
+
 BROKEN = ["text", ["list"], 5, {"sasl": "x"}, {"certificate": {"ca": [1]}}, {"parameters": ["a"]}]
 BROKEN += [
     {1: 2, "a": 3},
@@ -272,6 +435,7 @@ BROKEN += [
     {"certificate": {"key": "a\nb"}},
     {"sasl": {"mechanisms": None}},
 ]
+BROKEN += [{"relay": "x"}, {"relay": {"senders": {"a": 1, "b": {"host": [1], "port": {}}}, "port": "a", "tls": 7}}]
 BROKEN += [{"aliases": {"a": {"b": {"c": object()}}}}, {"root_recipient": ["a"]}, {"verify": {"login": "x"}}]
 
 
@@ -317,7 +481,7 @@ SECTIONS = [
     "unmanaged",
     "certificate",
 ]
-SECTIONS += ["sasl", "firewall", "verify", "manage_hosts_file"]
+SECTIONS += ["sasl", "firewall", "verify", "relay", "manage_hosts_file"]
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -304,6 +304,17 @@ def test_a_failing_postalias_is_an_error(apply, installed, path):
         apply(root="alice")
 
 
+def test_what_is_only_for_absent_names_leaves_names_that_are_there(modules, apply, path):
+    path.write_text(FULL + "Abuse: carol\n")
+    wanted = {"abuse": "postmaster", "root": "x", "noc": "postmaster", "www": "postmaster", "info": "postmaster"}
+    asked = {"www": "alice", "info": None}
+    changes = modules["mta_aliases.plan"](str(path), asked, absent_only=wanted)["changes"]
+    assert changes == {"noc": {"old": None, "new": "postmaster"}, "www": {"old": None, "new": "alice"}}
+    modules["mta_aliases.apply"](str(path), asked, absent_only=wanted)
+    assert path.read_text() == FULL + "Abuse: carol\nnoc: postmaster\nwww: alice\n"
+    assert modules["mta_aliases.plan"](str(path), asked, absent_only=wanted)["changes"] == {}
+
+
 def test_the_state_announces_and_then_is_satisfied(opts, modules, context, path):
     path.write_text(STOCK)
     states = salt.loader.states({**opts, "test": True}, modules, {}, None, context=context)
@@ -344,3 +355,41 @@ def test_what_is_written_is_what_is_read_and_a_second_edit_changes_nothing(alias
     assert pure._edited(result, wanted) == result
     gone = pure._edited(result, dict.fromkeys(wanted))
     assert gone.rstrip("\n") == text.rstrip("\n")
+
+
+FREE = st.sampled_from(
+    ["", '# comment: with, a "quote', " \t ", "  # indented", "\t# tab\r", "caf\udce9 no colon", "a@b.example: x"]
+)
+NAMED = st.sampled_from(["alpha", "Beta", '"gamma delta"', '"e:f"', "ALPHA", "zeta"])
+REST = st.sampled_from(["x", " x, y", ' "|/bin/c a, b" ', " :include:/l", "\tx\r", ' "j d"@e.example', ""])
+MORE = st.lists(
+    st.sampled_from(["  z", "\t, q@r.example\r", " (a comment)"]) | FREE.filter(lambda line: "#" in line),
+    max_size=3,
+)
+EDITS = st.dictionaries(
+    st.sampled_from(["alpha", "beta", "gamma delta", "e:f", "new"]),
+    st.none() | st.just(["w"]) | st.just(["|/bin/d e", "v"]),
+)
+
+
+@given(st.lists(st.tuples(NAMED, REST, MORE, st.lists(FREE, max_size=2)), max_size=6), EDITS)
+def test_lines_that_belong_to_no_entry_that_is_asked_for_stay_byte_for_byte_and_in_order(blocks, edits):
+    kept, lines = [], []
+    for name, rest, more, free in blocks:
+        entry = [f"{name}:{rest}", *more]
+        lines += [*entry, "# end", *free]
+        own = name.strip('"').lower() in edits
+        kept += [line for line in entry if not own or line.strip().startswith("#")] + ["# end", *free]
+    # An unchanged entry keeps its lines; a changed one becomes a line that was not there.
+    text = "".join(f"{line}\n" for line in lines)
+    result = pure._edited(text, edits)
+    found = iter(result.split("\n"))
+    assert all(line in found for line in kept)
+    if not edits:
+        assert result == text
+    others = [
+        [(name, values) for name, values, _ in pure._entries(content)[0] if name not in edits]
+        for content in (text, result)
+    ]
+    assert others[0] == others[1]
+    assert pure._edited(result, edits) == result

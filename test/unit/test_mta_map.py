@@ -290,6 +290,66 @@ def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
     assert not path.exists()
 
 
+def test_the_entries_of_a_table_are_shown_as_postfix_reads_them(modules, path):
+    assert modules["mta_map.show"](str(path), "hash") is None
+    path.write_text(TABLE)
+    assert modules["mta_map.show"](str(path), "hash") == [
+        ["info@example.com", "alice,  bob"],
+        ['"john doe"@x', "carol"],
+    ]
+    path.write_bytes(b"a \xff\n")
+    with pytest.raises(CommandExecutionError, match="no UTF-8 text"):
+        modules["mta_map.show"](str(path), "hash")
+
+
+PASSWORD = "pass #word: 7431"
+HOP = "[smtp.example.net]:587"
+BAD_LOGINS = [
+    {"username": "a:b", "password": "geheim"},
+    {"username": "a", "password": "geheim "},
+    {"username": "a", "password": "geheim\nb c:d"},
+    {"username": "a", "password": "geheim\x7f"},
+    {"username": "a"},
+    {"password": "geheim"},
+    "geheim",
+]
+
+
+class TestLogins:
+    """The table of logins at smarthosts: pillar paths come in, and a login is seen in the table only."""
+
+    @pytest.fixture
+    def opts(self, opts):
+        mail = {"relay": {"username": "user", "password": PASSWORD}, "alice": {"username": "al", "password": "x"}}
+        bad = {str(number): login for number, login in enumerate(BAD_LOGINS)}
+        return {**opts, "pillar": {"mail": mail, "bad": bad}}
+
+    def test_the_table_has_a_line_for_each_and_is_for_root_alone(self, modules, apply, path, installed):
+        logins = {HOP: "mail:relay", "alice@example.com": "mail:alice"}
+        apply(path, type="texthash", logins=logins)
+        assert path.read_text().splitlines()[1:] == [f"{HOP} user:{PASSWORD}", "alice@example.com al:x"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        calls = installed()
+        assert modules["mta_map.plan"](str(path), type="texthash", logins=logins)["changes"] == {}
+        assert installed() == calls
+
+    def test_a_changed_password_is_a_change_that_does_not_show_it(self, modules, apply, path):
+        apply(path, type="texthash", logins={HOP: "mail:relay"})
+        path.write_text(path.read_text().replace("7431", "7432"))
+        plan = modules["mta_map.plan"](str(path), type="texthash", logins={HOP: "mail:relay"})
+        assert plan["changes"] == {HOP: {"old": "(hidden)", "new": "(hidden, changed)"}}
+        plan = modules["mta_map.plan"](str(path), type="texthash", logins={"b": "mail:alice"})
+        assert plan["changes"][HOP] == {"old": "(hidden)", "new": None}
+        apply(path, type="texthash", logins={HOP: "mail:alice"})
+        assert path.read_text().splitlines()[1:] == [f"{HOP} al:x"]
+
+    @pytest.mark.parametrize("number", range(len(BAD_LOGINS)))
+    def test_what_a_table_cannot_hold_is_refused_without_showing_it(self, modules, installed, path, number):
+        with pytest.raises(SaltInvocationError) as raised:
+            modules["mta_map.plan"](str(path), type="texthash", logins={HOP: f"bad:{number}"})
+        assert "geheim" not in str(raised.value)
+
+
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 
 

@@ -539,6 +539,16 @@ def test_a_policy_refusal_of_a_stranger_is_normal_a_fault_is_not(check, server):
 
 
 @pytest.mark.usefixtures("stranger")
+def test_a_stranger_who_is_not_even_greeted_is_no_fault_and_everybody_else_is(check, server):
+    server.replies["EHLO [127.0.0.2]"] = b"554 5.7.1 Client host rejected: Access denied\r\n"
+    assert check(stranger=True)["answers"]
+    server.replies["EHLO [127.0.0.2]"] = b"421 4.3.2 Service not available\r\n"
+    assert "421" in problem(check(stranger=True))
+    server.banner = b"554 5.7.1 Client host rejected: Access denied\r\n"
+    assert "554" in problem(check(stranger=True))
+
+
+@pytest.mark.usefixtures("stranger")
 def test_this_host_s_own_address_is_stranger_enough_where_it_is_not_trusted(check, inside, monkeypatch, server):
     monkeypatch.setitem(inside, "_own_address", lambda family: "127.0.0.3")
     assert check(stranger=True)["answers"]

@@ -48,12 +48,52 @@ BROKEN = [
     ),
     ("Sasl: {enabled: true}", "Sasl", "did you mean sasl?"),
     ("services: {smtp/inet: {comand: smtpd}}", "services:smtp/inet:comand", "did you mean command?"),
+    ("services: {submission: 'yes'}", "services:submission", '"yes" is not a boolean'),
+    ("services: {submision: true}", "services:submision", "ready-made: submission, submissions, postscreen"),
+    ("services: [submission]", "services", "is not a mapping"),
+    ("mailname: example com", "mailname", "allowed: a domain"),
     ("25: x", "25", "unknown key"),
     # Not in this version
-    ("relay: {host: smtp.example.net}", "relay", "does not have it yet"),
-    ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
+    ("profile: hardened", "profile", "does not have hardened yet; allowed: guide, none"),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
     ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
+    # Smarthosts
+    ("relay: smtp.example.net", "relay", "is not a section"),
+    ("relay: {host: '[smtp.example.net]'}", "relay:host", "other than letters"),
+    ("relay: {host: 'smtp.example.net:587'}", "relay:host", "other than letters"),
+    ("relay: {host: x, port: smtp}", "relay:port", "not a whole number"),
+    ("relay: {host: x, port: 0}", "relay:port", "allowed: 1 to 65535"),
+    ("relay: {host: x, tls: ssl}", "relay:tls", "allowed: starttls, implicit, none"),
+    ("relay: {host: x, username: a}", "relay:password", "a login needs both"),
+    ("relay: {host: x, password: geheim-7431}", "relay:username", "a login needs both"),
+    ("relay: {host: x, username: 'a:b', password: c}", "relay:username", "without a colon"),
+    ("relay: {host: x, username: a, password: ' c'}", "relay:password", "(hidden) begins or ends with a blank"),
+    ("relay: {username: a, password: b}", "relay:host", "relay:username is of no use without it"),
+    ("relay: {port: 25}", "relay:host", "relay:port is of no use without it"),
+    ("relay: {host: x, tls: none, ca_file: /etc/ca.pem}", "relay:ca_file", "of no use while"),
+    ("relay: {host: x, senders: [a]}", "relay:senders", "a list is not a mapping"),
+    ("relay: {host: x, senders: {alice: {port: 25}}}", "relay:senders:alice", "not a valid name"),
+    ("relay: {host: x, senders: {a@b.example: y}}", "relay:senders:a@b.example", "is not a section"),
+    ("relay: {host: x, senders: {a@b.example: {tls: none}}}", "relay:senders:a@b.example:tls", "unknown key"),
+    ("relay: {senders: {a@b.example: {port: 25}}}", "relay:senders:a@b.example:host", "there is no postfix_mta:r"),
+    (
+        "relay: {host: x, senders: {a@b.example: {username: a}}}",
+        "relay:senders:a@b.example:password",
+        "a login needs both",
+    ),
+    ("relay: {tls: implicit, senders: {a@b.example: {host: x}}}", "relay:tls", "it needs postfix_mta:relay:host"),
+    ("relay: {host: x}\nparameters: {relayhost: y}", "parameters:relayhost", "give one of them"),
+    ("relay: {host: x, senders: {a=b@c.example: {port: 25}}}", "relay:senders:a=b@c.example", "not a valid name"),
+    (
+        "relay: {host: x, username: a, password: b}\nmaps: {relay_passwords: null}",
+        "maps:relay_passwords",
+        "choose another name",
+    ),
+    (
+        "relay: {host: x, username: a, password: b}\nmaps: {x: {path: /etc/postfix/relay_passwords}}",
+        "maps:x:path",
+        "is postfix_mta:maps:relay_passwords too",
+    ),
     # Lookup tables
     ("maps: {virtual: {type: hahs}}", "maps:virtual:type", "did you mean hash?"),
     ("maps: {virtual: {entires: {}}}", "maps:virtual:entires", "did you mean entries?"),
@@ -152,6 +192,9 @@ BROKEN = [
     ("aliases: {sales: 5}", "aliases:sales", "in quotes"),
     ("aliases: {sales: ''}", "aliases:sales", "it is empty"),
     ("aliases: {root: bob}\nroot_recipient: alice", "aliases:root", "give one of them"),
+    ("rfc2142_aliases: abuse", "rfc2142_aliases", "allowed: true, false, or a list of postmaster, abuse"),
+    ("rfc2142_aliases: [abus]", "rfc2142_aliases:0", "did you mean abuse?"),
+    ("rfc2142_aliases: [abuse, abuse]", "rfc2142_aliases:1", "there twice"),
     # Certificates
     ("certificate: {key_size: 1024}", "certificate:key_size", "1024 is too weak"),
     ("certificate: {key_size: 3000}", "certificate:key_size", "allowed: 2048, 3072, 4096, 8192"),
@@ -253,6 +296,12 @@ def test_a_broken_pillar_is_refused_with_its_path_and_a_hint(problems, pillar, p
         "hostname: null\ncertificate:\nsasl: {}\nfirewall: {ports: []}",
         "root_recipient: alice\naliases: {sales: [alice, bob@example.org], old: null, postmaster: alice}",
         "relay: null\nmaps: {}",
+        "rfc2142_aliases: true",
+        "rfc2142_aliases: [abuse, noc]\naliases: {abuse: alice}",
+        "relay: {host: smtp.example.net, port: 2525, tls: implicit, ca_file: /etc/ca.pem}",
+        "relay: {host: 2001:db8::1, tls: none, username: a@b, password: 'x: #y'}\nparameters: {relayhost: null}",
+        "relay: {senders: {'@b.example': {host: smtp.b.example}}, ca_file: /etc/ca.pem}",
+        "relay: {host: x, senders: {a+b@c.example: {username: a, password: b}, '@b.example': {}}}",
         "parameters: {message_size_limit: 52428800, disable_vrfy_command: true, relayhost: null}",
         "parameters: {mynetworks: [127.0.0.0/8, '[::1]/128'], smtpd_banner: $myhostname ESMTP}",
         "parameters: {myhostname: mail.example.com, mailbox_command: ''}",
@@ -294,7 +343,7 @@ def test_a_host_without_a_full_name_is_told_how_to_get_one(problems, modules, ho
 
 def test_all_problems_are_reported_at_once(problems):
     found = problems(
-        "hostname: mail\nrelay: {host: x}\nfirewall: {ports: [0, 70000]}\nunmanaged: x\n"
+        "hostname: mail\nrelay: {port: 25}\nfirewall: {ports: [0, 70000]}\nunmanaged: x\n"
         "certificate: {key_size: 1024, days: 9999, names: x}\nverify: {login: {username: alice}}"
     )
     assert len(found) == 9
@@ -315,6 +364,12 @@ def test_all_problems_are_reported_at_once(problems):
         {"certificate": {"ca": {"passphrase": "four", "previous_passphrase": [SECRET]}}},
         {"certificate": {"source": "files", "files": {"certificate": "/c", "key": SECRET}}},
         {"relay": {"password": SECRET}},
+        {"relay": SECRET},
+        {"relay": {"host": "x", "username": "a", "password": SECRET + "\n"}},
+        {"relay": {"host": "x", "username": "a", "password": [SECRET]}},
+        {"relay": {"host": "x", "senders": SECRET}},
+        {"relay": {"host": "x", "senders": {"a@b.example": SECRET}}},
+        {"relay": {"host": "x", "senders": {"a@b.example": {"username": "x", "password": SECRET + " "}}}},
         SECRET,
     ],
 )
@@ -410,7 +465,7 @@ class TestOneSource:
                 else:
                     yield prefix + key
 
-        assert set(keys(schema)) - {"relay"} == set(keys(defaults["postfix_mta"]))
+        assert set(keys(schema)) == set(keys(defaults["postfix_mta"]))
 
     def test_every_default_has_its_explanation_directly_above(self):
         lines = (REPOSITORY / "postfix_mta" / "defaults.yaml").read_text().splitlines()

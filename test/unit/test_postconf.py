@@ -228,6 +228,77 @@ def test_comments_between_overrides_do_not_end_an_entry(host):
     assert found["submission/inet"]["arguments"] == ["-v"]
 
 
+AMAVIS = """\
+smtp      inet  n       -       y       -       -       smtpd\r
+\t-o\tcontent_filter=smtp-amavis:[127.0.0.1]:10024  \t\r
+        -o receive_override_options=no_address_mappings\r
+smtp-amavis     unix    -       -       -       -       2       smtp\r
+\t-o smtp_data_done_timeout=1200\r
+# in the middle: größer\r
+\r
+   # indented\r
+        -o { smtp_header_checks = \tpcre:/a\t b }\r
+127.0.0.1:10025 inet    n       -       -       -       -       smtpd\r
+        -o content_filter=\r
+[::1]:smtp inet n - y - - smtpd -vo smtpd_delay_reject=no -D -osmtpd_banner=x\r
+"""
+
+
+def test_the_file_of_a_content_filter_with_carriage_returns_and_tabs_is_read(host):
+    host.write(master=AMAVIS)
+    found = host.services()
+    assert found["smtp/inet"]["overrides"] == {
+        "content_filter": "smtp-amavis:[127.0.0.1]:10024",
+        "receive_override_options": "no_address_mappings",
+    }
+    assert found["smtp-amavis/unix"]["overrides"] == {
+        "smtp_data_done_timeout": "1200",
+        "smtp_header_checks": "pcre:/a b",
+    }
+    assert found["127.0.0.1:10025/inet"]["overrides"] == {"content_filter": ""}
+    assert found["[::1]:smtp/inet"]["overrides"] == {"smtpd_delay_reject": "no", "smtpd_banner": "x"}
+    assert found["[::1]:smtp/inet"]["arguments"] == ["-v", "-D"]
+
+
+PIPES = """\
+dovecot   unix  -       n       n       -       -       pipe
+  flags=DRhu user=vmail:vmail argv=/usr/lib/dovecot/dovecot-lda -f ${sender} -d ${user}@${nexthop}
+policyd-spf  unix  -       n       n       -       0       spawn
+    user=policyd-spf argv=/usr/bin/policyd-spf
+mailman   unix  -       n       n       -       -       pipe
+  flags=FR user=list argv=/usr/lib/mailman/bin/postfix-to-mailman.py
+  ${nexthop} ${user}
+own unix - n n - - pipe user=x argv={ /opt/my own } { a  b } -o foo -f "${sender}" --
+"""
+
+
+def test_programs_that_mail_is_piped_into_are_described_as_they_are(host):
+    host.write(master=PIPES)
+    described = {
+        service: {**entry, "arguments": " ".join(entry["arguments"])} for service, entry in host.services().items()
+    }
+    assert host.changes(services=described) == {}
+    assert described["dovecot/unix"]["arguments"].endswith("-f ${sender} -d ${user}@${nexthop}")
+    written = {"own/unix": {"arguments": 'user=x argv={ /opt/my own } { a  b } -o foo -f "${sender}" --'}}
+    assert host.changes(services=written) == {}
+
+
+def test_one_override_is_taken_out_by_null_and_the_others_stay(host):
+    services = {"relay/unix": {"overrides": {"syslog_name": None, "smtp_bind_address": "192.0.2.1"}}}
+    assert host.changes(services=services) == {
+        "master.cf relay/unix": {
+            "old": {"-o smtp_bind_address": None, "-o syslog_name": "postfix/$service_name"},
+            "new": {"-o smtp_bind_address": "192.0.2.1", "-o syslog_name": None},
+        }
+    }
+
+
+def test_the_same_service_at_several_addresses_is_several_entries(host):
+    host.write(master=AMAVIS)
+    changes = host.changes(services={"[::1]:smtp/inet": None, "127.0.0.1:smtp/inet": {"command": "smtpd"}})
+    assert set(changes) == {"master.cf [::1]:smtp/inet", "master.cf 127.0.0.1:smtp/inet"}
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -303,6 +374,7 @@ def test_an_entry_written_is_the_entry_read(host, overrides, arguments):
         ("relayhost", "", []),
         ("smtpd_banner", "$myhostname  ESMTP", "$myhostname  ESMTP"),
         ("smtpd_banner", "$myhostname ESMTP", "  $myhostname ESMTP "),
+        ("mailbox_command", "/usr/bin/procmail\r\n\t-a x", "/usr/bin/procmail -a x"),
         ("mynetworks", "127.0.0.0/8,\n    [::1]/128", "127.0.0.0/8 [::1]/128"),
         ("mydestination", "$myhostname, a.example, , localhost", "$myhostname, a.example, localhost"),
         ("smtpd_recipient_restrictions", "permit_mynetworks,reject", ["permit_mynetworks", "reject"]),

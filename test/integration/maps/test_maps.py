@@ -49,6 +49,7 @@ def questions(kind, *values):
     return [["info@example.com", list(values)], ["none", [None]]]
 
 
+COPIED = "# by hand\n\ninfo@example.com   bob,\n  alice\n"
 KINDS = (*INDEXED, "texthash", *RULES)
 
 
@@ -59,6 +60,7 @@ def maps(value, more=False, **others):
         "type": "sqlite",
         "entries": {"dbpath": "/srv/users.db", "query": QUERY},
     }
+    tables["copied"] = {"type": "hash", "source": "salt://tables/copied"}
     tables["virtual"] = {"entries": {"info@example.org": value if "@" in value else f"{value}@example.com"}}
     tables["logins"] = {"entries": {"[smtp.example.net]:587": {"secret": f"alice:{SECRET}"}}}
     tables["words"] = {"type": "inline", "entries": {"a": "b c"}}
@@ -93,6 +95,11 @@ def ask(container, kind, *values):
     )  # fmt: skip
 
 
+def put_source(container, text):
+    """Put the source of the table ``copied`` on the file server."""
+    container.put({f"{container.root}srv/salt/tables/copied": text})
+
+
 @pytest.fixture(scope="module")
 def client(container):
     """The client at work; called, it ends and returns the lines that it wrote."""
@@ -101,6 +108,7 @@ def client(container):
     container.exec(
         ["python3", "-c", f"import sqlite3; sqlite3.connect('/srv/users.db').executescript({SCHEMA!r})"]
     )
+    put_source(container, COPIED)
     applied(container, pillar(maps("one")))
     tables = {f"{kind}:{path(kind)}": questions(kind, "one") for kind in KINDS}
     tables["sqlite:/etc/postfix/users"] = [["info@example.com", ["alice"]], ["none", [None]]]
@@ -155,6 +163,19 @@ def test_all_tables_change_while_they_are_looked_up(container, client):
     for kind in KINDS:
         ask(container, kind, "two")
     time.sleep(1)
+
+
+def test_a_table_from_the_file_server_is_that_file_and_follows_it(container, client):
+    assert container.exec("cat /etc/postfix/copied").stdout == COPIED
+    assert container.call("postconf.lookup", "hash:/etc/postfix/copied", "info@example.com") == "bob,  alice"
+    text = COPIED.replace("bob", "carol") + "# end"
+    put_source(container, text)
+    found = applied(container, pillar(maps("two", more=True)))
+    changed = {key.split("_|-")[1]: found[key]["changes"] for key in results.changed(found)}
+    assert set(changed) == {"postfix_mta_map_copied", "postfix_mta_committed"}
+    assert changed["postfix_mta_map_copied"]["info@example.com"] == {"old": "bob,  alice", "new": "carol,  alice"}
+    assert container.exec("cat /etc/postfix/copied").stdout == text
+    assert container.call("postconf.lookup", "hash:/etc/postfix/copied", "info@example.com") == "carol,  alice"
 
 
 DAMAGED = (

@@ -1,0 +1,490 @@
+"""
+Describe as pillar what was set up otherwise: by hand, or by the community formula ``postfix``.
+
+Both functions return the text of a pillar SLS file. What they cannot or must not put there is named in its
+comments: secrets, what is not text, what has another place. Applying it leaves such things on the host as they
+are.
+"""
+
+import os
+import re
+
+import salt.utils.yaml
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+ALIASES = "/etc/aliases"
+MAILNAME = "/etc/mailname"
+
+# Names of parameters that hold a secret; values that hold one whatever the name; tables that are in the value.
+SECRET_NAME = re.compile(r"(?:.*_)?(?:pw|pass|passwd|password|secret|token)\Z", re.IGNORECASE)
+SECRET_VALUE = re.compile(
+    r"(?:pass(?:wd|word|phrase)?|secret|token|api[_-]?key)\s*[=:]\s*[^\s:$]|://[^/\s:@]+:[^/\s@]+@", re.IGNORECASE
+)
+PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
+# Not tables of postmap(1).
+ALIAS_TABLES = ("alias_maps", "alias_database")
+LONG_TABLE = 2000
+# Their order counts; their file holds settings, name = value.
+RULES = ("pcre", "regexp", "cidr")
+SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
+TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
+
+HEAD = """\
+#!yaml
+# Postfix on {hostname}, as pillar of the formula postfix_mta. Made by postconf.export.
+# Applying it changes nothing on this host. What is not named here stays as it is, too.
+"""
+CONVERTED = """\
+#!yaml
+# The pillar key postfix of the community formula, as pillar of the formula postfix_mta.
+# Apply it with test=True first: it shows what would change. What is not named here stays as it is.
+"""
+
+
+def host(config_directory="/etc/postfix", probe=True):
+    """
+    Return the pillar that describes the mail server of this host, as text; see ``postconf.export``.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    probe
+        Whether to hold the conversation of an apply with the running server, and to leave it out of the pillar
+        when this server does not pass it. It leaves no mail behind. Default ``True``.
+
+    Raises ``CommandExecutionError`` when main.cf or master.cf cannot be read, by the line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mta_migration.host
+    """
+    differences = __salt__["postconf.differences"](config_directory)
+    notes = {f"main.cf or master.cf: {name}": why for name, why in differences["left_out"].items()}
+    settings = {"profile": "none"}
+    hostname = _hostname(config_directory)
+    if hostname:
+        settings["hostname"] = hostname
+    else:
+        notes["hostname"] = "this host has no fully qualified name; give it before this pillar is applied"
+    mailname = _mailname()
+    if mailname:
+        settings["mailname"] = mailname
+    settings["parameters"] = _without_secrets("parameters", differences["parameters"], notes)
+    settings["services"] = _services_without_secrets(differences["services"], notes)
+    settings["aliases"] = _without_secrets("aliases", _aliases(notes), notes)
+    settings["maps"] = _tables(config_directory, notes)
+    settings["certificate"] = {"source": "none"}
+    settings["sasl"] = _sasl()
+    settings["firewall"] = {"backend": "none"}
+    # With the conversation in it, as for the real thing; what the validation refuses is left out.
+    _leave_out_refused(settings, notes)
+    if probe:
+        problems = _conversation(config_directory, hostname)
+        if problems:
+            settings["verify"] = {"enabled": False}
+            notes["verify"] = "the conversation is switched off, as this server does not pass it: " + "; ".join(
+                problems
+            )
+    return HEAD.format(hostname=hostname or "this host") + _text(settings, notes)
+
+
+def _hostname(config_directory):
+    """The name under which the server speaks, or else the host's, if one of them is fully qualified."""
+    names = [__salt__["postconf.show"](config_directory).get("myhostname")]
+    names += [listener["hostname"] for listener in __salt__["postconf.listeners"](config_directory)]
+    names.append(__grains__.get("fqdn"))
+    for name in filter(None, names):
+        pillar = {"profile": "none", "hostname": name}
+        if not __salt__["mta_settings.problems"](pillar=pillar):
+            return name
+    return None
+
+
+def _mailname():
+    """What /etc/mailname says, if it is what an apply would write."""
+    try:
+        with open(MAILNAME, encoding="ascii") as file:
+            text = file.read()
+    except (OSError, ValueError):
+        return None
+    name = text[:-1]
+    return name if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", name) and text == f"{name}\n" else None
+
+
+def _aliases(notes):
+    """The entries of /etc/aliases that an apply would leave as they are."""
+    shown = __salt__["mta_aliases.show"](ALIASES) or {}
+    aliases = {}
+    for name, values in shown.items():
+        try:
+            changes = __salt__["mta_aliases.plan"](ALIASES, {name: values})["changes"]
+            if any(key != f"{ALIASES} (compiled)" for key in changes):
+                notes[f"aliases:{_shown(name)}"] = "it is there more than once"
+                continue
+            if changes:
+                notes[ALIASES] = (
+                    "its compiled form is missing or old; the first apply makes it, as newaliases does"
+                )
+            aliases[name] = values[0] if len(values) == 1 else values
+        except SaltInvocationError as err:
+            notes[f"aliases:{_shown(name)}"] = str(err)
+    return aliases
+
+
+def _tables(config_directory, notes):
+    """The lookup tables that main.cf names, as far as an apply would leave them as they are."""
+    tables, asked, aliases = {}, {}, {ALIASES}
+    for parameter in __salt__["postconf.show"](config_directory):
+        for table in __salt__["postconf.tables"](parameter, config_directory):
+            kind, _, path = table.rpartition(":")
+            if parameter in ALIAS_TABLES:
+                aliases.add(path)
+            else:
+                asked.setdefault(path, (kind.rpartition(":")[2], parameter))
+    for path, (kind, parameter) in asked.items():
+        if path in aliases or not os.path.isabs(path) or not os.path.isfile(path):
+            continue
+        name = os.path.basename(path)
+        where = f"maps:{_shown(path)}"
+        table, why = _table(path, kind, parameter)
+        if why:
+            notes[where] = why
+        elif name in tables or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            notes[where] = "its file's name cannot be the name of a table"
+        else:
+            own = {} if os.path.dirname(path) == config_directory else {"path": path}
+            tables[name] = {"type": kind, **own, **table}
+    return tables
+
+
+def _table(path, kind, parameter):
+    """The entries of a table, or why there are none: ``({"entries": …}, None)`` or ``(None, text)``."""
+    try:
+        pairs = __salt__["mta_map.show"](path, kind)
+        if len(pairs) > LONG_TABLE:
+            return None, f"it has {len(pairs)} entries; give it as source from the file server"
+        between = " = " if kind in SETTINGS else " "
+        secret = any(_is_secret("", f"{key}{between}{value}") for key, value in pairs)
+        if secret or PASSWORD_TABLE.match(parameter) or not os.stat(path).st_mode & 0o004:
+            return None, "a secret"
+        entries = [f"{key} {value}".rstrip() for key, value in pairs] if kind in RULES else dict(pairs)
+        plan = __salt__["mta_map.plan"](path, type=kind, entries=entries)
+    except (CommandExecutionError, SaltInvocationError) as err:
+        return None, str(err)
+    differs = [*plan["changes"], *plan["errors"]]
+    if differs:
+        return None, f"it is not the same when written and compiled anew: {', '.join(differs)}"
+    return {"entries": entries}, None
+
+
+def _sasl():
+    """The settings of saslauthd where it is set up exactly as this formula would, else: leave it alone."""
+    try:
+        if not os.path.exists("/usr/sbin/saslauthd"):
+            return {"enabled": False}
+        found = __salt__["saslauthd.settings"]()
+        directory = found["socket_directory"]
+        mode = f"{os.stat(directory).st_mode & 0o7777:04o}"
+        pillar = {
+            "enabled": True,
+            "mechanisms": found["mechanisms"],
+            "threads": found["threads"],
+            "cache": found["cache"],
+            "socket_directory": directory,
+            "directory_mode": mode,
+        }
+        if found["mech_options"]:
+            pillar["options"] = found["mech_options"]
+        arguments = {**pillar, "mech_options": found["mech_options"]}
+        for name in ("enabled", "options"):
+            arguments.pop(name, None)
+        running = __salt__["mta_service.status"](["saslauthd"])["saslauthd"]
+        if __salt__["saslauthd.plan"](**arguments)["changes"] or not (running["active"] and running["enabled"]):
+            return {"enabled": False}
+    except (CommandExecutionError, SaltInvocationError, OSError):
+        return {"enabled": False}
+    return pillar
+
+
+def _conversation(config_directory, hostname):
+    """Why the conversation of an apply cannot be held with this host as it is; empty when it can."""
+    if not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+        return []
+    listeners = __salt__["postconf.listeners"](config_directory)
+    if not listeners:
+        return ["nothing listens for SMTP"]
+    thorough = {"auth": "challenge", "envelope": True, "stranger": True}
+    return __salt__["mta_probe.check"](listeners=listeners, hostname=hostname, **thorough)["problems"]
+
+
+# -- what does not go into pillar ----------------------------------------------------------------------
+
+
+def _shown(name):
+    """A name for a comment: in one line."""
+    return name if isinstance(name, str) and name.isprintable() else ascii(name)
+
+
+def _is_secret(name, value):
+    """Whether a value is, or holds, a secret."""
+    texts = [str(item) for item in (value if isinstance(value, (list, tuple)) else [value]) if item is not None]
+    if SECRET_NAME.match(name) and any(texts):
+        return True
+    if PASSWORD_TABLE.match(name) and any(TEXT_IN_VALUE.search(text) for text in texts):
+        return True
+    return any(SECRET_VALUE.search(text) for text in texts)
+
+
+def _without_secrets(section, values, notes):
+    kept = {}
+    for name, value in values.items():
+        if _is_secret(name, value):
+            notes[f"{section}:{_shown(name)}"] = "a secret"
+        else:
+            kept[name] = value
+    return kept
+
+
+def _services_without_secrets(services, notes):
+    kept = {}
+    for service, fields in services.items():
+        kept[service] = fields = dict(fields) if fields else fields
+        if not fields:
+            continue
+        if _is_secret("", fields.get("arguments")):
+            notes[f"services:{_shown(service)}:arguments"] = "a secret"
+            del fields["arguments"]
+        if "overrides" in fields:
+            where = f"services:{_shown(service)}:overrides"
+            fields["overrides"] = _without_secrets(where, fields["overrides"], notes)
+    return kept
+
+
+def _leave_out_refused(settings, notes):
+    """Take out of ``settings`` what the validation of the pillar refuses, with its reason."""
+    for section in ("parameters", "services", "aliases", "maps"):
+        refused = _refused(settings)
+        for name in list(settings[section]):
+            where = f"{section}:{name}"
+            why = [line for line in refused if line.startswith(f"{where}:")]
+            odd = not name.isprintable() or len(name) > 60
+            if odd or why:
+                del settings[section][name]
+                notes[_shown(where)] = "it is no text that pillar can hold" if odd else why[0][len(where) + 2 :]
+    for line in _refused(settings):
+        notes[f"refused: {_shown(line)}"] = "mend this before this pillar is applied"
+
+
+def _refused(settings):
+    key = "postfix_mta"
+    found = __salt__["mta_settings.problems"](key, settings.get("hostname"), pillar=settings)
+    return [line[len(key) + 1 :] for line in found]
+
+
+def _text(settings, notes):
+    """Settings and notes as YAML."""
+    lines = []
+    if notes:
+        lines += ["#", "# Not in here, and left on the host as it is:"]
+        lines += [f"#   {_shown(name)}: {_shown(' '.join(str(why).split()))}" for name, why in notes.items()]
+    body = salt.utils.yaml.safe_dump(
+        {"postfix_mta": {key: value for key, value in settings.items() if value not in ({}, None)}},
+        default_flow_style=False,
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
+    )
+    return "\n".join([*lines, "", body]) if lines else f"\n{body}"
+
+
+# -- the community formula -----------------------------------------------------------------------------
+
+# Its names of master.cf's columns, and of services that are not of type unix.
+COLUMNS = {
+    "private": "private",
+    "unpriv": "unprivileged",
+    "chroot": "chroot",
+    "wakeup": "wakeup",
+    "maxproc": "process_limit",
+}
+NAMES = {
+    "smtp": "smtp/inet",
+    "smtp-postscreen": "smtp/inet",
+    "smtp-unix": "smtp/unix",
+    "qmgr-oqmgr": "qmgr/unix",
+    "smtpd": "smtpd/pass",
+    "submission": "submission/inet",
+    "smtps": "smtps/inet",
+    "628": "628/inet",
+}
+# What it has in its tables for services that are off until they are switched on.
+COMMANDS = {"smtp-postscreen": "postscreen", "qmgr-oqmgr": "oqmgr", "submission": "smtpd", "smtps": "smtpd"}
+LATER = {
+    "transport": "a table: put it into maps, and name it in parameters:transport_maps",
+    "vmail": "the access to a database, with its password: it stays in /etc/postfix/*.cf",
+    "mysql": "the queries of a database: they stay in /etc/postfix/*.cf",
+    "virtual": "a table from a file of yours: put it into maps",
+    "sasl_passwd": "a table of passwords from a file of yours: put it into maps, or use relay",
+    "sender_canonical": "a table from a file of yours: put it into maps",
+    "postgrey": "name the policy service in parameters:smtpd_recipient_restrictions; install it yourself",
+}
+SILENT = ("enable_service", "reload_service", "manage_master_config")
+
+
+def convert(pillar=None):
+    """
+    Return the pillar ``postfix`` of the community formula as pillar of this one, as text.
+
+    pillar
+        Dictionary: what the key ``postfix`` holds. Default: the minion's.
+
+    What that formula sets without being asked is not in its pillar, and so not in the result: ``postconf.export``
+    on a host that it has set up tells more. Raises ``SaltInvocationError`` without a pillar to convert.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call mta_migration.convert
+    """
+    pillar = __pillar__.get("postfix") if pillar is None else pillar
+    if not isinstance(pillar, dict) or not pillar:
+        raise SaltInvocationError("there is no pillar key postfix")
+    notes = {}
+    config = pillar.get("config") or {}
+    parameters = {
+        name: list(value) if isinstance(value, (list, tuple)) else value
+        for name, value in config.items()
+        if value is not None
+    }
+    settings = {"profile": "none"}
+    if "." in str(config.get("myhostname", "")):
+        settings["hostname"] = config["myhostname"]
+    settings["parameters"] = _without_secrets("config", parameters, notes)
+    settings["services"] = {}
+    if pillar.get("manage_master_config", True):
+        settings["services"] = _converted_services(pillar.get("master_config") or {}, notes)
+    spf = pillar.get("policyd-spf") or {}
+    if spf.get("enabled"):
+        settings["services"]["policy-spf/unix"] = {
+            "unprivileged": False,
+            "chroot": False,
+            "command": "spawn",
+            "arguments": "user=nobody argv=/usr/bin/policyd-spf",
+        }
+        settings["parameters"]["policy-spf_time_limit"] = spf.get("time_limit", "3600s")
+    settings["aliases"] = _converted_aliases(pillar.get("aliases") or {}, notes)
+    settings["certificate"] = {"source": "none"}
+    for name in pillar.get("certificates") or {}:
+        notes[f"certificates:{name}"] = f"the files stay: /etc/postfix/ssl/{name}.crt and .key"
+    settings["maps"] = _converted_tables(pillar.get("mapping") or {}, config, notes)
+    for name, value in pillar.items():
+        if name in LATER and value:
+            notes[name] = LATER[name]
+        elif name not in {*LATER, *SILENT} and name not in (
+            "config",
+            "master_config",
+            "policyd-spf",
+            "aliases",
+            "certificates",
+            "mapping",
+        ):
+            notes[_shown(name)] = "not known"
+    settings["sasl"] = {"enabled": False}
+    settings["firewall"] = {"backend": "none"}
+    _leave_out_refused(settings, notes)
+    return CONVERTED + _text(settings, notes)
+
+
+def _converted_services(master, notes):
+    """``postfix:master_config`` as services."""
+    services = {}
+    given = dict(master.get("services") or {})
+    if master.get("enable_dovecot"):
+        own = master.get("dovecot") or {}
+        user = f"{own.get('user', 'vmail')}:{own.get('group', 'vmail')}"
+        given["dovecot"] = {
+            "chroot": False,
+            "unpriv": False,
+            "command": "pipe",
+            "flags": own.get("flags", "DRhu"),
+            "user": user,
+            "argv": own.get("argv", "/usr/lib/dovecot/deliver"),
+            "extras": "-d ${recipient}",
+        }
+    if master.get("enable_submission") and "submission" not in given:
+        overrides = {
+            name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            for name, value in (master.get("submission") or {}).items()
+        }
+        default = {"smtpd_tls_security_level": "encrypt", "smtpd_sasl_auth_enable": True}
+        services["submission/inet"] = {
+            "private": False,
+            "chroot": False,
+            "command": "smtpd",
+            "overrides": overrides or default,
+        }
+    for name, fields in given.items():
+        fields = fields or {}
+        target = NAMES.get(name) or f"{fields.get('service', name)}/{fields.get('type', 'unix')}"
+        if fields.get("enable", True) is False:
+            services[target] = None
+            continue
+        services[target] = _converted_fields(name, fields, notes)
+    return services
+
+
+def _converted_fields(name, fields, notes):
+    """One service."""
+    entry = {ours: fields[theirs] for theirs, ours in COLUMNS.items() if fields.get(theirs) is not None}
+    command = fields.get("command") or COMMANDS.get(name)
+    if command or fields.get("enable"):
+        entry["command"] = command or fields.get("service", name)
+    words = []
+    for word in fields.get("args") or []:
+        text = str(word).strip()
+        override = re.match(r"-o\s*(\w+)\s*[=:]\s*(.*)\Z", text)
+        if override:
+            entry.setdefault("overrides", {})[override[1]] = override[2]
+        elif not text.startswith("#"):
+            words.append(text)
+    if fields.get("argv") and not fields.get("no_args"):
+        words += [f"{key}={fields[key]}" for key in ("flags", "user", "argv") if fields.get(key)]
+    if fields.get("extras"):
+        words.append(str(fields["extras"]))
+    if words:
+        entry["arguments"] = " ".join(words)
+    if fields.get("enable") and not entry.get("overrides") and name in ("submission", "smtps"):
+        ready = {"submission": "submission", "smtps": "submissions"}[name]
+        notes[f"master_config:services:{name}"] = f"its overrides are that formula's own; see services:{ready}"
+    return _services_without_secrets({name: entry}, notes)[name]
+
+
+def _converted_aliases(aliases, notes):
+    """``postfix:aliases``."""
+    if isinstance(aliases.get("content"), str) and aliases.get("use_file", True):
+        notes["aliases:content"] = "a whole file: it stays /etc/aliases"
+        return {}
+    found = {name: None for name in aliases.get("absent") or []}
+    found.update(aliases.get("present") or {})
+    return _without_secrets("aliases", found, notes)
+
+
+def _converted_tables(mapping, config, notes):
+    """``postfix:mapping``: tables by the parameter whose value says where they are."""
+    tables = {}
+    for parameter, data in mapping.items():
+        where = re.fullmatch(r"(?:proxy:)?([a-z]+):(/\S*/(\w[\w.-]*))", str(config.get(parameter, "")))
+        items = data if isinstance(data, list) else [data]
+        pairs = [pair for item in items if isinstance(item, dict) for pair in item.items()]
+        if not where:
+            notes[f"mapping:{_shown(parameter)}"] = f"config:{parameter} does not say type:/path of one table"
+        elif PASSWORD_TABLE.match(parameter) or any(_is_secret(str(key), value) for key, value in pairs):
+            notes[f"mapping:{_shown(parameter)}"] = "a secret"
+        else:
+            own = {} if where[2] == f"/etc/postfix/{where[3]}" else {"path": where[2]}
+            entries = [f"{key} {value}" for key, value in pairs] if where[1] in RULES else dict(pairs)
+            tables[where[3]] = {"type": where[1], **own, "entries": entries}
+    return tables

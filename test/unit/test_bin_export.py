@@ -1,0 +1,75 @@
+"""bin/export: its arguments, and what it makes of Salt's output."""
+
+import argparse
+import importlib.machinery
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "export"
+
+
+@pytest.fixture
+def export(monkeypatch):
+    """The script as a module."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("bin_export", str(SCRIPT))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_export", loader))
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(export, tmp_path, monkeypatch):
+    """Run it with a salt-call that writes its arguments to a file and prints a text; text and arguments."""
+
+    def with_salt(script, convert=None):
+        salt_call = tmp_path / "salt-call"
+        salt_call.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n{script}\n')
+        salt_call.chmod(0o755)
+        apply = export.bin_apply()
+        monkeypatch.setattr(apply, "find_salt", lambda: str(salt_call))
+        monkeypatch.setattr(apply, "CACHE", tmp_path / "cache")
+        private = tmp_path / "private"
+        private.mkdir()
+        arguments = argparse.Namespace(convert=convert, no_probe=False)
+        try:
+            return export.export(apply, private, arguments)
+        except apply.Stop as reason:
+            return f"stopped: {reason}"
+
+    return with_salt
+
+
+@pytest.mark.parametrize("arguments", [["x"], ["--convert", "/no/such"], ["--x"]])
+def test_wrong_arguments_end_with_2_and_the_usage(arguments):
+    done = subprocess.run([str(SCRIPT), *arguments], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: bin/export")
+
+
+def test_it_prints_what_the_function_returns(run, tmp_path):
+    assert run("""echo '{"local": "#!yaml\\\\na: b"}'""") == "#!yaml\na: b"
+    words = (tmp_path / "arguments").read_text().split()
+    assert words[-2:] == ["postconf.export", "probe=True"]
+    assert f"--config-dir={tmp_path}/private" in words
+
+
+def test_a_file_to_convert_is_the_pillar_of_that_run(run, tmp_path):
+    old = tmp_path / "old.sls"
+    old.write_text("postfix: {}\n")
+    assert run("""echo '{"local": "#!yaml\\\\na: b"}'""", convert=old) == "#!yaml\na: b"
+    assert (tmp_path / "arguments").read_text().split()[-1] == "mta_migration.convert"
+    assert (tmp_path / "private" / "pillar" / "given.sls").read_text() == "postfix: {}\n"
+
+
+@pytest.mark.parametrize(
+    "script", ["echo no json; exit 1", """echo '{"local": "ERROR: main.cf, line 3"}'; exit 1"""]
+)
+def test_an_error_is_told_and_not_printed_as_pillar(run, script):
+    said = run(script)
+    assert said.startswith("stopped: ")
+    assert "no json" in said or "main.cf, line 3" in said

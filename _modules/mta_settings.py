@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "7e081ab741e6"
+REVISION = "3193d433059d"
 
 
 def revision():
@@ -140,6 +140,7 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
     known = certificate["source"] in ("local_ca", "fleet_ca")
     settings["ca_file"] = authority["certificate"] if known else None
+    _check_passwords_by(settings["sasl"])
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -153,6 +154,24 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
         settings[name] = _with_tables(settings[name], references)
     settings["main_cf"] = {**_expand(profiles[settings["profile"]], settings), **settings["parameters"]}
     return settings
+
+
+def _check_passwords_by(sasl):
+    """Add what follows from the SASL settings, and leave out what the mechanism does not read."""
+    sasl["saslauthd"] = sasl["enabled"] is not False and sasl["type"] != "dovecot"
+    dovecot = sasl["enabled"] is not False and sasl["type"] == "dovecot"
+    sasl["smtpd_type"] = "dovecot" if dovecot else None
+    sasl["smtpd_path"] = sasl["dovecot_socket"] if dovecot else None
+    mechanism = (sasl["mechanisms"] or [None])[0]
+    ldap, rimap, kerberos5 = sasl["ldap"], sasl.pop("rimap"), sasl["kerberos5"]
+    given = ldap.pop("bind_password") is not None
+    ldap["password_pillar"] = "postfix_mta:sasl:ldap:bind_password" if given else None
+    if mechanism != "ldap" or not ldap["servers"]:
+        sasl["ldap"] = None
+    if mechanism == "rimap" and rimap["host"]:
+        sasl["options"] = rimap["host"] if rimap["port"] is None else f"{rimap['host']}/{rimap['port']}"
+    if mechanism != "kerberos5" or (kerberos5["keytab"], kerberos5["principal"]) == (_KEYTAB, None):
+        sasl["kerberos5"] = None
 
 
 def _serve(settings, given):
@@ -429,6 +448,8 @@ def _contradictions(key, given, settings, hostname, found):
             yield f"{key}:verify:login: given, but nobody can log in while {key}:sasl:enabled is false"
     if sound("maps"):
         yield from _table_contradictions(key, given, settings)
+    if sound("sasl"):
+        yield from _wrong_mechanism(f"{key}:sasl", _mapping(given.get("sasl")))
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
@@ -495,6 +516,24 @@ def _table_contradictions(key, given, settings):
                     close = _nearest(name, known)
                     hint = f"; did you mean {close}?" if close else ""
                     yield f"{key}:{label}: {{maps.{name}}} is no table of {key}:maps{hint}"
+
+
+def _wrong_mechanism(path, given):
+    """Yield what the mechanism lacks, and what is said twice."""
+    mechanism = (given.get("mechanisms") or ["pam"])[0]
+    ldap, host = _mapping(given.get("ldap")), _mapping(given.get("rimap")).get("host")
+    options = given.get("options")
+    needs = {"ldap": ("ldap:servers", ldap.get("servers")), "rimap": ("rimap:host", host)}
+    name, value = needs.get(mechanism, (None, None))
+    if name and not value and not options:
+        yield f"{path}:{name}: not given; the mechanism {mechanism} needs it"
+    elif name and value and options:
+        yield f"{path}:options: given beside {path}:{name}; give one of them"
+    if ldap.get("servers") and not ldap.get("search_base"):
+        yield f"{path}:ldap:search_base: not given; ldap:servers needs it"
+    lacking = [name for name in ("bind_dn", "bind_password") if ldap.get(name) is None]
+    if len(lacking) == 1:
+        yield f"{path}:ldap:{lacking[0]}: not given; a bind needs both"
 
 
 def _wrong_days(path, source, days, renew_days, ca, **_):
@@ -1016,6 +1055,7 @@ _TABLE_TYPES = (
     *_NO_FILE,
 )
 _CENTURY = 36500
+_KEYTAB = "/etc/krb5.keytab"
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
 # Backend: the setting, or the program, whose file has to be there.
 _FIREWALL_FILES = {
@@ -1142,7 +1182,7 @@ _SCHEMA = {
             _items,
             {
                 "check": _choice,
-                "options": {"allowed": ("pam",), "later": ("shadow", "ldap", "rimap", "sasldb")},
+                "options": {"allowed": ("pam", "shadow", "ldap", "rimap", "sasldb", "kerberos5")},
                 "shortest": 1,
                 "longest": 1,
             },
@@ -1151,6 +1191,39 @@ _SCHEMA = {
             _text,
             {"what": "one word without quotes or shell characters", "pattern": r"[A-Za-z0-9_/.:@=,+%\[\]-]+"},
         ),
+        "type": (_choice, {"allowed": ("cyrus", "dovecot")}),
+        "dovecot_socket": (
+            _text,
+            {
+                "what": "a path, absolute or below Postfix's queue directory, or inet:host:port",
+                "pattern": r"/?[\w.+@=-]+(/[\w.+@=-]+)*|inet:[A-Za-z0-9.-]+:\d+",
+            },
+        ),
+        "ldap": {
+            "servers": (
+                _items,
+                {
+                    "check": _text,
+                    "options": {"what": "a URI, such as ldaps://ldap.example.com", "pattern": r"ldap[si]?://\S*"},
+                },
+            ),
+            "search_base": (_text, {"what": "a distinguished name, such as dc=example,dc=com"}),
+            "scope": (_choice, {"allowed": ("sub", "one", "base")}),
+            "filter": (_text, {"what": "an LDAP filter, such as (uid=%u)"}),
+            "bind_dn": (_text, {"what": "a distinguished name"}),
+            "bind_password": (_secret, {}),
+            "start_tls": (_boolean, {}),
+            "ca_file": (_path, {}),
+            "timeout": (_integer, {"low": 1, "high": 60, "unit": " seconds"}),
+        },
+        "rimap": {
+            "host": (_text, {"what": "a host name or an IPv4 address", "pattern": "[A-Za-z0-9][A-Za-z0-9.-]*"}),
+            "port": (_integer, {"low": 1, "high": 65535}),
+        },
+        "kerberos5": {
+            "keytab": (_path, {}),
+            "principal": (_text, {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
+        },
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

@@ -1,16 +1,18 @@
-# saslauthd, its socket in Postfix's chroot, and smtpd's use of it.
+# saslauthd, its socket in Postfix's chroot, and smtpd's use of it; or none of it where it is not used.
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
   - .transaction
 
-{%- if mta.sasl.enabled %}
+{%- if mta.sasl.saslauthd %}
 
 postfix_mta_sasl:
   saslauthd.managed:
     - mechanisms: {{ mta.sasl.mechanisms | json }}
     - mech_options: {{ mta.sasl.options | json }}
+    - ldap: {{ mta.sasl.ldap | json }}
+    - kerberos5: {{ mta.sasl.kerberos5 | json }}
     - threads: {{ mta.sasl.threads | json }}
     - cache: {{ mta.sasl.cache | json }}
     - socket_directory: {{ mta.sasl.socket_directory | json }}
@@ -26,4 +28,14 @@ extend:
   postfix_mta_committed:
     mta_transaction:
       - services: [saslauthd, postfix]
+{%- else %}
+
+postfix_mta_sasl:
+  saslauthd.absent:
+    - name: saslauthd
+    - transaction: postfix_mta
+    - require:
+      - mta_package: postfix_mta_package
+    - require_in:
+      - mta_transaction: postfix_mta_committed
 {%- endif %}

@@ -53,7 +53,6 @@ BROKEN = [
     ("relay: {host: smtp.example.net}", "relay", "does not have it yet"),
     ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
-    ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
     # Lookup tables
     ("maps: {virtual: {type: hahs}}", "maps:virtual:type", "did you mean hash?"),
     ("maps: {virtual: {entires: {}}}", "maps:virtual:entires", "did you mean entries?"),
@@ -76,6 +75,19 @@ BROKEN = [
         "parameters:virtual_alias_maps",
         "did you mean virtual?",
     ),
+    # SASL
+    ("sasl: {mechanisms: [ldap]}", "sasl:ldap:servers", "the mechanism ldap needs it"),
+    ("sasl: {mechanisms: [rimap]}", "sasl:rimap:host", "the mechanism rimap needs it"),
+    ("sasl: {mechanisms: [rimap], options: a, rimap: {host: b}}", "sasl:options", "give one of them"),
+    ("sasl: {ldap: {servers: ['ldap://a']}}", "sasl:ldap:search_base", "not given"),
+    ("sasl: {ldap: {servers: [a]}}", "sasl:ldap:servers:0", "a URI"),
+    ("sasl: {ldap: {bind_dn: cn=a}}", "sasl:ldap:bind_password", "a bind needs both"),
+    ('sasl: {ldap: {filter: "a\\nldap_debug: 1"}}', "sasl:ldap:filter", "a line break"),
+    ("sasl: {rimap: {host: 'a;b'}}", "sasl:rimap:host", "a host name"),
+    ("sasl: {kerberos5: {keytab: krb5.keytab}}", "sasl:kerberos5:keytab", "an absolute path"),
+    ("sasl: {type: courier}", "sasl:type", "allowed: cyrus, dovecot"),
+    ("sasl: {dovecot_socket: 'a b'}", "sasl:dovecot_socket", "inet:host:port"),
+    ("sasl: {mechanisms: [getpwent]}", "sasl:mechanisms:0", "is not known"),
     # Types
     (
         "manage_hosts_file: 'yes'",
@@ -315,6 +327,7 @@ def test_all_problems_are_reported_at_once(problems):
         {"certificate": {"ca": {"passphrase": "four", "previous_passphrase": [SECRET]}}},
         {"certificate": {"source": "files", "files": {"certificate": "/c", "key": SECRET}}},
         {"relay": {"password": SECRET}},
+        {"sasl": {"ldap": {"bind_dn": "cn=a", "bind_password": SECRET + "\n"}}},
         SECRET,
     ],
 )

@@ -1103,11 +1103,13 @@ def superseded(module, wanted):
 
         salt '*' mta_transaction.superseded saslauthd '[/etc/default/saslauthd]'
     """
+    # Files are kept by the paths that symbolic links lead to.
+    wanted = [*wanted, *(os.path.realpath(item) for item in wanted if item.startswith("/"))]
     entries = []
     for entry in _entries(_originals()):
         path = (entry / "path").read_text()
         needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
-        if _fact(entry, "module") == module and not needed:
+        if not needed and _fact(entry, "module") == module:
             entries.append(entry)
     return _changes(entries)
 

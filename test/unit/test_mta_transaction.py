@@ -272,6 +272,11 @@ class TestGivenBack:
         (folder / "of somebody else").touch()
         assert set(transaction("superseded", "thing", [])) == {str(changed["option"]), "group"}
 
+    def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(self, transaction, changed, tmp_path):
+        assert transaction("close")["result"]
+        (tmp_path / "link").symlink_to(changed["option"])
+        assert str(changed["option"]) not in transaction("superseded", "thing", [str(tmp_path / "link")])
+
     def test_it_is_given_back_at_the_commit_and_then_forgotten(self, transaction, changed, main_cf):
         assert transaction("close")["result"]
         (changed["folder"] / "mux").touch()

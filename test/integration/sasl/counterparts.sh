@@ -8,11 +8,21 @@ useradd --create-home alice
 echo 'alice:right pass' | chpasswd
 echo 'right pass' | saslpasswd2 -p -c -u mail.example.com alice
 
+# Signed by the host's own authority.
+install -o openldap -m 0600 /etc/ssl/private/smtpd.key /etc/ldap/key.pem
 ldapmodify -Q -Y EXTERNAL -H ldapi:/// <<L
 dn: olcDatabase={1}mdb,cn=config
 changetype: modify
 replace: olcRootPW
 olcRootPW: bind #pass
+
+dn: cn=config
+changetype: modify
+replace: olcTLSCertificateFile
+olcTLSCertificateFile: /etc/ssl/certs/smtpd.crt
+-
+replace: olcTLSCertificateKeyFile
+olcTLSCertificateKeyFile: /etc/ldap/key.pem
 L
 ldapadd -x -D cn=admin,dc=example,dc=com -w 'bind #pass' <<L
 dn: uid=alice,dc=example,dc=com

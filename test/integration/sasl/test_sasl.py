@@ -9,21 +9,23 @@ from rig import results
 HERE = pathlib.Path(__file__).parent
 PASSWORD = "bind #pass"
 LDAP = {
-    "servers": ["ldap://127.0.0.1"],
+    "servers": ["ldap://mail.example.com"],
     "search_base": "dc=example,dc=com",
     "bind_dn": "cn=admin,dc=example,dc=com",
     "bind_password": PASSWORD,
+    "start_tls": True,
+    "ca_file": "/etc/ssl/certs/cacert.pem",
     "timeout": 3,
 }
-# name: (settings, the process of the counterpart)
+# name: (settings, the process of the counterpart, what a client sees without it)
 WAYS = {
-    "pam": ({}, None),
-    "shadow": ({"mechanisms": ["shadow"], "directory_mode": "0710"}, None),
-    "ldap": ({"mechanisms": ["ldap"], "ldap": LDAP}, "slapd"),
-    "rimap": ({"mechanisms": ["rimap"], "rimap": {"host": "localhost"}}, "dovecot"),
-    "sasldb": ({"mechanisms": ["sasldb"]}, None),
-    "kerberos5": ({"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/mail.keytab"}}, "krb5kdc"),
-    "dovecot": ({"type": "dovecot"}, "dovecot"),
+    "pam": ({}, None, None),
+    "shadow": ({"mechanisms": ["shadow"], "directory_mode": "0710"}, None, None),
+    "sasldb": ({"mechanisms": ["sasldb"]}, None, None),
+    "rimap": ({"mechanisms": ["rimap"], "rimap": {"host": "localhost"}}, "dovecot", 535),
+    "kerberos5": ({"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/mail.keytab"}}, "krb5kdc", 535),
+    "ldap": ({"mechanisms": ["ldap"], "ldap": LDAP, "directory_mode": "0710"}, "slapd", 535),
+    "dovecot": ({"type": "dovecot"}, "dovecot", 454),
 }
 # What an apply may leave behind. Which links keep a service from starting is update-rc.d's own matter.
 TRACES = r"""
@@ -31,6 +33,7 @@ cat /etc/default/saslauthd /etc/group /var/lib/dpkg/statoverride
 find /etc/postfix/sasl /etc/saslauthd.conf /etc/systemd/system /var/spool/postfix/var -printf '%p %M %u %g\n'
 ls /etc/rc?.d/S*saslauthd
 postconf -n | grep sasl
+systemctl is-enabled saslauthd
 pgrep -a saslauthd
 """
 
@@ -46,15 +49,20 @@ def login(container, password, user="alice"):
     return int(code), float(seconds)
 
 
-def traces(container):
-    return container.exec(TRACES, check=False).stdout.splitlines()
+def traces(container, but=()):
+    """The host's traces of SASL, without lines that begin with one of ``but``."""
+    lines = container.exec(TRACES, check=False).stdout.splitlines()
+    return [line for line in lines if not line.startswith(tuple(but))]
 
 
 def apply(container, **sasl):
-    """Apply, and see that a dry run has nothing to announce after that."""
-    done = container.apply(pillar=pillar(**sasl))
+    """Apply; a dry run has announced exactly what changes, and nothing is left to change."""
+    container.set_pillar(pillar(**sasl))
+    announced = container.apply(test=True)
+    done = container.apply()
     assert results.failures(done) == []
-    assert results.announced(container.apply(test=True)) == set()
+    assert results.difference(announced, done) == []
+    assert results.changed(container.apply()) == set()
     return done
 
 
@@ -66,9 +74,15 @@ def before(container):
     return traces(container)
 
 
+def test_without_sasl_there_is_no_saslauthd(container, before):
+    assert "disabled" in before
+    assert not any("/usr/sbin/saslauthd" in line or "_sasl_type" in line for line in before)
+    assert login(container, "right pass")[0] == 503
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_right_password_gets_in_and_nothing_else(container, way):
-    settings, counterpart = WAYS[way]
+    settings, counterpart, without = WAYS[way]
     done = apply(container, **settings)
     assert login(container, "right pass")[0] == 235
     assert login(container, "wrong")[0] == 535
@@ -78,7 +92,7 @@ def test_a_right_password_gets_in_and_nothing_else(container, way):
         for signal, limit in [("STOP", 15)] * (counterpart == "slapd") + [("KILL", 10)]:
             container.exec(["pkill", f"-{signal}", "-x", counterpart])
             code, seconds = login(container, "right pass")
-            assert code != 235
+            assert code == without
             assert seconds < limit
             container.exec(["pkill", "-CONT", "-x", counterpart], check=False)
         container.exec(["systemctl", "restart", {"krb5kdc": "krb5-kdc"}.get(counterpart, counterpart)])
@@ -87,13 +101,9 @@ def test_a_right_password_gets_in_and_nothing_else(container, way):
 
 
 def test_where_saslauthd_is_not_used_it_leaves_nothing(container, before):
-    apply(container, **WAYS["ldap"][0], directory_mode="0710")
-    status = container.exec("stat -c '%a %U' /etc/saslauthd.conf; id -nG postfix").stdout
-    assert status.splitlines()[0] == "600 root"
-    assert "sasl" in status
-    apply(container, type="dovecot")
-    dovecot = [line for line in traces(container) if not line.startswith("smtpd_sasl_")]
-    assert dovecot == [line for line in before if not line.startswith("smtpd_sasl_")]
+    """The way before was Dovecot's, and the one before that LDAP's in a closed directory."""
+    ours = ("smtpd_sasl_type", "smtpd_sasl_path", "smtpd_sasl_auth_enable")
+    assert traces(container, but=ours) == [line for line in before if not line.startswith(ours)]
     apply(container, enabled=False)
     assert traces(container) == before
 
@@ -107,14 +117,14 @@ def test_a_saslauthd_that_does_not_run_is_a_temporary_error(container):
 
 
 def test_an_undone_switch_brings_saslauthd_back(container):
-    apply(container)
+    container.apply()
     before = traces(container)
     failing = pillar(enabled=False)
     failing["postfix_mta"]["verify"] = {"capabilities": ["XNOSUCH"]}
     assert results.failures(container.apply(pillar=failing))
-    assert [line for line in traces(container) if "saslauthd -a" not in line] == [
-        line for line in before if "saslauthd -a" not in line
-    ]
+    # Each line of a process begins with its number.
+    processes = tuple("123456789")
+    assert traces(container, but=processes) == [line for line in before if not line.startswith(processes)]
     assert login(container, "right pass")[0] == 235
 
 
@@ -127,11 +137,25 @@ def test_a_missing_keytab_is_told_before_anything_changes(container):
     assert traces(container) == before
 
 
-def test_the_bind_password_is_in_no_log(container):
-    apply(container, **WAYS["ldap"][0])
-    found = container.exec(["grep", "-rlF", PASSWORD, "/var/log", "/var/cache/salt", "/etc/salt"], check=False)
-    assert found.stdout == ""
-    mode = container.exec(
+def test_the_bind_password_is_in_no_argument_no_log_and_no_open_file(container):
+    container.set_pillar(pillar(**WAYS["ldap"][0]))
+    container.exec(f"""
+        while cat /proc/[0-9]*/cmdline; do sleep 0.05; done >/root/arguments 2>/dev/null &
+        salt-call --local --config-dir={container.root}etc/salt --log-file=/root/trace --log-file-level=all \
+            -l quiet state.apply postfix_mta
+        kill %1
+    """)
+    assert container.exec("stat -c '%a %U' /etc/saslauthd.conf").stdout == "600 root\n"
+    assert container.exec(["grep", "-cF", "ldap_bind_pw: bind #pass", "/etc/saslauthd.conf"]).stdout == "1\n"
+    assert PASSWORD not in container.exec(["cat", "/root/arguments"]).stdout
+    # Salt itself logs the pillar file that it reads.
+    lines = container.exec(["grep", "-F", PASSWORD, "/root/trace"], check=False).stdout.splitlines()
+    assert [line for line in lines if "mta_" in line or "postfix_mta/" in line] == []
+    logs = ["/var/log", "/var/cache/salt", "/etc/salt"]
+    assert container.exec(["grep", "-rlF", PASSWORD, *logs], check=False).stdout == ""
+    found = container.exec(
         "find /etc /var/lib/postfix_mta -type f -perm /o=r -exec grep -lF 'bind #pass' {} +", check=False
     )
-    assert mode.stdout == ""
+    assert found.stdout == ""
+    journal = container.exec("journalctl --no-pager | grep -F 'bind #pass'", check=False)
+    assert journal.stdout == ""

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "81d51869ae90"
+REVISION = "0baf573cfa09"
 
 
 def revision():
@@ -534,6 +534,9 @@ def _wrong_mechanism(path, given):
     lacking = [name for name in ("bind_dn", "bind_password") if ldap.get(name) is None]
     if len(lacking) == 1:
         yield f"{path}:ldap:{lacking[0]}: not given; a bind needs both"
+    for name, value in ldap.items():
+        if isinstance(value, str) and (value != value.strip() or not value.isprintable()):
+            yield f"{path}:ldap:{name}: begins or ends with a blank, or has a character that cannot be seen"
 
 
 def _wrong_days(path, source, days, renew_days, ca, **_):

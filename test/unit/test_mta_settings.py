@@ -83,6 +83,8 @@ BROKEN = [
     ("sasl: {ldap: {servers: [a]}}", "sasl:ldap:servers:0", "a URI"),
     ("sasl: {ldap: {bind_dn: cn=a}}", "sasl:ldap:bind_password", "a bind needs both"),
     ('sasl: {ldap: {filter: "a\\nldap_debug: 1"}}', "sasl:ldap:filter", "a line break"),
+    ("sasl: {ldap: {filter: ' (uid=%u)'}}", "sasl:ldap:filter", "ends with a blank"),
+    ("sasl: {ldap: {bind_dn: cn=a, bind_password: 'geheim-7431 '}}", "sasl:ldap:bind_password", "with a blank"),
     ("sasl: {rimap: {host: 'a;b'}}", "sasl:rimap:host", "a host name"),
     ("sasl: {kerberos5: {keytab: krb5.keytab}}", "sasl:kerberos5:keytab", "an absolute path"),
     ("sasl: {type: courier}", "sasl:type", "allowed: cyrus, dovecot"),
@@ -328,6 +330,7 @@ def test_all_problems_are_reported_at_once(problems):
         {"certificate": {"source": "files", "files": {"certificate": "/c", "key": SECRET}}},
         {"relay": {"password": SECRET}},
         {"sasl": {"ldap": {"bind_dn": "cn=a", "bind_password": SECRET + "\n"}}},
+        {"sasl": {"ldap": {"bind_dn": "cn=a", "bind_password": SECRET + " "}}},
         SECRET,
     ],
 )

@@ -140,10 +140,11 @@ def test_a_missing_keytab_is_told_before_anything_changes(container):
 def test_the_bind_password_is_in_no_argument_no_log_and_no_open_file(container):
     container.set_pillar(pillar(**WAYS["ldap"][0]))
     container.exec(f"""
-        while cat /proc/[0-9]*/cmdline; do sleep 0.05; done >/root/arguments 2>/dev/null &
+        while sleep 0.05; do cat /proc/[0-9]*/cmdline; done >/root/arguments 2>/dev/null &
+        watcher=$!
         salt-call --local --config-dir={container.root}etc/salt --log-file=/root/trace --log-file-level=all \
             -l quiet state.apply postfix_mta
-        kill %1
+        kill $watcher
     """)
     assert container.exec("stat -c '%a %U' /etc/saslauthd.conf").stdout == "600 root\n"
     assert container.exec(["grep", "-cF", "ldap_bind_pw: bind #pass", "/etc/saslauthd.conf"]).stdout == "1\n"

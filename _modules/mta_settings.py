@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "45ba84aa3771"
+REVISION = "a35a2fd4c684"
 
 
 def revision():
@@ -51,12 +51,12 @@ def effective(saltenv="base"):
         The environment that holds the formula.
 
     Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
-    ``pairs`` (of key and certificate, one or two), ``authority``, each pair's ``arguments`` and ``conversation``
-    (what the states of ``mta_cert`` and ``mta_probe`` are called with), ``family`` (what ``os_family.yaml`` says)
-    and ``synced`` (whether the loaded modules are those of the file server). In place of secrets are pillar paths
-    (or ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``,
-    ``verify.login_pillar`` and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of
-    what is no path of a file.
+    ``pairs`` (of key and certificate, one or two), ``authority``, each pair's ``arguments``, ``conversation`` and
+    ``saslauthd`` (what the states of ``mta_cert``, ``mta_probe`` and ``saslauthd`` are called with), ``family``
+    (what ``os_family.yaml`` says) and ``synced`` (whether the loaded modules are those of the file server). In
+    place of secrets are pillar paths (or ``None``): ``certificate.ca.passphrase_pillar``,
+    ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar`` and the ``logins`` of a table of
+    ``maps``; and in ``certificate.files`` in place of what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -152,6 +152,8 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     settings["conversation"].update(
         {name: settings["verify"][name] for name in ("capabilities", "login_pillar", "timeout")}
     )
+    _check_passwords_by(settings["sasl"])
+    settings["saslauthd"] = _saslauthd(settings["sasl"], settings["family"]["smtpd_conf"])
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -249,6 +251,32 @@ def _over(base, given):
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _over(base[key], value) if both else value
     return merged
+
+
+def _saslauthd(sasl, smtpd_conf):
+    """Return the arguments of ``saslauthd.managed``, or of ``saslauthd.absent`` where it is not used."""
+    if not sasl["saslauthd"]:
+        return {"name": "saslauthd"}
+    same = ("mechanisms", "ldap", "kerberos5", "threads", "cache", "socket_directory", "directory_mode")
+    return {"mech_options": sasl["options"], "smtpd_conf": smtpd_conf, **{name: sasl[name] for name in same}}
+
+
+def _check_passwords_by(sasl):
+    """Add what follows from the SASL settings, and leave out what the mechanism does not read."""
+    sasl["saslauthd"] = sasl["enabled"] is not False and sasl["type"] != "dovecot"
+    dovecot = sasl["enabled"] is not False and sasl["type"] == "dovecot"
+    sasl["smtpd_type"] = "dovecot" if dovecot else None
+    sasl["smtpd_path"] = sasl["dovecot_socket"] if dovecot else None
+    mechanism = (sasl["mechanisms"] or [None])[0]
+    ldap, rimap, kerberos5 = sasl["ldap"], sasl.pop("rimap"), sasl["kerberos5"]
+    given = ldap.pop("bind_password") is not None
+    ldap["password_pillar"] = "postfix_mta:sasl:ldap:bind_password" if given else None
+    if mechanism != "ldap" or not ldap["servers"]:
+        sasl["ldap"] = None
+    if mechanism == "rimap" and rimap["host"]:
+        sasl["options"] = rimap["host"] if rimap["port"] is None else f"{rimap['host']}/{rimap['port']}"
+    if mechanism != "kerberos5" or (kerberos5["keytab"], kerberos5["principal"]) == (_KEYTAB, None):
+        sasl["kerberos5"] = None
 
 
 def _serve(settings, given):
@@ -579,6 +607,8 @@ def _contradictions(key, given, settings, hostname, found):
         yield from _wrong_relay(f"{key}:relay", _mapping(given.get("relay")), _mapping(given.get("parameters")))
     if sound("maps"):
         yield from _table_contradictions(key, given, settings)
+    if sound("sasl"):
+        yield from _wrong_mechanism(f"{key}:sasl", _mapping(given.get("sasl")))
     recipient = given.get("root_recipient")
     if recipient is not None and _mapping(given.get("aliases")).get("root", recipient) != recipient:
         yield f"{key}:aliases:root: not what {key}:root_recipient says; give one of them"
@@ -648,6 +678,27 @@ def _table_contradictions(key, given, settings):
                     close = _nearest(name, known)
                     hint = f"; did you mean {close}?" if close else ""
                     yield f"{key}:{label}: {{maps.{name}}} is no table of {key}:maps{hint}"
+
+
+def _wrong_mechanism(path, given):
+    """Yield what the mechanism lacks, and what is said twice."""
+    mechanism = (given.get("mechanisms") or ["pam"])[0]
+    ldap, host = _mapping(given.get("ldap")), _mapping(given.get("rimap")).get("host")
+    options = given.get("options")
+    needs = {"ldap": ("ldap:servers", ldap.get("servers")), "rimap": ("rimap:host", host)}
+    name, value = needs.get(mechanism, (None, None))
+    if name and not value and not options:
+        yield f"{path}:{name}: not given; the mechanism {mechanism} needs it"
+    elif name and value and options:
+        yield f"{path}:options: given beside {path}:{name}; give one of them"
+    if ldap.get("servers") and not ldap.get("search_base"):
+        yield f"{path}:ldap:search_base: not given; ldap:servers needs it"
+    lacking = [name for name in ("bind_dn", "bind_password") if ldap.get(name) is None]
+    if len(lacking) == 1:
+        yield f"{path}:ldap:{lacking[0]}: not given; a bind needs both"
+    for name, value in ldap.items():
+        if isinstance(value, str) and (value != value.strip() or not value.isprintable()):
+            yield f"{path}:ldap:{name}: begins or ends with a blank, or has a character that cannot be seen"
 
 
 def _wrong_days(path, source, days, renew_days, ca, **_):
@@ -1234,6 +1285,7 @@ _MAILBOXES = (
     *("postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "www", "ftp", "usenet", "news", "uucp"),
     *("info", "marketing", "sales", "support"),
 )
+_KEYTAB = "/etc/krb5.keytab"
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+", "longest": 255}
 # Backend: the setting, or the program, whose file has to be there.
 _FIREWALL_FILES = {
@@ -1370,7 +1422,7 @@ _SCHEMA = {
             _items,
             {
                 "check": _choice,
-                "options": {"allowed": ("pam",), "later": ("shadow", "ldap", "rimap", "sasldb")},
+                "options": {"allowed": ("pam", "shadow", "ldap", "rimap", "sasldb", "kerberos5")},
                 "shortest": 1,
                 "longest": 1,
             },
@@ -1379,6 +1431,39 @@ _SCHEMA = {
             _text,
             {"what": "one word without quotes or shell characters", "pattern": r"[A-Za-z0-9_/.:@=,+%\[\]-]+"},
         ),
+        "type": (_choice, {"allowed": ("cyrus", "dovecot")}),
+        "dovecot_socket": (
+            _text,
+            {
+                "what": "a path, absolute or below Postfix's queue directory, or inet:host:port",
+                "pattern": r"/?[\w.+@=-]+(/[\w.+@=-]+)*|inet:[A-Za-z0-9.-]+:\d+",
+            },
+        ),
+        "ldap": {
+            "servers": (
+                _items,
+                {
+                    "check": _text,
+                    "options": {"what": "a URI, such as ldaps://ldap.example.com", "pattern": r"ldap[si]?://\S*"},
+                },
+            ),
+            "search_base": (_text, {"what": "a distinguished name, such as dc=example,dc=com"}),
+            "scope": (_choice, {"allowed": ("sub", "one", "base")}),
+            "filter": (_text, {"what": "an LDAP filter, such as (uid=%u)"}),
+            "bind_dn": (_text, {"what": "a distinguished name"}),
+            "bind_password": (_secret, {}),
+            "start_tls": (_boolean, {}),
+            "ca_file": (_path, {}),
+            "timeout": (_integer, {"low": 1, "high": 60, "unit": " seconds"}),
+        },
+        "rimap": {
+            "host": (_text, {"what": "a host name or an IPv4 address", "pattern": "[A-Za-z0-9][A-Za-z0-9.-]*"}),
+            "port": (_integer, {"low": 1, "high": 65535}),
+        },
+        "kerberos5": {
+            "keytab": (_path, {}),
+            "principal": (_text, {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
+        },
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

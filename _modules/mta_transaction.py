@@ -2,8 +2,9 @@
 Switch the files that mail depends on as one transaction, verify it by a live SMTP conversation, and undo it.
 
 Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``, ``mta_map``) change files only through
-:func:`write`, :func:`remove` and :func:`directory`. Each of these first saves what was there in a journal below
-``/var/lib/postfix_mta`` (the minion option ``mta_state_dir`` moves it), then replaces the file atomically.
+:func:`write`, :func:`remove` and :func:`directory`, and the databases of other tools through :func:`command`.
+Each of these first saves what was there in a journal below ``/var/lib/postfix_mta`` (the minion option
+``mta_state_dir`` moves it), then replaces the file atomically.
 :func:`close` activates the daemons, holds the conversation, and either drops the journal (commit) or puts
 every saved file back and stops and starts the daemons (undo).
 
@@ -22,6 +23,7 @@ import os
 import pathlib
 import pwd
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -36,7 +38,8 @@ STATE_DIR = "/var/lib/postfix_mta"
 LOCK_TIMEOUT = 120
 LOG_LINES = 12
 SERVICES = ("saslauthd", "postfix")
-STRENGTH = {"reload": 1, "restart": 2}
+STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
+DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 # In a journal: files were switched that Postfix must not see one without the other.
 HALTED = "halted"
 
@@ -73,7 +76,10 @@ for entry in $(ls -r "$journal"); do
         directory)
             chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path" || exit 1 ;;
         no-directory)
+            for name in $(cat "$entry/runtime" 2>/dev/null); do rm -f "$path/$name"; done
             rmdir "$path" 2>/dev/null ;;
+        command)
+            sh "$entry/undo" >/dev/null 2>&1 ;;
     esac
 done
 sync
@@ -95,7 +101,7 @@ def _originals():
 
 def _run():
     """What this run did so far; shared by all states of one run."""
-    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None}
+    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "module": None}
     return __context__.setdefault("mta_transaction", fresh)
 
 
@@ -108,11 +114,11 @@ def _fsync_directory(path):
 
 
 def _stronger(first, second):
-    """Merge two activations; a restart includes a reload."""
+    """Merge two activations; a restart includes a reload, and what is stopped needs neither."""
     merged = dict(first)
     for service, action in second.items():
         if action not in STRENGTH:
-            raise SaltInvocationError(f"{service} can be activated by 'reload' or 'restart', not {action!r}")
+            raise SaltInvocationError(f"{service} can be activated by {', '.join(STRENGTH)}, not {action!r}")
         if STRENGTH[action] > STRENGTH.get(merged.get(service), 0):
             merged[service] = action
     return merged
@@ -131,8 +137,12 @@ def _entries(folder=None):
     return [folder / name for name in names]
 
 
-def _record(path, kind, activate=None):
-    """Save what is at ``path`` as the journal's next entry, unless this transaction has saved it already."""
+def _record(path, kind, facts=None):
+    """
+    Save what is at ``path`` as the journal's next entry, unless this transaction has saved it already.
+
+    ``path`` may also be the name of what a command changes. ``facts``: more files of the entry, name to text.
+    """
     path = pathlib.Path(path)
     entries = _entries()
     for entry in entries:
@@ -144,6 +154,9 @@ def _record(path, kind, activate=None):
     draft.mkdir(mode=0o700)
     (draft / "path").write_text(str(path))
     (draft / "kind").write_text(kind)
+    for fact, text in {"module": _run()["module"], **(facts or {})}.items():
+        if text:
+            (draft / fact).write_text(text)
     if kind == "file":
         shutil.copy2(path, draft / "content")
         status = path.stat()
@@ -182,9 +195,36 @@ def _restore(entry):
         os.chown(path, int(owner), int(group))
         path.chmod(int((entry / "mode").read_text(), 8))
     elif kind == "no-directory":
-        with contextlib.suppress(OSError):
-            path.rmdir()
+        _remove_directory(entry)
+    elif kind == "command":
+        done = subprocess.run(
+            ["/bin/sh", entry / "undo"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+        if done.returncode:
+            # Done before, by a run that was killed, or by hand.
+            log.info("%s: %s", path, done.stderr.decode(errors="replace").strip())
     return str(path)
+
+
+def _fact(entry, name):
+    """A fact of an entry; empty when it has none of that name."""
+    try:
+        return (entry / name).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _remove_directory(entry):
+    """Remove a directory that was not there, with what its daemon leaves in it, unless there is more in it."""
+    path = pathlib.Path((entry / "path").read_text())
+    names = _fact(entry, "runtime").split()
+    try:
+        if set(os.listdir(path)) <= set(names):
+            for name in os.listdir(path):
+                (path / name).unlink()
+            path.rmdir()
+    except OSError as err:
+        log.info("%s stays: %s", path, err)
 
 
 def _replace(path, contents, uid, gid, mode, times=None):
@@ -258,7 +298,7 @@ def _begin():
     except BaseException:
         lock.close()
         raise
-    run.update(lock=lock, before=before, activate={}, activated=False)
+    run.update(lock=lock, before=before, activate={}, activated=False, given_back=[])
 
 
 def _answers_now(timeout, patience=0):
@@ -299,8 +339,9 @@ def _keep_originals():
     services = _originals() / "services"
     if not services.exists():
         shutil.copy2(_journal() / "before", services)
-    kept = {(entry / "path").read_text() for entry in _entries(_originals())}
-    number = len(kept)
+    there = _entries(_originals())
+    kept = {(entry / "path").read_text() for entry in there}
+    number = int(there[-1].name) + 1 if there else 0
     for entry in _entries():
         if (entry / "path").read_text() in kept:
             continue
@@ -573,7 +614,7 @@ def remove(path, activate=None):
         raise CommandExecutionError(f"Cannot remove {path}: {err.strerror or err}") from err
 
 
-def directory(path, user="root", group="root", mode="0755"):
+def directory(path, user="root", group="root", mode="0755", runtime=()):
     """
     Create a directory, or correct its owner and mode, as part of the transaction.
 
@@ -582,6 +623,10 @@ def directory(path, user="root", group="root", mode="0755"):
 
     user, group, mode
         As for :func:`write`; defaults ``root``, ``root``, ``0755``.
+
+    runtime
+        Names of files that a daemon leaves in it; they go with the directory when it is taken away again. Default:
+        none; a directory that is not empty then stays.
 
     CLI Example:
 
@@ -597,13 +642,69 @@ def directory(path, user="root", group="root", mode="0755"):
             directory(str(path.parent))
         exists = path.is_dir()
         uid, gid = _numeric(user, group, os.stat("/"))
-        _record(path, "directory" if exists else "no-directory")
+        _record(path, "directory" if exists else "no-directory", {"runtime": "\n".join(runtime)})
         if not exists:
             path.mkdir(mode=0o700)
         os.chown(path, uid, gid)
         path.chmod(bits)
     except OSError as err:
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
+
+
+def command(item, do, undo, evidence):
+    """
+    Change what only a command of the system may change, as part of the transaction: an entry in its database.
+
+    item
+        A name for what is changed, such as ``group sasl: postfix``; it is shown, and must be unique.
+
+    do
+        List of commands, each a list of arguments.
+
+    undo
+        The commands that take it back. They are also run where ``do`` was not reached: that must do no harm.
+
+    evidence
+        ``[path, regular expression]``: a file in which a match shows that the change is in force.
+
+    Raises ``CommandExecutionError`` when a command of ``do`` fails.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.command 'group sasl: postfix' '[[gpasswd, --add, postfix, sasl]]'
+            '[[gpasswd, --delete, postfix, sasl]]' '[/etc/group, "^sasl:.*postfix"]'
+    """
+    _begin()
+    facts = {"do": _script(do), "undo": _script(undo), "evidence": json.dumps(evidence)}
+    _record(item, "command", facts)
+    for argv in do:
+        _command(argv)
+
+
+def _script(commands):
+    return "".join(f"{shlex.join(argv)}\n" for argv in commands)
+
+
+def _command(argv):
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandExecutionError(f"'{shlex.join(argv)}' did not end within 60 seconds") from None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
+    if done.returncode:
+        text = done.stdout.decode(errors="replace").strip()
+        raise CommandExecutionError(f"'{shlex.join(argv)}' failed with exit code {done.returncode}: {text}")
 
 
 def halt():
@@ -638,7 +739,8 @@ def need(activate):
     Say what has to happen at the end for the changes to be in force.
 
     activate
-        ``{"postfix": "reload"}``; a restart is stronger than a reload. ``None``: nothing.
+        ``{"postfix": "reload"}``; a restart is stronger than a reload. ``stop``: the service is stopped after all
+        others are activated, and disabled once the transaction has been committed. ``None``: nothing.
 
     CLI Example:
 
@@ -656,8 +758,9 @@ def outlook():
     """
     Tell what the closing state will have to do.
 
-    Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None, "members": {module:
-    changes}}``: in a real run what the members did, in test mode what they announced.
+    Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
+    "undone": reason or None, "members": {module: changes}}``: in a real run what the members did, in test mode
+    what they announced.
 
     CLI Example:
 
@@ -670,6 +773,7 @@ def outlook():
     return {
         "changes": bool(run["changes"]),
         "activate": dict(activate),
+        "done": {service: DONE[action] for service, action in activate.items()},
         "undone": run["undone"],
         "members": dict(run["changes"]),
     }
@@ -707,6 +811,7 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         salt '*' mta_transaction.member /etc/aliases mta_aliases '{"name": "/etc/aliases"}' test=True
     """
     run = _run()
+    run["module"] = module
     subject = subject or name
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
     if transaction and run["undone"]:
@@ -748,6 +853,7 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
             undo(f"{subject}: {err!r}")
         raise
     finally:
+        run["module"] = None
         if not transaction:
             __context__.pop("mta_transaction", None)
     return ret
@@ -852,9 +958,14 @@ def close(services=None, verify=None):
     if not problems:
         _keep_originals()
         _drop_journal()
+        left = []
+        try:
+            done += _put_away(run)
+        except CommandExecutionError as err:
+            left = [f"All is in force, but: {err}"]
         _end(run)
-        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
-        return {"result": True, "comment": comment, "transcript": transcript}
+        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes + left)
+        return {"result": not left, "comment": comment, "transcript": transcript}
     server_log = _server_log(run["before"]["time"])
     text = "\n".join(problems + server_log)
     changed = run["changes"].get("postconf", {})
@@ -878,11 +989,17 @@ def _activate(run, services):
         __salt__["mta_service.daemon_reload"]()
     run["activated"] = True
     done = []
-    for name in names:
+    # A daemon that is to stop goes last: until then the others may still ask it.
+    for name in sorted(names, key=lambda name: activate.get(name) == "stop"):
         now = status[name]
         if not now["installed"]:
             if name in services:
                 raise CommandExecutionError(f"{name} is not installed")
+            continue
+        if activate.get(name) == "stop":
+            if now["active"]:
+                __salt__["mta_service.stop"](name)
+                done.append(f"{name} stopped")
             continue
         if name in services and not now["enabled"]:
             __salt__["mta_service.enable"](name)
@@ -897,11 +1014,153 @@ def _activate(run, services):
             answers = name != "postfix" or run["before"]["answers"]
             action = activate[name] if answers else "restart"
             __salt__[f"mta_service.{action}"](name)
-            done.append(f"{name} {action}ed")
+            done.append(f"{name} {DONE[action]}")
+    return done
+
+
+def _put_away(run):
+    """
+    Do what has to wait for the commit: what is stopped no longer starts at boot, what was given back is forgotten.
+
+    Until the commit a power loss has to bring the old state up again. One in here does no harm: the next plan
+    finds what is left.
+    """
+    done = []
+    for name, action in run["activate"].items():
+        if action == "stop" and __salt__["mta_service.status"]([name])[name]["enabled"]:
+            __salt__["mta_service.disable"](name)
+            done.append(f"{name} disabled")
+    for entry in reversed(_entries(_originals())):
+        if (entry / "path").read_text() in run["given_back"]:
+            if (entry / "kind").read_text() == "no-directory":
+                _remove_directory(entry)
+            shutil.rmtree(entry)
     return done
 
 
 # -- back to before the first apply -----------------------------------------------------------------------------
+
+
+def _changed(entry, gone=()):
+    """
+    Whether what an entry saved is no longer so. ``gone``: paths that are about to be removed.
+
+    A directory in which others have put something counts as theirs.
+    """
+    path = pathlib.Path((entry / "path").read_text())
+    kind = (entry / "kind").read_text()
+    if kind == "file":
+        return not path.exists() or path.read_bytes() != (entry / "content").read_bytes()
+    if kind == "absent":
+        return path.exists()
+    if kind == "no-directory":
+        names = _fact(entry, "runtime").split()
+        return path.is_dir() and all(name in names or str(path / name) in gone for name in os.listdir(path))
+    if kind == "command":
+        file, pattern = json.loads((entry / "evidence").read_text())
+        try:
+            return bool(re.search(pattern, pathlib.Path(file).read_text(errors="replace"), re.MULTILINE))
+        except FileNotFoundError:
+            return False
+    if not path.is_dir():
+        return False
+    status = path.stat()
+    now = f"{status.st_uid}:{status.st_gid}", f"{stat.S_IMODE(status.st_mode):o}"
+    return now != ((entry / "owner").read_text(), (entry / "mode").read_text())
+
+
+def _changes(entries):
+    """What putting entries back would change, as ``{path: {"old": …, "new": …}}``."""
+    changes, gone = {}, set()
+    # A directory was made before what is in it.
+    for entry in reversed(entries):
+        path, kind = (entry / "path").read_text(), (entry / "kind").read_text()
+        if _changed(entry, gone):
+            nothing = kind in ("absent", "no-directory", "command")
+            changes[path] = {
+                "old": "as this formula made it",
+                "new": None if nothing else "as before the first apply",
+            }
+            gone.add(path)
+    return changes
+
+
+def superseded(module, wanted):
+    """
+    Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
+
+    module
+        The member.
+
+    wanted
+        List of the paths, and names of what commands change, that it still wants, with all above them.
+
+    Returns ``{path: {"old": …, "new": …}}``, for :func:`give_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.superseded saslauthd '[/etc/default/saslauthd]'
+    """
+    # Files are kept by the paths that symbolic links lead to.
+    wanted = [*wanted, *(os.path.realpath(item) for item in wanted if item.startswith("/"))]
+    entries = []
+    for entry in _entries(_originals()):
+        path = (entry / "path").read_text()
+        needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
+        if not needed and _fact(entry, "module") == module:
+            entries.append(entry)
+    return _changes(entries)
+
+
+def give_back(paths):
+    """
+    Put back what was there before the first apply, as part of the transaction.
+
+    A directory that was not there is removed when the transaction is committed, as a daemon may still use it.
+
+    paths
+        List of paths, as :func:`superseded` returns them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.give_back '[/etc/saslauthd.conf]'
+    """
+    _begin()
+    for entry in reversed(_entries(_originals())):
+        path = (entry / "path").read_text()
+        if path in paths:
+            _give_back(entry, path)
+            _run()["given_back"].append(path)
+
+
+def _give_back(entry, path):
+    kind = (entry / "kind").read_text()
+    if kind == "file":
+        status = (entry / "content").stat()
+        owner = _names(status.st_uid, status.st_gid)
+        write(path, (entry / "content").read_bytes(), *owner, mode=f"{stat.S_IMODE(status.st_mode):o}")
+    elif kind == "absent":
+        remove(path)
+    elif kind == "directory":
+        owner = _names(*map(int, (entry / "owner").read_text().split(":")))
+        directory(path, *owner, mode=(entry / "mode").read_text())
+    elif kind == "command" and _changed(entry):
+        undo_, do = ([shlex.split(line) for line in _fact(entry, name).splitlines()] for name in ("undo", "do"))
+        command(path, undo_, do, json.loads((entry / "evidence").read_text()))
+
+
+def _names(uid, gid):
+    """Names of a user and a group; ``None`` for one that is no longer there."""
+    user = group = None
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(gid).gr_name
+    return user, group
 
 
 def originals_plan():
@@ -914,15 +1173,24 @@ def originals_plan():
 
         salt '*' mta_transaction.originals_plan
     """
-    changes = {}
-    for entry in _entries(_originals()):
-        path = pathlib.Path((entry / "path").read_text())
-        kind = (entry / "kind").read_text()
-        if kind == "file" and (not path.exists() or path.read_bytes() != (entry / "content").read_bytes()):
-            changes[str(path)] = {"old": "as this formula made it", "new": "as before the first apply"}
-        elif kind in ("absent", "no-directory") and path.exists():
-            changes[str(path)] = {"old": "as this formula made it", "new": None}
-    return {"changes": changes, "activate": {"postfix": "restart"} if changes else {}}
+    changes = _changes(_entries(_originals()))
+    activate = {"postfix": "restart"} if changes else {}
+    return {"changes": changes, "activate": {**activate, **_services_of_old(changes)}}
+
+
+def _services_of_old(changes):
+    """What has to happen to services other than Postfix when the originals come back."""
+    if not changes:
+        return {}
+    try:
+        before = json.loads((_originals() / "services").read_text())["services"]
+    except (OSError, ValueError):
+        return {}
+    return {
+        name: "restart" if was["active"] else "stop"
+        for name, was in before.items()
+        if was["installed"] and (name != "postfix" or not was["active"])
+    }
 
 
 def originals_apply():
@@ -935,15 +1203,9 @@ def originals_apply():
 
         salt '*' mta_transaction.originals_apply
     """
-    for entry in reversed(_entries(_originals())):
-        path = (entry / "path").read_text()
-        kind = (entry / "kind").read_text()
-        if kind == "file":
-            status = (entry / "content").stat()
-            write(path, (entry / "content").read_bytes(), mode=f"{stat.S_IMODE(status.st_mode):o}")
-        elif kind == "absent":
-            remove(path)
-    need({"postfix": "restart"})
+    plan = originals_plan()
+    give_back(list(plan["changes"]))
+    need(plan["activate"])
 
 
 def originals_forget():
@@ -959,10 +1221,9 @@ def originals_forget():
     with contextlib.suppress(OSError, ValueError):
         before = json.loads((_originals() / "services").read_text())
         for name, was in before["services"].items():
-            if was["installed"] and not was["active"]:
-                __salt__["mta_service.stop"](name)
-                __salt__["mta_service.disable"](name)
-    for entry in reversed(_entries(_originals())):
-        if (entry / "kind").read_text() == "no-directory":
-            _restore(entry)
+            now = __salt__["mta_service.status"]([name])[name]
+            if was["enabled"] and now["installed"] and not now["enabled"]:
+                __salt__["mta_service.enable"](name)
+            if was["active"] and now["installed"] and not now["active"]:
+                __salt__["mta_service.start"](name)
     shutil.rmtree(_originals(), ignore_errors=True)

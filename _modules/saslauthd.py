@@ -10,6 +10,10 @@ the socket has to be below ``/var/spool/postfix``, where
 - the native unit does neither: it exits as it cannot make the directory, or hangs for 90 seconds as the PID
   file is elsewhere. A drop-in tells it where the PID file is, and makes the directory before each start.
 
+The mechanisms ``ldap`` and ``kerberos5`` read ``/etc/saslauthd.conf``, which is written here where their settings
+are given, for root alone. saslauthd answers NO alike for a wrong password and for a server that it cannot reach,
+so that smtpd says 535 for both.
+
 The how-to's ``PWDIR``, ``PARAMS`` and ``PIDFILE`` lines are not written, since nothing reads them: the init
 script derives all three from ``OPTIONS``, and the unit does not use them. Where they exist they stay.
 
@@ -26,7 +30,6 @@ import shlex
 import socket as sockets
 import stat
 import struct
-import subprocess
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
@@ -36,13 +39,19 @@ DEFAULTS_FILE = "/etc/default/saslauthd"
 INIT_SCRIPT = "/etc/init.d/saslauthd"
 NATIVE_UNITS = ("/usr/lib/systemd/system/saslauthd.service", "/lib/systemd/system/saslauthd.service")
 DROP_IN = "/etc/systemd/system/saslauthd.service.d/postfix_mta.conf"
+CONF_FILE = "/etc/saslauthd.conf"
+SASLDB = "/etc/sasldb2"
 STATOVERRIDE = "/var/lib/dpkg/statoverride"
 GROUP_FILE = "/etc/group"
 GROUP = "sasl"
+# What the daemon leaves in its socket directory.
+RUNTIME = ("mux", "mux.accept", "saslauthd.pid", "saslauthd.pid.lock", "cache.flock", "cache.mmap")
 
 ARGUMENTS = {
     "mechanisms": ["pam"],
     "mech_options": None,
+    "ldap": None,
+    "kerberos5": None,
     "threads": 5,
     "cache": True,
     "socket_directory": "/var/spool/postfix/var/run/saslauthd",
@@ -78,6 +87,21 @@ MECH_OPTIONS_DROP_IN = """\
 ExecStart=
 ExecStart=/usr/sbin/saslauthd -a $MECHANISMS -O ${MECH_OPTIONS} $OPTIONS -n $THREADS
 """
+
+CONF_HEADER = "# Managed by Salt (postfix_mta): what saslauthd's mechanism reads.\n"
+# Argument to key. The servers' certificates are checked wherever there is TLS, which is not saslauthd's default.
+LDAP = {
+    "servers": "ldap_servers",
+    "search_base": "ldap_search_base",
+    "scope": "ldap_scope",
+    "filter": "ldap_filter",
+    "bind_dn": "ldap_bind_dn",
+    "start_tls": "ldap_start_tls",
+    "ca_file": "ldap_tls_cacert_file",
+    "timeout": "ldap_timeout",
+}
+KERBEROS5 = {"keytab": "krb5_keytab", "principal": "krb5_verify_principal"}
+HIDDEN = "****"
 
 LONGEST_REQUEST = 256
 LONGEST_SOCKET_PATH = 107
@@ -194,6 +218,19 @@ def _problems(wanted):
         "mech_options",
         "one word without blanks, quotes or shell characters",
     )
+    for argument, keys in (("ldap", {**LDAP, "password_pillar": None}), ("kerberos5", KERBEROS5)):
+        given = wanted[argument]
+        demand(
+            given is None or (isinstance(given, dict) and set(given) <= set(keys) and _one_line(given)),
+            argument,
+            f"a mapping with {', '.join(keys)}, each in one line",
+        )
+    if isinstance(wanted["ldap"], dict):
+        demand(
+            wanted["ldap"].get("servers") and wanted["ldap"].get("search_base"),
+            "ldap",
+            "with servers and search_base",
+        )
     threads = wanted["threads"]
     demand(
         isinstance(threads, int) and not isinstance(threads, bool) and 0 <= threads <= 1000,
@@ -222,6 +259,46 @@ def _problems(wanted):
     return found
 
 
+def _one_line(given):
+    """Whether no value of a mapping would begin a second line in a file of saslauthd."""
+    values = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
+    return all(not isinstance(value, str) or (value.isprintable() and value == value.strip()) for value in values)
+
+
+def _conf(wanted, password=None):
+    """The text of ``saslauthd.conf`` for the mechanism; ``None`` where it needs none."""
+    mechanism = wanted["mechanisms"][0]
+    if mechanism == "ldap" and wanted["ldap"]:
+        given, keys = {**wanted["ldap"]}, LDAP
+    elif mechanism == "kerberos5" and wanted["kerberos5"]:
+        given, keys = wanted["kerberos5"], KERBEROS5
+    else:
+        return None
+    values = {}
+    for argument, key in keys.items():
+        value = given.get(argument)
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        if value not in (None, "", []):
+            values[key] = " ".join(value) if isinstance(value, (list, tuple)) else str(value)
+    if keys is LDAP:
+        if password:
+            values["ldap_bind_pw"] = password
+        if given.get("start_tls") or "ldaps:" in values["ldap_servers"]:
+            values["ldap_tls_check_peer"] = "yes"
+        if "timeout" in given:
+            values["ldap_time_limit"] = values["ldap_timeout"]
+    return CONF_HEADER + "".join(f"{key}: {value}\n" for key, value in values.items())
+
+
+def _conf_shown(text):
+    """The keys of ``saslauthd.conf`` with their values, without passwords; ``None`` where there is no file."""
+    if text is None:
+        return None
+    found = re.findall(r"^[ \t]*([A-Za-z0-9_]+)[ \t]*:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE)
+    return {key: value if key in {*LDAP.values(), *KERBEROS5.values()} else HIDDEN for key, value in found}
+
+
 def _drop_in(wanted):
     text = PIDFILE_DROP_IN.format(directory=wanted["socket_directory"], mode=wanted["directory_mode"], group=GROUP)
     return text + (MECH_OPTIONS_DROP_IN if wanted["mech_options"] else "")
@@ -243,18 +320,44 @@ def _read(path):
 
 def _directory(path):
     """``user:group mode`` of a directory; ``None`` when there is none."""
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.exists(path):
         return None
-    if not stat.S_ISDIR(status.st_mode):
+    if not os.path.isdir(path):
         raise CommandExecutionError(f"{path} is in the way: it is not a directory")
+    return _owner_and_mode(path)
+
+
+def _owner_and_mode(path):
+    status = os.stat(path)
     user, group = str(status.st_uid), str(status.st_gid)
     with contextlib.suppress(KeyError):
         user = pwd.getpwuid(status.st_uid).pw_name
     with contextlib.suppress(KeyError):
         group = grp.getgrgid(status.st_gid).gr_name
     return f"{user}:{group} {stat.S_IMODE(status.st_mode):04o}"
+
+
+def _unreadable(wanted):
+    """What is wrong with the files that the administrator has to bring for the mechanism, one text for each."""
+    mechanism = wanted["mechanisms"][0]
+    path = None
+    if mechanism == "sasldb" and os.path.exists(PROGRAM):  # whose package brings an empty one
+        path, how = SASLDB, f"make it with saslpasswd2 -c -u {sockets.gethostname()} USER"
+    elif mechanism == "kerberos5":
+        path = (wanted["kerberos5"] or {}).get("keytab") or "/etc/krb5.keytab"
+        how = "make it with ktadd of kadmin, for the principal host/ of this host"
+    elif mechanism == "ldap" and not wanted["ldap"]:
+        path, how = wanted["mech_options"] or CONF_FILE, "it tells saslauthd where the LDAP server is"
+    if path is None:
+        return []
+    try:
+        with open(path, "rb"):
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+    except OSError as err:
+        return [f"{mechanism}: cannot read {path}: {err.strerror}; {how}"]
+    if mode & stat.S_IRWXO:
+        return [f"{mechanism}: {path} has mode {mode:04o}, and holds secrets: chmod o= {path}"]
+    return []
 
 
 def _work(wanted):
@@ -265,8 +368,19 @@ def _work(wanted):
     wanted = {**wanted, "directory_mode": f"{int(wanted['directory_mode'], 8):04o}"}
     directory = wanted["socket_directory"]
     owned = f"root:{GROUP} {wanted['directory_mode']}"
-    work = {"changes": {}, "activate": {}, "files": {}, "override": None, "directory": False, "member": False}
+    work = {
+        "changes": {},
+        "activate": {},
+        "errors": [],
+        "files": {},
+        "modes": {},
+        "commands": [],
+        "directory": False,
+    }
     changes, files = work["changes"], work["files"]
+    override_item, group_item = f"dpkg-statoverride {directory}", f"group {GROUP}: {wanted['member']}"
+    # Of what was changed by earlier applies.
+    needed = [DEFAULTS_FILE, wanted["smtpd_conf"], directory]
 
     def differs(item, old, new, activate=None):
         changes[item] = {"old": old, "new": new}
@@ -300,29 +414,83 @@ def _work(wanted):
             text = files[wanted["smtpd_conf"]] = _sasl_set(text, key, value)
 
     if any(os.path.exists(unit) for unit in NATIVE_UNITS):
+        needed.append(DROP_IN)
         text = _read(DROP_IN)
         if text != _drop_in(wanted):
             differs(DROP_IN, text, _drop_in(wanted), {"saslauthd": "restart"})
             files[DROP_IN] = _drop_in(wanted)
 
+    secret = (wanted["ldap"] or {}).get("password_pillar") if wanted["mechanisms"][0] == "ldap" else None
+    password = __salt__["mta_secret.get"](secret) if secret else None
+    if secret and not _one_line({"password": password or " "}):
+        raise SaltInvocationError(
+            f"pillar {secret} must be a text in one line that neither begins nor ends with a blank"
+        )
+    conf = _conf(wanted, password)
+    if conf is not None:
+        needed.append(CONF_FILE)
+        old = _read(CONF_FILE)
+        if old != conf:
+            shown, new = _conf_shown(old), _conf_shown(conf)
+            if shown == new:
+                new = {**new, **{key: f"{HIDDEN} (changed)" for key, value in new.items() if value == HIDDEN}}
+            differs(CONF_FILE, shown, new, {"saslauthd": "restart"})
+        elif _owner_and_mode(CONF_FILE) != "root:root 0600":
+            differs(CONF_FILE, _owner_and_mode(CONF_FILE), "root:root 0600")
+        if CONF_FILE in changes:
+            files[CONF_FILE], work["modes"][CONF_FILE] = conf, "0600"
+    work["errors"] += _unreadable(wanted)
+
     if os.path.isdir(os.path.dirname(STATOVERRIDE)):
+        needed.append(override_item)
         old = _statoverride(_read(STATOVERRIDE) or "", directory)
         if old != owned:
             differs("dpkg-statoverride", old, owned)
-            work["override"] = "correct" if old else "add"
+            tool = ["dpkg-statoverride", "--admindir", os.path.dirname(STATOVERRIDE)]
+            remove, add = (
+                [*tool, "--remove", directory],
+                [*tool, "--add", "root", GROUP, wanted["directory_mode"], directory],
+            )
+            before = [[*tool, "--add", *re.split("[: ]", old), directory]] if old else []
+            work["commands"].append(
+                {
+                    "item": override_item,
+                    "do": [*([remove] if old else []), add],
+                    "undo": [remove, *before],
+                    "evidence": [STATOVERRIDE, f"^root {GROUP} [0-7]+ {re.escape(directory)}$"],
+                }
+            )
 
     old = _directory(directory)
     if old != owned:
         differs(directory, old, owned, None if old else {"saslauthd": "restart"})
         work["directory"] = True
 
-    if wanted["member"]:
+    # In an open directory everybody reaches the socket, and so does Postfix.
+    is_open = int(wanted["directory_mode"], 8) & stat.S_IXOTH
+    if wanted["member"] and not is_open:
+        needed.append(group_item)
         members = _members(_read(GROUP_FILE) or "") or []
         if wanted["member"] not in members:
             differs(f"group {GROUP}", members, [*members, wanted["member"]], {"postfix": "restart"})
-            work["member"] = True
+            work["commands"].append(
+                {
+                    "item": group_item,
+                    "do": [["gpasswd", "--add", wanted["member"], GROUP]],
+                    "undo": [["gpasswd", "--delete", wanted["member"], GROUP]],
+                    "evidence": [
+                        GROUP_FILE,
+                        rf"^{GROUP}:[^:]*:[^:]*:(?:.*,)?{re.escape(wanted['member'])}(?:,|$)",
+                    ],
+                }
+            )
 
-    if int(wanted["directory_mode"], 8) & stat.S_IXOTH:
+    work["give_back"] = __salt__["mta_transaction.superseded"]("saslauthd", needed)
+    for item, change in work["give_back"].items():
+        left = {"postfix": "restart"} if item.startswith("group ") else {"saslauthd": "restart"}
+        differs(item, change["old"], change["new"], left)
+
+    if is_open:
         work["comment"] = (
             f"{directory} is mode {wanted['directory_mode']}: every local user can test passwords through the"
             f" socket in it. Mode 0710 leaves that to root and the group {GROUP}."
@@ -337,8 +505,9 @@ def plan(**args):
     args
         Arguments of the state ``saslauthd.managed`` without ``name`` and ``transaction``.
 
-    Returns ``changes`` (``{item: {"old", "new"}}``), ``activate`` (``{service: "reload" | "restart"}``), and
-    a ``comment`` when the socket is open to every local user.
+    Returns ``changes`` (``{item: {"old", "new"}}``), ``activate`` (``{service: "reload" | "restart"}``),
+    ``errors`` (list: files of the administrator that the mechanism needs), and a ``comment`` when the socket is
+    open to every local user. What earlier settings had changed and these do not need is put back.
 
     Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when a file cannot be read.
 
@@ -349,15 +518,12 @@ def plan(**args):
         salt '*' saslauthd.plan mechanisms='[pam]'
     """
     work = _work(_arguments(args))
-    return {key: work[key] for key in ("changes", "activate", "comment") if key in work}
+    return {key: work[key] for key in ("changes", "activate", "errors", "comment") if work.get(key) is not None}
 
 
 def apply(**args):
     """
     Make what :func:`plan` tells true, through the transaction that is open.
-
-    The override and the group membership are in databases that dpkg and administrators write too: these two
-    stay when the transaction is undone. Both are without effect while the settings point elsewhere.
 
     args
         As for :func:`plan`.
@@ -378,19 +544,61 @@ def apply(**args):
         raise CommandExecutionError(f"{PROGRAM} is missing: install the package sasl2-bin first")
     # First, so that a run that is killed in between is made up for.
     __salt__["mta_transaction.need"](work["activate"])
-    if work["member"]:
-        _command(["gpasswd", "--add", wanted["member"], GROUP])
-    if work["override"]:
-        tool = ["dpkg-statoverride", "--admindir", os.path.dirname(STATOVERRIDE)]
-        if work["override"] == "correct":
-            _command([*tool, "--remove", directory])
-        _command([*tool, "--add", "root", GROUP, mode, directory])
+    for command in work["commands"]:
+        __salt__["mta_transaction.command"](**command)
     if work["directory"]:
-        __salt__["mta_transaction.directory"](directory, "root", GROUP, mode)
+        __salt__["mta_transaction.directory"](directory, "root", GROUP, mode, RUNTIME)
     for path, contents in work["files"].items():
         if not os.path.isdir(os.path.dirname(path)):
             __salt__["mta_transaction.directory"](os.path.dirname(path))
-        __salt__["mta_transaction.write"](path, contents.encode(errors="surrogateescape"))
+        kept = {"user": "root", "group": "root", "mode": work["modes"][path]} if path in work["modes"] else {}
+        __salt__["mta_transaction.write"](path, contents.encode(errors="surrogateescape"), **kept)
+    if work["give_back"]:
+        __salt__["mta_transaction.give_back"](list(work["give_back"]))
+
+
+def absent_plan():
+    """
+    Tell what :func:`absent_apply` would change. Reads files only.
+
+    Returns ``changes`` and ``activate``, as :func:`plan` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.absent_plan
+    """
+    changes = __salt__["mta_transaction.superseded"]("saslauthd", [])
+    activate = {}
+    if any(item.startswith("group ") for item in changes):
+        activate["postfix"] = "restart"
+    elif changes:
+        activate["postfix"] = "reload"
+    status = __salt__["mta_service.status"](["saslauthd"])["saslauthd"]
+    now = {key: status[key] for key in ("enabled", "active")}
+    if any(now.values()):
+        changes = {**changes, "saslauthd": {"old": now, "new": {"enabled": False, "active": False}}}
+        activate["saslauthd"] = "stop"
+    return {"changes": changes, "activate": activate}
+
+
+def absent_apply():
+    """
+    Stop the daemon and keep it from starting at boot, and put back what was there before it was managed, through
+    the transaction that is open.
+
+    Raises ``CommandExecutionError`` when something cannot be changed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' saslauthd.absent_apply
+    """
+    planned = absent_plan()
+    __salt__["mta_transaction.need"](planned["activate"])
+    __salt__["mta_transaction.give_back"](list(planned["changes"]))
 
 
 def _arguments(args):
@@ -404,26 +612,6 @@ def _arguments(args):
         if isinstance(wanted[key], tuple):
             wanted[key] = list(wanted[key])
     return wanted
-
-
-def _command(argv):
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            timeout=60,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandExecutionError(f"'{' '.join(argv)}' did not end within 60 seconds") from None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
-    if done.returncode:
-        text = done.stdout.decode(errors="replace").strip()
-        raise CommandExecutionError(f"'{' '.join(argv)}' failed with exit code {done.returncode}: {text}")
 
 
 def settings():

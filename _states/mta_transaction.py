@@ -86,8 +86,8 @@ def committed(name, services=None, verify=None):
             is_so = {key: status[service][key] for key in ("enabled", "active")}
             if not all(is_so.values()):
                 ret["changes"][service] = {"old": is_so, "new": {"enabled": True, "active": True}}
-        for service, action in outlook["activate"].items():
-            ret["changes"].setdefault(service, {"old": "with its former settings", "new": f"{action}ed"})
+        for service, done in outlook["done"].items():
+            ret["changes"].setdefault(service, {"old": "with its former settings", "new": done})
         if not ret["changes"] and not outlook["changes"]:
             return ret
         if __opts__["test"]:

@@ -48,6 +48,8 @@ def managed(
     name="saslauthd",
     mechanisms=("pam",),
     mech_options=None,
+    ldap=None,
+    kerberos5=None,
     threads=5,
     cache=True,
     socket_directory="/var/spool/postfix/var/run/saslauthd",
@@ -71,6 +73,15 @@ def managed(
     mech_options
         Option of the mechanism: the host for ``rimap``, the file for ``ldap``. One word; default none.
 
+    ldap
+        For ``ldap``: a mapping with ``servers`` (list of URIs), ``search_base``, ``scope``, ``filter``,
+        ``bind_dn``, ``password_pillar`` (pillar path of its password), ``start_tls``, ``ca_file``, ``timeout``
+        (seconds), which go into ``/etc/saslauthd.conf``, for root alone. Default: the file in ``mech_options`` is
+        somebody else's.
+
+    kerberos5
+        For ``kerberos5``: a mapping with ``keytab`` and ``principal``. Default: ``/etc/krb5.keytab``, ``host``.
+
     threads
         Number of processes; 0 makes one for each connection. Default 5.
 
@@ -91,8 +102,8 @@ def managed(
         SASL mechanisms offered to clients; saslauthd can only check ``plain`` and ``login``. Default both.
 
     member
-        User to add to the group ``sasl``, so that it reaches the socket; ``null`` for none. Default
-        ``postfix``.
+        User to add to the group ``sasl``, so that it reaches the socket in a directory that is closed to others;
+        ``null`` for none. Default ``postfix``.
 
     transaction
         Name of the transaction that activates and verifies it. Default: this state does so itself.
@@ -100,6 +111,8 @@ def managed(
     args = {
         "mechanisms": mechanisms,
         "mech_options": mech_options,
+        "ldap": ldap,
+        "kerberos5": kerberos5,
         "threads": threads,
         "cache": cache,
         "socket_directory": socket_directory,
@@ -110,4 +123,26 @@ def managed(
     }
     return __salt__["mta_transaction.member"](
         name, "saslauthd", args, transaction=transaction, test=__opts__["test"], subject="saslauthd"
+    )
+
+
+def absent(name="saslauthd", transaction=None):
+    """
+    Stop and disable the daemon, whoever started it, and put back what was there before it was managed: settings,
+    socket directory with its override, drop-in, ``smtpd.conf``, option file, group membership.
+
+    name
+        A name for the state; default ``saslauthd``.
+
+    transaction
+        Name of the transaction that activates and verifies it. Default: this state does so itself.
+    """
+    return __salt__["mta_transaction.member"](
+        name,
+        "saslauthd",
+        {},
+        transaction=transaction,
+        test=__opts__["test"],
+        subject="saslauthd",
+        functions=("absent_plan", "absent_apply"),
     )

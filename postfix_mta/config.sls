@@ -20,9 +20,7 @@ postfix_mta_config:
 {%- for pair in mta.pairs %}
       - mta_cert: {{ pair.id }}
 {%- endfor %}
-{%- if mta.sasl.enabled %}
       - saslauthd: postfix_mta_sasl
-{%- endif %}
 {%- for name in mta.maps %}
       - mta_map: postfix_mta_map_{{ name }}
 {%- endfor %}

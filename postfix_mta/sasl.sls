@@ -1,25 +1,20 @@
-# saslauthd, its socket in Postfix's chroot, and smtpd's use of it.
+# saslauthd, its socket in Postfix's chroot, and smtpd's use of it; or none of it where it is not used.
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
 
-{%- if mta.sasl.enabled %}
-
 postfix_mta_sasl:
-  saslauthd.managed:
-    - mechanisms: {{ mta.sasl.mechanisms | json }}
-    - mech_options: {{ mta.sasl.options | json }}
-    - threads: {{ mta.sasl.threads | json }}
-    - cache: {{ mta.sasl.cache | json }}
-    - socket_directory: {{ mta.sasl.socket_directory | json }}
-    - directory_mode: {{ mta.sasl.directory_mode | json }}
-    - smtpd_conf: {{ mta.family.smtpd_conf | json }}
+  saslauthd.{{ "managed" if mta.sasl.saslauthd else "absent" }}:
+{%- for name, value in mta.saslauthd.items() %}
+    - {{ name }}: {{ value | json }}
+{%- endfor %}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package
     - require_in:
       - mta_transaction: postfix_mta_committed
+{%- if mta.sasl.saslauthd %}
 
 extend:
   postfix_mta_committed:

@@ -56,7 +56,6 @@ BROKEN = [
     # Not in this version
     ("profile: hardened", "profile", "does not have hardened yet; allowed: guide, none"),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
-    ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
     # Smarthosts
     ("relay: smtp.example.net", "relay", "is not a section"),
     ("relay: {host: '[smtp.example.net]'}", "relay:host", "other than letters"),
@@ -116,6 +115,21 @@ BROKEN = [
         "parameters:virtual_alias_maps",
         "did you mean virtual?",
     ),
+    # SASL
+    ("sasl: {mechanisms: [ldap]}", "sasl:ldap:servers", "the mechanism ldap needs it"),
+    ("sasl: {mechanisms: [rimap]}", "sasl:rimap:host", "the mechanism rimap needs it"),
+    ("sasl: {mechanisms: [rimap], options: a, rimap: {host: b}}", "sasl:options", "give one of them"),
+    ("sasl: {ldap: {servers: ['ldap://a']}}", "sasl:ldap:search_base", "not given"),
+    ("sasl: {ldap: {servers: [a]}}", "sasl:ldap:servers:0", "a URI"),
+    ("sasl: {ldap: {bind_dn: cn=a}}", "sasl:ldap:bind_password", "a bind needs both"),
+    ('sasl: {ldap: {filter: "a\\nldap_debug: 1"}}', "sasl:ldap:filter", "a line break"),
+    ("sasl: {ldap: {filter: ' (uid=%u)'}}", "sasl:ldap:filter", "ends with a blank"),
+    ("sasl: {ldap: {bind_dn: cn=a, bind_password: 'geheim-7431 '}}", "sasl:ldap:bind_password", "with a blank"),
+    ("sasl: {rimap: {host: 'a;b'}}", "sasl:rimap:host", "a host name"),
+    ("sasl: {kerberos5: {keytab: krb5.keytab}}", "sasl:kerberos5:keytab", "an absolute path"),
+    ("sasl: {type: courier}", "sasl:type", "allowed: cyrus, dovecot"),
+    ("sasl: {dovecot_socket: 'a b'}", "sasl:dovecot_socket", "inet:host:port"),
+    ("sasl: {mechanisms: [getpwent]}", "sasl:mechanisms:0", "is not known"),
     # Types
     (
         "manage_hosts_file: 'yes'",
@@ -370,6 +384,8 @@ def test_all_problems_are_reported_at_once(problems):
         {"relay": {"host": "x", "senders": SECRET}},
         {"relay": {"host": "x", "senders": {"a@b.example": SECRET}}},
         {"relay": {"host": "x", "senders": {"a@b.example": {"username": "x", "password": SECRET + " "}}}},
+        {"sasl": {"ldap": {"bind_dn": "cn=a", "bind_password": SECRET + "\n"}}},
+        {"sasl": {"ldap": {"bind_dn": "cn=a", "bind_password": SECRET + " "}}},
         SECRET,
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -219,6 +220,97 @@ def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, mai
     assert main_cf.read_text() == "myhostname = old\n"
     assert not new.exists()
     assert transaction("originals_plan")["changes"] == {}
+
+
+class TestGivenBack:
+    """What a member has changed once and no longer wants."""
+
+    @pytest.fixture
+    def database(self, tmp_path):
+        path = tmp_path / "group"
+        path.write_text("sasl:\n")
+        return path
+
+    @pytest.fixture
+    def changed(self, transaction, context, main_cf, database, tmp_path):
+        """One apply of the member ``thing``: a file, a new file, a directory that its daemon uses, a command."""
+        folder = tmp_path / "run" / "daemon"
+        transaction("write", str(main_cf), "new\n")
+        context["mta_transaction"]["module"] = "thing"
+        transaction("write", str(tmp_path / "option"), "secret", mode="0600")
+        transaction("directory", str(folder), runtime=["mux"])
+        add = ["sed", "-i", "s/$/postfix/", str(database)]
+        delete = ["sed", "-i", "s/postfix//", str(database)]
+        transaction("command", "group", [add], [delete], [str(database), "^sasl:postfix$"])
+        context["mta_transaction"]["module"] = None
+        return {"option": tmp_path / "option", "folder": folder, "database": database}
+
+    def test_an_undo_takes_commands_back(self, transaction, changed):
+        assert changed["database"].read_text() == "sasl:postfix\n"
+        transaction("undo", "no reason")
+        assert changed["database"].read_text() == "sasl:\n"
+        assert not changed["folder"].exists()
+
+    def test_the_boot_takes_commands_back(self, changed, modules, tmp_path):
+        text = modules["mta_transaction.close"].func.__globals__["RECOVER_TEXT"]
+        (changed["folder"] / "mux").touch()
+        script = tmp_path / "recover.sh"
+        script.write_text(text.format(state_dir=tmp_path / "state", unit_dir=tmp_path, unit="u"))
+        subprocess.run(["sh", script], check=True)
+        assert changed["database"].read_text() == "sasl:\n"
+        assert not changed["folder"].exists()
+        assert not changed["option"].exists()
+
+    def test_only_what_is_no_longer_wanted_is_superseded(self, transaction, changed):
+        assert transaction("close")["result"]
+        folder = changed["folder"]
+        assert transaction("superseded", "other", []) == {}
+        assert set(transaction("superseded", "thing", [str(folder), "group"])) == {str(changed["option"])}
+        (folder / "mux").touch()
+        everything = {str(changed["option"]), str(folder), str(folder.parent), "group"}
+        assert set(transaction("superseded", "thing", [])) == everything
+        (folder / "of somebody else").touch()
+        assert set(transaction("superseded", "thing", [])) == {str(changed["option"]), "group"}
+
+    def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(self, transaction, changed, tmp_path):
+        assert transaction("close")["result"]
+        (tmp_path / "link").symlink_to(changed["option"])
+        assert str(changed["option"]) not in transaction("superseded", "thing", [str(tmp_path / "link")])
+
+    def test_it_is_given_back_at_the_commit_and_then_forgotten(self, transaction, changed, main_cf):
+        assert transaction("close")["result"]
+        (changed["folder"] / "mux").touch()
+        transaction("give_back", list(transaction("superseded", "thing", [])))
+        assert changed["folder"].exists()
+        assert transaction("close")["result"]
+        assert not changed["option"].exists()
+        assert not changed["folder"].parent.exists()
+        assert changed["database"].read_text() == "sasl:\n"
+        assert set(transaction("originals_plan")["changes"]) == {str(main_cf)}
+
+    def test_an_undo_brings_it_all_back(self, transaction, server, changed):
+        assert transaction("close")["result"]
+        transaction("give_back", list(transaction("superseded", "thing", [])))
+        server.broken = True
+        assert transaction("close")["result"] is False
+        assert changed["option"].read_text() == "secret"
+        assert stat.S_IMODE(changed["option"].stat().st_mode) == 0o600
+        assert changed["folder"].exists()
+        assert changed["database"].read_text() == "sasl:postfix\n"
+
+    def test_a_service_stops_last_and_is_disabled_after_the_commit(self, transaction, server, main_cf):
+        transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop", "postfix": "reload"})
+        transaction("need", {"saslauthd": "restart"})
+        assert transaction("outlook")["done"] == {"saslauthd": "stopped", "postfix": "reloaded"}
+        assert transaction("close")["result"]
+        assert server.actions == [("reload", "postfix"), ("stop", "saslauthd"), ("disable", "saslauthd")]
+
+    def test_a_service_of_an_undone_transaction_is_not_disabled(self, transaction, server, main_cf):
+        transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop"})
+        server.broken = True
+        assert transaction("close")["result"] is False
+        assert ("disable", "saslauthd") not in server.actions
+        assert ("restart", "saslauthd") in server.actions
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,16 @@ def inside(modules):
 @pytest.fixture
 def host(inside, tmp_path, monkeypatch):
     """A host below ``tmp_path``, with commands recorded, in place of this machine."""
-    for name in ("DEFAULTS_FILE", "INIT_SCRIPT", "DROP_IN", "STATOVERRIDE", "GROUP_FILE", "PROGRAM"):
+    for name in (
+        "DEFAULTS_FILE",
+        "INIT_SCRIPT",
+        "DROP_IN",
+        "STATOVERRIDE",
+        "GROUP_FILE",
+        "PROGRAM",
+        "CONF_FILE",
+        "SASLDB",
+    ):
         monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
     units = tuple(str(tmp_path) + path for path in inside["NATIVE_UNITS"])
     monkeypatch.setitem(inside, "NATIVE_UNITS", units)
@@ -56,9 +65,8 @@ class Host:
         }
         monkeypatch.setitem(inside["ARGUMENTS"], "socket_directory", self.args["socket_directory"])
         self.commands = []
-        monkeypatch.setitem(inside, "_command", self.commands.append)
         monkeypatch.setitem(inside, "__salt__", self)
-        self.needs = []
+        self.needs, self.superseded, self.given_back, self.secrets = [], {}, [], {}
         self.write("/etc/group", "root:x:0:\nsasl:x:45:\n")
         self.write("/var/lib/dpkg/statoverride", "root postdrop 2555 /usr/sbin/postqueue\n")
 
@@ -73,17 +81,26 @@ class Host:
     def __getitem__(self, function):
         return {
             "mta_transaction.need": self.needs.append,
+            "mta_transaction.command": lambda item, do, undo, evidence: self.commands.extend(do),
+            "mta_transaction.superseded": self._superseded,
+            "mta_transaction.give_back": self.given_back.extend,
+            "mta_secret.get": self.secrets.get,
             "mta_transaction.write": self._write,
             "mta_transaction.directory": self._directory,
         }[function]
 
-    @staticmethod
-    def _write(path, contents):
-        with open(path, "wb") as handle:
-            handle.write(contents)
+    def _superseded(self, module, wanted):
+        return {item: change for item, change in self.superseded.items() if item not in wanted}
 
     @staticmethod
-    def _directory(path, user="root", group="root", mode="0755"):
+    def _write(path, contents, user=None, group=None, mode=None):
+        with open(path, "wb") as handle:
+            handle.write(contents)
+        if mode:
+            os.chmod(path, int(mode, 8))
+
+    @staticmethod
+    def _directory(path, user="root", group="root", mode="0755", runtime=()):
         os.makedirs(path, exist_ok=True)
         os.chmod(path, int(mode, 8))
 
@@ -192,12 +209,12 @@ def test_what_was_planned_is_applied_once(host, modules):
     assert smtpd_conf == "pwcheck_method: saslauthd\nmech_list: plain login\n"
     group = host.inside["GROUP"]
     assert host.commands == [
-        ["gpasswd", "--add", "postfix", group],
         f"dpkg-statoverride --admindir {host.root}/var/lib/dpkg --add root {group} 0710 {directory}".split(),
+        ["gpasswd", "--add", "postfix", group],
     ]
     host.write("/etc/group", f"{group}:x:0:other,postfix\n")
     host.write("/var/lib/dpkg/statoverride", f"root {group} 710 {directory}\n")
-    assert modules["saslauthd.plan"](**host.args) == {"changes": {}, "activate": {}}
+    assert modules["saslauthd.plan"](**host.args) == {"changes": {}, "activate": {}, "errors": []}
 
 
 def test_a_start_line_of_older_releases_is_switched_on(host, modules):
@@ -247,10 +264,93 @@ def test_an_order_of_mechanisms_in_capitals_is_no_change(host, modules):
     assert not {"pwcheck_method", "mech_list"} & set(modules["saslauthd.plan"](**host.args)["changes"])
 
 
+LDAP = {
+    "servers": ["ldaps://a.example.com", "ldaps://b.example.com"],
+    "search_base": "dc=example,dc=com",
+    "bind_dn": "cn=reader",
+    "password_pillar": "p",
+    "timeout": 3,
+}
+
+
+def test_the_option_file_is_roots_alone_and_its_password_is_not_shown(host, modules):
+    installed(host)
+    args = {**host.args, "mechanisms": ["ldap"], "ldap": LDAP}
+    host.secrets["p"] = "geheim #1"
+    shown = modules["saslauthd.plan"](**args)["changes"][host.inside["CONF_FILE"]]
+    assert shown["new"]["ldap_bind_pw"] == "****"
+    modules["saslauthd.apply"](**args)
+    lines = host.read("/etc/saslauthd.conf").splitlines()
+    assert "ldap_servers: ldaps://a.example.com ldaps://b.example.com" in lines
+    assert "ldap_bind_pw: geheim #1" in lines
+    assert "ldap_tls_check_peer: yes" in lines
+    assert os.stat(host.inside["CONF_FILE"]).st_mode & 0o777 == 0o600
+    assert host.inside["CONF_FILE"] not in modules["saslauthd.plan"](**args)["changes"]
+    host.secrets["p"] = "geheim #2"
+    plan = modules["saslauthd.plan"](**args)
+    assert plan["changes"][host.inside["CONF_FILE"]]["new"]["ldap_bind_pw"] == "**** (changed)"
+    assert plan["activate"]["saslauthd"] == "restart"
+    assert "geheim" not in str(plan)
+    host.secrets["p"] = "geheim #1"
+    os.chmod(host.inside["CONF_FILE"], 0o644)
+    assert modules["saslauthd.plan"](**args)["changes"][host.inside["CONF_FILE"]]["old"] == "root:root 0644"
+
+
+def test_a_password_with_a_second_line_is_refused_unseen(host, modules):
+    host.secrets["p"] = "geheim\nldap_debug: -1"
+    with pytest.raises(SaltInvocationError, match="in one line") as error:
+        modules["saslauthd.plan"](**{**host.args, "mechanisms": ["ldap"], "ldap": LDAP})
+    assert "geheim" not in str(error.value)
+
+
+def test_files_of_the_administrator_have_to_be_there_and_closed(host, modules):
+    installed(host)
+    args = {**host.args, "mechanisms": ["kerberos5"], "kerberos5": {"keytab": f"{host.root}/etc/k"}}
+    assert "cannot read" in modules["saslauthd.plan"](**args)["errors"][0]
+    host.write("/etc/k", "")
+    os.chmod(host.root / "etc/k", 0o644)
+    assert "chmod o=" in modules["saslauthd.plan"](**args)["errors"][0]
+    os.chmod(host.root / "etc/k", 0o600)
+    assert modules["saslauthd.plan"](**args)["errors"] == []
+    assert "saslpasswd2" in modules["saslauthd.plan"](**{**host.args, "mechanisms": ["sasldb"]})["errors"][0]
+
+
+def test_in_an_open_directory_postfix_needs_no_group(host, modules):
+    installed(host)
+    host.args["directory_mode"] = "0755"
+    group = f"group {host.inside['GROUP']}: postfix"
+    host.superseded = {group: {"old": "as this formula made it", "new": None}}
+    plan = modules["saslauthd.plan"](**host.args)
+    assert plan["activate"]["postfix"] == "restart"
+    modules["saslauthd.apply"](**host.args)
+    assert host.given_back == [group]
+    host.args["directory_mode"] = "0710"
+    assert group not in modules["saslauthd.plan"](**host.args)["changes"]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_where_it_is_absent_it_is_stopped_and_everything_is_given_back(host, modules, monkeypatch, on):
+    status = {"installed": True, "enabled": on, "active": on}
+    known = Host.__getitem__
+    stub = {"mta_service.status": lambda names: {name: status for name in names}}
+    monkeypatch.setattr(Host, "__getitem__", lambda self, name: stub[name] if name in stub else known(self, name))
+    if on:
+        host.superseded = {"/etc/default/saslauthd": {"old": "a", "new": "b"}}
+    plan = modules["saslauthd.absent_plan"]()
+    assert bool(plan["changes"]) is on
+    assert plan["activate"] == ({"postfix": "reload", "saslauthd": "stop"} if on else {})
+    modules["saslauthd.absent_apply"]()
+    assert ("/etc/default/saslauthd" in host.given_back) is on
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
         ("mechanisms", "pam"),
+        ("ldap", {"servers": ["ldap://a"]}),
+        ("ldap", {"servers": ["ldap://a\n"], "search_base": "a"}),
+        ("ldap", {"no_such_key": 1}),
+        ("kerberos5", {"keytab": "/k\nx"}),
         ("mechanisms", ["pam", "shadow"]),
         ("mechanisms", ["pam$(reboot)"]),
         ("mech_options", 'x"; reboot'),

@@ -1,0 +1,162 @@
+"""Every way to check passwords against its real counterpart, one after another on one host, and back to none."""
+
+import pathlib
+
+import pytest
+
+from rig import results
+
+HERE = pathlib.Path(__file__).parent
+PASSWORD = "bind #pass"
+LDAP = {
+    "servers": ["ldap://mail.example.com"],
+    "search_base": "dc=example,dc=com",
+    "bind_dn": "cn=admin,dc=example,dc=com",
+    "bind_password": PASSWORD,
+    "start_tls": True,
+    "ca_file": "/etc/ssl/certs/cacert.pem",
+    "timeout": 3,
+}
+# name: (settings, the process of the counterpart, what a client sees without it)
+WAYS = {
+    "pam": ({}, None, None),
+    "shadow": ({"mechanisms": ["shadow"], "directory_mode": "0710"}, None, None),
+    "sasldb": ({"mechanisms": ["sasldb"]}, None, None),
+    "rimap": ({"mechanisms": ["rimap"], "rimap": {"host": "localhost"}}, "dovecot", 535),
+    "kerberos5": ({"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/mail.keytab"}}, "krb5kdc", 535),
+    "ldap": ({"mechanisms": ["ldap"], "ldap": LDAP, "directory_mode": "0710"}, "slapd", 535),
+    "dovecot": ({"type": "dovecot"}, "dovecot", 454),
+}
+# What an apply may leave behind. Which links keep a service from starting is update-rc.d's own matter.
+TRACES = r"""
+cat /etc/default/saslauthd /etc/group /var/lib/dpkg/statoverride
+find /etc/postfix/sasl /etc/saslauthd.conf /etc/systemd/system /var/spool/postfix/var -printf '%p %M %u %g\n'
+ls /etc/rc?.d/S*saslauthd
+postconf -n | grep sasl
+systemctl is-enabled saslauthd
+pgrep -a saslauthd
+"""
+
+
+def pillar(**sasl):
+    """The suite's pillar with other SASL settings; good logins are not remembered while servers are stopped."""
+    return {"postfix_mta": {"root_recipient": "alice", "sasl": {"cache": False, "threads": 2, **sasl}}}
+
+
+def login(container, password, user="alice"):
+    """The code with which the server answers a login, and how many seconds that took."""
+    code, seconds = container.exec(["python3", "/root/client.py", user, password]).stdout.split()
+    return int(code), float(seconds)
+
+
+def traces(container, but=()):
+    """The host's traces of SASL, without lines that begin with one of ``but``."""
+    lines = container.exec(TRACES, check=False).stdout.splitlines()
+    return [line for line in lines if not line.startswith(tuple(but))]
+
+
+def apply(container, **sasl):
+    """Apply; a dry run has announced exactly what changes, and nothing is left to change."""
+    container.set_pillar(pillar(**sasl))
+    announced = container.apply(test=True)
+    done = container.apply()
+    assert results.failures(done) == []
+    assert results.difference(announced, done) == []
+    assert results.changed(container.apply()) == set()
+    return done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(container):
+    """The traces of a host on which nobody can log in, with all counterparts running."""
+    container.put({"/root/client.py": HERE / "client.py"})
+    container.exec(["bash", "-s"], input=(HERE / "counterparts.sh").read_text())
+    return traces(container)
+
+
+def test_without_sasl_there_is_no_saslauthd(container, before):
+    assert "disabled" in before
+    assert not any("/usr/sbin/saslauthd" in line or "_sasl_type" in line for line in before)
+    assert login(container, "right pass")[0] == 503
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_right_password_gets_in_and_nothing_else(container, way):
+    settings, counterpart, without = WAYS[way]
+    done = apply(container, **settings)
+    assert login(container, "right pass")[0] == 235
+    assert login(container, "wrong")[0] == 535
+    assert login(container, "right pass", "nobody-here")[0] == 535
+    if counterpart:
+        # Stopped: one that takes the connection and does not answer. IMAP and Kerberos cost 27 to 30 s then.
+        for signal, limit in [("STOP", 15)] * (counterpart == "slapd") + [("KILL", 10)]:
+            container.exec(["pkill", f"-{signal}", "-x", counterpart])
+            code, seconds = login(container, "right pass")
+            assert code == without
+            assert seconds < limit
+            container.exec(["pkill", "-CONT", "-x", counterpart], check=False)
+        container.exec(["systemctl", "restart", {"krb5kdc": "krb5-kdc"}.get(counterpart, counterpart)])
+        assert login(container, "right pass")[0] == 235
+    assert PASSWORD not in str(done)
+
+
+def test_where_saslauthd_is_not_used_it_leaves_nothing(container, before):
+    """The way before was Dovecot's, and the one before that LDAP's in a closed directory."""
+    ours = ("smtpd_sasl_type", "smtpd_sasl_path", "smtpd_sasl_auth_enable")
+    assert traces(container, but=ours) == [line for line in before if not line.startswith(ours)]
+    apply(container, enabled=False)
+    assert traces(container) == before
+
+
+def test_a_saslauthd_that_does_not_run_is_a_temporary_error(container):
+    apply(container)
+    container.exec(["systemctl", "stop", "saslauthd"])
+    code, seconds = login(container, "right pass")
+    assert code == 454
+    assert seconds < 5
+
+
+def test_an_undone_switch_brings_saslauthd_back(container):
+    container.apply()
+    before = traces(container)
+    failing = pillar(enabled=False)
+    failing["postfix_mta"]["verify"] = {"capabilities": ["XNOSUCH"]}
+    assert results.failures(container.apply(pillar=failing))
+    # Each line of a process begins with its number.
+    processes = tuple("123456789")
+    assert traces(container, but=processes) == [line for line in before if not line.startswith(processes)]
+    assert login(container, "right pass")[0] == 235
+
+
+def test_a_missing_keytab_is_told_before_anything_changes(container):
+    before = traces(container)
+    settings = {"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/no.keytab"}}
+    for test in (True, False):
+        failed = results.failures(container.apply(test=test, pillar=pillar(**settings)))
+        assert any("cannot read /etc/no.keytab" in text for text in failed)
+    assert traces(container) == before
+
+
+def test_the_bind_password_is_in_no_argument_no_log_and_no_open_file(container):
+    container.set_pillar(pillar(**WAYS["ldap"][0]))
+    container.exec(f"""
+        while sleep 0.05; do cat /proc/[0-9]*/cmdline; done >/root/arguments 2>/dev/null &
+        watcher=$!
+        salt-call --local --config-dir={container.root}etc/salt --log-file=/root/trace --log-file-level=all \
+            -l quiet state.apply postfix_mta
+        kill $watcher
+    """)
+    assert container.exec("stat -c '%a %U' /etc/saslauthd.conf").stdout == "600 root\n"
+    assert container.exec(["grep", "-cF", "ldap_bind_pw: bind #pass", "/etc/saslauthd.conf"]).stdout == "1\n"
+    assert PASSWORD not in container.exec(["cat", "/root/arguments"]).stdout
+    # Salt itself logs the pillar file that it reads.
+    lines = container.exec(["grep", "-F", PASSWORD, "/root/trace"], check=False).stdout.splitlines()
+    assert [line for line in lines if "mta_" in line or "postfix_mta/" in line] == []
+    logs = ["/var/log", "/var/cache/salt", "/etc/salt"]
+    assert container.exec(["grep", "-rlF", PASSWORD, *logs], check=False).stdout == ""
+    found = container.exec(
+        "find /etc /var/lib/postfix_mta -type f -perm /o=r -exec grep -lF 'bind #pass' {} +", check=False
+    )
+    assert found.stdout == ""
+    journal = container.exec("journalctl --no-pager | grep -F 'bind #pass'", check=False)
+    assert journal.stdout == ""

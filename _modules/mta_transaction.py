@@ -851,6 +851,7 @@ def close(services=None, verify=None):
         raise
     if not problems:
         _keep_originals()
+        __salt__["mta_apply.wrote"]([(entry / "path").read_text() for entry in _entries()])
         _drop_journal()
         _end(run)
         comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
@@ -966,3 +967,4 @@ def originals_forget():
         if (entry / "kind").read_text() == "no-directory":
             _restore(entry)
     shutil.rmtree(_originals(), ignore_errors=True)
+    __salt__["mta_apply.forget"]()

@@ -42,7 +42,7 @@ def _is_first(what, name):
 
 
 def _reaction(function, target, kind, **arguments):
-    how = [{"tgt": target}, {"tgt_type": kind}, {"args": [arguments]}]
+    how = [{"tgt": target}, {"tgt_type": kind}, {"args": arguments}]
     job = {f"local.{function}": how}
     return {f"postfix_mta_{function}": job}
 

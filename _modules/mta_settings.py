@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "a35a2fd4c684"
+REVISION = "7044397f727d"
 
 
 def revision():
@@ -50,13 +50,13 @@ def effective(saltenv="base"):
     saltenv (str, default ``base``)
         The environment that holds the formula.
 
-    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
-    ``pairs`` (of key and certificate, one or two), ``authority``, each pair's ``arguments``, ``conversation`` and
-    ``saslauthd`` (what the states of ``mta_cert``, ``mta_probe`` and ``saslauthd`` are called with), ``family``
-    (what ``os_family.yaml`` says) and ``synced`` (whether the loaded modules are those of the file server). In
-    place of secrets are pillar paths (or ``None``): ``certificate.ca.passphrase_pillar``,
-    ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar`` and the ``logins`` of a table of
-    ``maps``; and in ``certificate.files`` in place of what is no path of a file.
+    Returns the pillar's keys with their effective values (``beacon`` also with what it looks at), ``short`` and
+    ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``authority``, each pair's
+    ``arguments``, ``conversation`` and ``saslauthd`` (what the states of ``mta_cert``, ``mta_probe`` and
+    ``saslauthd`` are called with), ``family`` (what ``os_family.yaml`` says) and ``synced`` (whether the loaded
+    modules are those of the file server). In place of secrets are pillar paths (or ``None``):
+    ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar``
+    and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -154,6 +154,11 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     )
     _check_passwords_by(settings["sasl"])
     settings["saslauthd"] = _saslauthd(settings["sasl"], settings["family"]["smtpd_conf"])
+    settings["beacon"].update(
+        certificates=[pair["chain_file"] or pair["certificate"] for pair in settings["pairs"]],
+        renew_days=certificate["renew_days"],
+        saslauthd=f"{settings['sasl']['socket_directory']}/mux" if settings["sasl"]["saslauthd"] else None,
+    )
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -1504,6 +1509,17 @@ _SCHEMA = {
             "username": (_text, {"what": "a user name", "longest": 256}),
             "password": (_secret, {}),
         },
+    },
+    "beacon": {
+        "enabled": (_boolean, {}),
+        "interval": (_integer, {"low": 1, "high": 86400, "unit": " seconds"}),
+        "queue_limit": (_integer, {"low": 1, "high": 100_000_000, "unit": " messages"}),
+    },
+    "reprovision": {
+        "attempts": (_integer, {"low": 1, "high": 10}),
+        "pause": (_integer, {"low": 1, "high": 3600, "unit": " seconds"}),
+        "hold": (_integer, {"low": 1, "high": 604_800, "unit": " seconds"}),
+        "splay": (_integer, {"low": 0, "high": 86400, "unit": " seconds"}),
     },
     "maps": (
         _entries,

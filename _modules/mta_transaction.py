@@ -957,6 +957,7 @@ def close(services=None, verify=None):
         raise
     if not problems:
         _keep_originals()
+        __salt__["mta_apply.wrote"]([(entry / "path").read_text() for entry in _entries()])
         _drop_journal()
         left = []
         try:
@@ -1227,3 +1228,4 @@ def originals_forget():
             if was["active"] and now["installed"] and not now["active"]:
                 __salt__["mta_service.start"](name)
     shutil.rmtree(_originals(), ignore_errors=True)
+    __salt__["mta_apply.forget"]()

@@ -11,7 +11,7 @@ postfix_mta_verified:
 {%- for name, value in mta.conversation.items() %}
     - {{ name }}: {{ value | json }}
 {%- endfor %}
-    - order: last
+    - order: -2
     - require:
       - mta_transaction: postfix_mta_recovered
 {%- endif %}

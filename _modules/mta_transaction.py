@@ -16,6 +16,7 @@ old files. An exclusive ``flock(2)`` keeps a second run out, and tells a live jo
 import contextlib
 import fcntl
 import grp
+import hashlib
 import json
 import logging
 import os
@@ -93,9 +94,13 @@ def _originals():
     return _state_dir() / "originals"
 
 
+def _previous():
+    return _state_dir() / "previous"
+
+
 def _run():
     """What this run did so far; shared by all states of one run."""
-    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None}
+    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "planned": set()}
     return __context__.setdefault("mta_transaction", fresh)
 
 
@@ -314,13 +319,17 @@ def _keep_originals():
         number += 1
 
 
-def _drop_journal():
-    """Forget the journal in one step, then clear away what it consisted of."""
+def _drop_journal(keep=False):
+    """Forget the journal in one step, then clear away what it consisted of, or keep it for :func:`take_back`."""
     done = _state_dir() / ".journal"
     shutil.rmtree(done, ignore_errors=True)
     os.rename(_journal(), done)
     _fsync_directory(_state_dir())
-    shutil.rmtree(done)
+    if keep:
+        shutil.rmtree(_previous(), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rename(done, _previous())
+    shutil.rmtree(done, ignore_errors=True)
     _disarm()
 
 
@@ -466,6 +475,7 @@ def undo(reason):
     """
     run = _run()
     run["undone"] = reason
+    __salt__["mta_record.note"]("failed", reason=reason, config=False)
     if not run["lock"]:
         return {"restored": [], "answers": None}
     try:
@@ -657,7 +667,8 @@ def outlook():
     Tell what the closing state will have to do.
 
     Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None, "members": {module:
-    changes}}``: in a real run what the members did, in test mode what they announced.
+    changes}, "config": bool}``: in a real run what the members did, in test mode what they announced; ``config``
+    is whether main.cf and master.cf were looked at.
 
     CLI Example:
 
@@ -672,7 +683,12 @@ def outlook():
         "activate": dict(activate),
         "undone": run["undone"],
         "members": dict(run["changes"]),
+        "config": _sees_config(run),
     }
+
+
+def _sees_config(run):
+    return "postconf" in run["planned"]
 
 
 def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")):
@@ -717,6 +733,7 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         note = plan.get("comment")
         if plan.get("errors"):
             raise CommandExecutionError("\n".join(plan["errors"]))
+        run["planned"].add(module)
         changes = plan["changes"]
         activate = plan.get("activate", {})
         if changes:
@@ -851,7 +868,9 @@ def close(services=None, verify=None):
         raise
     if not problems:
         _keep_originals()
-        _drop_journal()
+        _describe_left(run)
+        _drop_journal(keep=True)
+        __salt__["mta_record.note"]("changed", changed=list(run["changes"]), config=_sees_config(run))
         _end(run)
         comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
         return {"result": True, "comment": comment, "transcript": transcript}
@@ -899,6 +918,125 @@ def _activate(run, services):
             __salt__[f"mta_service.{action}"](name)
             done.append(f"{name} {action}ed")
     return done
+
+
+# -- back to before the last apply ------------------------------------------------------------------------------
+
+
+def _left(path):
+    """What is at a path, in a word that differs when it does; ``None``: nothing."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return "directory"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def _describe_left(run):
+    """Write down, in the journal, what this transaction leaves, so that it can be taken back."""
+    entries = [(entry / "path").read_text() for entry in _entries()]
+    # Where there is no room for it, the commit still counts; it cannot be taken back.
+    with contextlib.suppress(OSError):
+        left = {"paths": {path: _left(path) for path in entries}, "activate": run["activate"]}
+        (_journal() / "left").write_text(json.dumps(left))
+
+
+def _what_was_left():
+    try:
+        return json.loads((_previous() / "left").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def previous_plan(commit=None):
+    """
+    Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
+
+    commit
+        As for :func:`take_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.previous_plan
+    """
+    left, record = _what_was_left(), __salt__["mta_record.last"]()
+    if left is None:
+        return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
+    if commit is not None and (record or {}).get("commit") != commit:
+        return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
+    since = [path for path, word in left["paths"].items() if _left(path) != word]
+    if since:
+        return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+    change = {"old": "as the last apply made it", "new": "as before it"}
+    return {"changes": dict.fromkeys(left["paths"], change), "activate": left["activate"]}
+
+
+def previous_apply(commit=None):
+    """
+    Put every file back to how it was before the last apply that changed something, as one transaction.
+
+    commit
+        As for :func:`take_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.previous_apply
+    """
+    left = _what_was_left()
+    if (_previous() / HALTED).exists():
+        halt()
+    for entry in reversed(_entries(_previous())):
+        path, kind = (entry / "path").read_text(), (entry / "kind").read_text()
+        if kind == "file":
+            saved = (entry / "content").stat()
+            mode = f"{stat.S_IMODE(saved.st_mode):o}"
+            write(path, (entry / "content").read_bytes(), mode=mode)
+            os.chown(path, saved.st_uid, saved.st_gid)
+        elif kind == "absent":
+            remove(path)
+        elif kind == "directory":
+            _begin()
+            _record(path, "directory")
+            _restore(entry)
+    need(left["activate"])
+    if (_previous() / HALTED).exists():
+        __salt__["mta_service.start"]("postfix")
+
+
+def take_back(commit=None, test=False):
+    """
+    Take back what the last apply changed in the mail server's files, as one transaction that is verified.
+
+    commit
+        Unix time: the ``commit`` of :func:`mta_record.last` that is meant. Another one is an error. Default: the
+        last.
+
+    test
+        Only tell.
+
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
+    pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
+    overwritten: nothing is taken back then.
+
+    Returns a state's result: ``result``, ``changes``, ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.take_back test=True
+    """
+    pending()
+    errors = previous_plan(commit).get("errors")
+    if errors:
+        return {"name": "previous", "result": False, "changes": {}, "comment": "\n".join(errors)}
+    functions = ("previous_plan", "previous_apply")
+    subject = "What the last apply changed"
+    options = {"test": test, "subject": subject, "functions": functions}
+    return member("previous", "mta_transaction", {"commit": commit}, **options)
 
 
 # -- back to before the first apply -----------------------------------------------------------------------------
@@ -965,4 +1103,6 @@ def originals_forget():
     for entry in reversed(_entries(_originals())):
         if (entry / "kind").read_text() == "no-directory":
             _restore(entry)
-    shutil.rmtree(_originals(), ignore_errors=True)
+    for kept in (_originals(), _previous()):
+        shutil.rmtree(kept, ignore_errors=True)
+    __salt__["mta_record.forget"]()

@@ -34,7 +34,9 @@ def report(thorough=False, login=True):
     - ``certificate_expires`` (Unix time, of the certificate that ends first), ``certificate_days`` (whole days)
     - ``queue`` (number of files by queue, and ``total``)
     - ``drift`` (which of main.cf and master.cf differ from what the last apply left)
-    - ``last_apply`` (see :func:`mta_record.last`, without ``files``)
+    - ``last_apply`` (see :func:`mta_apply.last`, without ``files``), ``commit`` (when one last changed a file of
+      the mail server for good, Unix time)
+    - ``conditions`` (names of those that the beacon has seen begin and not end)
     - ``time`` (Unix time), ``errors`` (part to text)
 
     CLI Example:
@@ -73,7 +75,9 @@ def report(thorough=False, login=True):
     expires = row["certificate_expires"]
     row["certificate_days"] = None if expires is None else int((expires - row["time"]) // 86400)
     gather("queue", __salt__["mta_queue.size"])
-    gather("drift", __salt__["mta_record.drift"])
+    gather("drift", lambda: __salt__["mta_apply.differing"]())
+    gather("commit", __salt__["mta_transaction.last_commit"])
+    gather("conditions", lambda: sorted(__salt__["mta_beacon.conditions"]()))
     return row
 
 
@@ -84,8 +88,7 @@ def _version():
 
 
 def _last_apply():
-    record = __salt__["mta_record.last"]()
-    return record and {key: value for key, value in record.items() if key != "files"}
+    return {key: value for key, value in __salt__["mta_apply.last"]().items() if key != "files"}
 
 
 def _conversation(listeners, settings, thorough, login):

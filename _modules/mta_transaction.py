@@ -100,7 +100,7 @@ def _previous():
 
 def _run():
     """What this run did so far; shared by all states of one run."""
-    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "planned": set()}
+    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None}
     return __context__.setdefault("mta_transaction", fresh)
 
 
@@ -475,7 +475,6 @@ def undo(reason):
     """
     run = _run()
     run["undone"] = reason
-    __salt__["mta_record.note"]("failed", reason=reason, config=False)
     if not run["lock"]:
         return {"restored": [], "answers": None}
     try:
@@ -667,8 +666,7 @@ def outlook():
     Tell what the closing state will have to do.
 
     Returns ``{"changes": bool, "activate": {service: action}, "undone": reason or None, "members": {module:
-    changes}, "config": bool}``: in a real run what the members did, in test mode what they announced; ``config``
-    is whether main.cf and master.cf were looked at.
+    changes}}``: in a real run what the members did, in test mode what they announced.
 
     CLI Example:
 
@@ -683,12 +681,7 @@ def outlook():
         "activate": dict(activate),
         "undone": run["undone"],
         "members": dict(run["changes"]),
-        "config": _sees_config(run),
     }
-
-
-def _sees_config(run):
-    return "postconf" in run["planned"]
 
 
 def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")):
@@ -733,7 +726,6 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         note = plan.get("comment")
         if plan.get("errors"):
             raise CommandExecutionError("\n".join(plan["errors"]))
-        run["planned"].add(module)
         changes = plan["changes"]
         activate = plan.get("activate", {})
         if changes:
@@ -870,7 +862,6 @@ def close(services=None, verify=None):
         _keep_originals()
         _describe_left(run)
         _drop_journal(keep=True)
-        __salt__["mta_record.note"]("changed", changed=list(run["changes"]), config=_sees_config(run))
         _end(run)
         comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
         return {"result": True, "comment": comment, "transcript": transcript}
@@ -936,7 +927,11 @@ def _describe_left(run):
     entries = [(entry / "path").read_text() for entry in _entries()]
     # Where there is no room for it, the commit still counts; it cannot be taken back.
     with contextlib.suppress(OSError):
-        left = {"paths": {path: _left(path) for path in entries}, "activate": run["activate"]}
+        left = {
+            "commit": time.time(),
+            "paths": {path: _left(path) for path in entries},
+            "activate": run["activate"],
+        }
         (_journal() / "left").write_text(json.dumps(left))
 
 
@@ -945,6 +940,19 @@ def _what_was_left():
         return json.loads((_previous() / "left").read_text())
     except (OSError, ValueError):
         return None
+
+
+def last_commit():
+    """
+    Return when a transaction last changed something for good, Unix time; ``None``: never, or nobody knows.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.last_commit
+    """
+    return (_what_was_left() or {}).get("commit")
 
 
 def previous_plan(commit=None):
@@ -960,10 +968,10 @@ def previous_plan(commit=None):
 
         salt '*' mta_transaction.previous_plan
     """
-    left, record = _what_was_left(), __salt__["mta_record.last"]()
+    left = _what_was_left()
     if left is None:
         return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
-    if commit is not None and (record or {}).get("commit") != commit:
+    if commit is not None and left["commit"] != commit:
         return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
     since = [path for path, word in left["paths"].items() if _left(path) != word]
     if since:
@@ -1011,8 +1019,7 @@ def take_back(commit=None, test=False):
     Take back what the last apply changed in the mail server's files, as one transaction that is verified.
 
     commit
-        Unix time: the ``commit`` of :func:`mta_record.last` that is meant. Another one is an error. Default: the
-        last.
+        Unix time: the :func:`last_commit` that is meant. Another one is an error. Default: the last.
 
     test
         Only tell.
@@ -1105,4 +1112,3 @@ def originals_forget():
             _restore(entry)
     for kept in (_originals(), _previous()):
         shutil.rmtree(kept, ignore_errors=True)
-    __salt__["mta_record.forget"]()

@@ -332,7 +332,7 @@ def _is_down(row):
 
 
 def _commit(row):
-    return (row.get("last_apply") or {}).get("commit") if isinstance(row, dict) else None
+    return row.get("commit") if isinstance(row, dict) else None
 
 
 def _forward(book, state):

@@ -99,8 +99,9 @@ def _row(said):
         "queue": {_text(name): _number(size) for name, size in sorted(queue.items())},
         **{name: _texts(said.get(name)) for name in ("drift", "conditions")},
         "last_apply": {
-            **{name: _text(applied.get(name)) for name in ("result", "reason")},
-            **{name: _number(applied.get(name)) for name in ("time", "confirmed", "commit")},
+            "result": _flag(applied.get("result")),
+            "time": _number(applied.get("time")),
+            "failed": _texts(applied.get("failed")) or [],
         },
         "problems": _texts(said.get("problems")) or [],
         "errors": {_text(part): _text(why) for part, why in sorted(errors.items())},
@@ -154,11 +155,10 @@ def _drift(row):
 
 def _last_apply(row, now):
     applied = row["last_apply"]
-    when = applied["confirmed"] or applied["time"]
-    if when is None:
+    if applied["time"] is None:
         return "-", None
-    ago = _ago(max(0, now - when))
-    return (f"FAILED {ago}", BAD) if applied["result"] == "failed" else (ago, GOOD)
+    ago = _ago(max(0, now - applied["time"]))
+    return (f"FAILED {ago}", BAD) if applied["result"] is False else (ago, GOOD)
 
 
 def _conditions(row):
@@ -185,8 +185,8 @@ def _table(view):
 def _notes(view):
     """What does not fit into a cell: ``(minion, text)``."""
     for minion, row in view["minions"].items():
-        if row["last_apply"]["result"] == "failed" and row["last_apply"]["reason"]:
-            yield minion, f"last apply: {row['last_apply']['reason']}"
+        if row["last_apply"]["result"] is False:
+            yield minion, f"the last apply failed: {', '.join(row['last_apply']['failed'])}"
         for problem in row["problems"]:
             yield minion, problem
         for part, why in row["errors"].items():
@@ -327,9 +327,9 @@ def prometheus(view):
         about = "How many of main.cf and master.cf differ from what the last apply left"
         sample("postfix_mta_drift_files", about, drift, **own)
         about = "When the last apply ended"
-        sample("postfix_mta_last_apply_timestamp_seconds", about, applied["confirmed"], **own)
-        good = None if applied["result"] is None else applied["result"] != "failed"
-        sample("postfix_mta_last_apply_success", "Whether it was good", good, **own)
+        sample("postfix_mta_last_apply_timestamp_seconds", about, applied["time"], **own)
+        about = "Whether the last apply succeeded"
+        sample("postfix_mta_last_apply_success", about, applied["result"], **own)
         for condition in row["conditions"] or []:
             sample("postfix_mta_condition", "A condition that has not ended", 1, **own, condition=condition)
     sample("postfix_mta_status_timestamp_seconds", "When all of this was gathered", view["time"])

@@ -27,7 +27,7 @@ def valid(name="postfix_mta", hostname=None, family=None):
     family (str, default: the grain ``os_family``)
         The operating system family.
 
-    It never changes anything, and finds the same in test mode; the record of the last apply tells of a refusal.
+    It never changes anything, and does the same in test mode.
 
     .. code-block:: yaml
 
@@ -38,7 +38,8 @@ def valid(name="postfix_mta", hostname=None, family=None):
     try:
         found = __salt__["mta_settings.problems"](name, hostname, family)
     except (CommandExecutionError, SaltInvocationError) as err:
-        return _refusal(name, f"The settings in the pillar {name} could not be validated: {err}")
+        comment = f"The settings in the pillar {name} could not be validated: {err}"
+        return {"name": name, "result": False, "changes": {}, "comment": comment}
     if not found:
         return {
             "name": name,
@@ -47,12 +48,5 @@ def valid(name="postfix_mta", hostname=None, family=None):
             "comment": f"The settings in the pillar {name} are valid",
         }
     count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-    return _refusal(
-        name, "\n".join([f"The pillar {name} is refused ({count}); nothing has been changed:", *found])
-    )
-
-
-def _refusal(name, comment):
-    if not __opts__["test"]:
-        __salt__["mta_record.note"]("failed", reason=comment, config=False)
+    comment = "\n".join([f"The pillar {name} is refused ({count}); nothing has been changed:", *found])
     return {"name": name, "result": False, "changes": {}, "comment": comment}

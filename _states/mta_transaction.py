@@ -89,8 +89,6 @@ def committed(name, services=None, verify=None):
         for service, action in outlook["activate"].items():
             ret["changes"].setdefault(service, {"old": "with its former settings", "new": f"{action}ed"})
         if not ret["changes"] and not outlook["changes"]:
-            if not __opts__["test"]:
-                __salt__["mta_record.note"]("unchanged", config=outlook["config"])
             return ret
         if __opts__["test"]:
             ret.update(

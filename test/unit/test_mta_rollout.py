@@ -52,7 +52,8 @@ class Server:
             "queue": {"total": self.queue},
             "drift": self.drift,
             "conditions": self.conditions,
-            "last_apply": {"commit": self.commit, "result": "changed"},
+            "last_apply": {"result": True},
+            "commit": self.commit,
         }
 
 

@@ -18,6 +18,9 @@ PARTS = {
     "postconf.listeners": lambda: [LISTENER],
     "mta_service.status": lambda names: {name: {"active": True} for name in names},
     "mta_queue.size": lambda: {"deferred": 3, "total": 3},
+    "mta_apply.last": lambda: {"result": True, "time": 1000, "files": {"/etc/postfix/main.cf": "digest"}},
+    "mta_apply.differing": lambda: [],
+    "mta_beacon.conditions": lambda: {"queue": {"since": "2026-01-01T00:00:00Z", "details": {}}},
 }
 
 
@@ -61,7 +64,6 @@ def fail(*_, **__):
 
 
 def test_a_healthy_server(report, modules):
-    modules["mta_record.note"]("changed")
     row = report()
     assert row["errors"] == {}
     assert (row["fqdn"], row["postfix"], row["profile"]) == ("mail.example.com", "3.7.11", "guide")
@@ -70,8 +72,9 @@ def test_a_healthy_server(report, modules):
     assert row["certificate_days"] == 100
     assert row["queue"] == {"deferred": 3, "total": 3}
     assert row["drift"] == []
-    assert row["last_apply"]["result"] == "changed"
-    assert "files" not in row["last_apply"]
+    assert row["last_apply"] == {"result": True, "time": 1000}
+    assert row["commit"] is None
+    assert row["conditions"] == ["queue"]
 
 
 @pytest.mark.parametrize(
@@ -84,12 +87,13 @@ def test_a_healthy_server(report, modules):
         ("certificate_expires", "mta_x509.describe"),
         ("queue", "mta_queue.size"),
         ("settings", "mta_settings.effective"),
-        ("drift", "mta_record.drift"),
-        ("last_apply", "mta_record.last"),
+        ("drift", "mta_apply.differing"),
+        ("last_apply", "mta_apply.last"),
+        ("commit", "mta_transaction.last_commit"),
+        ("conditions", "mta_beacon.conditions"),
     ],
 )
-def test_a_part_that_cannot_be_told_keeps_no_other_from_it(report, modules, pretend, opts, part, function):
-    modules["mta_record.note"]("changed")
+def test_a_part_that_cannot_be_told_keeps_no_other_from_it(report, pretend, part, function):
     pretend(function, fail)
     row = report()
     assert row["errors"] == {part: "it is broken"}
@@ -97,14 +101,14 @@ def test_a_part_that_cannot_be_told_keeps_no_other_from_it(report, modules, pret
 
 
 def test_a_host_without_postfix_pillar_and_apply_is_no_mail_server(report, pretend):
+    pretend("mta_apply.last", dict)
     pretend("mta_package.versions", lambda names: dict.fromkeys(names))
     assert report() is None
 
 
-def test_a_mail_server_without_postfix_is_one_still(report, pretend, modules):
+def test_a_mail_server_without_postfix_is_one_still(report, pretend):
     pretend("mta_package.versions", lambda names: dict.fromkeys(names))
     pretend("postconf.listeners", lambda: [])
-    modules["mta_record.note"]("failed", reason="no", config=False)
     row = report()
     assert (row["postfix"], row["auth"], row["certificate_days"], row["fqdn"]) == (
         None,

@@ -362,21 +362,20 @@ class TestTakeBack:
         assert changed[1].read_text() == "x"
         assert not changed[2].exists()
 
-    def test_what_was_changed_since_is_not_overwritten(self, transaction, modules, changed):
+    def test_what_was_changed_since_is_not_overwritten(self, transaction, changed):
         changed[0].write_text("by hand\n")
         outcome = transaction("take_back")
         assert outcome["result"] is False
         assert str(changed[0]) in outcome["comment"]
         assert changed[0].read_text() == "by hand\n"
         assert changed[1].exists()
-        assert modules["mta_record.last"]()["result"] == "changed"
 
-    def test_another_commit_than_the_one_that_is_meant_stays(self, transaction, modules, changed):
-        outcome = transaction("take_back", commit=modules["mta_record.last"]()["commit"] - 1)
+    def test_another_commit_than_the_one_that_is_meant_stays(self, transaction, changed):
+        outcome = transaction("take_back", commit=transaction("last_commit") - 1)
         assert outcome["result"] is False
         assert "since" in outcome["comment"]
         assert changed[0].read_text() == "myhostname = new\n"
-        assert transaction("take_back", commit=modules["mta_record.last"]()["commit"])["result"] is True
+        assert transaction("take_back", commit=transaction("last_commit"))["result"] is True
 
     def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(self, transaction, server, changed):
         server.broken = True
@@ -392,35 +391,5 @@ class TestTakeBack:
         assert changed[0].read_text() == "myhostname = old\n"
 
     def test_without_an_apply_there_is_nothing(self, transaction):
+        assert transaction("last_commit") is None
         assert "nothing" in transaction("take_back")["comment"]
-
-
-class TestRecord:
-    """How an apply ended is written down."""
-
-    def test_a_commit(self, transaction, modules, main_cf):
-        transaction("write", str(main_cf), "myhostname = new\n")
-        transaction("close")
-        assert modules["mta_record.last"]()["result"] == "changed"
-
-    def test_a_failed_conversation(self, transaction, modules, server, main_cf):
-        server.broken = True
-        transaction("write", str(main_cf), "broken\n")
-        transaction("close")
-        last = modules["mta_record.last"]()
-        assert (last["result"], last["commit"]) == ("failed", None)
-        assert "451 4.3.0 broken" in last["reason"]
-
-    def test_nothing_to_do(self, states, modules, server):
-        assert states["mta_transaction.committed"]("postfix_mta")["result"] is True
-        assert modules["mta_record.last"]()["result"] == "unchanged"
-
-    def test_a_dry_run_writes_nothing(self, states, modules, server, opts):
-        opts["test"] = True
-        states["mta_transaction.committed"]("postfix_mta")
-        assert modules["mta_record.last"]() is None
-
-    def test_a_refused_pillar(self, states, modules, pretend):
-        pretend("mta_settings.problems", lambda *_: ["postfix_mta:hostnam: unknown"])
-        assert states["mta_settings.valid"]("postfix_mta")["result"] is False
-        assert "hostnam" in modules["mta_record.last"]()["reason"]

@@ -20,13 +20,8 @@ ROW = {
     "certificate_days": 90,
     "queue": {"deferred": 4, "active": 1, "total": 5},
     "drift": [],
-    "last_apply": {
-        "result": "changed",
-        "reason": None,
-        "time": NOW - 90000,
-        "confirmed": NOW - 300,
-        "commit": 1.5,
-    },
+    "last_apply": {"result": True, "failed": [], "changed": [], "time": NOW - 300},
+    "commit": 1.5,
     "errors": {},
     "time": NOW,
 }
@@ -113,8 +108,8 @@ def test_a_minion_on_which_it_failed_is_told(show):
         ({"certificate_days": None, "errors": {"certificate_expires": "no such file"}}, "no such file"),
         ({"drift": ["/etc/postfix/main.cf"]}, "main.cf"),
         ({"conditions": ["queue"]}, "queue"),
-        ({"last_apply": {"result": "failed", "reason": "451 4.3.0", "time": NOW - 8000}}, "FAILED 2 h ago"),
-        ({"last_apply": {"result": "failed", "reason": "451 4.3.0", "time": NOW - 8000}}, "last apply: 451 4.3.0"),
+        ({"last_apply": {"result": False, "failed": ["config"], "time": NOW - 8000}}, "FAILED 2 h ago"),
+        ({"last_apply": {"result": False, "failed": ["config"], "time": NOW}}, "the last apply failed: config"),
         ({"last_apply": None}, "-"),
     ],
 )

@@ -441,6 +441,8 @@ def plan(name, key, hostname, **arguments):
       source ``files`` a bad new pair is an error, and the server keeps the one that it has.
     - Symbolic links at the target paths are followed when root made them and they lead to a regular file. A file
       that belongs to somebody else, or that others can write, becomes root's.
+    - A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
+      put in force. That is asked in a conversation, once for each content of the files.
     - Keys are 0600 and root's. Debian's group ``ssl-cert`` may read a server key (0640), nobody else.
     - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the
       moment in which they are switched: between the two no new smtpd(8) can exist, so none can read halves of
@@ -516,6 +518,8 @@ def plan(name, key, hostname, **arguments):
         found = _survey(now, name, key, hostname, wanted)
     except CommandExecutionError as err:
         return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
+    if not found["changes"] and __salt__["mta_probe.stale"]([name, wanted["chain_file"]]):
+        found["changes"][name] = {"old": "another certificate is served", "new": "served"}
     said = {
         "changes": found["changes"],
         "activate": {"postfix": "reload"} if found["changes"] else {},
@@ -566,6 +570,8 @@ def apply(name, key, hostname, **arguments):
     files.update({path: data for path, data in contents.items() if path in found["changes"]})
     apart = private != found["old_key"] and _is_read_apart(key)
     __salt__["mta_pem.write"](files, halted=apart)
+    if not files:
+        __salt__["mta_transaction.need"]({"postfix": "reload"})
 
 
 def _is_read_apart(key):

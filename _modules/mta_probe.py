@@ -840,6 +840,55 @@ def _speak_as(source, listener, want):
     return found, [problem["text"] for problem in found["problems"]], relays
 
 
+def stale(certificates=None, timeout=CONVERSATION_TIMEOUT):
+    """
+    Return the listeners that show a client another certificate than the one on disk.
+
+    That is so when the file was replaced and Postfix was not reloaded: an smtpd(8) reads it when it starts.
+
+    certificates
+        List of paths: only listeners that have one of these files. Default: all listeners with TLS.
+
+    timeout
+        Seconds for a conversation, default 10.
+
+    Returns a list such as ``["127.0.0.1:25"]``; ``None`` when no such listener began TLS, so that nothing is
+    known. A file that cannot be read is none that is served. Raises ``CommandExecutionError`` when the
+    configuration cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_probe.stale
+    """
+    now = time.monotonic()
+    want = {"ca_file": None, "deadline": now + timeout, "patient_until": now}
+    asked, found, silent = False, [], True
+    for listener in __salt__["postconf.listeners"]():
+        paths = listener["certificates"]
+        if not paths or not (listener["starttls"] or listener["wrappermode"]):
+            continue
+        if certificates is not None and not set(paths) & set(certificates):
+            continue
+        asked = True
+        hostnames = {(listener["host"], listener["port"]): listener["hostname"]}
+        target = {**_target(listener, {**want, "hostnames": hostnames}), "certificates": []}
+        talk = _converse(target)
+        if not talk["tls"]:
+            continue
+        silent = False
+        try:
+            on_disk = [own for path in paths for own in _certificates(path)]
+            wrong = talk["tls"]["fingerprint"] not in on_disk
+            wrong = wrong or bool(_examine_certificates({**target, "certificates": paths}, talk)[1])
+        except CommandExecutionError:
+            wrong = True
+        if wrong:
+            found.append(_label(listener))
+    return None if asked and silent else found
+
+
 def _lacking(capabilities, conversations):
     """The required capabilities that no listener offers; the parameters may come in any order."""
     offered = [

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "3b7bb00b6de1"
+REVISION = "b68e2b530a3a"
 
 
 def revision():
@@ -50,11 +50,12 @@ def effective(saltenv="base"):
     saltenv (str, default ``base``)
         The environment that holds the formula.
 
-    Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
-    ``pairs`` (of key and certificate, one or two), ``family`` (what ``os_family.yaml`` says) and ``synced``
-    (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or
-    ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar`` and
-    ``verify.login_pillar``; and in ``certificate.files`` in place of what is no path of a file.
+    Returns the pillar's keys with their effective values (``beacon`` also with what it looks at), ``short`` and
+    ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``family`` (what
+    ``os_family.yaml`` says) and ``synced`` (whether the loaded modules are those of the file server). In place of
+    secrets are pillar paths (or ``None``): ``certificate.ca.passphrase_pillar``,
+    ``certificate.ca.previous_passphrase_pillar`` and ``verify.login_pillar``; and in ``certificate.files`` in
+    place of what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -140,6 +141,11 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
     known = certificate["source"] in ("local_ca", "fleet_ca")
     settings["ca_file"] = authority["certificate"] if known else None
+    settings["beacon"].update(
+        certificates=[pair["chain_file"] or pair["certificate"] for pair in settings["pairs"]],
+        renew_days=certificate["renew_days"],
+        saslauthd=f"{settings['sasl']['socket_directory']}/mux" if settings["sasl"]["enabled"] else None,
+    )
 
     recipient = settings["root_recipient"]
     settings["debconf"] = {
@@ -1191,6 +1197,17 @@ _SCHEMA = {
             "username": (_text, {"what": "a user name", "longest": 256}),
             "password": (_secret, {}),
         },
+    },
+    "beacon": {
+        "enabled": (_boolean, {}),
+        "interval": (_integer, {"low": 1, "high": 86400, "unit": " seconds"}),
+        "queue_limit": (_integer, {"low": 1, "high": 100_000_000, "unit": " messages"}),
+    },
+    "reprovision": {
+        "attempts": (_integer, {"low": 1, "high": 10}),
+        "pause": (_integer, {"low": 1, "high": 3600, "unit": " seconds"}),
+        "hold": (_integer, {"low": 1, "high": 604_800, "unit": " seconds"}),
+        "splay": (_integer, {"low": 0, "high": 86400, "unit": " seconds"}),
     },
     "maps": (
         _entries,

@@ -860,6 +860,7 @@ def close(services=None, verify=None):
         raise
     if not problems:
         _keep_originals()
+        __salt__["mta_apply.wrote"]([(entry / "path").read_text() for entry in _entries()])
         _describe_left(run)
         _drop_journal(keep=True)
         _end(run)
@@ -1112,3 +1113,4 @@ def originals_forget():
             _restore(entry)
     for kept in (_originals(), _previous()):
         shutil.rmtree(kept, ignore_errors=True)
+    __salt__["mta_apply.forget"]()

@@ -1,9 +1,15 @@
-# Back to before the first apply: our firewall ports, then every file that the transactions changed. Mail, packages
+# Back to before the first apply: the beacon, our firewall ports, then every file that the transactions changed. Mail, packages
 # and the names of the host stay.
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings
+
+postfix_mta_beacon_clean:
+  mta_beacon.managed:
+    - enabled: false
+    - require:
+      - mta_transaction: postfix_mta_recovered
 
 postfix_mta_firewall_clean:
   mta_firewall.absent:

@@ -1,4 +1,5 @@
-# The end of the transaction: what the parts changed is in force and verified, or undone.
+# The end of the transaction: what the parts changed is in force and verified, or undone. Then the beacon that watches
+# it, and the end of the apply.
 #
 # Alone, a part promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
@@ -15,3 +16,16 @@ postfix_mta_committed:
         timeout: {{ mta.verify.timeout | json }}
     - require:
       - mta_package: postfix_mta_package
+
+postfix_mta_beacon:
+  mta_beacon.managed:
+{%- for name, value in mta.beacon.items() %}
+    - {{ name }}: {{ value | json }}
+{%- endfor %}
+    - require:
+      - mta_transaction: postfix_mta_committed
+
+postfix_mta_ended:
+  mta_apply.ended:
+    - name: {{ mta.family.config_directory | json }}
+    - order: last

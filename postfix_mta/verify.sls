@@ -12,7 +12,7 @@ postfix_mta_verified:
     - capabilities: {{ mta.verify.capabilities | json }}
     - login_pillar: {{ mta.verify.login_pillar | json }}
     - timeout: {{ mta.verify.timeout | json }}
-    - order: last
+    - order: -2
     - require:
       - mta_transaction: postfix_mta_recovered
 {%- endif %}

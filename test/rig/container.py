@@ -14,8 +14,8 @@ import yaml
 from rig import PREFIX, REPOSITORY
 from rig.engine import DockerError, docker
 
-# What kitchen-salt copies beside the formula.
-EXTENSIONS = ("_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
+# Beside the formula. kitchen-salt copies all of these but the first.
+EXTENSIONS = ("_beacons", "_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
 STATE_ROOT, PILLAR_ROOT = "srv/salt", "srv/pillar"
 
 

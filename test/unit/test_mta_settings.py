@@ -89,6 +89,12 @@ BROKEN = [
     ("sasl: {threads: '5'}", "sasl:threads", "without quotes"),
     ("sasl: {mechanisms: pam}", "sasl:mechanisms", "is not a list"),
     ("verify: {timeout: 0}", "verify:timeout", "allowed: 1 to 600 seconds"),
+    ("beacon: {enabled: 'yes'}", "beacon:enabled", "is not a boolean"),
+    ("beacon: {interval: 0}", "beacon:interval", "allowed: 1 to 86400 seconds"),
+    ("beacon: {queue_limit: -1}", "beacon:queue_limit", "out of range"),
+    ("beacon: {certificates: [/etc/x]}", "beacon:certificates", "unknown key"),
+    ("reprovision: {attempts: 0}", "reprovision:attempts", "allowed: 1 to 10"),
+    ("reprovision: {pause: 1.5}", "reprovision:pause", "not a whole number"),
     ("firewall: {backend: off}", "firewall:backend", "YAML reads yes, no, on and off as booleans"),
     ("unmanaged: removed", "unmanaged", "did you mean remove?"),
     ("parameters: [a, b]", "parameters", "is not a mapping"),
@@ -456,7 +462,7 @@ KNOWN = [
     "unmanaged",
     "certificate",
 ]
-KNOWN += ["sasl", "firewall", "verify", "maps", "relay", "manage_hosts_file"]
+KNOWN += ["sasl", "firewall", "verify", "beacon", "reprovision", "maps", "relay", "manage_hosts_file"]
 PILLARS = JUNK | st.dictionaries(st.sampled_from(KNOWN) | st.text(max_size=10), JUNK, max_size=6)
 
 

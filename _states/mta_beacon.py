@@ -1,0 +1,52 @@
+"""
+Keep the beacon that tells the master what is wrong with a mail server on or off.
+
+.. code-block:: yaml
+
+    postfix_mta_beacon:
+      mta_beacon.managed:
+        - enabled: true
+        - interval: 60
+        - queue_limit: 1000
+        - certificates: [/etc/ssl/certs/smtpd.crt]
+        - saslauthd: /var/spool/postfix/var/run/saslauthd/mux
+"""
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+
+def managed(name, enabled=False, **settings):
+    """
+    Keep the beacon on with these settings, or off, in the minion's configuration and in a minion that runs.
+
+    name
+        Any.
+
+    enabled
+        Whether it runs. Default false.
+
+    interval
+        Seconds from one look to the next.
+
+    queue_limit
+        How many messages may wait before that is a condition. Default: any number.
+
+    certificates, renew_days
+        Absolute paths of the server's certificates, and how many days before its end one is renewed. Default: a
+        third of its lifetime, 30 at most.
+
+    saslauthd
+        Absolute path of its socket. Default: it is not looked at.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "The beacon is in the correct state."}
+    settings = {key: value for key, value in settings.items() if key[:2] != "__"}
+    try:
+        ret["changes"] = __salt__["mta_beacon.plan"](enabled=enabled, **settings)["changes"]
+        if ret["changes"] and __opts__["test"]:
+            ret.update(result=None, comment="The beacon would have been changed.")
+        elif ret["changes"]:
+            __salt__["mta_beacon.apply"](enabled=enabled, **settings)
+            ret["comment"] = "The beacon has been changed."
+    except (CommandExecutionError, SaltInvocationError) as err:
+        ret.update(result=False, changes={}, comment=f"The beacon: {err}")
+    return ret

@@ -1,0 +1,104 @@
+"""How an apply ended: what is recorded of it, and what the master is told."""
+
+import pytest
+
+
+def state(sls, result=True, changes=None, duration=10.0):
+    return {"__sls__": sls, "result": result, "changes": changes or {}, "duration": duration, "comment": "geheim"}
+
+
+@pytest.fixture
+def sent(pretend):
+    events = []
+    pretend("event.send", lambda tag, data: events.append((tag, data)))
+    return events
+
+
+@pytest.fixture
+def files(tmp_path):
+    """main.cf and master.cf below ``tmp_path``."""
+    for name in ("main.cf", "master.cf"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+GOOD = {"postconf_|-a_|-/etc/postfix_|-managed": state("postfix_mta.config")}
+
+
+def test_an_apply_that_changed_nothing_is_recorded_and_not_sent(modules, sent, files):
+    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+    last = modules["mta_apply.last"]()
+    assert (last["result"], last["changed"], last["failed"], last["duration"]) == (True, [], [], 0.01)
+    assert last["revision"] == modules["mta_settings.revision"]()
+    assert sent == []
+
+
+def test_changed_parts_are_sent_and_nothing_that_states_say(modules, sent, files):
+    results = {
+        **GOOD,
+        "mta_cert_|-b_|-x_|-managed": state("postfix_mta.certificate", changes={"x": {"new": "geheim"}}),
+        "file_|-c_|-x_|-managed": state("other.sls", result=False, changes={"x": 1}),
+        "test_|-d_|-x_|-nop": state("postfix_mta", changes={"x": 1}),
+    }
+    modules["mta_apply.ended"](results, config_directory=str(files))
+    data = {"result": True, "changed": ["certificate", "init"], "failed": [], "duration": 0.03}
+    assert sent == [("postfix_mta/applied", data)]
+
+
+def test_a_failure_is_sent_and_is_not_what_the_configuration_is_compared_with(modules, sent, files):
+    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+    (files / "main.cf").write_text("by hand")
+    bad = {"postconf_|-a_|-/etc/postfix_|-managed": state("postfix_mta.config", result=False)}
+    modules["mta_apply.ended"](bad, config_directory=str(files))
+    assert [data["failed"] for _, data in sent] == [["config"]]
+    assert modules["mta_apply.differing"]() == [str(files / "main.cf")]
+
+
+def test_a_part_without_the_configuration_does_not_accept_it(modules, sent, files):
+    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+    (files / "main.cf").write_text("by hand")
+    aliases = {"mta_aliases_|-a_|-/etc/aliases_|-managed": state("postfix_mta.aliases")}
+    modules["mta_apply.ended"](aliases, config_directory=str(files))
+    assert modules["mta_apply.differing"]() == [str(files / "main.cf")]
+    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+    assert modules["mta_apply.differing"]() == []
+
+
+def test_a_file_that_is_gone_differs(modules, sent, files):
+    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+    (files / "master.cf").unlink()
+    assert modules["mta_apply.differing"]() == [str(files / "master.cf")]
+
+
+def test_what_was_taken_back_is_forgotten(modules, sent, files):
+    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+    modules["mta_apply.forget"]()
+    assert modules["mta_apply.last"]() == {}
+    assert modules["mta_apply.differing"]() == []
+
+
+def test_a_disk_that_cannot_be_written_is_no_error(modules, sent, files, tmp_path):
+    (tmp_path / "state").write_text("not a directory")
+    changed = {"test_|-d_|-x_|-nop": state("postfix_mta", changes={"x": 1})}
+    modules["mta_apply.ended"](changed, config_directory=str(files))
+    assert len(sent) == 1
+
+
+def test_a_run_of_states_ends_with_it_and_a_dry_run_leaves_no_trace(opts, sent, tmp_path, monkeypatch):
+    import salt.state
+
+    high = {
+        "early": {"mta_apply": [{"name": str(tmp_path)}, {"order": "last"}, "ended"], "__sls__": "postfix_mta"},
+        "failing": {"test": ["fail_without_changes"], "__sls__": "postfix_mta.config"},
+        "verified": {"test": [{"order": -2}, "succeed_with_changes"], "__sls__": "postfix_mta.verify"},
+    }
+    high = {name: {**body, "__env__": "base"} for name, body in high.items()}
+    record = tmp_path / "state" / "applied.json"
+    for test in (True, False):
+        running = salt.state.State({**opts, "test": test})
+        results = running.call_high({name: dict(body) for name, body in high.items()})
+        assert results[f"mta_apply_|-early_|-{tmp_path}_|-ended"]["changes"] == {}
+        assert record.exists() is not test
+    last = running.functions["mta_apply.last"]()
+    assert last["failed"] == ["config"]
+    assert last["changed"] == ["verify"]

@@ -1,0 +1,394 @@
+"""The beacon: one event when a condition begins, one when it ends, and nothing is read twice in between."""
+
+import json
+import os
+import stat
+
+import pytest
+import salt.config
+import salt.loader
+from salt.exceptions import CommandExecutionError
+
+HOUR = 3600
+CERTIFICATE = "/etc/ssl/certs/smtpd.crt"
+
+
+@pytest.fixture
+def inside(modules):
+    """The module's own names, private functions included."""
+    return modules["mta_beacon.problems"].func.__globals__
+
+
+@pytest.fixture
+def world(inside, pretend, tmp_path, monkeypatch):
+    """What there is to be seen; a healthy server until a test changes it."""
+    files = {name: tmp_path / name for name in ("main.cf", "master.cf", "smtpd.crt")}
+    for path in files.values():
+        path.write_text("well")
+    facts = {
+        "stale": [],
+        "answers": True,
+        "size": {"total": 0},
+        "under_way": False,
+        "connected": True,
+        "asked": [],
+    }
+    monkeypatch.setitem(inside, "CONFIGURATION", (str(files["main.cf"]), str(files["master.cf"])))
+    monkeypatch.setitem(inside, "_connected", lambda: facts["connected"])
+    pretend("mta_transaction.under_way", lambda: facts["under_way"])
+
+    def told(name):
+        def tell(*_args, **_kwargs):
+            facts["asked"].append(name)
+            if isinstance(facts[name], Exception):
+                raise facts[name]
+            return facts[name]
+
+        return tell
+
+    pretend("mta_probe.stale", told("stale"))
+    pretend("saslauthd.answers", told("answers"))
+    pretend("mta_queue.size", told("size"))
+    return {"files": files, **facts, "facts": facts}
+
+
+@pytest.fixture
+def observe(modules, world):
+    """``observe(now)``: the events, as ``(condition, state)``."""
+    settings = {"saslauthd": "/run/mux", "queue_limit": 100}
+
+    def look(now=1000, **more):
+        return [
+            (one["condition"], one["state"]) for one in modules["mta_beacon.observe"]({**settings, **more}, now)
+        ]
+
+    return look
+
+
+def test_a_healthy_server_says_nothing(observe):
+    assert observe() == []
+
+
+@pytest.mark.parametrize(
+    ("fact", "bad", "well", "condition"),
+    [
+        ("answers", False, True, "saslauthd"),
+        ("size", {"total": 101}, {"total": 90}, "queue"),
+        ("stale", ["127.0.0.1:25"], [], "certificate_served"),
+    ],
+)
+def test_a_condition_is_said_once_when_it_begins_and_once_when_it_ends(observe, world, fact, bad, well, condition):
+    world["facts"][fact] = bad
+    assert observe() == [(condition, "begin")]
+    assert observe() == []
+    world["facts"][fact] = well
+    assert observe() == [(condition, "end")]
+    assert observe() == []
+
+
+def test_an_event_says_since_when_and_what(modules, world):
+    world["facts"]["size"] = {"total": 101}
+    (event,) = modules["mta_beacon.observe"]({"queue_limit": 100}, 1000)
+    details = {"messages": 101, "limit": 100}
+    assert event == {"condition": "queue", "state": "begin", "since": "1970-01-01T00:16:40Z", "details": details}
+    assert modules["mta_beacon.conditions"]() == {"queue": {"since": "1970-01-01T00:16:40Z", "details": details}}
+
+
+def test_a_minion_that_restarts_does_not_say_it_again(observe, world, context):
+    world["facts"]["answers"] = False
+    assert observe() == [("saslauthd", "begin")]
+    context.clear()
+    assert observe() == []
+    world["facts"]["answers"] = True
+    assert observe() == [("saslauthd", "end")]
+
+
+def test_what_a_master_that_is_away_would_miss_is_said_when_it_is_back(observe, world, modules):
+    world["facts"].update(answers=False, connected=False)
+    assert observe() == []
+    assert modules["mta_beacon.conditions"]() == {}
+    world["facts"]["connected"] = True
+    assert observe() == [("saslauthd", "begin")]
+
+
+def test_a_queue_that_goes_to_and_fro_over_its_limit_is_one_condition(observe, world):
+    seen = []
+    for number in (101, 99, 101, 91, 101, 90):
+        world["facts"]["size"] = {"total": number}
+        seen += observe()
+    assert seen == [("queue", "begin"), ("queue", "end")]
+
+
+def test_nothing_is_looked_at_while_an_apply_is_under_way(observe, world):
+    world["facts"].update(under_way=True, answers=False)
+    assert observe() == []
+    assert world["facts"]["asked"] == []
+
+
+def test_what_cannot_be_looked_at_stays_as_it_was_and_the_others_are_looked_at(observe, world):
+    world["facts"]["answers"] = False
+    observe()
+    world["facts"].update(answers=CommandExecutionError("no"), size={"total": 101})
+    assert observe() == [("queue", "begin")]
+    world["facts"]["answers"] = True
+    assert observe() == [("saslauthd", "end")]
+
+
+def test_the_certificate_served_is_asked_for_until_the_last_change_is_long_ago(observe, world):
+    changed = os.stat(world["files"]["main.cf"]).st_ctime
+    for now in (changed + 10, changed + 200):
+        observe(now)
+    assert world["facts"]["asked"].count("stale") == 2
+    for now in (changed + 400, changed + 500, changed + 600):
+        observe(now)
+    assert world["facts"]["asked"].count("stale") == 3
+    world["files"]["main.cf"].write_text("another")
+    observe(changed + 700)
+    assert world["facts"]["asked"].count("stale") == 4
+
+
+def test_a_server_that_does_not_talk_says_nothing_about_its_certificate(observe, world):
+    world["facts"]["stale"] = None
+    assert observe() == []
+    world["facts"]["stale"] = ["127.0.0.1:25"]
+    assert observe() == [("certificate_served", "begin")]
+    world["facts"]["stale"] = None
+    assert observe() == []
+
+
+def test_main_cf_is_compared_with_the_last_apply_and_read_only_when_it_changes(
+    observe, world, modules, monkeypatch
+):
+    main, master = (str(world["files"][name]) for name in ("main.cf", "master.cf"))
+    assert observe() == []
+    modules["mta_apply.wrote"]([main, master, "/etc/aliases"])
+    inside, read = modules["mta_apply.last"].func.__globals__, []
+    digest = inside["_digest"]
+    monkeypatch.setitem(inside, "_digest", lambda path: read.append(path) or digest(path))
+    assert observe() == observe() == []
+    assert read == [main, master]
+    world["files"]["main.cf"].write_text("by hand")
+    assert observe() == [("configuration", "begin")]
+    assert modules["mta_beacon.conditions"]()["configuration"]["details"] == {"files": [main]}
+    world["files"]["main.cf"].unlink()
+    assert observe() == []
+    modules["mta_apply.wrote"]([main])
+    assert observe() == [("configuration", "end")]
+
+
+@pytest.fixture
+def certificate(modules, world):
+    """A certificate from 1970-01-01 on, for 90 days."""
+    import datetime
+
+    key = modules["mta_x509.make_key"]("ec", 256)
+    public = modules["mta_x509.describe_key"](key)["public"]
+    fields = modules["mta_x509.check_subject"](None, "mail.example.com")
+    epoch = datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
+    pem = modules["mta_x509.make_certificate"](public, epoch, 90, fields, ["mail.example.com"], key)
+    world["files"]["smtpd.crt"].write_bytes(pem)
+    return str(world["files"]["smtpd.crt"])
+
+
+def test_a_certificate_enters_its_renewal_window_by_the_clock_alone(observe, certificate, modules, pretend):
+    day = 86400
+    assert observe(50 * day, certificates=[certificate]) == []
+    pretend("mta_x509.describe", lambda *_: pytest.fail("read again"))
+    assert observe(59 * day, certificates=[certificate]) == []
+    assert observe(61 * day, certificates=[certificate]) == [("certificate_renewal", "begin")]
+    details = modules["mta_beacon.conditions"]()["certificate_renewal"]["details"]
+    assert details["certificate"] == certificate
+    assert details["not_after"].startswith("1970-0")
+
+
+def test_the_window_can_be_another(observe, certificate):
+    assert observe(86 * 86400, certificates=[certificate], renew_days=2) == []
+    assert observe(89 * 86400, certificates=[certificate], renew_days=2) == [("certificate_renewal", "begin")]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"])
+def test_a_certificate_that_is_none_has_to_be_renewed(observe, world, modules, content):
+    path = world["files"]["smtpd.crt"]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert observe(certificates=[str(path)]) == [("certificate_renewal", "begin")]
+    assert modules["mta_beacon.conditions"]()["certificate_renewal"]["details"]["problem"]
+
+
+def test_looking_now_remembers_nothing_and_sends_nothing(observe, world, modules):
+    world["facts"]["answers"] = False
+    assert modules["mta_beacon.found"]({"saslauthd": "/run/mux"}) == {"saslauthd": {"socket": "/run/mux"}}
+    assert modules["mta_beacon.conditions"]() == {}
+
+
+def test_only_root_can_read_what_is_remembered(observe, world, tmp_path):
+    world["facts"]["answers"] = False
+    observe()
+    assert stat.S_IMODE(os.stat(tmp_path / "state").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(tmp_path / "state" / "beacon.json").st_mode) == 0o600
+
+
+def test_a_disk_that_cannot_be_written_does_not_make_events_repeat_themselves(observe, world, tmp_path):
+    (tmp_path / "state").write_text("not a directory")
+    world["facts"]["answers"] = False
+    assert observe() == [("saslauthd", "begin")]
+    assert observe() == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"conditions": {}}'])
+def test_a_damaged_memory_is_none(observe, tmp_path, content):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "beacon.json").write_text(content)
+    assert observe() == []
+
+
+@pytest.mark.parametrize(
+    ("table", "connected"),
+    [
+        ("   0: 0100007F:1A0B 020012AC:1199 01 00000000:00000000\n", True),
+        ("   0: 0100007F:1A0B 020012AC:1199 06 00000000:00000000\n", False),
+        ("   0: 0100007F:1199 020012AC:1A0B 01 00000000:00000000\n", False),
+        ("", False),
+    ],
+)
+def test_the_connection_with_the_master_is_seen_in_proc(
+    modules, inside, opts, monkeypatch, tmp_path, table, connected
+):
+    (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue rx_queue\n" + table)
+    monkeypatch.setitem(inside, "open", lambda *_, **__: (tmp_path / "tcp").open())
+    monkeypatch.setitem(inside, "__opts__", {**opts, "file_client": "remote"})
+    assert inside["_connected"]() is connected
+
+
+# The beacon module
+
+
+@pytest.fixture
+def beacon(opts, modules):
+    """``beacon("validate", config)``, by Salt's own loader."""
+    loaded = salt.loader.beacons(opts, modules)
+    return lambda function, config: loaded[f"postfix_mta.{function}"](config)
+
+
+GOOD = [
+    {"queue_limit": 10},
+    {"certificates": [CERTIFICATE]},
+    {"saslauthd": "/run/mux"},
+    {"renew_days": 3},
+    {"revision": "0123456789ab"},
+    {"_beacon_name": "postfix_mta"},
+]
+
+
+def test_a_good_configuration_is_valid(beacon):
+    assert beacon("validate", GOOD) == (True, "Valid beacon configuration")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ([{"queue_limit": "10"}], "queue_limit"),
+        ([{"queue_limit": 0}], "queue_limit"),
+        ([{"interval": True}], "interval"),
+        ([{"certificates": "x"}], "certificates"),
+        ([{"certificates": ["x"]}], "certificates"),
+        ([{"saslauthd": "mux"}], "saslauthd"),
+        ([{"quue": 1}], "quue is not known"),
+        (["x"], "list of settings"),
+        (None, "list of settings"),
+    ],
+)
+def test_a_bad_configuration_is_refused_with_a_reason(beacon, config, reason):
+    valid, comment = beacon("validate", config)
+    assert not valid
+    assert reason in comment
+
+
+def test_the_beacon_returns_the_events(beacon, world):
+    world["facts"]["answers"] = False
+    (event,) = beacon("beacon", GOOD[2:3])
+    assert event["condition"] == "saslauthd"
+    json.dumps(event)
+
+
+# Switching it on and off
+
+
+@pytest.fixture
+def minion(opts, tmp_path, modules, states, pretend):
+    """The beacon's file; the modules with a configuration directory below ``tmp_path``, no minion running."""
+    opts["conf_file"] = str(tmp_path / "etc" / "minion")
+    opts["default_include"] = "minion.d/*.conf"
+    opts["sock_dir"] = str(tmp_path / "run")
+    for loader in (modules, states):
+        loader.opts.update(opts)
+    return tmp_path / "etc" / "minion.d" / "postfix_mta.conf"
+
+
+def managed(states, **settings):
+    return states["mta_beacon.managed"]("postfix_mta_beacon", **settings)
+
+
+def test_off_is_the_default_and_changes_nothing(states, minion):
+    assert managed(states) == {
+        "name": "postfix_mta_beacon",
+        "changes": {},
+        "result": True,
+        "comment": "The beacon is in the correct state.",
+    }
+    assert not minion.exists()
+
+
+def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, minion, modules):
+    settings = {
+        "enabled": True,
+        "interval": 60,
+        "queue_limit": 7,
+        "certificates": [CERTIFICATE],
+        "renew_days": None,
+    }
+    assert managed(states, **settings)["changes"]
+    assert managed(states, **settings)["changes"] == {}
+    config = minion.parent.parent / "minion"
+    config.write_text("id: mail.example.com\n")
+    (items,) = [salt.config.minion_config(str(config))["beacons"]["postfix_mta"]]
+    revision = modules["mta_settings.revision"]()
+    expected = [("interval", 60), ("queue_limit", 7), ("certificates", [CERTIFICATE]), ("revision", revision)]
+    assert items == [{key: value} for key, value in expected]
+    assert managed(states, enabled=False)["changes"]["postfix_mta"]["new"] is None
+    assert not minion.exists()
+
+
+def test_a_dry_run_says_what_the_real_one_changes(states, minion, opts):
+    states.opts["test"] = True
+    dry = managed(states, enabled=True, interval=5)
+    assert dry["result"] is None
+    assert not minion.exists()
+    states.opts["test"] = False
+    assert managed(states, enabled=True, interval=5)["changes"] == dry["changes"]
+
+
+def test_a_bad_setting_changes_nothing(states, minion):
+    failed = managed(states, enabled=True, interval="often")
+    assert failed["result"] is False
+    assert "interval" in failed["comment"]
+    assert not minion.exists()
+
+
+def test_another_revision_of_the_formula_is_told_to_the_minion(states, minion, pretend):
+    managed(states, enabled=True, interval=5)
+    pretend("mta_settings.revision", lambda: "another")
+    assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["new"]["revision"] == "another"
+
+
+def test_a_minion_that_runs_without_it_gets_it(modules, states, minion, pretend):
+    managed(states, enabled=True, interval=5)
+    inside = modules["mta_beacon.problems"].func.__globals__
+    inside["__opts__"]["file_client"] = "remote"
+    fired = []
+    pretend("event.fire", lambda data, tag: fired.append((tag, data.get("func"))))
+    (minion.parents[2] / "run").mkdir()
+    (minion.parents[2] / "run" / "minion_event_0_pull.ipc").touch()
+    assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["old"] is None
+    assert fired == [("manage_beacons", "add"), ("module_refresh", None)]

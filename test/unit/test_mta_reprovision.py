@@ -1,0 +1,213 @@
+"""Applies that events ask for: how many there are, and when there is none."""
+
+import time
+
+import pytest
+from salt.exceptions import SaltInvocationError
+
+
+class Clock:
+    """A clock that only ``sleep`` moves; ``at`` does something when it passes a time."""
+
+    def __init__(self):
+        self.now, self.plans = 1_000_000.0, []
+
+    def sleep(self, seconds):
+        end = self.now + seconds
+        for moment, action in sorted(self.plans, key=lambda plan: plan[0]):
+            if moment <= end and (moment, action) in self.plans:
+                self.plans.remove((moment, action))
+                self.now = max(self.now, moment)
+                action()
+        self.now = end
+
+    def at(self, seconds, action):
+        self.plans.append((self.now + seconds, action))
+
+
+@pytest.fixture
+def clock(modules, monkeypatch):
+    ticking = Clock()
+    monkeypatch.setattr(time, "time", lambda: ticking.now)
+    monkeypatch.setattr(time, "sleep", ticking.sleep)
+    return ticking
+
+
+@pytest.fixture
+def world(modules, pretend, clock, monkeypatch):
+    """A host on which an apply takes 10 seconds, and what there is to be seen of it."""
+    facts = {"applies": [], "good": True, "conditions": {}, "heals": True, "events": [], "flushed": 0, "last": {}}
+    inside = modules["mta_reprovision.request"].func.__globals__
+
+    def apply():
+        facts["applies"].append(clock.now)
+        clock.sleep(10)
+        good = facts["good"]
+        facts["last"] = {"result": good, "time": clock.now, "failed": [] if good else ["config"]}
+        if good and facts["heals"]:
+            facts["conditions"].clear()
+        return good
+
+    monkeypatch.setitem(inside, "_apply", apply)
+    settings = {"attempts": 3, "pause": 60, "hold": 3600, "splay": 0}
+    monkeypatch.setitem(inside, "_settings", lambda: settings)
+    pretend("mta_beacon.conditions", lambda: dict(facts["conditions"]))
+    pretend("mta_beacon.found", lambda: dict(facts["conditions"]))
+    pretend("mta_apply.last", lambda: facts["last"])
+    pretend("mta_queue.flush", lambda everything: facts.update(flushed=facts["flushed"] + everything))
+    pretend("event.send", lambda tag, data: facts["events"].append((tag, data)))
+    facts["settings"] = settings
+    return facts
+
+
+@pytest.fixture
+def request_(modules):
+    return lambda reason="reprovision": modules["mta_reprovision.request"](reason)
+
+
+def test_a_request_is_an_apply(request_, world, clock):
+    began = clock.now
+    assert request_() == {"accepted": True, "comment": "Applied 1 times", "applies": 1, "result": True}
+    assert world["applies"] == [began + 3]
+
+
+def test_what_the_beacon_is_said_to_have_found_is_believed_only_if_it_has(request_, world):
+    assert request_("beacon")["accepted"] is False
+    assert world["applies"] == []
+    world["conditions"]["saslauthd"] = {}
+    assert request_("beacon")["result"] is True
+    assert len(world["applies"]) == 1
+
+
+@pytest.mark.parametrize("reason", ["", "{{ 7 * 7 }}", None, "start"])
+def test_no_other_reason_is_taken(request_, world, reason):
+    with pytest.raises(SaltInvocationError):
+        request_(reason)
+
+
+def test_a_storm_is_two_applies(request_, world, clock):
+    answers = []
+    for moment in range(1, 12):
+        clock.at(moment, lambda: answers.append(request_()["comment"]))
+    assert request_()["applies"] == 2
+    assert answers == ["One more apply follows the one that is under way"] * 11
+    # The second waits for the pause after the first.
+    assert world["applies"][1] - world["applies"][0] == 10 + 60
+
+
+def test_what_came_just_before_the_apply_began_is_answered_by_another_one(request_, world, clock):
+    clock.at(2.5, request_)
+    assert request_()["applies"] == 2
+
+
+def test_what_came_long_enough_before_is_answered_by_the_same(request_, world, clock):
+    clock.at(0.5, request_)
+    assert request_()["applies"] == 1
+
+
+def test_a_condition_does_not_wait_for_the_pause(request_, world, clock):
+    request_()
+    world["conditions"]["saslauthd"] = {}
+    asked = clock.now
+    request_("beacon")
+    assert world["applies"][1] == asked + 3
+
+
+def test_a_failing_apply_is_tried_again_ever_later_and_then_given_up(request_, world, clock):
+    world["good"] = False
+    assert request_() == {"accepted": True, "comment": "Applied 3 times", "applies": 3, "result": False}
+    first, second, third = world["applies"]
+    assert (second - first, third - second) == (10 + 60, 10 + 120)
+    ((tag, data),) = world["events"]
+    assert tag == "postfix_mta/alert"
+    assert (data["failed"], data["conditions"], data["attempts"]) == (["config"], [], 3)
+
+
+def test_after_an_alert_requests_are_refused_for_a_while(request_, world, clock):
+    world["good"] = False
+    request_()
+    clock.sleep(3599)
+    assert request_()["accepted"] is False
+    assert len(world["applies"]) == 3
+    clock.sleep(2)
+    assert request_()["accepted"] is True
+    assert len(world["applies"]) == 6
+
+
+def test_an_apply_by_hand_that_succeeds_ends_the_refusal(request_, world, clock):
+    world["good"] = False
+    request_()
+    clock.sleep(60)
+    world.update(good=True, last={"result": True, "time": clock.now, "failed": []})
+    assert request_()["result"] is True
+
+
+def test_a_condition_that_an_apply_does_not_end_is_an_alert(request_, world):
+    world.update(heals=False, conditions={"certificate_renewal": {}})
+    assert request_("beacon")["result"] is False
+    assert len(world["applies"]) == 3
+    assert world["events"][0][1]["conditions"] == ["certificate_renewal"]
+
+
+def test_a_full_queue_is_flushed_once_and_may_take_its_time(request_, world):
+    world.update(heals=False, conditions={"queue": {"messages": 101}})
+    assert request_("beacon")["applies"] == 1
+    assert world["flushed"] == 1
+    assert world["events"] == []
+
+
+def test_a_changed_pillar_is_applied_after_the_masters_window_and_at_a_moment_of_its_own(request_, world, clock):
+    began = clock.now
+    request_("pillar")
+    assert world["applies"] == [began + 21]
+    world["settings"]["splay"] = 300
+    world["last"], moments = {}, set()
+    for _ in range(5):
+        asked, world["last"] = clock.now, {}
+        request_("pillar")
+        moments.add(round(world["applies"][-1] - asked))
+    assert len(moments) > 1
+    assert max(moments) <= 321
+
+
+def test_what_a_reboot_cut_off_is_due_at_the_next_start(modules, request_, world, clock):
+    assert modules["mta_reprovision.due"]() is False
+    clock.at(1, lambda: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        request_()
+    assert modules["mta_reprovision.due"]() is True
+    assert request_()["applies"] == 1
+    assert modules["mta_reprovision.due"]() is False
+
+
+def test_a_condition_is_due_at_a_start_but_not_what_was_given_up(modules, request_, world, clock):
+    world["conditions"]["saslauthd"] = {}
+    assert modules["mta_reprovision.due"]() is True
+    world["good"] = False
+    request_()
+    assert modules["mta_reprovision.due"]() is False
+
+
+def test_of_two_at_the_same_time_one_applies(modules, world, request_, monkeypatch):
+    """The lock is one between processes: another descriptor of the same file does not get it."""
+    inside = modules["mta_reprovision.request"].func.__globals__
+    monkeypatch.setitem(inside, "__salt__", modules)
+    request_()
+    with inside["_lock"]() as first, inside["_lock"]() as second:
+        assert (first, second) == (True, False)
+    with inside["_lock"]() as third:
+        assert third is True
+
+
+def test_the_apply_is_a_salt_call_whose_exit_code_counts(modules, opts, tmp_path, monkeypatch):
+    inside = modules["mta_reprovision.request"].func.__globals__
+    program = tmp_path / "bin" / "salt-call"
+    program.parent.mkdir()
+    monkeypatch.setattr(inside["sys"], "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setitem(inside, "__opts__", {**opts, "conf_file": "/etc/salt/minion"})
+    for code in (0, 2):
+        program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\nexit {code}\n')
+        program.chmod(0o755)
+        assert inside["_apply"]() is (code == 0)
+    said = (tmp_path / "said").read_text().split()
+    assert said[:4] == ["--config-dir=/etc/salt", "--retcode-passthrough", "state.apply", "postfix_mta"]

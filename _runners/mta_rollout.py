@@ -19,7 +19,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 ACTIONS = ("start", "resume", "take_back", "show", "forget")
 # Between two looks at servers that are not well yet, seconds.
 PAUSE = 5
-REPORT_TIMEOUT = 60
+REPORT_TIMEOUT = 15
 LONGEST_REASON = 2000
 # What a minion is to the rollout; those in OPEN are still to be changed.
 OPEN = ("pending", "applying", "failed")

@@ -15,7 +15,7 @@ import salt.client
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 FORMATS = ("text", "json", "html", "prometheus")
-TIMEOUT = 30
+TIMEOUT = 15
 
 
 def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeout=TIMEOUT):
@@ -36,7 +36,7 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
     login (bool, default True)
         Whether each server is asked to refuse a login, which tells whether AUTH works and takes 2 to 3 s.
 
-    timeout (int, default 30)
+    timeout (int, default 15)
         Seconds for a minion to answer; those that do not are listed.
 
     Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the file cannot be written.
@@ -160,7 +160,7 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT):
     function (str), kwargs (dict)
         What they run.
 
-    timeout (int, default 30)
+    timeout (int, default 15)
         Seconds after which a minion has to answer, or at least to say that it is still at it.
 
     Returns two things: minion id to what it returned, and the ids of those that did not answer. Raises

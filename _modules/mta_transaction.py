@@ -1020,7 +1020,8 @@ def take_back(commit=None, test=False):
     Take back what the last apply changed in the mail server's files, as one transaction that is verified.
 
     commit
-        Unix time: the :func:`last_commit` that is meant. Another one is an error. Default: the last.
+        Unix time: the :func:`last_commit` that is meant, or a dictionary of minion id to it. Another one is an
+        error. Default: the last.
 
     test
         Only tell.
@@ -1038,6 +1039,8 @@ def take_back(commit=None, test=False):
         salt '*' mta_transaction.take_back test=True
     """
     pending()
+    if isinstance(commit, dict):
+        commit = commit[__opts__["id"]]
     errors = previous_plan(commit).get("errors")
     if errors:
         return {"name": "previous", "result": False, "changes": {}, "comment": "\n".join(errors)}

@@ -458,7 +458,7 @@ def _wait(state, waiting, patience=None):
 
 def _restore(book, state, batch, rows):
     """Take back what the rollout changed on a batch, and wait until all of it is well; return who failed."""
-    minions, wrong, restored = state["minions"], {}, []
+    minions, commits = state["minions"], {}
     for minion in batch:
         one = minions[minion]
         if one["state"] == "applying":
@@ -467,14 +467,17 @@ def _restore(book, state, batch, rows):
             one["commit"] = commit if commit != one["before"]["commit"] else None
         if one.get("commit") is None:
             one["back"] = False
-            continue
-        options = {"commit": one["commit"]}
-        results, _ = __salt__["postfix_mta.ask"]([minion], "list", "mta_transaction.take_back", options)
-        result = results.get(minion, "no answer")
-        if isinstance(result, dict) and result.get("result") is True:
-            restored.append(minion)
         else:
+            commits[minion] = one["commit"]
+    results, wrong = {}, {}
+    if commits:
+        options = {"commit": commits}
+        results, _ = __salt__["postfix_mta.ask"](list(commits), "list", "mta_transaction.take_back", options)
+    for minion in commits:
+        result = results.get(minion, "no answer")
+        if not isinstance(result, dict) or result.get("result") is not True:
             wrong[minion] = str(result.get("comment") if isinstance(result, dict) else result)[:LONGEST_REASON]
+    restored = [minion for minion in commits if minion not in wrong]
     wrong.update(_wait(state, restored))
     for minion in batch:
         one = minions[minion]

@@ -1,5 +1,5 @@
 {#-
-  On the master: salt-run state.orchestrate postfix_mta.orch.rollout pillar='{rollout: {tgt: "mail*"}}'
+  On the master: salt-run state.orchestrate postfix_mta.orch.rollout pillar='{rollout: {tgt: "mail*"} }'
 
   `rollout` has the arguments of the runner postfix_mta.rollout. test=True shows the plan.
 -#}

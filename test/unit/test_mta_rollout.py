@@ -93,7 +93,7 @@ class Fleet:
         if function == "grains.get":
             return "out" if name in SIX[:2] else "in"
         if function == "mta_transaction.take_back":
-            if kwargs["commit"] != server.commit:
+            if kwargs["commit"][name] != server.commit:
                 return {"result": False, "comment": "another apply has changed something since"}
             self.restored.append(name)
             server.commit += 1

@@ -375,7 +375,7 @@ class TestTakeBack:
         assert outcome["result"] is False
         assert "since" in outcome["comment"]
         assert changed[0].read_text() == "myhostname = new\n"
-        assert transaction("take_back", commit=transaction("last_commit"))["result"] is True
+        assert transaction("take_back", commit={"mail.example.com": transaction("last_commit")})["result"] is True
 
     def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(self, transaction, server, changed):
         server.broken = True

@@ -45,3 +45,15 @@ def beacon(config):
         As for :func:`validate`.
     """
     return __salt__["mta_beacon.observe"](_settings(config))
+
+
+def close(config):
+    """
+    Forget what is kept in the minion's memory, when Salt reloads its beacons; the file has it.
+
+    config
+        As for :func:`validate`.
+
+    Without this function Salt looks for it in every beacon that it has, and loads them all.
+    """
+    __salt__["mta_beacon.close"]()

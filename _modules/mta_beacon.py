@@ -161,6 +161,19 @@ def _remember(memory):
         log.warning("Beacon %s: %s", BEACON, err)
 
 
+def close():
+    """
+    Forget what is kept in the process's memory; the file has it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_beacon.close
+    """
+    __context__.pop("mta_beacon", None)
+
+
 def _connected():
     """
     Whether this minion has its connection with the master: an event sent without it would be lost.

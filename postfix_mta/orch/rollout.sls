@@ -4,18 +4,18 @@
   `rollout` has the arguments of the runner postfix_mta.rollout. test=True shows the plan.
 -#}
 {%- set wanted = salt["pillar.get"]("rollout", {}) %}
-{%- if opts.test %}
-{%-   set plan = salt["saltutil.runner"]("postfix_mta.rollout", kwarg=dict(wanted, test=True)) %}
+{%- set plan = salt["saltutil.runner"]("postfix_mta.rollout", kwarg=dict(wanted, test=True)) if opts.test %}
 
 postfix_mta_rollout:
+{%- if plan is mapping %}
   test.configurable_test_state:
     - name: postfix_mta.rollout
     - changes: True
-    - result: Null
-    - comment: {{ (plan.report if plan is mapping else plan) | json }}
+    - comment: {{ plan.report | json }}
+{%- elif opts.test %}
+  test.fail_without_changes:
+    - name: {{ plan | string | json }}
 {%- else %}
-
-postfix_mta_rollout:
   salt.runner:
     - name: postfix_mta.rollout
 {%-   for key, value in wanted.items() %}

@@ -42,8 +42,9 @@ def _is_first(what, name):
 
 
 def _reaction(function, target, kind, **arguments):
-    how = [{"tgt": target}, {"tgt_type": kind}, {"args": [{key: value} for key, value in arguments.items()]}]
-    return {f"postfix_mta_{function}": {f"local.{function}": how}}
+    how = [{"tgt": target}, {"tgt_type": kind}, {"args": arguments}]
+    job = {f"local.{function}": how}
+    return {f"postfix_mta_{function}": job}
 
 
 def run():

@@ -94,10 +94,12 @@ def test_an_event_says_since_when_and_what(modules, world):
     assert modules["mta_beacon.conditions"]() == {"queue": {"since": "1970-01-01T00:16:40Z", "details": details}}
 
 
-def test_a_minion_that_restarts_does_not_say_it_again(observe, world, context):
+def test_a_minion_that_restarts_does_not_say_it_again(observe, world, modules, context):
     world["facts"]["answers"] = False
     assert observe() == [("saslauthd", "begin")]
     context.clear()
+    assert observe() == []
+    modules["mta_beacon.close"]()
     assert observe() == []
     world["facts"]["answers"] = True
     assert observe() == [("saslauthd", "end")]
@@ -283,6 +285,13 @@ GOOD = [
 
 def test_a_good_configuration_is_valid(beacon):
     assert beacon("validate", GOOD) == (True, "Valid beacon configuration")
+
+
+def test_salt_finds_all_that_it_asks_a_beacon_for(opts, modules, monkeypatch):
+    loaded = salt.loader.beacons(opts, modules)
+    monkeypatch.setattr(loaded, "_load_all", lambda: pytest.fail("every beacon is loaded"))
+    for function in ("validate", "beacon", "close"):
+        assert f"postfix_mta.{function}" in loaded
 
 
 @pytest.mark.parametrize(

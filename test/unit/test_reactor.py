@@ -35,8 +35,7 @@ def job(reaction):
     ((body),) = reaction.values()
     ((function, how),) = body.items()
     merged = {key: value for item in how for key, value in item.items()}
-    arguments = {key: value for item in merged["args"] for key, value in item.items()}
-    return function, merged["tgt"], merged["tgt_type"], arguments
+    return function, merged["tgt"], merged["tgt_type"], merged["args"]
 
 
 @pytest.mark.parametrize(

@@ -236,11 +236,11 @@ def view(fleet, mail):
     """The view in every form, with a main.cf that was edited on one minion and another that has been stopped."""
     fleet.minions[MAIL[4]].exec("echo '# by hand' >>/etc/postfix/main.cf")
     fleet.minions[MAIL[5]].exec(["systemctl", "kill", "--signal=STOP", "salt-minion"])
-    shown = {"text": fleet.master.exec(["salt-run", "postfix_mta.status"]).stdout}
-    shown["json"] = fleet.master.exec(["salt-run", "postfix_mta.status", "format=json", "login=False"]).stdout
+    shown = {"text": fleet.master.exec(["salt-run", "postfix_mta.status", "timeout=5"]).stdout}
+    shown["json"] = fleet.master.exec(["salt-run", "postfix_mta.status", "format=json", "timeout=5"]).stdout
     for form in ("html", "prometheus"):
         path = f"/srv/status.{form}"
-        fleet.run("postfix_mta.status", format=form, path=path, login=False)
+        fleet.run("postfix_mta.status", format=form, path=path, timeout=5)
         shown[form] = fleet.master.exec(["cat", path]).stdout
     fleet.minions[MAIL[5]].exec(["systemctl", "kill", "--signal=CONT", "salt-minion"])
     return shown

@@ -20,6 +20,8 @@ ACTIONS = ("start", "resume", "take_back", "show", "forget")
 # Between two looks at servers that are not well yet, seconds.
 PAUSE = 5
 REPORT_TIMEOUT = 15
+# For a minion that is busy with an apply to say so, seconds.
+BUSY_PATIENCE = 60
 LONGEST_REASON = 2000
 # What a minion is to the rollout; those in OPEN are still to be changed.
 OPEN = ("pending", "applying", "failed")
@@ -392,6 +394,11 @@ def _reports(minions, **options):
     )
 
 
+def _let(minions, function, arguments):
+    """Let minions that have just answered change something; return what each returned."""
+    return __salt__["postfix_mta.ask"](minions, "list", function, arguments, patience=BUSY_PATIENCE)[0]
+
+
 def _change(book, state, batch, rows):
     """Apply on a batch and wait until all of it is well; return who failed."""
     wanted, minions = state["wanted"], state["minions"]
@@ -406,7 +413,7 @@ def _change(book, state, batch, rows):
         minions[minion].setdefault("before", before)
         minions[minion].update(state="applying", why=None)
     book.write(state)
-    results, _ = __salt__["postfix_mta.ask"](batch, "list", "state.apply", {"mods": wanted["mods"], "queue": True})
+    results = _let(batch, "state.apply", {"mods": wanted["mods"], "queue": True})
     wrong = {}
     for minion in batch:
         if minion not in results:
@@ -472,7 +479,7 @@ def _restore(book, state, batch, rows):
     results, wrong = {}, {}
     if commits:
         options = {"commit": commits}
-        results, _ = __salt__["postfix_mta.ask"](list(commits), "list", "mta_transaction.take_back", options)
+        results = _let(list(commits), "mta_transaction.take_back", options)
     for minion in commits:
         result = results.get(minion, "no answer")
         if not isinstance(result, dict) or result.get("result") is not True:

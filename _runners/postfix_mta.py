@@ -150,7 +150,7 @@ def rollout(
     return outcome
 
 
-def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT):
+def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10):
     """
     Let minions run a function, and tell who did not answer.
 
@@ -161,7 +161,10 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT):
         What they run.
 
     timeout (int, default 15)
-        Seconds after which a minion has to answer, or at least to say that it is still at it.
+        Seconds after which a minion that has not answered is asked whether it is still at it, again and again.
+
+    patience (int, default 10)
+        Seconds for that answer.
 
     Returns two things: minion id to what it returned, and the ids of those that did not answer. Raises
     ``CommandExecutionError`` when no minion matches.
@@ -180,7 +183,8 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT):
         if not job or not job.get("minions"):
             raise CommandExecutionError(f"No minion matches {tgt} ({tgt_type})")
         expected = set(job["minions"])
-        for answer in client.get_iter_returns(job["jid"], expected, timeout, tgt, tgt_type):
+        watch = {"timeout": timeout, "tgt": tgt, "tgt_type": tgt_type, "gather_job_timeout": patience}
+        for answer in client.get_iter_returns(job["jid"], expected, **watch):
             answers.update({minion: said["ret"] for minion, said in (answer or {}).items() if "ret" in said})
     return answers, sorted(expected.difference(answers))
 

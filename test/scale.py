@@ -73,7 +73,10 @@ def grow(fleet, start, number):
     containers = start_containers(start, new)
     fleet.join(containers, dict.fromkeys(new, PILLAR))
     for first in range(0, len(new), 5):
-        for states in fleet.apply(new[first : first + 5]).values():
+        batch = new[first : first + 5]
+        returns = fleet.apply(batch)
+        assert sorted(returns) == sorted(batch), "a minion did not answer"
+        for states in returns.values():
             assert all(state["result"] for state in states.values()), states
 
 
@@ -92,7 +95,7 @@ def main():
         return Container.start(f"{PREFIX}-scale-{name.partition('.')[0]}", driver, image, [LABEL])
 
     try:
-        fleet = Fleet.start(start("salt.example.com"), {}, {})
+        fleet = Fleet.start(start("salt.example.com"), {}, {}, {"gather_job_timeout": 120})
         print(line("minions", COLUMNS), flush=True)
         for number in sorted(options.numbers):
             grow(fleet, start, number)

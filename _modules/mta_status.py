@@ -12,7 +12,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 PROBE_TIMEOUT = 20
 
 
-def report(thorough=False, login=True):
+def report(thorough=False, login=True, look=False):
     """
     Return what there is to know about this mail server at a glance.
 
@@ -23,6 +23,9 @@ def report(thorough=False, login=True):
     login (bool, default True)
         Whether to try a login as a user that does not exist, which tells whether AUTH works; PAM takes 2 to 3 s
         for it, and logs a failed login.
+
+    look (bool, default False)
+        Look at the beacon's conditions now, in place of what it has seen at its last interval.
 
     Returns ``None`` on a host that is no mail server: no Postfix, no pillar ``postfix_mta``, no apply. Else a
     dictionary:
@@ -36,7 +39,7 @@ def report(thorough=False, login=True):
     - ``drift`` (which of main.cf and master.cf differ from what the last apply left)
     - ``last_apply`` (see :func:`mta_apply.last`, without ``files``), ``commit`` (when one last changed a file of
       the mail server for good, Unix time)
-    - ``conditions`` (names of those that the beacon has seen begin and not end)
+    - ``conditions`` (names of those that the beacon has seen begin and not end, or that there are now)
     - ``time`` (Unix time), ``errors`` (part to text)
 
     CLI Example:
@@ -77,7 +80,7 @@ def report(thorough=False, login=True):
     gather("queue", __salt__["mta_queue.size"])
     gather("drift", lambda: __salt__["mta_apply.differing"]())
     gather("commit", __salt__["mta_transaction.last_commit"])
-    gather("conditions", lambda: sorted(__salt__["mta_beacon.conditions"]()))
+    gather("conditions", lambda: sorted(__salt__["mta_beacon.found" if look else "mta_beacon.conditions"]()))
     return row
 
 

@@ -390,7 +390,7 @@ def _stop(book, state, why):
 
 def _reports(minions, **options):
     return __salt__["postfix_mta.ask"](
-        list(minions), "list", "mta_status.report", {"login": False, **options}, REPORT_TIMEOUT
+        list(minions), "list", "mta_status.report", {"login": False, "look": True, **options}, REPORT_TIMEOUT
     )
 
 

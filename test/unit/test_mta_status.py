@@ -157,3 +157,9 @@ def test_the_certificate_that_ends_first_counts(report, pretend):
     ends = {"/other": now - datetime.timedelta(days=2), "/etc/ssl/certs/smtpd.crt": now}
     pretend("mta_x509.describe", lambda path: [{"not_after": ends[path]}])
     assert report()["certificate_days"] in (-2, -3)
+
+
+def test_the_beacons_conditions_are_remembered_or_looked_at(report, pretend):
+    pretend("mta_beacon.found", lambda: {"saslauthd": {"socket": "/mux"}})
+    assert report()["conditions"] == ["queue"]
+    assert report(look=True)["conditions"] == ["saslauthd"]

@@ -17,6 +17,7 @@ old files. An exclusive ``flock(2)`` keeps a second run out, and tells a live jo
 import contextlib
 import fcntl
 import grp
+import hashlib
 import json
 import logging
 import os
@@ -97,6 +98,10 @@ def _journal():
 
 def _originals():
     return _state_dir() / "originals"
+
+
+def _previous():
+    return _state_dir() / "previous"
 
 
 def _run():
@@ -355,13 +360,17 @@ def _keep_originals():
         number += 1
 
 
-def _drop_journal():
-    """Forget the journal in one step, then clear away what it consisted of."""
+def _drop_journal(keep=False):
+    """Forget the journal in one step, then clear away what it consisted of, or keep it for :func:`take_back`."""
     done = _state_dir() / ".journal"
     shutil.rmtree(done, ignore_errors=True)
     os.rename(_journal(), done)
     _fsync_directory(_state_dir())
-    shutil.rmtree(done)
+    if keep:
+        shutil.rmtree(_previous(), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rename(done, _previous())
+    shutil.rmtree(done, ignore_errors=True)
     _disarm()
 
 
@@ -958,7 +967,8 @@ def close(services=None, verify=None):
     if not problems:
         _keep_originals()
         __salt__["mta_apply.wrote"]([(entry / "path").read_text() for entry in _entries()])
-        _drop_journal()
+        _describe_left(run)
+        _drop_journal(keep=True)
         left = []
         try:
             done += _put_away(run)
@@ -1037,6 +1047,144 @@ def _put_away(run):
                 _remove_directory(entry)
             shutil.rmtree(entry)
     return done
+
+
+# -- back to before the last apply ------------------------------------------------------------------------------
+
+
+def _left(path):
+    """What is at a path, in a word that differs when it does; ``None``: nothing."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return "directory"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def _describe_left(run):
+    """Write down, in the journal, what this transaction leaves, so that it can be taken back."""
+    entries = [(entry / "path").read_text() for entry in _entries()]
+    # Where there is no room for it, the commit still counts; it cannot be taken back.
+    with contextlib.suppress(OSError):
+        left = {
+            "commit": time.time(),
+            "paths": {path: _left(path) for path in entries},
+            "activate": run["activate"],
+        }
+        (_journal() / "left").write_text(json.dumps(left))
+
+
+def _what_was_left():
+    try:
+        return json.loads((_previous() / "left").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def last_commit():
+    """
+    Return when a transaction last changed something for good, Unix time; ``None``: never, or nobody knows.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.last_commit
+    """
+    return (_what_was_left() or {}).get("commit")
+
+
+def previous_plan(commit=None):
+    """
+    Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
+
+    commit
+        As for :func:`take_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.previous_plan
+    """
+    left = _what_was_left()
+    if left is None:
+        return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
+    if commit is not None and left["commit"] != commit:
+        return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
+    since = [path for path, word in left["paths"].items() if _left(path) != word]
+    if since:
+        return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+    change = {"old": "as the last apply made it", "new": "as before it"}
+    return {"changes": dict.fromkeys(left["paths"], change), "activate": left["activate"]}
+
+
+def previous_apply(commit=None):
+    """
+    Put every file back to how it was before the last apply that changed something, as one transaction.
+
+    commit
+        As for :func:`take_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.previous_apply
+    """
+    left = _what_was_left()
+    if (_previous() / HALTED).exists():
+        halt()
+    for entry in reversed(_entries(_previous())):
+        path, kind = (entry / "path").read_text(), (entry / "kind").read_text()
+        if kind == "file":
+            saved = (entry / "content").stat()
+            mode = f"{stat.S_IMODE(saved.st_mode):o}"
+            write(path, (entry / "content").read_bytes(), mode=mode)
+            os.chown(path, saved.st_uid, saved.st_gid)
+        elif kind == "absent":
+            remove(path)
+        elif kind == "directory":
+            _begin()
+            _record(path, "directory")
+            _restore(entry)
+    need(left["activate"])
+    if (_previous() / HALTED).exists():
+        __salt__["mta_service.start"]("postfix")
+
+
+def take_back(commit=None, test=False):
+    """
+    Take back what the last apply changed in the mail server's files, as one transaction that is verified.
+
+    commit
+        Unix time: the :func:`last_commit` that is meant, or a dictionary of minion id to it. Another one is an
+        error. Default: the last.
+
+    test
+        Only tell.
+
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
+    pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
+    overwritten: nothing is taken back then.
+
+    Returns a state's result: ``result``, ``changes``, ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.take_back test=True
+    """
+    pending()
+    if isinstance(commit, dict):
+        commit = commit[__opts__["id"]]
+    errors = previous_plan(commit).get("errors")
+    if errors:
+        return {"name": "previous", "result": False, "changes": {}, "comment": "\n".join(errors)}
+    functions = ("previous_plan", "previous_apply")
+    subject = "What the last apply changed"
+    options = {"test": test, "subject": subject, "functions": functions}
+    return member("previous", "mta_transaction", {"commit": commit}, **options)
 
 
 # -- back to before the first apply -----------------------------------------------------------------------------
@@ -1227,5 +1375,6 @@ def originals_forget():
                 __salt__["mta_service.enable"](name)
             if was["active"] and now["installed"] and not now["active"]:
                 __salt__["mta_service.start"](name)
-    shutil.rmtree(_originals(), ignore_errors=True)
+    for kept in (_originals(), _previous()):
+        shutil.rmtree(kept, ignore_errors=True)
     __salt__["mta_apply.forget"]()

@@ -59,20 +59,24 @@ class Fleet:
         minions: minion id to container. pillars: minion id to its pillar. master_config, minion_config: further
         settings for all of them.
         """
-        fleet = cls(master, minions)
+        fleet = cls(master, {})
         fleet.serve()
-        top = {"base": {identifier: [_pillar_name(identifier)] for identifier in minions}}
-        master.put({f"{PILLARS}/top.sls": json.dumps(top)})
-        for identifier in minions:
-            fleet.set_pillar(identifier, pillars.get(identifier))
         fleet.configure(master, "master", {**MASTER, **(master_config or {})})
-        for identifier, container in minions.items():
-            own = {"id": identifier, "master": master.ip}
-            fleet.configure(container, "minion", {**MINION, **own, **(minion_config or {})})
         _enable(master, "master")
-        _all(lambda container: _enable(container, "minion"), minions.values())
-        fleet.wait()
+        fleet.join(minions, pillars, minion_config)
         return fleet
+
+    def join(self, minions, pillars, minion_config=None):
+        """Make minions of further containers, as :meth:`start` does, and wait until they answer."""
+        self.minions.update(minions)
+        top = {"base": {identifier: [_pillar_name(identifier)] for identifier in self.minions}}
+        self.master.put({f"{PILLARS}/top.sls": json.dumps(top)})
+        for identifier, container in minions.items():
+            self.set_pillar(identifier, pillars.get(identifier))
+            own = {"id": identifier, "master": self.master.ip}
+            self.configure(container, "minion", {**MINION, **own, **(minion_config or {})})
+        _all(lambda container: _enable(container, "minion"), minions.values())
+        self.wait(minions)
 
     @staticmethod
     def configure(container, role, settings):

@@ -62,3 +62,9 @@ def pretend(modules):
             loader._dict[name] = function
 
     return replace
+
+
+@pytest.fixture
+def runners(opts, context):
+    """Runners as ``__salt__`` of a runner sees them, on a master with the same options."""
+    return salt.loader.runner(opts, context=context)

@@ -37,6 +37,7 @@ def test_spm_builds_and_installs_the_formula(tmp_path):
     with tarfile.open(package) as tar:
         names = set(tar.getnames())
     assert {"postfix_mta/FORMULA", "postfix_mta/postfix_mta/init.sls", "postfix_mta/_modules/postconf.py"} <= names
+    assert "postfix_mta/_runners/postfix_mta.py" in names
     spm(tmp_path, "local", "install", "-y", package)
     assert (tmp_path / "formulas/postfix_mta/init.sls").exists()
     assert (tmp_path / "formulas/_states/postconf.py").exists()

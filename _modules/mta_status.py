@@ -1,0 +1,139 @@
+"""
+Sum up how this mail server is, as a row of a table of all of them (the runner ``postfix_mta.status``).
+
+Each part of the row is gathered by itself: what cannot be told is ``None``, and ``errors`` says why. Nothing in it
+is secret.
+"""
+
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+PROBE_TIMEOUT = 20
+
+
+def report(thorough=False, login=True, look=False):
+    """
+    Return what there is to know about this mail server at a glance.
+
+    thorough (bool, default False)
+        Hold the conversation as after a change: with envelopes, as a stranger too, and with what the pillar
+        expects of it, the login of ``verify.login`` included. Where ``verify.enabled`` is false, it is not.
+
+    login (bool, default True)
+        Whether to try a login as a user that does not exist, which tells whether AUTH works; PAM takes 2 to 3 s
+        for it, and logs a failed login.
+
+    look (bool, default False)
+        Look at the beacon's conditions now, in place of what it has seen at its last interval.
+
+    Returns ``None`` on a host that is no mail server: no Postfix, no pillar ``postfix_mta``, no apply. Else a
+    dictionary:
+
+    - ``fqdn``, ``postfix`` (version), ``revision`` (of the formula), ``profile``
+    - ``running`` (whether Postfix does), ``answers`` (whether the server answers as its configuration promises),
+      ``problems`` (where it does not, as text), ``auth`` (whether AUTH works; ``None`` where none is offered, or
+      that was not tried)
+    - ``certificate_expires`` (Unix time, of the certificate that ends first), ``certificate_days`` (whole days)
+    - ``queue`` (number of files by queue, and ``total``)
+    - ``drift`` (which of main.cf and master.cf differ from what the last apply left)
+    - ``last_apply`` (see :func:`mta_apply.last`, without ``files``), ``commit`` (when one last changed a file of
+      the mail server for good, Unix time)
+    - ``conditions`` (names of those that the beacon has seen begin and not end, or that there are now)
+    - ``time`` (Unix time), ``errors`` (part to text)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_status.report
+    """
+    row = {"time": int(time.time()), "errors": {}}
+
+    def gather(part, function, *args):
+        try:
+            row[part] = function(*args)
+        except (CommandExecutionError, SaltInvocationError, OSError, ValueError, KeyError, TypeError) as err:
+            row[part] = None
+            row["errors"][part] = str(err) or type(err).__name__
+
+    gather("postfix", _version)
+    gather("last_apply", _last_apply)
+    if row["postfix"] is None and not row["last_apply"] and not __salt__["pillar.get"]("postfix_mta"):
+        return None
+    settings = {}
+    gather("settings", __salt__["mta_settings.effective"])
+    settings = row.pop("settings") or {}
+    row["revision"] = __salt__["mta_settings.revision"]()
+    row["profile"] = settings.get("profile")
+    gather("listeners", __salt__["postconf.listeners"])
+    listeners = row.pop("listeners") or []
+    row["fqdn"] = next((one["hostname"] for one in listeners), None) or settings.get("hostname")
+    row["fqdn"] = row["fqdn"] or __grains__.get("fqdn")
+    gather("running", lambda: __salt__["mta_service.status"](["postfix"])["postfix"]["active"])
+    gather("conversation", _conversation, listeners, settings, thorough, login)
+    conversation = row.pop("conversation") or {"answers": None, "auth": None, "problems": []}
+    row.update(conversation)
+    gather("certificate_expires", _expiry, listeners)
+    expires = row["certificate_expires"]
+    row["certificate_days"] = None if expires is None else int((expires - row["time"]) // 86400)
+    gather("queue", __salt__["mta_queue.size"])
+    gather("drift", lambda: __salt__["mta_apply.differing"]())
+    gather("commit", __salt__["mta_transaction.last_commit"])
+    gather("conditions", lambda: sorted(__salt__["mta_beacon.found" if look else "mta_beacon.conditions"]()))
+    return row
+
+
+def _version():
+    """Postfix's version without the distribution's part of it; ``None`` where it is not installed."""
+    text = __salt__["mta_package.versions"](["postfix"])["postfix"]
+    return text and text.rpartition(":")[2].partition("-")[0]
+
+
+def _last_apply():
+    return {key: value for key, value in __salt__["mta_apply.last"]().items() if key != "files"}
+
+
+def _conversation(listeners, settings, thorough, login):
+    """Whether the server answers, whether AUTH works, and what is wrong."""
+    expected = {"auth": "challenge" if login else "offered", "timeout": PROBE_TIMEOUT}
+    verify = settings.get("verify") or {}
+    if thorough and verify.get("enabled", True):
+        expected.update(
+            auth="challenge",
+            envelope=True,
+            stranger=True,
+            hostname=settings.get("hostname"),
+            ca_file=settings.get("ca_file"),
+            capabilities=verify.get("capabilities") or (),
+            login_pillar=verify.get("login_pillar"),
+            timeout=verify.get("timeout") or PROBE_TIMEOUT,
+        )
+    found = __salt__["mta_probe.check"](listeners=listeners, **expected)
+    return {
+        "answers": found["answers"],
+        "auth": _auth_works(listeners, found["conversations"]),
+        "problems": found["problems"],
+    }
+
+
+def _auth_works(listeners, conversations):
+    """Whether each listener that has AUTH said 535 to nobody, or 235 to who may log in; ``None``: not tried."""
+    if not any(one["auth"] for one in listeners):
+        return None
+    replies = [talk["auth"]["reply"] for talk in conversations if talk["auth"]]
+    if replies:
+        return all(reply[:3] in ("235", "535") for reply in replies)
+    return None if all(talk["connected"] for talk in conversations) else False
+
+
+def _expiry(listeners):
+    """When the first of the certificates that the listeners show ends, Unix time."""
+    paths = {path for one in listeners for path in one["certificates"]}
+    ends = []
+    for path in sorted(paths):
+        file = __salt__["mta_pem.read"](path)
+        if file is None:
+            raise CommandExecutionError(f"{path} does not exist")
+        ends.append(__salt__["mta_x509.describe"](file.data)[0]["not_after"].timestamp())
+    return int(min(ends)) if ends else None

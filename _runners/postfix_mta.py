@@ -1,0 +1,209 @@
+"""
+Look after a fleet of mail servers from the master: show them all, and change them a few at a time.
+
+``salt-run saltutil.sync_runners`` brings these functions to a master that has the formula in its file roots.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+import time
+
+import salt.client
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+FORMATS = ("text", "json", "html", "prometheus")
+TIMEOUT = 15
+
+
+def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeout=TIMEOUT):
+    """
+    Show all mail servers in one table.
+
+    tgt, tgt_type (str, default: all minions)
+        Which minions, as ``salt`` takes it. Those that are no mail servers are left out.
+
+    format (str, default ``text``)
+        ``text``; ``json``: the rows as data; ``html``: a page that needs nothing else, for people who would rather
+        look than read; ``prometheus``: the exposition format, for a node exporter's textfile directory.
+
+    path (str)
+        Write it to this file of the master, which is replaced atomically and readable by all. A node exporter's
+        textfile directory needs a name that ends with ``.prom``.
+
+    login (bool, default True)
+        Whether each server is asked to refuse a login, which tells whether AUTH works and takes 2 to 3 s.
+
+    timeout (int, default 15)
+        Seconds for a minion to answer; those that do not are listed.
+
+    Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the file cannot be written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run postfix_mta.status
+        salt-run postfix_mta.status 'mail*' format=html path=/srv/www/mail.html
+        salt-run postfix_mta.status format=prometheus path=/var/lib/prometheus/node-exporter/postfix_mta.prom
+    """
+    if format not in FORMATS:
+        raise SaltInvocationError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    answers, silent = ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
+    view = __salt__["mta_view.collect"](answers, silent, time.time())
+    if format == "json" and not path:
+        return {"outputter": "json", "data": view}
+    text = json.dumps(view, indent=2) + "\n" if format == "json" else __salt__[f"mta_view.{format}"](view)
+    if path:
+        _write(path, text)
+        return f"The view of {len(view['minions'])} mail servers has been written to {path}"
+    return {"outputter": "txt", "data": text.rstrip("\n")}
+
+
+def rollout(
+    tgt=None,
+    tgt_type="glob",
+    action="start",
+    name="default",
+    mods="postfix_mta",
+    canaries=1,
+    share="25%",
+    role=None,
+    settle=30,
+    patience=600,
+    queue_slack=10,
+    test=False,
+):
+    """
+    Apply the formula to many mail servers, a few at a time, and stop where one of them is not well afterwards.
+
+    First the canaries, then the others in batches. After each apply the server has to hold the live conversation
+    (as after every change, the login of ``verify.login`` included), its queue has to be as small as before, and
+    nothing else may be wrong (``mta_status.report``). Before each batch all servers are asked: those that are down
+    count as part of the share. The rollout ends with the first batch that fails.
+
+    tgt, tgt_type (str)
+        Which minions, as ``salt`` takes it; needed to start.
+
+    action (str, default ``start``)
+        ``resume``: go on with a rollout that stopped. ``take_back``: put back, on each server that it changed and
+        nobody else has since, what it changed (``mta_transaction.take_back``), in the same way and the opposite
+        order; then take the change out of pillar, too. ``show``: where it stands. ``forget``: leave things as they
+        are, so that another one can start.
+
+    name (str, default ``default``)
+        Of the rollout; several can be under way beside each other.
+
+    mods (str, default ``postfix_mta``)
+        What ``state.apply`` applies.
+
+    canaries (int or list of str, default 1)
+        How many servers (of each role) come first, or which.
+
+    share (int or str, default ``25%``)
+        How many servers of a role, or which part of them, may be changed or down at once: at least one, and never
+        more.
+
+    role (str, default: all have the same)
+        The grain that tells a server's role.
+
+    settle (int, default 30)
+        Seconds after which the canaries have to be well still.
+
+    patience (int, default 600)
+        Seconds in which a server has to be well after its apply.
+
+    queue_slack (int, default 10)
+        How many more messages than before the queue may have.
+
+    test (bool, default False)
+        Only show the plan.
+
+    Returns ``result`` (bool), ``status``, ``report`` (text), ``minions`` (id to ``state`` and ``why``). What a
+    rollout has done is kept in the master's cache directory. Raises ``SaltInvocationError`` for a bad argument or
+    an action that does not fit, ``CommandExecutionError`` when no minion matches, or this rollout is under way.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run postfix_mta.rollout 'mail*' test=True
+        salt-run postfix_mta.rollout 'mail*' canaries=2 share=10%
+        salt-run postfix_mta.rollout action=take_back
+    """
+    wanted = {
+        "tgt": tgt,
+        "tgt_type": tgt_type,
+        "mods": mods,
+        "canaries": canaries,
+        "share": share,
+        "role": role,
+        "settle": settle,
+        "patience": patience,
+        "queue_slack": queue_slack,
+    }
+    outcome = __salt__["mta_rollout.run"](action, name, wanted, test)
+    if not outcome["result"]:
+        __context__["retcode"] = 1
+    return outcome
+
+
+def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10):
+    """
+    Let minions run a function, and tell who did not answer.
+
+    tgt, tgt_type (str or list of str, str)
+        Which minions, as ``salt`` takes it.
+
+    function (str), kwargs (dict)
+        What they run.
+
+    timeout (int, default 15)
+        Seconds after which a minion that has not answered is asked whether it is still at it, again and again.
+
+    patience (int, default 10)
+        Seconds for that answer.
+
+    Returns two things: minion id to what it returned, and the ids of those that did not answer. Raises
+    ``CommandExecutionError`` when no minion matches.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run postfix_mta.ask '*' glob mta_record.last
+    """
+    answers = {}
+    with salt.client.get_local_client(mopts=__opts__) as client:
+        job = client.run_job(
+            tgt, function, [], tgt_type=tgt_type, timeout=timeout, kwarg=kwargs or {}, listen=True
+        )
+        if not job or not job.get("minions"):
+            raise CommandExecutionError(f"No minion matches {tgt} ({tgt_type})")
+        expected = set(job["minions"])
+        watch = {"timeout": timeout, "tgt": tgt, "tgt_type": tgt_type, "gather_job_timeout": patience}
+        for answer in client.get_iter_returns(job["jid"], expected, **watch):
+            answers.update({minion: said["ret"] for minion, said in (answer or {}).items() if "ret" in said})
+    return answers, sorted(expected.difference(answers))
+
+
+def _write(path, text):
+    """Replace a file atomically."""
+    path = pathlib.Path(path)
+    if not path.is_absolute():
+        raise SaltInvocationError(f"path must be absolute, not {str(path)!r}")
+    try:
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as handle:
+                os.fchmod(descriptor, 0o644)
+                handle.write(text)
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+            raise
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write {path}: {err.strerror}") from err

@@ -1,0 +1,285 @@
+"""Changes that are rolled out to six mail servers while mail is sent to all of them; and the view of them."""
+
+import html.parser
+import json
+import pathlib
+import re
+import time
+
+import pytest
+
+from rig import results
+
+CLIENT = pathlib.Path(__file__).with_name("client.py")
+SENT = "/var/lib/sent"
+MAIL = [f"mail{number}.example.com" for number in range(1, 7)]
+SHARE = 2
+# A server that is busy is not slow yet: a message takes 0.1 s, on a machine with other work ten times that.
+SLOW = 5
+OWN = {"root_recipient": "alice", "certificate": {"key_type": "ec"}}
+# AUTH looks right in EHLO, and the rehearsal knows nothing of it: smtpd is in a chroot, where this socket is not.
+MISTAKE = {**OWN, "sasl": {"socket_directory": "/run/saslauthd"}}
+# A restart, so that each server is gone for a moment.
+GOOD = {**OWN, "parameters": {"inet_protocols": "ipv4", "smtpd_banner": "$myhostname ESMTP second"}}
+ROLLOUT = {"tgt": "mail*", "share": SHARE, "settle": 3, "patience": 120}
+DIGEST = "cat /etc/postfix/main.cf /etc/postfix/master.cf /etc/default/saslauthd | sha256sum"
+
+
+@pytest.fixture(scope="module")
+def fleet(new_fleet):
+    """Six minions that have never seen the formula, and a master that has synced its runners."""
+    started = new_fleet({name: {"postfix_mta": OWN} for name in MAIL})
+    for container in started.minions.values():
+        container.exec("useradd --create-home alice")
+    started.run("saltutil.sync_runners")
+    return started
+
+
+def rollout(fleet, **arguments):
+    """The rollout's outcome, of the runner itself."""
+    return fleet.run("postfix_mta.rollout", **arguments)
+
+
+def orchestrate(fleet, test=False, **arguments):
+    """The result of the one state of the orchestration."""
+    pillar = {"rollout": arguments}
+    returned = fleet.run("state.orchestrate", "postfix_mta.orch.rollout", pillar=pillar, test=test)
+    (state,) = next(iter(returned["data"].values())).values()
+    return state
+
+
+def states(outcome):
+    return {minion: one["state"] for minion, one in outcome["minions"].items()}
+
+
+def set_pillar(fleet, settings):
+    for name in MAIL:
+        fleet.set_pillar(name, {"postfix_mta": settings})
+
+
+def digests(fleet):
+    return {name: container.exec(DIGEST).stdout for name, container in fleet.minions.items()}
+
+
+def banners(fleet):
+    """What the servers greet with."""
+    ask = "import smtplib, sys\nfor name in sys.argv[1:]: print(smtplib.SMTP().connect(name, 25)[1].decode())"
+    addresses = [fleet.minions[name].ip for name in MAIL]
+    return fleet.master.exec(["python3", "-c", ask, *addresses]).stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def new(fleet):
+    """The servers, set up by a rollout to all of them at once."""
+    return rollout(fleet, tgt="mail*", share="100%", canaries=0, settle=0)
+
+
+def test_servers_are_set_up_by_a_rollout(fleet, new):
+    assert states(new) == dict.fromkeys(MAIL, "done"), new["report"]
+    assert all("ESMTP" in banner for banner in banners(fleet))
+    for name, answer in fleet.salt(MAIL, "mta_apply.last").items():
+        assert answer["result"] is True, name
+
+
+@pytest.fixture(scope="module")
+def mistake(fleet, new):
+    """Digests before and after a rollout that has to stop; its plan; the state of its orchestration."""
+    set_pillar(fleet, MISTAKE)
+    before = digests(fleet)
+    plan = orchestrate(fleet, test=True, **ROLLOUT)
+    planned = digests(fleet)
+    return before, planned, plan, orchestrate(fleet, **ROLLOUT)
+
+
+def test_the_plan_is_shown_and_nothing_is_done(mistake):
+    before, planned, plan, _ = mistake
+    assert plan["result"] is None
+    assert "in 4 batches" in plan["comment"]
+    assert "1 (canaries): mail1.example.com" in plan["comment"]
+    assert planned == before
+
+
+def test_the_canary_undoes_the_mistake_and_nobody_else_is_touched(fleet, mistake):
+    before, _, _, state = mistake
+    assert state["result"] is False
+    outcome = state["changes"]["return"]
+    assert states(outcome) == {MAIL[0]: "failed", **dict.fromkeys(MAIL[1:], "pending")}
+    assert digests(fleet) == before
+    rows = fleet.salt(MAIL, "mta_status.report")
+    assert all(row["answers"] and row["auth"] for row in rows.values()), rows
+
+
+def test_the_report_says_why(mistake):
+    report = mistake[3]["changes"]["return"]["report"]
+    assert "stopped (1 failed, 5 pending)" in report
+    assert re.search(r"AUTH PLAIN of an unknown user: 454", report)
+    assert "action=resume" in report
+
+
+@pytest.fixture(scope="module")
+def mail(fleet, mistake):
+    """
+    A good change under constant mail: resumed, interrupted with the master's process, resumed, and taken back.
+
+    Returns the outcomes and banners by name, and what the client saw.
+    """
+    client, seen = fleet.master, {}
+    set_pillar(fleet, GOOD)
+    client.copy(CLIENT, "/srv/client.py")
+    servers = [f"{name}={container.ip}" for name, container in fleet.minions.items()]
+    client.exec(["systemd-run", "--unit=flow", "--quiet", "python3", "/srv/client.py", SENT, *servers])
+    command = "salt-run postfix_mta.rollout action=resume"
+    client.exec(["systemd-run", "--unit=rollout", "--quiet", "sh", "-c", f"exec /usr/local/bin/{command}"])
+    deadline = time.monotonic() + 120
+    while rollout(fleet, action="show")["minions"][MAIL[1]]["state"] != "applying":
+        assert time.monotonic() < deadline
+    client.exec(["systemctl", "kill", "--signal=KILL", "rollout"])
+    seen["interrupted"] = rollout(fleet, action="show")
+    seen["resumed"] = rollout(fleet, action="resume")
+    seen["new banners"] = banners(fleet)
+    seen["taken back"] = rollout(fleet, action="take_back")
+    seen["old banners"] = banners(fleet)
+    client.exec(["systemctl", "stop", "flow"])
+    lines = (line.split("\t", 4) for line in client.exec(["cat", SENT]).stdout.splitlines())
+    seen["sent"] = [
+        {
+            "began": float(began),
+            "ended": float(began) + float(took),
+            "server": server,
+            "number": number,
+            "said": said,
+        }
+        for began, took, server, number, said in lines
+    ]
+    return seen
+
+
+def test_a_rollout_that_was_killed_is_resumed(mail):
+    assert states(mail["interrupted"])[MAIL[0]] == "done"
+    assert mail["interrupted"]["status"] == "under way"
+    assert states(mail["resumed"]) == dict.fromkeys(MAIL, "done"), mail["resumed"]["report"]
+    assert all(banner.endswith("second") for banner in mail["new banners"])
+
+
+def test_what_it_did_is_taken_back(mail):
+    assert states(mail["taken back"]) == dict.fromkeys(MAIL, "taken back"), mail["taken back"]["report"]
+    assert not any(banner.endswith("second") for banner in mail["old banners"])
+
+
+def test_no_message_is_lost(fleet, mail):
+    for name, container in fleet.minions.items():
+        accepted = {item["number"] for item in mail["sent"] if item["server"] == name and item["said"] == "ok"}
+        assert len(accepted) > 100
+        deadline = time.monotonic() + 60
+        while True:
+            container.exec(["postqueue", "-f"])
+            found = container.exec("grep -rh ^X-Number: /home/alice/Maildir/new").stdout.split()[1::2]
+            if accepted <= set(found) or time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        assert sorted(accepted.difference(found)) == [], name
+        assert len(found) == len(set(found)), name
+
+
+def troubled_at_once(sent):
+    """The largest number of servers that were slow, or did not take a message, at one moment."""
+    moments = []
+    for item in sent:
+        if item["said"] != "ok" or item["ended"] - item["began"] > SLOW:
+            moments += [(item["began"], 1, item["server"]), (item["ended"], -1, item["server"])]
+    most, now = 0, {}
+    for _, step, server in sorted(moments):
+        now[server] = now.get(server, 0) + step
+        most = max(most, sum(number > 0 for number in now.values()))
+    return most
+
+
+def test_never_more_than_the_share_was_slow_or_silent(mail, capsys):
+    sent = mail["sent"]
+    troubles = [item for item in sent if item["said"] != "ok"]
+    # Each server was restarted twice.
+    assert {item["server"] for item in troubles} == set(MAIL)
+    most = troubled_at_once(sent)
+    with capsys.disabled():
+        accepted = len(sent) - len(troubles)
+        longest = max(item["ended"] - item["began"] for item in sent)
+        print(
+            f"\n{accepted} of {len(sent)} messages accepted, {longest:.1f} s at most;"
+            f" {most} servers in trouble at once"
+        )
+    assert most <= SHARE
+
+
+# The view of all of them
+
+
+class Page(html.parser.HTMLParser):
+    """The cells of a page's tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.inside = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag == "td"
+        if self.inside:
+            self.cells.append("")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def view(fleet, mail):
+    """The view in every form, with a main.cf that was edited on one minion and another that has been stopped."""
+    fleet.minions[MAIL[4]].exec("echo '# by hand' >>/etc/postfix/main.cf")
+    fleet.minions[MAIL[5]].exec(["systemctl", "kill", "--signal=STOP", "salt-minion"])
+    shown = {"text": fleet.master.exec(["salt-run", "postfix_mta.status", "timeout=5"]).stdout}
+    shown["json"] = fleet.master.exec(["salt-run", "postfix_mta.status", "format=json", "timeout=5"]).stdout
+    for form in ("html", "prometheus"):
+        path = f"/srv/status.{form}"
+        fleet.run("postfix_mta.status", format=form, path=path, timeout=5)
+        shown[form] = fleet.master.exec(["cat", path]).stdout
+    fleet.minions[MAIL[5]].exec(["systemctl", "kill", "--signal=CONT", "salt-minion"])
+    return shown
+
+
+def test_the_table(view):
+    lines = {line.split()[0]: re.split(r"  +", line) for line in view["text"].splitlines() if line.strip()}
+    assert lines[MAIL[0]][1] == MAIL[0]
+    assert lines[MAIL[0]][4:9] == ["guide", "824 d", "yes", "yes", "0"]
+    assert lines[MAIL[0]][9] == "none"
+    assert lines[MAIL[4]][9] == "main.cf"
+    assert lines[MAIL[5]] == [MAIL[5], "DOES NOT ANSWER"]
+
+
+def test_the_data(view):
+    data = json.loads(view["json"])
+    assert data["silent"] == [MAIL[5]]
+    assert sorted(data["minions"]) == MAIL[:5]
+    row = data["minions"][MAIL[4]]
+    assert (row["answers"], row["drift"], row["errors"]) == (True, ["/etc/postfix/main.cf"], {})
+    assert row["last_apply"]["result"] is True
+
+
+def test_the_page(view):
+    cells = Page(view["html"]).cells
+    assert [cell for cell in cells if cell in MAIL[:5]] == [name for name in MAIL[:5] for _ in range(2)]
+    assert cells[cells.index(MAIL[5]) + 1] == "DOES NOT ANSWER"
+
+
+def test_the_metrics(fleet, view):
+    for name in MAIL:
+        assert f'postfix_mta_up{{minion="{name}"}} {int(name != MAIL[5])}\n' in view["prometheus"]
+    assert f'postfix_mta_drift_files{{minion="{MAIL[4]}"}} 1\n' in view["prometheus"]
+    assert f'postfix_mta_answers{{minion="{MAIL[0]}"}} 1\n' in view["prometheus"]
+
+
+def test_after_all_that_an_apply_finds_nothing_but_the_change_that_was_taken_back(fleet, view):
+    fleet.wait()
+    set_pillar(fleet, OWN)
+    for minion, applied in fleet.apply(MAIL[:4]).items():
+        assert not results.failures(applied), minion
+        assert not results.changed(applied), minion

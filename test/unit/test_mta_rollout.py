@@ -1,0 +1,472 @@
+"""A rollout's plan, its course over a fleet that is made up, and what is left of it after every kind of end."""
+
+import json
+import pathlib
+import time
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+SIX = [f"mail{number}" for number in range(1, 7)]
+WANTED = {
+    "tgt": "mail*",
+    "tgt_type": "glob",
+    "mods": "postfix_mta",
+    "canaries": 1,
+    "share": 2,
+    "role": None,
+    "settle": 0,
+    "patience": 20,
+    "queue_slack": 10,
+}
+GOOD = {"a": {"result": True, "comment": ""}}
+UNDONE = {
+    "a": {"result": True, "comment": ""},
+    "b": {"result": False, "comment": "One or more requisite failed: x"},
+    "c": {"result": False, "comment": "The server did not answer as it should:\n  127.0.0.1:25 RCPT: 451"},
+}
+
+
+class Server:
+    """A mail server: what its apply does, and how it is."""
+
+    def __init__(self):
+        self.commit = 1.0
+        self.silent = False
+        self.answers = True
+        self.problems = []
+        self.queue = 3
+        self.drift = []
+        self.conditions = []
+        self.outcome = GOOD
+        self.breaks = False
+        self.new = False
+
+    def report(self):
+        if self.new:
+            return "'mta_status.report' is not available."
+        return {
+            "answers": self.answers,
+            "auth": True,
+            "problems": self.problems,
+            "queue": {"total": self.queue},
+            "drift": self.drift,
+            "conditions": self.conditions,
+            "last_apply": {"result": True},
+            "commit": self.commit,
+        }
+
+
+class Fleet:
+    """Stands in for ``postfix_mta.ask``; what time passes is seconds slept."""
+
+    def __init__(self, names):
+        self.servers = {name: Server() for name in names}
+        self.applied = []
+        self.restored = []
+        self.now = 100.0
+        self.at_apply = lambda minion: None
+
+    def __getitem__(self, name):
+        return self.servers[name]
+
+    def sleep(self, seconds):
+        self.now += seconds
+        for server in self.servers.values():
+            if server.queue > 3:
+                server.queue -= 10
+
+    def ask(self, tgt, tgt_type, function, kwargs=None, timeout=15, patience=10):
+        names = list(self.servers) if tgt_type == "glob" else tgt
+        silent = [name for name in names if self[name].silent]
+        there = [name for name in names if name not in silent]
+        if function == "state.apply":
+            assert kwargs == {"mods": "postfix_mta", "queue": True}
+            self.applied.append(list(there))
+        answers = {name: self.answer(name, function, kwargs) for name in there}
+        return {name: answers[name] for name in there if not self[name].silent}, silent
+
+    def answer(self, name, function, kwargs):
+        server = self[name]
+        if function == "mta_status.report":
+            return server.report()
+        if function == "grains.get":
+            return "out" if name in SIX[:2] else "in"
+        if function == "mta_transaction.take_back":
+            if kwargs["commit"][name] != server.commit:
+                return {"result": False, "comment": "another apply has changed something since"}
+            self.restored.append(name)
+            server.commit += 1
+            return {"result": True, "comment": ""}
+        self.at_apply(name)
+        server.new = False
+        if server.outcome is GOOD:
+            server.commit += 1
+        if server.breaks:
+            server.answers, server.problems = False, ["127.0.0.1:25 RCPT: 451"]
+        return server.outcome
+
+
+@pytest.fixture
+def fleet(runners, monkeypatch):
+    made = Fleet(SIX)
+    assert runners["postfix_mta.ask"]
+    runners._dict["postfix_mta.ask"] = made.ask
+    monkeypatch.setattr(time, "sleep", made.sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
+    return made
+
+
+@pytest.fixture
+def run(runners, fleet):
+    """``run("resume", share=1)``"""
+
+    def go(action="start", test=False, **wanted):
+        return runners["mta_rollout.run"](action, "default", {**WANTED, **wanted}, test)
+
+    return go
+
+
+@pytest.fixture
+def plan(runners):
+    return lambda function, *args: runners[f"mta_rollout.{function}"](*args)
+
+
+def states(outcome):
+    return {minion: one["state"] for minion, one in outcome["minions"].items()}
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        "share, size, number",
+        [
+            (1, 6, 1),
+            (2, 6, 2),
+            (9, 6, 6),
+            ("25%", 6, 1),
+            ("34%", 6, 2),
+            ("50%", 6, 3),
+            ("1%", 6, 1),
+            ("100%", 6, 6),
+        ],
+    )
+    def test_a_share_is_never_more_than_said_but_at_least_one(self, plan, share, size, number):
+        assert plan("allowance", share, size) == number
+
+    @pytest.mark.parametrize("share", [0, -1, "0%", "101%", "x", True, None, 1.5, "25 %"])
+    def test_other_shares_are_refused(self, plan, share):
+        with pytest.raises(SaltInvocationError, match="share must be"):
+            plan("allowance", share, 6)
+
+    def test_canaries_come_first(self, plan):
+        roles = dict.fromkeys(SIX, "")
+        assert plan("order", SIX, roles, 2) == (SIX, 2)
+        assert plan("order", SIX, roles, ["mail5", "mail2"])[0][:3] == ["mail5", "mail2", "mail1"]
+        assert plan("order", SIX, roles, 0) == (SIX, 0)
+
+    def test_a_number_of_canaries_is_for_each_role(self, plan):
+        roles = {"a1": "in", "a2": "in", "b1": "out", "b2": "out"}
+        assert plan("order", list(roles), roles, 1) == (["a1", "b1", "a2", "b2"], 2)
+
+    @pytest.mark.parametrize("canaries", [["nobody"], -1, True, "mail1", None])
+    def test_other_canaries_are_refused(self, plan, canaries):
+        with pytest.raises(SaltInvocationError, match="canaries"):
+            plan("order", SIX, dict.fromkeys(SIX, ""), canaries)
+
+    def test_batches(self, plan):
+        batches = plan("plan", SIX, SIX[:1], dict.fromkeys(SIX, ""), 2)
+        assert batches == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
+
+    def test_the_share_holds_for_each_role(self, plan):
+        roles = {"a1": "in", "a2": "in", "b1": "out", "b2": "out", "b3": "out"}
+        assert plan("plan", list(roles), [], roles, 1) == [["a1", "b1"], ["a2", "b2"], ["b3"]]
+
+    def test_servers_that_are_down_use_the_share_up(self, plan):
+        roles = dict.fromkeys(SIX, "")
+        assert plan("next_batch", SIX, [], roles, 2, ["mail6"]) == ["mail1", "mail6"]
+        assert plan("next_batch", SIX[:5], [], roles, 2, ["mail6"]) == ["mail1"]
+        assert plan("next_batch", SIX[:5], [], roles, 1, ["mail6"]) == []
+
+    def test_every_server_is_in_one_batch_and_no_batch_is_too_large(self, plan):
+        names = [f"m{number:02}" for number in range(23)]
+        roles = {name: "in" if number % 3 else "out" for number, name in enumerate(names)}
+        for share in (1, 4, "10%", "50%", "100%"):
+            for canaries in (0, 1, 3):
+                sequence, count = plan("order", names, roles, canaries)
+                batches = plan("plan", sequence, sequence[:count], roles, share)
+                assert sorted(name for batch in batches for name in batch) == names
+                for batch in batches:
+                    for role in ("in", "out"):
+                        size = len([name for name in names if roles[name] == role])
+                        at_once = [name for name in batch if roles[name] == role]
+                        assert len(at_once) <= plan("allowance", share, size)
+                first = [batch for batch in batches if set(batch) & set(sequence[:count])]
+                assert batches[: len(first)] == first
+                assert {name for batch in first for name in batch} == set(sequence[:count])
+
+
+class TestJudgement:
+    @pytest.mark.parametrize(
+        "results, text",
+        [
+            (GOOD, None),
+            ({"a": {"result": None, "comment": "would"}}, None),
+            (["Rendering failed"], "Rendering failed"),
+            ("Minion is down", "Minion is down"),
+            ({"a": {"result": False, "comment": "no"}}, "no"),
+            ({}, None),
+            ([], "the apply returned nothing"),
+        ],
+    )
+    def test_an_apply_is_good_or_says_why_not(self, plan, results, text):
+        assert plan("failures", results) == text
+
+    def test_the_cause_is_told_and_not_what_followed_from_it(self, plan):
+        assert plan("failures", UNDONE).startswith("The server did not answer as it should")
+        assert "requisite" not in plan("failures", UNDONE)
+
+    @pytest.mark.parametrize(
+        "change, word",
+        [
+            ({}, None),
+            ({"answers": False, "problems": ["STARTTLS: 454"]}, "STARTTLS: 454"),
+            ({"answers": None, "problems": [], "errors": {"conversation": "no config"}}, "no config"),
+            ({"auth": False}, "AUTH"),
+            ({"auth": None}, None),
+            ({"queue": {"total": 13}}, None),
+            ({"queue": {"total": 14}}, "14 messages"),
+            ({"queue": None}, None),
+            ({"drift": ["/etc/postfix/main.cf"]}, "main.cf"),
+            ({"drift": None}, None),
+            ({"conditions": ["known"]}, None),
+            ({"conditions": ["known", "queue"]}, "queue"),
+        ],
+    )
+    def test_a_server_is_well_or_says_why_not(self, plan, change, word):
+        found = plan("ailments", {**Server().report(), **change}, 13, ["known"])
+        assert (word is None and found == []) or (len(found) == 1 and word in found[0])
+
+    def test_no_answer_is_not_well(self, plan):
+        assert plan("ailments", None, 13) == ["no answer"]
+        assert plan("ailments", "is not available", 13) == ["is not available"]
+
+
+class TestCourse:
+    def test_all_goes_well(self, run, fleet):
+        outcome = run()
+        assert fleet.applied == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
+        assert outcome["result"] is True
+        assert outcome["status"] == "finished"
+        assert set(states(outcome).values()) == {"done"}
+
+    def test_the_plan_alone_changes_nothing_and_leaves_nothing(self, run, fleet, runners):
+        outcome = run(test=True)
+        assert fleet.applied == []
+        assert outcome["batches"] == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
+        assert "1 (canaries): mail1" in outcome["report"]
+        with pytest.raises(SaltInvocationError, match="no rollout"):
+            run("show")
+
+    def test_a_canary_that_undoes_the_change_ends_it(self, run, fleet):
+        fleet["mail1"].outcome = UNDONE
+        outcome = run()
+        assert fleet.applied == [["mail1"]]
+        assert (outcome["result"], outcome["status"]) == (False, "stopped")
+        assert states(outcome) == {"mail1": "failed", **dict.fromkeys(SIX[1:], "pending")}
+        assert "127.0.0.1:25 RCPT: 451" in outcome["report"]
+        assert "(1 failed, 5 pending)" in outcome["report"]
+
+    def test_a_server_that_is_not_well_afterwards_ends_it(self, run, fleet):
+        fleet["mail3"].breaks = True
+        outcome = run()
+        assert fleet.applied == [["mail1"], ["mail2", "mail3"]]
+        assert outcome["minions"]["mail3"]["why"].startswith("not well after 20 s: the live conversation failed")
+        assert states(outcome)["mail2"] == "done"
+
+    def test_a_queue_has_time_to_drain(self, run, fleet):
+        fleet.at_apply = lambda minion: setattr(fleet[minion], "queue", 33)
+        assert run()["result"] is True
+
+    def test_a_queue_that_does_not_drain_in_time_ends_it(self, run, fleet):
+        fleet.at_apply = lambda minion: setattr(fleet[minion], "queue", 3000)
+        outcome = run()
+        assert fleet.applied == [["mail1"]]
+        assert "messages are in the queue, and 13 are normal" in outcome["report"]
+
+    def test_what_the_beacon_reports_newly_ends_it(self, run, fleet):
+        fleet["mail2"].conditions = ["old"]
+        fleet.at_apply = lambda minion: fleet["mail4"].conditions.append("queue") if minion == "mail4" else None
+        outcome = run()
+        assert states(outcome)["mail2"] == "done"
+        assert "the beacon reports queue" in outcome["minions"]["mail4"]["why"]
+
+    def test_canaries_have_to_be_well_after_a_while_still(self, run, fleet):
+        def get_ill(seconds):
+            fleet.now += seconds
+            if seconds == 30:
+                fleet["mail1"].answers = False
+
+        fleet.sleep = get_ill
+        time.sleep = get_ill
+        outcome = run(settle=30)
+        assert fleet.applied == [["mail1"]]
+        assert "after it had been well" in outcome["report"]
+
+    def test_a_server_that_falls_ill_elsewhere_uses_the_share_up(self, run, fleet):
+        fleet.at_apply = lambda minion: minion == "mail1" and setattr(fleet["mail6"], "answers", False)
+        outcome = run(share=1)
+        assert fleet.applied == [["mail1"], ["mail6"]]
+        assert outcome["status"] == "stopped"
+        fleet["mail6"].answers = True
+        assert run("resume")["status"] == "finished"
+
+    def test_with_too_many_down_nothing_begins(self, run, fleet):
+        for name in ("mail5", "mail6"):
+            fleet[name].silent = True
+        outcome = run()
+        assert fleet.applied == []
+        assert "too many servers are down already: mail5, mail6" in outcome["report"]
+
+    def test_a_minion_that_is_silent_comes_last_and_stops_it(self, run, fleet):
+        fleet["mail2"].silent = True
+        outcome = run()
+        assert sorted(name for batch in fleet.applied for name in batch) == ["mail1", *SIX[2:]]
+        assert max(map(len, fleet.applied)) == 1
+        assert "no answer from mail2" in outcome["report"]
+        fleet["mail2"].silent = False
+        assert run("resume")["result"] is True
+        assert fleet.applied[-1] == ["mail2"]
+
+    def test_a_minion_that_goes_away_during_the_apply(self, run, fleet):
+        fleet.at_apply = lambda minion: minion == "mail1" and setattr(fleet["mail1"], "silent", True)
+        outcome = run()
+        assert "may still be under way" in outcome["minions"]["mail1"]["why"]
+        fleet.at_apply = lambda minion: None
+        fleet["mail1"].silent = False
+        assert run("resume")["status"] == "finished"
+
+    def test_a_minion_without_the_formula_is_a_new_server(self, run, fleet):
+        fleet["mail4"].new = True
+        assert run()["result"] is True
+
+    def test_roles_come_from_a_grain(self, run, fleet):
+        run(role="place", share=1)
+        assert fleet.applied[0] == ["mail1", "mail3"]
+
+
+class TestLater:
+    def test_it_is_resumed_where_it_stopped(self, run, fleet):
+        fleet["mail3"].outcome = UNDONE
+        run()
+        fleet["mail3"].outcome = GOOD
+        fleet.applied.clear()
+        outcome = run("resume")
+        assert fleet.applied == [["mail3", "mail4"], ["mail5", "mail6"]]
+        assert outcome["status"] == "finished"
+
+    def test_after_the_master_was_stopped_in_a_batch_it_is_resumed(self, run, fleet):
+        def stop(minion):
+            if minion == "mail3":
+                raise KeyboardInterrupt
+
+        fleet.at_apply = stop
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert states(run("show")) == {
+            **{"mail1": "done", "mail2": "applying", "mail3": "applying"},
+            **dict.fromkeys(SIX[3:], "pending"),
+        }
+        fleet.at_apply = lambda minion: None
+        assert run("resume")["status"] == "finished"
+
+    def test_what_it_did_is_taken_back_in_the_opposite_order(self, run, fleet):
+        fleet["mail4"].outcome = UNDONE
+        run()
+        outcome = run("take_back")
+        assert fleet.restored == ["mail5", "mail3", "mail2", "mail1"]
+        assert outcome["status"] == "taken back"
+        assert states(outcome) == {
+            **dict.fromkeys(["mail1", "mail2", "mail3", "mail5"], "taken back"),
+            "mail4": "failed",
+            "mail6": "pending",
+        }
+        assert "Take the change out of pillar" in outcome["report"]
+
+    def test_after_the_master_was_stopped_in_a_batch_that_is_taken_back_too(self, run, fleet):
+        def stop(minion):
+            if minion == "mail3":
+                raise KeyboardInterrupt
+
+        fleet.at_apply = stop
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert run("take_back")["status"] == "taken back"
+        assert fleet.restored == ["mail2", "mail1"]
+
+    def test_what_changed_nothing_is_not_taken_back(self, run, fleet):
+        fleet["mail2"].outcome = {"a": {"result": True, "comment": "", "changes": {}}}
+        run()
+        run("take_back")
+        assert "mail2" not in fleet.restored
+
+    def test_what_somebody_changed_since_is_left(self, run, fleet):
+        run()
+        fleet["mail5"].commit += 1
+        outcome = run("take_back")
+        assert outcome["status"] == "stopped"
+        assert fleet.restored == ["mail6"]
+        assert "changed something since" in outcome["minions"]["mail5"]["why"]
+
+    def test_the_plan_of_taking_back(self, run, fleet):
+        fleet["mail3"].outcome = UNDONE
+        run()
+        outcome = run("take_back", test=True)
+        assert outcome["batches"] == [["mail2", "mail1"]]
+        assert fleet.restored == []
+
+    def test_an_unfinished_one_has_to_be_ended_before_another_starts(self, run, fleet):
+        fleet["mail1"].outcome = UNDONE
+        run()
+        with pytest.raises(SaltInvocationError, match="resume it, take it back, or forget it"):
+            run()
+        run("forget")
+        fleet["mail1"].outcome = GOOD
+        assert run()["result"] is True
+        assert run()["result"] is True
+
+    def test_two_do_not_run_at_once(self, run, fleet):
+        failed = []
+
+        def again(minion):
+            with pytest.raises(CommandExecutionError, match="under way") as caught:
+                run("resume")
+            failed.append(str(caught.value))
+
+        fleet.at_apply = again
+        assert run()["result"] is True
+        assert len(failed) == 6
+
+    def test_it_is_remembered_for_its_master_alone(self, run, fleet, opts):
+        run()
+        (file,) = pathlib.Path(opts["cachedir"]).glob("postfix_mta/rollout/default.json")
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert json.loads(file.read_text())["status"] == "finished"
+
+    @pytest.mark.parametrize(
+        "wanted, word", [({"tgt": None}, "tgt"), ({"settle": -1}, "settle"), ({"patience": "x"}, "patience")]
+    )
+    def test_bad_arguments(self, run, wanted, word):
+        with pytest.raises(SaltInvocationError, match=word):
+            run(**wanted)
+
+    def test_bad_actions_and_names(self, run, runners, fleet):
+        with pytest.raises(SaltInvocationError, match="action must be one of"):
+            run("begin")
+        with pytest.raises(SaltInvocationError, match="name must be"):
+            runners["mta_rollout.run"]("show", "../../etc/passwd", WANTED)
+
+    def test_the_runner_fails_when_the_rollout_does(self, runners, fleet, context):
+        fleet["mail1"].outcome = UNDONE
+        outcome = runners["postfix_mta.rollout"]("mail*", settle=0)
+        assert outcome["result"] is False
+        assert context["retcode"] == 1

@@ -1,0 +1,232 @@
+"""The view of all mail servers: the same data in every form, and nothing of a minion's that could do harm."""
+
+import html.parser
+import json
+import re
+
+import pytest
+
+NOW = 1_800_000_000
+ROW = {
+    "fqdn": "mail1.example.com",
+    "postfix": "3.7.11",
+    "revision": "0123456789ab",
+    "profile": "guide",
+    "running": True,
+    "answers": True,
+    "auth": True,
+    "problems": [],
+    "certificate_expires": NOW + 90 * 86400,
+    "certificate_days": 90,
+    "queue": {"deferred": 4, "active": 1, "total": 5},
+    "drift": [],
+    "last_apply": {"result": True, "failed": [], "changed": [], "time": NOW - 300},
+    "commit": 1.5,
+    "errors": {},
+    "time": NOW,
+}
+NASTY = "<script>alert(1)</script>\x1b[31m\"'{{ salt }}\n# HELP forged\\"
+
+
+@pytest.fixture
+def collect(runners):
+    return lambda answers, silent=(): runners["mta_view.collect"](answers, list(silent), NOW)
+
+
+@pytest.fixture
+def show(runners, collect):
+    return lambda form, answers, silent=(): runners[f"mta_view.{form}"](collect(answers, silent))
+
+
+class Page(html.parser.HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.cells, self.links = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.cells.append(data.strip())
+
+
+def samples(text):
+    """Metrics by name and labels, as a scraper reads them."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, labels, value = re.fullmatch(
+                r'(\w+)(?:\{((?:\w+="(?:[^"\\]|\\.)*",?)*)\})? (\S+)', line
+            ).groups()
+            found[name, labels] = float(value)
+    return found
+
+
+def test_a_server_is_a_line_of_the_table(show):
+    lines = show("text", {"mail1": ROW}).splitlines()
+    assert lines[0].split()[:4] == ["MINION", "FQDN", "POSTFIX", "FORMULA"]
+    assert re.split(r"  +", lines[1]) == [
+        *("mail1", "mail1.example.com", "3.7.11", "0123456789ab", "guide", "90 d", "yes", "yes", "5"),
+        *("none", "5 min ago", "-"),
+    ]
+    assert "mail servers: 1, not answering as they should: 0" in lines[-1]
+
+
+def test_those_that_do_not_answer_are_listed(show):
+    text = show("text", {"mail1": ROW}, ["mail2"])
+    assert re.search(r"^mail2 +DOES NOT ANSWER$", text, re.MULTILINE)
+    assert "silent minions: 1" in text
+    assert "mail2" in Page(show("html", {"mail1": ROW}, ["mail2"])).cells
+    found = samples(show("prometheus", {"mail1": ROW}, ["mail2"]))
+    assert found["postfix_mta_up", 'minion="mail1"'] == 1
+    assert found["postfix_mta_up", 'minion="mail2"'] == 0
+
+
+def test_what_is_no_mail_server_is_left_out(collect):
+    view = collect({"web": None, "new": "'mta_status.report' is not available.", "mail1": ROW})
+    assert (list(view["minions"]), view["without"], view["failed"]) == (["mail1"], ["new"], {})
+
+
+def test_a_minion_on_which_it_failed_is_told(show):
+    text = show("text", {"mail1": "The minion function caused an exception"})
+    assert re.search(r"^mail1 +FAILED$", text, re.MULTILINE)
+    assert "mail1: The minion function caused" in text
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"running": False, "answers": False}, "down"),
+        ({"answers": False, "problems": ["127.0.0.1:25 STARTTLS: 454"]}, "mail1: 127.0.0.1:25 STARTTLS: 454"),
+        ({"auth": False}, "NO"),
+        ({"auth": None}, "-"),
+        ({"certificate_days": -3}, "-3 d"),
+        ({"certificate_days": None, "errors": {"certificate_expires": "no such file"}}, "no such file"),
+        ({"drift": ["/etc/postfix/main.cf"]}, "main.cf"),
+        ({"conditions": ["queue"]}, "queue"),
+        ({"last_apply": {"result": False, "failed": ["config"], "time": NOW - 8000}}, "FAILED 2 h ago"),
+        ({"last_apply": {"result": False, "failed": ["config"], "time": NOW}}, "the last apply failed: config"),
+        ({"last_apply": None}, "-"),
+    ],
+)
+def test_what_is_wrong_is_in_the_table_and_on_the_page(show, change, word):
+    answers = {"mail1": {**ROW, **change}}
+    assert re.search(rf"(^| ){re.escape(word)}( |$)", show("text", answers), re.MULTILINE)
+    assert any(word in cell or cell in word for cell in Page(show("html", answers)).cells if cell)
+
+
+def test_the_page_loads_nothing(show):
+    page = Page(show("html", {"mail1": ROW}, ["mail2"]))
+    assert page.links == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "url(" not in show("html", {"mail1": ROW})
+
+
+def nasty(value=ROW):
+    """The row with every text replaced."""
+    if isinstance(value, dict):
+        return {NASTY if key == "deferred" else key: nasty(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [NASTY]
+    return NASTY if isinstance(value, (str, type(None))) else value
+
+
+def test_no_text_of_a_minion_becomes_markup_or_a_terminals_command(show):
+    answers, silent = {NASTY: nasty(), "other": NASTY}, [f"{NASTY}2"]
+    plain = Page(show("html", {"mail1": {**ROW, "problems": ["x"]}, "other": "y"}, ["z"])).tags
+    page = show("html", answers, silent)
+    assert set(Page(page).tags) == set(plain)
+    assert "<script" not in page
+    text = show("text", answers, silent)
+    assert "\x1b" not in text + page
+    assert not any(line.startswith("# HELP forged") for line in text.splitlines())
+
+
+def test_no_text_of_a_minion_becomes_a_metric(show):
+    text = show("prometheus", {NASTY: nasty()}, [f"{NASTY}2"])
+    honest = show("prometheus", {"mail1": {**ROW, "conditions": ["x"]}}, ["z"])
+    names = {line.split()[2] for line in text.splitlines() if line.startswith("#")}
+    assert names <= {line.split()[2] for line in honest.splitlines() if line.startswith("#")}
+    samples(text)
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, "x", 7, True, None, {"x": {"y": "z"}}])
+def test_wrong_types_break_no_form(show, value):
+    answers = {"mail1": {**dict.fromkeys(ROW, value), "conditions": value}}
+    for form in ("text", "html"):
+        assert "mail1" in show(form, answers)
+    samples(show("prometheus", answers))
+
+
+def test_metrics(show):
+    found = samples(show("prometheus", {"mail1": {**ROW, "auth": False, "conditions": ["queue"]}}))
+    own = 'minion="mail1"'
+    assert found["postfix_mta_answers", own] == 1
+    assert found["postfix_mta_auth_works", own] == 0
+    assert found["postfix_mta_certificate_expiry_timestamp_seconds", own] == NOW + 90 * 86400
+    assert found["postfix_mta_queue_files", f'{own},queue="deferred"'] == 4
+    assert found["postfix_mta_drift_files", own] == 0
+    assert found["postfix_mta_last_apply_success", own] == 1
+    assert found["postfix_mta_condition", f'{own},condition="queue"'] == 1
+    info = 'fqdn="mail1.example.com",postfix="3.7.11",revision="0123456789ab",profile="guide"'
+    assert found["postfix_mta_info", f"{own},{info}"] == 1
+    assert ("postfix_mta_auth_works", own) not in samples(show("prometheus", {"mail1": {**ROW, "auth": None}}))
+
+
+def test_every_metric_is_described_once_and_its_samples_are_together(show):
+    lines = show("prometheus", {name: ROW for name in ("mail1", "mail2", "mail3")}).splitlines()
+    described = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    runs = [name for name, before in zip(lines, ["", *lines]) if name.split("{")[0] != before.split("{")[0]]
+    assert len(described) == len(set(described))
+    assert len([line for line in runs if not line.startswith("#")]) == len(described)
+
+
+class TestStatus:
+    """The runner itself."""
+
+    @pytest.fixture
+    def status(self, runners, monkeypatch):
+        def ask(tgt, tgt_type, function, kwargs, timeout):
+            self.asked = tgt, tgt_type, function, kwargs, timeout
+            return {"mail1": ROW}, ["mail2"]
+
+        monkeypatch.setitem(runners["postfix_mta.status"].func.__globals__, "ask", ask)
+        return runners["postfix_mta.status"]
+
+    def test_text_is_the_default(self, status):
+        shown = status("mail*", login=False, timeout=9)
+        assert self.asked == ("mail*", "glob", "mta_status.report", {"login": False}, 9)
+        assert shown["outputter"] == "txt"
+        assert "DOES NOT ANSWER" in shown["data"]
+
+    def test_json_is_data(self, status):
+        shown = status(format="json")
+        assert shown["outputter"] == "json"
+        assert shown["data"]["minions"]["mail1"]["certificate_days"] == 90
+        assert shown["data"]["silent"] == ["mail2"]
+
+    @pytest.mark.parametrize("form", ["text", "json", "html", "prometheus"])
+    def test_a_file_is_replaced_at_once_and_all_may_read_it(self, status, tmp_path, form):
+        path = tmp_path / "out"
+        path.write_text("old")
+        path.chmod(0o600)
+        inode = path.stat().st_ino
+        assert "of 1 mail servers" in status(format=form, path=str(path))
+        assert path.stat().st_ino != inode
+        assert path.stat().st_mode & 0o777 == 0o644
+        assert list(tmp_path.glob(".out*")) == []
+        assert "mail1" in path.read_text()
+        if form == "json":
+            assert json.loads(path.read_text())["silent"] == ["mail2"]
+
+    def test_bad_arguments(self, status, tmp_path):
+        with pytest.raises(Exception, match="format must be one of"):
+            status(format="xml")
+        with pytest.raises(Exception, match="absolute"):
+            status(path="relative")
+        with pytest.raises(Exception, match="Cannot write"):
+            status(path=str(tmp_path / "missing" / "out"))

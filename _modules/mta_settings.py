@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "7e081ab741e6"
+REVISION = "f95cf27f3022"
 
 
 def revision():
@@ -51,9 +51,10 @@ def effective(saltenv="base"):
         The environment that holds the formula.
 
     Returns the pillar's keys with their effective values, ``short`` and ``domain`` (the host name's parts),
-    ``pairs`` (of key and certificate, one or two), ``family`` (what ``os_family.yaml`` says) and ``synced``
-    (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or
-    ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar`` and
+    ``pairs`` (of key and certificate, one or two), ``main_cf`` (all parameters), ``of_profile`` (names of the
+    parameters and services that the profile has), ``family`` (what ``os_family.yaml`` says) and ``synced``
+    (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or ``None``):
+    ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar`` and
     ``verify.login_pillar``; and in ``certificate.files`` in place of what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
@@ -116,9 +117,16 @@ def _read(url, saltenv):
 
 
 def _settings(settings, families, profiles, pillar, os_family, fqdn):
-    """Lay the family's settings and the pillar over ``settings``, the defaults, and add what follows from them."""
+    """
+    Lay the settings of family and profile and the pillar over ``settings``, the defaults, and add what follows.
+    """
     own = families.get(os_family, families["Debian"])
+    chosen = _mapping(pillar).get("profile")
+    if not isinstance(chosen, str) or chosen not in profiles:
+        chosen = settings["profile"]
+    profile = profiles[chosen]
     _lay(settings, own["settings"])
+    _lay(settings, profile["settings"])
     if isinstance(pillar, Mapping):
         # Tables may have thousands of entries, some of them secret: those stay in pillar.
         _lay(settings, {key: value for key, value in pillar.items() if key != "maps"})
@@ -126,8 +134,7 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     if not isinstance(hostname, str) or not hostname:
         hostname = settings["hostname"] = str(fqdn or "")
     settings["short"], _, settings["domain"] = hostname.partition(".")
-    if settings["profile"] not in _PROFILES:
-        settings["profile"] = _PROFILES[0]
+    settings["profile"] = chosen
     settings["family"] = own["family"]
 
     certificate = settings["certificate"]
@@ -151,8 +158,21 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     settings.update(tables)
     for name in ("parameters", "services"):
         settings[name] = _with_tables(settings[name], references)
-    settings["main_cf"] = {**_expand(profiles[settings["profile"]], settings), **settings["parameters"]}
+    settings["main_cf"] = {**_expand(profile["parameters"], settings), **settings["parameters"]}
+    settings["services"] = _with_services(_expand(profile["services"], settings), settings["services"])
+    settings["of_profile"] = [*profile["parameters"], *profile["services"]]
     return settings
+
+
+def _with_services(services, given):
+    """Return a profile's ``services`` with the fields and overrides ``given`` in pillar laid over them."""
+    result = {**services, **given}
+    for name in {*services} & {*given}:
+        if isinstance(given[name], Mapping):
+            result[name] = {**services[name], **given[name]}
+            overrides = [_mapping(entry.get("overrides")) for entry in (services[name], given[name])]
+            result[name]["overrides"] = {**overrides[0], **overrides[1]}
+    return result
 
 
 def _serve(settings, given):
@@ -163,6 +183,8 @@ def _serve(settings, given):
     """
     certificate = settings["certificate"]
     second = certificate["second"]
+    if second["key_type"] == "none":
+        second["key_type"] = None
     taken = certificate["source"] == "files"
     for section, raw, path in (
         (certificate, given, "postfix_mta:certificate:files"),
@@ -447,7 +469,7 @@ def _wrong_keys(path, certificate, known):
     if second["key_type"] is not None:
         yield from _wrong_key(f"{path}:second", second, known)
         if second["key_type"] == certificate["key_type"]:
-            yield f"{path}:second:key_type: {second['key_type']} is that of the first; allowed: another"
+            yield f"{path}:second:key_type: {second['key_type']} is that of the first; allowed: another, or none"
     elif second["key_size"] is not None:
         yield f"{path}:second:key_size: given without {path}:second:key_type"
 
@@ -1005,7 +1027,7 @@ _SET_NAME = (
     ' line "127.0.1.1 mail.example.com mail" in /etc/hosts and the command "hostnamectl set-hostname mail"'
 )
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
-_PROFILES = ("guide",)
+_PROFILES = ("guide", "hardened")
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _TABLE_REFERENCE = re.compile(rf"\{{maps\.({_TABLE_NAME})\}}")
@@ -1068,7 +1090,7 @@ _SCHEMA = {
             "options": {},
         },
     ),
-    "profile": (_choice, {"allowed": _PROFILES, "later": ("hardened",)}),
+    "profile": (_choice, {"allowed": _PROFILES}),
     "parameters": (
         _entries,
         {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
@@ -1107,7 +1129,7 @@ _SCHEMA = {
         "renew_days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
         "rotate_key": (_boolean, {}),
         "second": {
-            "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
+            "key_type": (_choice, {"allowed": (*_KEY_SIZES, "none")}),
             "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
             "key": (_path, {}),
             "certificate": (_path, {}),

@@ -12,6 +12,7 @@ postfix_mta_config:
     - parameters: {{ mta.main_cf | json }}
     - services: {{ mta.services | json }}
     - unmanaged: {{ mta.unmanaged | json }}
+    - revert: {{ mta.of_profile | json }}
     - transaction: postfix_mta
     - require:
 {%- for pair in mta.pairs %}

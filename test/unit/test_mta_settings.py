@@ -51,7 +51,12 @@ BROKEN = [
     ("25: x", "25", "unknown key"),
     # Not in this version
     ("relay: {host: smtp.example.net}", "relay", "does not have it yet"),
-    ("profile: hardened", "profile", "does not have hardened yet; allowed: guide"),
+    ("profile: hardend", "profile", "allowed: guide, hardened; did you mean hardened?"),
+    (
+        "{profile: hardened, certificate: {key_type: ec}}",
+        "certificate:second:key_type",
+        "allowed: another, or none",
+    ),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
     ("sasl: {mechanisms: [ldap]}", "sasl:mechanisms:0", "does not have ldap yet; allowed: pam"),
     # Lookup tables

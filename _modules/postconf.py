@@ -1211,6 +1211,29 @@ def get(parameter, config_directory=CONFIG_DIRECTORY):
     return output.rstrip("\n")
 
 
+def in_force(config_directory=CONFIG_DIRECTORY):
+    """
+    Return all parameters, ``{name: value}``: those of main.cf and Postfix's defaults, with ``$name`` expanded.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    One process, postconf(1). Raises ``CommandExecutionError`` when Postfix is not installed or cannot read it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.in_force
+    """
+    if not _installed():
+        raise CommandExecutionError("Postfix is not installed: there is no postconf")
+    code, output, errors = _run("postconf", "-c", config_directory, "-x")
+    if code:
+        raise CommandExecutionError(f"postconf cannot read {config_directory}: {errors.strip()}")
+    return {name: value.strip() for name, _, value in (line.partition(" =") for line in output.splitlines())}
+
+
 def set_(parameters, services=None, config_directory=CONFIG_DIRECTORY):
     """
     Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.

@@ -68,7 +68,7 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
 
 def audited(name, severity="medium", accepted=None, timeout=120):
     """
-    Fail when the server is weak: the comment lists every finding, with its reason and the pillar line that mends it.
+    Fail when the server is weak: the comment lists all findings, with reasons and the pillar lines that mend them.
 
     It never changes anything. In test mode, findings are no failure when nothing is installed yet, or when other
     states of the run would change what they depend on.

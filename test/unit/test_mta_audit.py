@@ -89,13 +89,6 @@ def test_there_is_nothing_to_say_about_a_good_server(findings):
 @pytest.mark.parametrize(
     ("path", "value", "severity", "name", "pillar"),
     [
-        (
-            ("listeners", 0, "auth"),
-            [["PLAIN"], []],
-            "high",
-            "auth-in-clear 127.0.0.1:25",
-            "smtpd_tls_auth_only: true",
-        ),
         (("listeners", 0, "auth"), [[], ["LOGIN"]], "low", "auth-at-port-25 127.0.0.1:25", "profile: hardened"),
         (("listeners", 0, "relays"), "RCPT: 250", "high", "open-relay 127.0.0.1:25", "reject_unauth_destination"),
         (("listeners", 0, "starttls"), False, "medium", "no-tls 127.0.0.1:25", "smtpd_tls_security_level: may"),
@@ -128,6 +121,13 @@ def test_what_is_weak_is_told_with_what_mends_it(findings, path, value, severity
     assert found["name"].startswith(name)
     assert pillar in found["pillar"]
     assert found["reason"]
+
+
+def test_a_login_in_clear_is_worse_than_one_at_port_25(findings):
+    clear, place = findings("listeners", 0, "auth", value=[["LOGIN", "PLAIN"], []])
+    assert (clear["severity"], clear["name"]) == ("high", "auth-in-clear 127.0.0.1:25")
+    assert clear["pillar"] == "parameters: {smtpd_tls_auth_only: true}"
+    assert (place["severity"], place["name"]) == ("low", "auth-at-port-25 127.0.0.1:25")
 
 
 def test_what_one_service_overrides_is_mended_there(findings):

@@ -6,9 +6,9 @@ was heard goes as JSON to standard output.
 
 Each may also have ``tls`` (``starttls``, after an EHLO, or ``implicit``), ``early`` (text that is sent before the
 greeting) and ``repeat`` (how often the whole conversation is held). Texts are latin-1, and sent as they are;
-``@PATH`` stands for what is in a file. A reply is waited for after each text, also after an empty one. All are held
-at the same time. The answer is a list of lists of replies: the greeting first, ``null`` where the connection was
-closed; and at the end a list of what came within a second without being asked for.
+``@PATH`` stands for what is in a file. A reply is waited for after each text, also after an empty one. All are
+held at the same time. The answer is a list of lists of replies: the greeting first, ``null`` where the connection
+was closed; and at the end a list of what came within a second without being asked for.
 """
 
 import concurrent.futures

@@ -64,10 +64,15 @@ AUTH_PARAMETERS = (
 OFFERS = {
     "TLS 1.0": ("medium", "TLS 1.0 is deprecated", "parameters: {smtpd_tls_protocols: '>=TLSv1.2'}"),
     "TLS 1.1": ("medium", "TLS 1.1 is deprecated", "parameters: {smtpd_tls_protocols: '>=TLSv1.2'}"),
+    "anonymous ciphers": (
+        "low",
+        "a client that wants none is shown no certificate, and may talk to somebody in between",
+        "parameters: {smtpd_tls_exclude_ciphers: aNULL}",
+    ),
     "weak ciphers": (
         "high",
-        "a cipher without authentication, without encryption or with less than 112 bits is taken",
-        "parameters: {smtpd_tls_exclude_ciphers: [aNULL, eNULL, LOW, EXPORT, 3DES, RC4, SEED, IDEA]}",
+        "a cipher without encryption, or one that can be broken, is taken",
+        "parameters: {smtpd_tls_exclude_ciphers: [eNULL, LOW, EXPORT, 3DES, RC4, SEED, IDEA]}",
     ),
     "no forward secrecy": (
         "low",

@@ -52,7 +52,8 @@ TLS_1_2 = ssl.TLSVersion.TLSv1_2
 WEAK_OFFERS = {
     "TLS 1.0": (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:@SECLEVEL=0"),
     "TLS 1.1": (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
-    "weak ciphers": (TLS_1_2, TLS_1_2, "aNULL:eNULL:LOW:EXPORT:3DES:RC4:SEED:IDEA:@SECLEVEL=0"),
+    "anonymous ciphers": (TLS_1_2, TLS_1_2, "aNULL:!eNULL:@SECLEVEL=0"),
+    "weak ciphers": (TLS_1_2, TLS_1_2, "eNULL:LOW:EXPORT:3DES:RC4:SEED:IDEA:!aNULL:@SECLEVEL=0"),
     "no forward secrecy": (TLS_1_2, TLS_1_2, "kRSA:!aNULL:!eNULL"),
 }
 
@@ -374,7 +375,8 @@ def _talk(line, deadline, found, target, envelopes, auth, login, mechanism, helo
 def _begin_tls(line, found, target, step):
     context = _tls_context(target["ca_file"], target["hostname"], target.get("offer"))
     line.secure(context, target["hostname"], step)
-    fingerprint = hashlib.sha256(line.sock.getpeercert(binary_form=True)).hexdigest()
+    # An anonymous cipher comes without a certificate.
+    fingerprint = hashlib.sha256(line.sock.getpeercert(binary_form=True) or b"").hexdigest()
     found["tls"] = {
         "version": line.sock.version(),
         "cipher": line.sock.cipher()[0],

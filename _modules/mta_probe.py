@@ -36,7 +36,7 @@ MAX_LINE = 4096
 MAX_LINES = 200
 MASK = "****"
 OPEN_RELAY = "an open relay"
-PEM_BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END", re.DOTALL)
+PEM_BLOCK = r"(?s)-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END"
 DROPPED = "connection closed by the server"
 
 # TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): nobody's addresses, in nobody's mynetworks.
@@ -228,7 +228,7 @@ def _certificates(path):
     except OSError as err:
         raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from None
     own, expected = [], True
-    for kind, block in PEM_BLOCK.findall(text):
+    for kind, block in re.findall(PEM_BLOCK, text):
         if kind == "CERTIFICATE" and expected:
             own.append(block)
         expected = kind != "CERTIFICATE"

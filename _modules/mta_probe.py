@@ -12,14 +12,17 @@ Passwords and what AUTH sends are shown as ``****``.
 import base64
 import concurrent.futures
 import contextlib
+import datetime
 import errno
 import hashlib
 import os
 import re
 import socket
 import ssl
+import stat
 import struct
 import time
+import warnings
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -32,6 +35,7 @@ PAUSE = 0.1
 MAX_LINE = 4096
 MAX_LINES = 200
 MASK = "****"
+OPEN_RELAY = "an open relay"
 PEM_BLOCK = r"(?s)-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END"
 DROPPED = "connection closed by the server"
 
@@ -42,6 +46,16 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
 RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL = 255, 3, 254, 2
 RTA_DST, RTA_OIF = 1, 4
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
+
+TLS_1_2 = ssl.TLSVersion.TLSv1_2
+# What no client should be given, by the names that mta_audit has for it: versions, and ciphers of ciphers(1).
+WEAK_OFFERS = {
+    "TLS 1.0": (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:@SECLEVEL=0"),
+    "TLS 1.1": (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
+    "anonymous ciphers": (TLS_1_2, TLS_1_2, "aNULL:!eNULL:@SECLEVEL=0"),
+    "weak ciphers": (TLS_1_2, TLS_1_2, "eNULL:LOW:EXPORT:3DES:RC4:SEED:IDEA:!aNULL:@SECLEVEL=0"),
+    "no forward secrecy": (TLS_1_2, TLS_1_2, "kRSA:!aNULL:!eNULL"),
+}
 
 HOPS = b"Received: by a probe that asks to be refused\r\n" * 300 + b"\r\n"
 
@@ -224,17 +238,20 @@ def _certificates(path):
         raise CommandExecutionError(f"{path} is not a PEM file") from None
 
 
-def _tls_context(ca_file, hostname, authentication=None):
+def _tls_context(ca_file, hostname, offer=None):
     """
     A client's context. It verifies only against ``ca_file``: loading the system's store costs 20 ms.
 
-    ``authentication``: the one kind of certificate that the client takes, in the words of ciphers(1), ``aRSA`` or
-    ``aECDSA``. That is a matter of the ciphers up to TLS 1.2.
+    ``offer``: the lowest and the highest version of TLS that the client takes, and its ciphers in the words of
+    ciphers(1): ``aRSA`` or ``aECDSA`` for one kind of certificate. Ciphers are a matter of versions up to TLS 1.2.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if authentication:
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(authentication)
+    if offer:
+        lowest, highest, ciphers = offer
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version, context.maximum_version = lowest, highest
+        context.set_ciphers(ciphers)
     context.check_hostname = bool(ca_file and hostname)
     if ca_file:
         try:
@@ -252,7 +269,7 @@ def _converse(target, envelopes=(), auth=None, login=None, mechanism="PLAIN", so
 
     ``address``, ``wrappermode``, ``starttls``, ``ca_file``, ``certificates`` (paths), ``hostname``, ``timeout``
     (seconds, from the connection that succeeds), ``deadline`` and ``patient_until`` (both
-    ``time.monotonic()``), ``authentication`` (see :func:`_tls_context`).
+    ``time.monotonic()``), ``offer`` (see :func:`_tls_context`).
     """
     found = {
         "host": target["address"][0],
@@ -356,9 +373,10 @@ def _talk(line, deadline, found, target, envelopes, auth, login, mechanism, helo
 
 
 def _begin_tls(line, found, target, step):
-    context = _tls_context(target["ca_file"], target["hostname"], target.get("authentication"))
+    context = _tls_context(target["ca_file"], target["hostname"], target.get("offer"))
     line.secure(context, target["hostname"], step)
-    fingerprint = hashlib.sha256(line.sock.getpeercert(binary_form=True)).hexdigest()
+    # An anonymous cipher comes without a certificate.
+    fingerprint = hashlib.sha256(line.sock.getpeercert(binary_form=True) or b"").hexdigest()
     found["tls"] = {
         "version": line.sock.version(),
         "cipher": line.sock.cipher()[0],
@@ -780,7 +798,7 @@ def _examine_certificates(target, found):
     on_disk = {own: path for path in target["certificates"] for own in _certificates(path)}
     conversations, served = [], {found["tls"]["fingerprint"]}
     for authentication in ("aRSA", "aECDSA") if len(on_disk) > 1 else ():
-        talk = _converse({**target, "authentication": authentication})
+        talk = _converse({**target, "offer": (TLS_1_2, TLS_1_2, authentication)})
         reasons = " ".join(problem["reply"] for problem in talk["problems"]).upper()
         if "PROTOCOL" in reasons and not talk["tls"]:
             return [*conversations, talk], []
@@ -813,7 +831,7 @@ def _examine_as_stranger(listener, want):
             return conversations, [], [f"{label}: not tried, {err.strerror or err}"]
         conversations.append(found)
         if relays:
-            problems.append(f"{relays} (an open relay)")
+            problems.append(f"{relays} ({OPEN_RELAY})")
     if found["timed_out"] == "banner":
         # Is it the lookup of the stranger's name that takes so long, or has the server died meanwhile?
         control = _converse(_target(listener, want))
@@ -916,6 +934,118 @@ def _login(path):
     if username is None or password is None:
         raise SaltInvocationError(f"The pillar {path} must have a username and a password")
     return username, password
+
+
+def audit(timeout=120):
+    """
+    Tell what is weak about the server: its configuration, its files, and what it says to a client.
+
+    timeout
+        Seconds for all conversations. Default 120.
+
+    Returns a dictionary: ``findings``, a list as :py:func:`mta_audit.findings` returns it, the worst first; and
+    ``notes``, what could not be looked at. Nothing is changed; it takes some seconds, and some processes.
+
+    Raises ``CommandExecutionError`` when Postfix is not installed, or its configuration cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_probe.audit
+    """
+    listeners = __salt__["postconf.listeners"]()
+    now = time.monotonic()
+    want = {
+        "hostnames": {(one["host"], one["port"]): None for one in listeners},
+        "ca_file": None,
+        "deadline": now + timeout,
+        "patient_until": now,
+    }
+    notes, seen = [], []
+    for listener in listeners:
+        one, remarks = _look_at(listener, want)
+        seen.append(one)
+        notes += remarks
+    parameters = __salt__["postconf.in_force"]()
+    certificates, authorities = _certificate_files(listeners, parameters)
+    facts = {
+        "parameters": parameters,
+        "services": __salt__["postconf.services"](),
+        "listeners": seen,
+        "files": _guarded_files(listeners, parameters),
+        "certificates": certificates,
+        "authorities": authorities,
+    }
+    return {"findings": __salt__["mta_audit.findings"](facts), "notes": notes}
+
+
+def _look_at(listener, want):
+    """Talk to a listener as its worst clients do; return what ``mta_audit`` has to know of it, and notes."""
+    target, label = _target(listener, want), _label(listener)
+    found = _converse(target)
+    notes = [f"{label}: {problem['text']}" for problem in found["problems"]]
+    taken = []
+    if found["tls"]:
+        for name, offer in WEAK_OFFERS.items():
+            with contextlib.suppress(ssl.SSLError):  # this host's OpenSSL cannot even offer it
+                _tls_context(None, None, offer)
+                taken += [name] if _converse({**target, "offer": offer})["tls"] else []
+    relays = None
+    if found["connected"]:
+        _, faults, remarks = _examine_as_stranger(listener, want)
+        notes += remarks
+        relays = next((fault for fault in faults if OPEN_RELAY in fault), None)
+    return {
+        **listener,
+        "label": label,
+        "reached": bool(found["ehlo"] or found["ehlo_tls"]),
+        "banner": found["banner"],
+        "auth": [sorted(_mechanisms(found["ehlo"])), sorted(_mechanisms(found["ehlo_tls"]))],
+        "relays": relays,
+        "taken": taken,
+    }, notes
+
+
+def _certificate_files(listeners, parameters):
+    """What the certificates of the listeners and their authorities are, by path; and the paths of authorities."""
+    paths = [path for listener in listeners for path in listener["certificates"]]
+    authorities = [parameters[name] for name in ("smtpd_tls_CAfile",) if parameters.get(name)]
+    now = datetime.datetime.now(datetime.timezone.utc)
+    found = {}
+    for path in dict.fromkeys([*paths, *authorities]):
+        file = __salt__["mta_pem.read"](path)
+        if file is not None:
+            with contextlib.suppress(CommandExecutionError):  # the server does not answer then
+                chain = __salt__["mta_x509.describe"](file.data)
+                found[path] = [{**one, "days_left": (one["not_after"] - now).days} for one in chain]
+    return found, authorities
+
+
+def _guarded_files(listeners, parameters):
+    """Files and directories that others must not get at: (path, mode, what it is, forbidden bits, pillar)."""
+    remove = "no setting: chmod o= {}"
+    wanted = [(path, "the private key", 0o077, remove) for one in listeners for path in one["keys"]]
+    with contextlib.suppress(CommandExecutionError):
+        certificate = __salt__["mta_settings.effective"]()["certificate"]
+        wanted.append((certificate["ca"]["key"], "the authority's private key", 0o077, remove))
+    socket_directory = __salt__["saslauthd.settings"]()["socket_directory"]
+    if os.path.exists(f"{socket_directory}/mux"):
+        pillar = 'sasl: {{directory_mode: "0710"}}'
+        wanted.append((socket_directory, "the directory of the socket that tells right passwords", 0o007, pillar))
+    for name, bits in (("private", 0o077), ("public", 0o007)):
+        wanted.append(
+            (f"{parameters.get('queue_directory')}/{name}", "a directory of Postfix's sockets", bits, remove)
+        )
+    wanted += [(path, "a file with passwords", 0o007, remove) for path in ("/etc/sasldb2", "/etc/saslauthd.conf")]
+    for table in __salt__["postconf.tables"]("smtp_sasl_password_maps"):
+        path = table.rpartition(":")[2]
+        wanted += [(path + end, "a table of passwords", 0o007, remove) for end in ("", ".db", ".lmdb", ".cdb")]
+    found = []
+    for path, what, bits, pillar in dict.fromkeys(wanted):
+        with contextlib.suppress(OSError):
+            found.append((path, stat.S_IMODE(os.stat(path).st_mode), what, bits, pillar.format(path)))
+    return found
 
 
 def check(

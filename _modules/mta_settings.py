@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "ee0a0c1c827a"
+REVISION = "16ee169337bf"
 
 
 def revision():
@@ -53,7 +53,8 @@ def effective(saltenv="base"):
     Returns the pillar's keys with their effective values (``beacon`` also with what it looks at), ``short`` and
     ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``authority``, each pair's
     ``arguments``, ``conversation`` and ``saslauthd`` (what the states of ``mta_cert``, ``mta_probe`` and
-    ``saslauthd`` are called with), ``family`` (what ``os_family.yaml`` says) and ``synced`` (whether the loaded
+    ``saslauthd`` are called with), ``main_cf`` (all parameters), ``of_profile`` (names of the parameters and
+    services that the profile has), ``family`` (what ``os_family.yaml`` says) and ``synced`` (whether the loaded
     modules are those of the file server). In place of secrets are pillar paths (or ``None``):
     ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar``
     and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of what is no path of a file.
@@ -121,9 +122,16 @@ def _read(url, saltenv):
 
 
 def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
-    """Lay the family's settings and the pillar over ``settings``, the defaults, and add what follows from them."""
+    """
+    Lay the settings of family and profile and the pillar over ``settings``, the defaults, and add what follows.
+    """
     own = families.get(os_family, families["Debian"])
+    chosen = _mapping(pillar).get("profile")
+    if not isinstance(chosen, str) or chosen not in profiles:
+        chosen = settings["profile"]
+    profile = profiles[chosen]
     _lay(settings, own["settings"])
+    _lay(settings, profile["settings"])
     if isinstance(pillar, Mapping):
         # Tables may have thousands of entries, some of them secret: those stay in pillar.
         _lay(settings, {key: value for key, value in pillar.items() if key != "maps"})
@@ -131,8 +139,7 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     if not isinstance(hostname, str) or not hostname:
         hostname = settings["hostname"] = str(fqdn or "")
     settings["short"], _, settings["domain"] = hostname.partition(".")
-    if settings["profile"] not in _PROFILES:
-        settings["profile"] = _PROFILES[0]
+    settings["profile"] = chosen
     settings["family"] = own["family"]
     if settings["mailname"] is None and settings["profile"] != "none":
         settings["mailname"] = hostname
@@ -175,10 +182,12 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     for name in ("parameters", "services"):
         settings[name] = _with_tables(settings[name], references)
     settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
-    settings["main_cf"] = _expand(profiles[settings["profile"]], settings)
+    settings["main_cf"] = _expand(profile["parameters"], settings)
     _get_ready(settings, ready, _mapping(_mapping(pillar).get("firewall")).get("ports") is not None)
+    settings["services"] = _over(_expand(profile["services"], settings), settings["services"])
     settings["main_cf"].update(relayed)
     settings["main_cf"].update(settings["parameters"])
+    settings["of_profile"] = [*profile["parameters"], *profile["services"]]
     return settings
 
 
@@ -292,6 +301,8 @@ def _serve(settings, given):
     """
     certificate = settings["certificate"]
     second = certificate["second"]
+    if second["key_type"] == "none":
+        second["key_type"] = None
     taken = certificate["source"] == "files"
     for section, raw, path in (
         (certificate, given, "postfix_mta:certificate:files"),
@@ -633,7 +644,7 @@ def _wrong_keys(path, certificate, known):
     if second["key_type"] is not None:
         yield from _wrong_key(f"{path}:second", second, known)
         if second["key_type"] == certificate["key_type"]:
-            yield f"{path}:second:key_type: {second['key_type']} is that of the first; allowed: another"
+            yield f"{path}:second:key_type: {second['key_type']} is that of the first; allowed: another, or none"
     elif second["key_size"] is not None:
         yield f"{path}:second:key_size: given without {path}:second:key_type"
 
@@ -1273,7 +1284,7 @@ _SET_NAME = (
     ' line "127.0.1.1 mail.example.com mail" in /etc/hosts and the command "hostnamectl set-hostname mail"'
 )
 _YAML_BOOLEANS = "YAML reads yes, no, on and off as booleans"
-_PROFILES = ("guide", "none")
+_PROFILES = ("guide", "hardened", "none")
 _READY = ("submission", "submissions", "postscreen")
 _KEY_SIZES = {"rsa": (2048, 3072, 4096, 8192), "ec": (256, 384), "ed25519": (None,)}
 _TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -1361,7 +1372,7 @@ _SCHEMA = {
         },
     ),
     "rfc2142_aliases": (_mailboxes, {}),
-    "profile": (_choice, {"allowed": _PROFILES, "later": ("hardened",)}),
+    "profile": (_choice, {"allowed": _PROFILES}),
     "parameters": (
         _entries,
         {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "check": _parameter, "options": {}},
@@ -1392,7 +1403,7 @@ _SCHEMA = {
         "renew_days": (_integer, {"low": 1, "high": _CENTURY, "unit": " days"}),
         "rotate_key": (_boolean, {}),
         "second": {
-            "key_type": (_choice, {"allowed": tuple(_KEY_SIZES)}),
+            "key_type": (_choice, {"allowed": (*_KEY_SIZES, "none")}),
             "key_size": (_integer, {"low": 1, "high": 100_000, "unit": " bits"}),
             "key": (_path, {}),
             "certificate": (_path, {}),

@@ -21,6 +21,7 @@ Postfix itself takes for the same is the same):
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ __func_alias__ = {"set_": "set"}
 CONFIG_DIRECTORY = "/etc/postfix"
 QUEUE = "/var/spool/postfix"
 STATE_DIR = "/var/lib/postfix_mta"
+RECORD = "postconf.json"
 FILES = ("main.cf", "master.cf")
 LOCK_SECONDS = 30
 RUN_SECONDS = 60
@@ -507,10 +509,24 @@ def _installed():
     return bool(shutil.which("postconf") or shutil.which("postconf", path="/usr/sbin"))
 
 
+def _record(config_directory):
+    """
+    What parameters and services of :func:`plan`'s ``revert`` were before: ``{name: text, entry or None}``.
+
+    The whole record has one such dictionary for each configuration directory.
+    """
+    whole = json.loads(_read(os.path.join(_state_dir(), RECORD)) or "{}")
+    return whole, whole.get(config_directory, {})
+
+
+def _state_dir():
+    return __opts__.get("mta_state_dir", STATE_DIR)
+
+
 @contextlib.contextmanager
 def _stage(config_directory, main, master):
     """A private copy of what postconf(1) needs of the configuration directory, with the given two files."""
-    parent = __opts__.get("mta_state_dir", STATE_DIR)
+    parent = _state_dir()
     there = os.path.isdir(parent)
     try:
         os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -726,10 +742,12 @@ def _unmanaged(main, master, parameters, services):
     return sorted(strange), strange_services
 
 
-def _prepare(name, parameters, services, unmanaged):
-    """Read what is there and find what has to change, without a process."""
+def _prepare(name, parameters, services, unmanaged, revert):
+    """Read what is there and find what has to change; without a process, unless a name in ``revert`` is new."""
     if unmanaged not in UNMANAGED:
         raise SaltInvocationError(f"unmanaged is one of {', '.join(UNMANAGED)}, not {unmanaged!r}")
+    if not isinstance(revert or [], (list, tuple)):
+        raise SaltInvocationError(f"revert is a list of names, not {revert!r}")
     wanted = _wanted_parameters(parameters)
     texts = _read_both(name)
     master_text = texts["master.cf"] or ""
@@ -742,16 +760,23 @@ def _prepare(name, parameters, services, unmanaged):
     entries, broken_master = _parse_master(master_text)
     main = {parameter: value for parameter, value, _ in settings}
     master = {service: entry for service, entry, _ in entries}
+    news = [key for key, (text, _) in wanted.items() if text is not None and key not in main]
+    unknown = _unknown(name, [key for key in news if key in (revert or [])])
+    wanted = {key: value for key, value in wanted.items() if key not in unknown}
+    notes = [f"This Postfix does not know, and goes without: {', '.join(unknown)}"] if unknown else []
+    left, left_services, lent = _lent(name, revert)
     new_parameters = {
         parameter: text
-        for parameter, (text, as_list) in wanted.items()
+        for parameter, (text, as_list) in {**{key: (text, False) for key, text in left.items()}, **wanted}.items()
         if not _same(parameter, main.get(parameter), text, as_list)
     }
-    new_services = _wanted_services(services, master)
-    notes = []
+    bare = {service: entry for service, entry in {**master, **left_services}.items() if entry}
+    results = {**{key: bare.get(key) for key in left_services}, **_wanted_services(services, bare)}
+    new_services = {key: entry for key, entry in results.items() if entry != master.get(key)}
     if unmanaged != "keep":
         known = {service: master.get(service) for service in services or {}}
-        strange, strange_services = _unmanaged(main, master, wanted, {**known, **new_services})
+        there = {key: value for key, value in {**main, **left}.items() if value is not None}
+        strange, strange_services = _unmanaged(there, bare, wanted, {**known, **new_services})
         if unmanaged == "remove":
             new_parameters.update(dict.fromkeys(strange))
             new_services.update(dict.fromkeys(strange_services))
@@ -766,6 +791,9 @@ def _prepare(name, parameters, services, unmanaged):
     changes.update({key: {"old": main.get(key), "new": text} for key, text in new_parameters.items()})
     for service, entry in new_services.items():
         changes[f"master.cf {service}"] = _difference(master.get(service), entry)
+    for key in revert or []:
+        if key in {**new_parameters, **new_services}:
+            lent.setdefault(key, master.get(key) if "/" in key else main.get(key))
     return {
         "texts": texts,
         "base": {
@@ -778,7 +806,26 @@ def _prepare(name, parameters, services, unmanaged):
         "changes": changes,
         "activate": {"postfix": _activation(main, new_parameters)} if changes else {},
         "notes": notes,
+        "record": None if revert is None else lent,
     }
+
+
+def _lent(name, revert):
+    """What was before of the parameters, and of the services, that are lent no longer; and of what still is."""
+    record = _record(name)[1] if revert is not None else {}
+    back = {key: before for key, before in record.items() if key not in revert}
+    parameters = {key: before for key, before in back.items() if "/" not in key}
+    services = {key: before for key, before in back.items() if "/" in key}
+    return parameters, services, {key: before for key, before in record.items() if key not in back}
+
+
+def _unknown(config_directory, names):
+    """Those of the names of parameters that this Postfix does not know; none of them where it is not installed."""
+    if not names or not _installed():
+        return []
+    output = _run("postconf", "-c", config_directory, "-d")[1]
+    known = {line.partition(" ")[0] for line in output.splitlines()}
+    return [name for name in names if name not in known] if known else []
 
 
 def _activation(main, changed):
@@ -1224,6 +1271,29 @@ def get(parameter, config_directory=CONFIG_DIRECTORY):
     if code:
         raise CommandExecutionError(f"postconf cannot tell {parameter}: {errors.strip()}")
     return output.rstrip("\n")
+
+
+def in_force(config_directory=CONFIG_DIRECTORY):
+    """
+    Return all parameters, ``{name: value}``: those of main.cf and Postfix's defaults, with ``$name`` expanded.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    One process, postconf(1). Raises ``CommandExecutionError`` when Postfix is not installed or cannot read it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.in_force
+    """
+    if not _installed():
+        raise CommandExecutionError("Postfix is not installed: there is no postconf")
+    code, output, errors = _run("postconf", "-c", config_directory, "-x")
+    if code:
+        raise CommandExecutionError(f"postconf cannot read {config_directory}: {errors.strip()}")
+    return {name: value.strip() for name, _, value in (line.partition(" =") for line in output.splitlines())}
 
 
 def set_(parameters, services=None, config_directory=CONFIG_DIRECTORY):
@@ -1682,11 +1752,11 @@ def _nearest(name, config_directory):
     return next(iter(difflib.get_close_matches(name, names, 1, 0.75)), None)
 
 
-def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"):
+def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep", revert=None):
     """
     Tell what :func:`apply` would change. Only when there is something, Postfix checks it on a private copy.
 
-    name, parameters, services, unmanaged
+    name, parameters, services, unmanaged, revert
         As for the state ``postconf.managed``.
 
     Returns a dictionary: ``changes`` (``{name: {"old": …, "new": …}}``, services as ``master.cf smtp/inet``),
@@ -1699,7 +1769,7 @@ def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"
 
         salt '*' postconf.plan parameters='{"biff": false}'
     """
-    prepared = _prepare(name, parameters, services, unmanaged)
+    prepared = _prepare(name, parameters, services, unmanaged, revert)
     result = {"changes": prepared["changes"], "activate": prepared["activate"], "errors": []}
     __context__["postconf.announced"] = {"key": (name, prepared["texts"]), "prepared": prepared}
     notes = list(prepared["notes"])
@@ -1716,11 +1786,11 @@ def plan(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"
     return result
 
 
-def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep"):
+def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep", revert=None):
     """
     Make the changes that :func:`plan` tells, as a part of the transaction.
 
-    name, parameters, services, unmanaged
+    name, parameters, services, unmanaged, revert
         As for the state ``postconf.managed``.
 
     main.cf and master.cf are switched only if they are still what the new ones were made from; a file that
@@ -1738,7 +1808,7 @@ def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep
     if not _installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
     for _ in range(ATTEMPTS):
-        prepared = _prepare(name, parameters, services, unmanaged)
+        prepared = _prepare(name, parameters, services, unmanaged, revert)
         if not prepared["changes"]:
             return
         staged = _staged(name, prepared)
@@ -1762,3 +1832,7 @@ def _switch(name, prepared, texts):
             __salt__["mta_transaction.write"](
                 os.path.join(name, file_name), contents, activate=prepared["activate"]
             )
+    whole, record = _record(name)
+    if prepared["record"] is not None and prepared["record"] != record:
+        text = json.dumps({**whole, name: prepared["record"]}, indent=1)
+        __salt__["mta_transaction.write"](os.path.join(_state_dir(), RECORD), text, mode="0600")

@@ -13,6 +13,8 @@ Verify that the live mail server answers as described, by holding an SMTP conver
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+SEVERITIES = ("high", "medium", "low")
+
 
 def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30):
     """
@@ -61,4 +63,52 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
             result=False,
             comment="\n".join(["The server does not answer as described:", *problems, *transcript]),
         )
+    return ret
+
+
+def audited(name, severity="medium", accepted=None, timeout=120):
+    """
+    Fail when the server is weak: the comment lists all findings, with reasons and the pillar lines that mend them.
+
+    It never changes anything. In test mode, findings are no failure when nothing is installed yet, or when other
+    states of the run would change what they depend on.
+
+    name
+        Any text.
+
+    severity
+        The least that fails: ``high``, ``medium`` (default) or ``low``.
+
+    accepted
+        List of names of findings that are as they should be. They are listed, and do not fail. Default: none.
+
+    timeout
+        Seconds for all conversations. Default 120.
+
+    .. code-block:: yaml
+
+        audit:
+          mta_probe.audited:
+            - severity: low
+            - accepted: [disable_vrfy_command]
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+    if severity not in SEVERITIES:
+        ret.update(result=False, comment=f"severity is one of {', '.join(SEVERITIES)}, not {severity!r}")
+        return ret
+    later = __opts__["test"] and __salt__["mta_transaction.outlook"]()["changes"]
+    try:
+        seen = __salt__["mta_probe.audit"](timeout=timeout)
+    except CommandExecutionError as err:
+        result = None if __opts__["test"] else False
+        ret.update(result=result, comment=f"The server cannot be audited: {err}")
+        return ret
+    failing = SEVERITIES[: SEVERITIES.index(severity) + 1]
+    found = seen["findings"]
+    bad = [one for one in found if one["severity"] in failing and one["name"] not in (accepted or [])]
+    lines = [f"{one['severity']}: {one['name']}: {one['reason']}. {one['pillar']}" for one in found]
+    if bad:
+        ret["result"] = None if later else False
+    title = f"{len(bad)} weaknesses" if bad else "No weakness"
+    ret["comment"] = "\n".join([f"{title} of severity {severity} or worse.", *lines, *seen["notes"]])
     return ret

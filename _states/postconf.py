@@ -61,7 +61,7 @@ makes the state fail and nothing is changed. What was wrong before is only repor
 """
 
 
-def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep", transaction=None):
+def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep", revert=None, transaction=None):
     """
     Keep main.cf and master.cf as described, together.
 
@@ -83,12 +83,24 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
         What becomes of parameters and services that neither this state nor the package's own configuration
         has, and nothing else refers to: ``keep`` (default), ``warn`` (the comment lists them) or ``remove``.
 
+    revert
+        List of names of parameters, and of services (``name/type``), that are only lent: what each of them was
+        when this state first changed it is kept, and comes back when a later run has the name in here no longer.
+        What of the parameters this Postfix does not know is left out, and the comment says so. Default: what has
+        been kept stays as it is.
+
     transaction
         Name of the transaction whose closing state activates and verifies the change. Default: this state
         does both itself, and undoes the change when the server does not answer as it should.
     """
     name = name if name.startswith("/") else "/etc/postfix"
-    args = {"name": name, "parameters": parameters, "services": services, "unmanaged": unmanaged}
+    args = {
+        "name": name,
+        "parameters": parameters,
+        "services": services,
+        "unmanaged": unmanaged,
+        "revert": revert,
+    }
     return __salt__["mta_transaction.member"](
         name,
         "postconf",

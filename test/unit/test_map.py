@@ -345,9 +345,78 @@ class TestGuideProfile:
         assert parameters["inet_interfaces"] is None
         assert parameters["message_size_limit"] == 1
 
-    @pytest.mark.parametrize("profile", ["hardened", "../map", 5, ["guide"]])
+    @pytest.mark.parametrize("profile", ["hardend", "../map", 5, ["guide"]])
     def test_an_unknown_profile_renders_so_that_it_can_be_refused(self, render, profile):
         assert render.parameters({"profile": profile}) == render.parameters()
+
+    def test_it_leaves_master_cf_alone(self, render):
+        assert render.mta()["services"] == {}
+
+
+PROFILES = salt.utils.yaml.safe_load((REPOSITORY / "postfix_mta" / "profiles.yaml").read_text())
+
+
+class TestHardenedProfile:
+    @pytest.fixture
+    def hardened(self, render):
+        return lambda pillar=None, **host: render.mta({"profile": "hardened", **(pillar or {})}, **host)
+
+    def test_nothing_of_the_other_profile_stays(self):
+        for name in ("parameters", "settings", "services"):
+            assert {*PROFILES["guide"][name]} <= {*PROFILES["hardened"][name]}
+
+    def test_the_profiles_are_those_that_the_pillar_may_name(self, render):
+        render.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
+        assert render.functions["mta_settings.effective"].__globals__["_PROFILES"] == (*PROFILES,)
+
+    def test_its_defaults_are_under_the_pillar_and_over_the_family_s(self, hardened):
+        mta = hardened(os_family="RedHat")
+        assert mta["sasl"]["directory_mode"] == "0710"
+        assert mta["firewall"]["ports"] == ["listeners"]
+        assert [pair["key_type"] for pair in mta["pairs"]] == ["rsa", "ec"]
+        assert mta["certificate"]["days"] == 365
+        mta = hardened(
+            {"sasl": {"directory_mode": "0750"}, "certificate": {"days": 90}, "firewall": {"ports": [25]}}
+        )
+        assert mta["sasl"]["directory_mode"] == "0750"
+        assert mta["firewall"]["ports"] == [25]
+        assert mta["certificate"]["days"] == 90
+
+    def test_there_is_one_pair_where_the_pillar_says_so(self, hardened):
+        mta = hardened({"certificate": {"second": {"key_type": "none"}}})
+        assert len(mta["pairs"]) == 1
+        assert mta["main_cf"]["smtpd_tls_chain_files"] is None
+
+    def test_a_login_is_offered_only_by_the_submission_services(self, hardened):
+        mta = hardened()
+        assert mta["main_cf"]["smtpd_sasl_auth_enable"] is False
+        logins = {
+            name: entry["overrides"]["smtpd_sasl_auth_enable"]
+            for name, entry in mta["services"].items()
+            if "overrides" in entry
+        }
+        assert logins == {"submission/inet": True, "submissions/inet": True}
+        off = hardened({"sasl": {"enabled": False}})["services"]["submission/inet"]
+        assert off["overrides"]["smtpd_sasl_auth_enable"] is False
+
+    def test_the_pillar_is_laid_over_its_services(self, hardened):
+        services = {
+            "submission/inet": {"process_limit": 50, "overrides": {"syslog_name": None, "smtpd_tls_loglevel": 2}},
+            "submissions/inet": None,
+            "uucp/unix": None,
+        }
+        given = hardened({"services": services})["services"]
+        assert given["submission/inet"]["command"] == "smtpd"
+        assert given["submission/inet"]["process_limit"] == 50
+        overrides = given["submission/inet"]["overrides"]
+        assert overrides["smtpd_tls_security_level"] == "encrypt"
+        assert (overrides["syslog_name"], overrides["smtpd_tls_loglevel"]) == (None, 2)
+        assert given["submissions/inet"] is given["uucp/unix"] is None
+        assert given["smtp/inet"] == hardened()["services"]["smtp/inet"]
+
+    def test_what_is_the_profile_s_own_goes_with_it(self, hardened, render):
+        assert {"smtp/inet", "disable_vrfy_command"} <= {*hardened()["of_profile"]}
+        assert {*render.mta()["of_profile"]} == {*PROFILES["guide"]["parameters"]}
 
 
 class TestRelay:

@@ -686,3 +686,50 @@ def test_a_configuration_that_cannot_be_read_is_reported(answers, pretend):
     ret = answers()
     assert (ret["result"], "There is no main.cf" in ret["comment"]) == (False, True)
     assert answers(test=True)["result"] is None
+
+
+# -- the audit -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def audit(opts, modules, context, pretend, listener, certificates, tmp_path):
+    """mta_probe.audit over the server of this file, with a configuration that has nothing but it."""
+    pretend("postconf.listeners", lambda: [{**listener, "keys": [certificates["good"]]}])
+    pretend("postconf.in_force", lambda: {"queue_directory": str(tmp_path)})
+    pretend("postconf.services", dict)
+    pretend("postconf.tables", lambda parameter: [])
+    pretend("saslauthd.settings", lambda: {"socket_directory": str(tmp_path / "sasl")})
+    return modules["mta_probe.audit"]
+
+
+def names(found):
+    return [one["name"].rpartition(" ")[0] or one["name"] for one in found["findings"]]
+
+
+def test_the_audit_sees_what_a_client_and_the_disk_show(audit, server, stranger, certificates, tmp_path, listener):
+    server.replies["RCPT TO:<postmaster@example.net>"] = b"250 2.1.5 Ok\r\n"
+    (tmp_path / "sasl").mkdir(mode=0o755)
+    (tmp_path / "sasl" / "mux").touch()
+    found = audit()
+    assert {"auth-in-clear", "open-relay", "self-signed", "open-to-all"} <= {*names(found)}
+    assert f"open-to-all {tmp_path}/sasl" in [one["name"] for one in found["findings"]]
+    assert PASSWORD not in str(found)
+
+
+def test_the_state_fails_with_every_finding_and_accepts_what_it_is_told_to(opts, modules, context, pretend):
+    finding = {
+        "name": "disable_vrfy_command",
+        "severity": "low",
+        "reason": "VRFY tells",
+        "pillar": "parameters: {}",
+    }
+    pretend("mta_probe.audit", lambda timeout: {"findings": [finding], "notes": ["a note"]})
+    state = salt.loader.states(opts, modules, {}, None, context=context)["mta_probe.audited"]
+    passed = state("audit")
+    assert passed["result"] is True
+    assert "disable_vrfy_command: VRFY tells. parameters: {}" in passed["comment"]
+    failed = state("audit", severity="low")
+    assert (failed["result"], failed["changes"]) == (False, {})
+    assert "a note" in failed["comment"]
+    assert state("audit", severity="low", accepted=["disable_vrfy_command"])["result"] is True
+    assert "severity is one of" in state("audit", severity="worst")["comment"]

@@ -53,8 +53,12 @@ BROKEN = [
     ("services: [submission]", "services", "is not a mapping"),
     ("mailname: example com", "mailname", "allowed: a domain"),
     ("25: x", "25", "unknown key"),
-    # Not in this version
-    ("profile: hardened", "profile", "does not have hardened yet; allowed: guide, none"),
+    ("profile: hardend", "profile", "allowed: guide, hardened, none; did you mean hardened?"),
+    (
+        "{profile: hardened, certificate: {key_type: ec}}",
+        "certificate:second:key_type",
+        "allowed: another, or none",
+    ),
     ("certificate: {source: flies}", "certificate:source", "did you mean files?"),
     # Smarthosts
     ("relay: smtp.example.net", "relay", "is not a section"),

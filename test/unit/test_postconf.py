@@ -46,6 +46,15 @@ uucp      unix  -       n       n       -       -       pipe
 PROGRAM = """\
 #!/bin/sh
 echo "${0##*/} $*" >> "$LOG"
+if [ "${0##*/} $3" = "postconf -X" ]; then
+    file=$2/main.cf
+    shift 3
+    for name; do
+        grep -v "^$name *=" "$file" > "$file.new"
+        mv "$file.new" "$file"
+    done
+    exit
+fi
 [ "${0##*/} $3" = "postconf -e" ] || exec grep -h COMPLAIN "$2/main.cf" "$2/master.cf" >&2
 file=$2/main.cf
 shift 3
@@ -930,3 +939,99 @@ def test_set_and_reset_raise_when_the_server_does_not_work_with_it(host, modules
     with pytest.raises(CommandExecutionError, match="refused"):
         modules["postconf.reset"](["biff", "relayhost"])
     assert seen == [{"biff": True}, {"biff": None, "relayhost": None}]
+
+
+# -- what is only lent ---------------------------------------------------------------------------
+
+
+HARDENED = {"parameters": {"biff": True, "smtpd_helo_required": True}, "revert": ["biff", "smtpd_helo_required"]}
+GUIDE = {"parameters": {"smtpd_helo_required": None}, "revert": ["smtpd_helo_required"]}
+
+
+class TestRevert:
+    """A profile's names: what they were before is kept, and comes back when another profile lacks them."""
+
+    @pytest.fixture
+    def apply(self, host, log, pretend, opts):
+        """Apply without a transaction; ``postconf -d`` knows what is in here."""
+        known = ("biff", "smtpd_helo_required", "smtpd_banner")
+
+        def write(path, contents, activate=None, mode=None):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            pathlib.Path(path).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+
+        pretend("mta_transaction.write", write)
+        pretend("mta_transaction.need", lambda activate: None)
+        run = host.private["_run"]
+
+        def answer(*command):
+            if command[-1] == "-d":
+                return 0, "".join(f"{name} = x\n" for name in known), ""
+            return run(*command)
+
+        host.private["_run"] = answer
+        yield lambda **args: host.apply(**args)
+        host.private["_run"] = run
+
+    def test_what_was_there_comes_back_and_what_was_not_goes(self, host, apply):
+        apply(**HARDENED)
+        assert host.show()["biff"] == host.show()["smtpd_helo_required"] == "yes"
+        assert host.changes(**GUIDE) == {
+            "biff": {"old": "yes", "new": "no"},
+            "smtpd_helo_required": {"old": "yes", "new": None},
+        }
+
+    def test_a_second_run_changes_nothing(self, host, apply):
+        apply(**HARDENED)
+        assert host.changes(**HARDENED) == {}
+
+    def test_what_others_set_since_is_theirs(self, host, apply):
+        apply(**HARDENED)
+        apply(parameters={"smtpd_helo_required": True}, revert=["smtpd_helo_required"])
+        assert host.show()["biff"] == "no"
+        host.write(host.main().replace("biff = no", "biff = yes"))
+        assert host.changes(revert=["smtpd_helo_required"]) == {}
+
+    def test_what_is_asked_for_otherwise_stays(self, host, apply):
+        apply(**HARDENED)
+        assert host.changes(parameters={"biff": True}, revert=["smtpd_helo_required"]) == {}
+
+    def test_a_state_that_says_nothing_of_it_leaves_it(self, host, apply):
+        apply(**HARDENED)
+        assert host.changes() == {}
+        assert "biff" in host.changes(revert=[])
+
+    def test_what_is_not_managed_may_go_in_the_same_run(self, host, apply):
+        host.write(host.main() + "strange = 1\n")
+        apply(parameters={"strange": 2}, revert=["strange"])
+        prepared = host.private["_prepare"](str(host.directory), {}, {}, "remove", [])
+        assert prepared["changes"]["strange"] == {"old": "2", "new": None}
+
+    def test_a_service_comes_back_as_it_was_and_the_pillar_s_fields_stay(self, host):
+        service = {"smtp/inet": {"command": "postscreen", "process_limit": 1}}
+        prepare = host.private["_prepare"]
+        first = prepare(str(host.directory), {}, service, "keep", ["smtp/inet"])
+        before = host.services()["smtp/inet"]
+        assert first["record"] == {"smtp/inet": before}
+        record = {str(host.directory): first["record"]}
+        host.private["_record"], kept = (lambda name: (record, record[name])), host.private["_record"]
+        try:
+            host.write(master=MASTER.replace("-       -       smtpd", "-       1       postscreen", 1))
+            assert host.changes(revert=[])["master.cf smtp/inet"]["new"] == {
+                "process_limit": "-",
+                "command": "smtpd",
+            }
+            asked = host.changes(services={"smtp/inet": {"process_limit": 9}}, revert=[])
+            assert asked["master.cf smtp/inet"]["new"] == {"process_limit": "9", "command": "smtpd"}
+        finally:
+            host.private["_record"] = kept
+
+    def test_a_name_that_this_postfix_does_not_know_is_left_out_and_the_comment_says_so(self, host, apply):
+        wanted = {"biff": True, "smtpd_forbid_novelty": True}
+        plan = host.plan(parameters=wanted, revert=[*wanted])
+        assert plan["changes"] == {"biff": {"old": "no", "new": "yes"}}
+        assert "goes without: smtpd_forbid_novelty" in plan["comment"]
+
+    def test_only_a_list_of_names_is_taken(self, host):
+        with pytest.raises(SaltInvocationError, match="revert is a list"):
+            host.plan(revert="biff")

@@ -1,0 +1,242 @@
+"""
+What is weak about a mail server: rules over what :py:func:`mta_probe.audit` has seen of it.
+
+Each finding is a dictionary:
+
+- ``name``: what is weak, and where that is of one listener or file: ``auth-in-clear 127.0.0.1:25``
+- ``severity``: ``high`` (somebody can read, send or pretend what he must not), ``medium`` (a defence is missing
+  that a server on the internet needs), ``low`` (it tells or does more than it has to)
+- ``reason``: why, in one sentence
+- ``pillar``: the line below ``postfix_mta`` that mends it; or what to do where no setting does
+
+Nothing here reads a file or talks to anybody. Sources: postconf(5), RFC 8314, RFC 8996, RFC 9325, Mozilla's Server
+Side TLS, and postfix.org/smtp-smuggling.html.
+"""
+
+import ipaddress
+import re
+
+SEVERITIES = ("high", "medium", "low")
+NO_SETTING = "no setting: "
+ON = "yes"
+ANY_NUMBER = "[1-9][0-9]*"
+
+# Parameters: name, good values (a regular expression), severity, why others are not, and a good one for pillar.
+# Those of AUTH count only where there is AUTH.
+SMUGGLING = (
+    "a line that ends in a bare <LF> can end a message here, and what follows be sent in this server's name"
+)
+PARAMETERS = (
+    ("smtpd_forbid_bare_newline", "yes|normalize|reject", "high", SMUGGLING, "true"),
+    (
+        "smtpd_forbid_unauth_pipelining",
+        ON,
+        "medium",
+        "commands that came before the answer to STARTTLS or DATA are obeyed: bots and injections do that",
+        "true",
+    ),
+    ("smtpd_client_connection_count_limit", ANY_NUMBER, "medium", "one client can take every smtpd process", "20"),
+    ("smtpd_client_connection_rate_limit", ANY_NUMBER, "medium", "one client may connect without a limit", "60"),
+    ("message_size_limit", ANY_NUMBER, "medium", "one message can fill the disk", "52428800"),
+    ("smtpd_client_message_rate_limit", ANY_NUMBER, "low", "one client may send without a limit", "100"),
+    ("disable_vrfy_command", ON, "low", "VRFY tells everybody which accounts there are", "true"),
+    ("smtpd_helo_required", ON, "low", "mail is taken from clients that do not even say who they are", "true"),
+    ("smtpd_etrn_restrictions", ".+", "low", "everybody may have the queue flushed (ETRN)", "reject"),
+    (
+        "tls_ssl_options",
+        ".*NO_RENEGOTIATION.*",
+        "low",
+        "clients may renegotiate, which costs the server more than them",
+        "[NO_COMPRESSION, NO_RENEGOTIATION]",
+    ),
+)
+AUTH_PARAMETERS = (
+    (
+        "smtpd_sasl_security_options",
+        ".*noanonymous.*",
+        "high",
+        "a mechanism may let somebody in without a name",
+        "noanonymous",
+    ),
+    ("smtpd_client_auth_rate_limit", ANY_NUMBER, "medium", "passwords can be guessed without a limit", "20"),
+)
+# TLS that a listener took when nothing better was offered: severity, reason, pillar.
+OFFERS = {
+    "TLS 1.0": ("medium", "TLS 1.0 is deprecated", "parameters: {smtpd_tls_protocols: '>=TLSv1.2'}"),
+    "TLS 1.1": ("medium", "TLS 1.1 is deprecated", "parameters: {smtpd_tls_protocols: '>=TLSv1.2'}"),
+    "anonymous ciphers": (
+        "low",
+        "a client that wants none is shown no certificate, and may talk to somebody in between",
+        "parameters: {smtpd_tls_exclude_ciphers: aNULL}",
+    ),
+    "weak ciphers": (
+        "high",
+        "a cipher without encryption, or one that can be broken, is taken",
+        "parameters: {smtpd_tls_exclude_ciphers: [eNULL, LOW, EXPORT, 3DES, RC4, SEED, IDEA]}",
+    ),
+    "no forward secrecy": (
+        "low",
+        "who gets the key one day can read what was recorded before",
+        "parameters: {smtpd_tls_exclude_ciphers: [aNULL, kRSA]}",
+    ),
+}
+SMALLEST_KEYS = {"RSA": 2048, "EC": 256, "DSA": 1 << 30}
+BROKEN_HASHES = ("md5", "sha1")
+WIDEST = {4: 8, 6: 16}
+
+
+def findings(facts):
+    """
+    Return what is weak, the worst first.
+
+    facts
+        Dictionary of what was seen:
+
+        - ``parameters``: all parameters in force, name to text (postconf -x)
+        - ``services``: entries of master.cf, as :py:func:`postconf.services` returns them
+        - ``listeners``: list of dictionaries as of :py:func:`postconf.listeners`, each with ``label``,
+          ``reached`` (boolean), ``banner``, ``auth`` (mechanisms offered in clear, and under TLS: two lists),
+          ``starttls`` (boolean), ``relays`` (text or ``None``) and ``taken`` (names of ``OFFERS``)
+        - ``files``: list of ``(path, mode, what it is, bits that others must not have, pillar)``
+        - ``certificates``: path to a list of what ``mta_x509.describe`` returns, with ``days_left``
+        - ``authorities``: list of those paths that hold authorities
+
+    Returns a list of findings; see this module's description.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_audit.findings '{"parameters": {}, "services": {}, "listeners": [], "files": [],
+            "certificates": {}, "authorities": []}'
+    """
+    found = []
+    for rule in (_of_listeners, _of_parameters, _of_networks, _of_files, _of_certificates):
+        for severity, name, reason, pillar in rule(facts):
+            found.append({"name": name, "severity": severity, "reason": reason, "pillar": pillar})
+    return sorted(found, key=lambda one: (SEVERITIES.index(one["severity"]), one["name"]))
+
+
+def _of_listeners(facts):
+    for one in facts["listeners"]:
+        label, (clear, secured) = one["label"], one["auth"]
+        if clear:
+            yield (
+                "high",
+                f"auth-in-clear {label}",
+                f"AUTH {' '.join(clear)} is offered without TLS: passwords cross the network for all to read",
+                "parameters: {smtpd_tls_auth_only: true}",
+            )
+        if (clear or secured) and one["port"] == 25:
+            yield (
+                "low",
+                f"auth-at-port-25 {label}",
+                "logins belong to ports 587 and 465: port 25 cannot demand TLS, and every bot tries it",
+                "profile: hardened",
+            )
+        if one["relays"]:
+            yield (
+                "high",
+                f"open-relay {label}",
+                f"a stranger may send to others: {one['relays']}",
+                "parameters: {smtpd_relay_restrictions: [permit_mynetworks, permit_sasl_authenticated,"
+                " reject_unauth_destination]}",
+            )
+        if one["reached"] and not one["starttls"] and not one["wrappermode"]:
+            yield (
+                "medium",
+                f"no-tls {label}",
+                "mail and passwords come in clear",
+                "parameters: {smtpd_tls_security_level: may}",
+            )
+        for name in one["taken"]:
+            severity, reason, pillar = OFFERS[name]
+            yield severity, f"{name.lower().replace(' ', '-')} {label}", reason, pillar
+        if re.search(r"\d+\.\d+|Debian|Ubuntu|Exim|Sendmail", re.sub(r"^220 \S+", "", one["banner"] or "")):
+            yield (
+                "low",
+                f"banner {label}",
+                "the greeting tells which software, and which faults, it has",
+                "parameters: {smtpd_banner: $myhostname ESMTP}",
+            )
+
+
+def _of_parameters(facts):
+    main = facts["parameters"]
+    servers = {
+        name: {**main, **entry["overrides"]}
+        for name, entry in facts["services"].items()
+        if entry["command"] == "smtpd"
+    }
+    for names, rules in ((list(servers), PARAMETERS), (_with_auth(servers), AUTH_PARAMETERS)):
+        for parameter, good, severity, reason, value in rules:
+            bad = [name for name in names if not re.fullmatch(good, servers[name].get(parameter, ""), re.DOTALL)]
+            if not bad:
+                continue
+            pillar = f"parameters: {{{parameter}: {value}}}"
+            if parameter not in main:
+                pillar = f"{NO_SETTING}this Postfix has no {parameter}; a newer package has"
+            elif re.fullmatch(good, main[parameter], re.DOTALL):
+                pillar = f"services: {{{bad[0]}: {{overrides: {{{parameter}: null}}}}}}"
+            where = "" if len(bad) == len(names) else f" {', '.join(bad)}"
+            yield severity, f"{parameter}{where}", reason, pillar
+
+
+def _with_auth(servers):
+    return [name for name, own in servers.items() if own.get("smtpd_sasl_auth_enable") == ON]
+
+
+def _of_networks(facts):
+    for item in re.split(r"[\s,]+", facts["parameters"].get("mynetworks", "")):
+        try:
+            network = ipaddress.ip_network(item.replace("[", "").replace("]", ""), strict=False)
+        except ValueError:
+            continue
+        if not network.is_loopback and network.prefixlen < WIDEST[network.version]:
+            yield (
+                "high",
+                f"mynetworks {item}",
+                f"{network.num_addresses} addresses may send through this server without a login",
+                "parameters: {mynetworks: [127.0.0.0/8, '[::1]/128']}",
+            )
+
+
+def _of_files(facts):
+    for path, mode, what, bits, pillar in facts["files"]:
+        if mode & bits:
+            yield "high", f"open-to-all {path}", f"{what} has mode {mode:04o}: every local user gets at it", pillar
+
+
+def _of_certificates(facts):
+    for path, chain in facts["certificates"].items():
+        for number, one in enumerate(chain):
+            who = one["subject"] or path
+            if one["days_left"] < 0:
+                yield (
+                    "high",
+                    f"expired {path}",
+                    f"the certificate of {who} is no longer valid: clients refuse it",
+                    f"{NO_SETTING}the next apply renews what this formula makes; other files have to be replaced",
+                )
+            kind, _, size = one["key"].partition(" ")
+            if size.isdigit() and int(size) < SMALLEST_KEYS.get(kind, 0):
+                yield (
+                    "high",
+                    f"weak-key {path}",
+                    f"the key of {who} is {one['key']}: it can be broken, and clients refuse it",
+                    "certificate: {key_size: 3072}",
+                )
+            if not one["self_signed"] and one["signature"] in BROKEN_HASHES:
+                yield (
+                    "high",
+                    f"weak-signature {path}",
+                    f"the certificate of {who} is signed with {one['signature']}: it can be forged",
+                    f"{NO_SETTING}remove {path}: the next apply makes it anew",
+                )
+            if one["self_signed"] and number == 0 and path not in facts["authorities"]:
+                yield (
+                    "low",
+                    f"self-signed {path}",
+                    "clients cannot tell this server from somebody else's",
+                    "certificate: {source: local_ca}",
+                )

@@ -45,7 +45,7 @@ def _summary(results):
     }
 
 
-def ended(results, config_directory="/etc/postfix"):
+def ended(results, config_directory="/etc/postfix", revision=None):
     """
     Record how an apply ended; send the event when it changed something or failed.
 
@@ -56,6 +56,9 @@ def ended(results, config_directory="/etc/postfix"):
         Where main.cf and master.cf are. They are recorded as those of this apply when ``postconf.managed`` was
         part of it and succeeded.
 
+    revision (str, default None)
+        Of the formula.
+
     Returns the record, as :func:`last` does. Where it cannot be written, the next apply writes it.
 
     CLI Example:
@@ -64,7 +67,7 @@ def ended(results, config_directory="/etc/postfix"):
 
         salt '*' mta_apply.ended '{}'
     """
-    record = {**_summary(results), "time": int(time.time()), "revision": __salt__["mta_settings.revision"]()}
+    record = {**_summary(results), "time": int(time.time()), "revision": revision}
     files = last().get("files", {})
     if any(key.startswith("postconf_|-") and one.get("result") for key, one in results.items()):
         paths = [os.path.join(config_directory, name) for name in FILES]

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "16ee169337bf"
+REVISION = "5698e7e5ef09"
 
 
 def revision():
@@ -54,10 +54,11 @@ def effective(saltenv="base"):
     ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``authority``, each pair's
     ``arguments``, ``conversation`` and ``saslauthd`` (what the states of ``mta_cert``, ``mta_probe`` and
     ``saslauthd`` are called with), ``main_cf`` (all parameters), ``of_profile`` (names of the parameters and
-    services that the profile has), ``family`` (what ``os_family.yaml`` says) and ``synced`` (whether the loaded
-    modules are those of the file server). In place of secrets are pillar paths (or ``None``):
-    ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar``
-    and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of what is no path of a file.
+    services that the profile has), ``family`` (what ``os_family.yaml`` says), ``revision`` (of the formula) and
+    ``synced`` (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or
+    ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``,
+    ``verify.login_pillar`` and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of
+    what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -140,6 +141,7 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
         hostname = settings["hostname"] = str(fqdn or "")
     settings["short"], _, settings["domain"] = hostname.partition(".")
     settings["profile"] = chosen
+    settings["revision"] = REVISION
     settings["family"] = own["family"]
     if settings["mailname"] is None and settings["profile"] != "none":
         settings["mailname"] = hostname

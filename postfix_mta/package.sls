@@ -50,4 +50,5 @@ postfix_mta_beacon:
 postfix_mta_ended:
   mta_apply.ended:
     - name: {{ mta.family.config_directory | json }}
+    - revision: {{ mta.revision | json }}
     - order: last

@@ -103,14 +103,9 @@ def _hostname(config_directory):
 
 
 def _mailname():
-    """What /etc/mailname says, if it is what an apply would write."""
-    try:
-        with open(MAILNAME, encoding="ascii") as file:
-            text = file.read()
-    except (OSError, ValueError):
-        return None
-    name = text[:-1]
-    return name if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", name) and text == f"{name}\n" else None
+    """What /etc/mailname says, if pillar can say it."""
+    name = __salt__["mta_package.mail_name"](MAILNAME)
+    return name if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", name or "") else None
 
 
 def _aliases(notes):

@@ -700,7 +700,7 @@ def _described(name, text):
     if re.fullmatch(r"0|[1-9][0-9]{0,15}", text):
         return int(text)
     items = _items(text)
-    return items if LISTS.match(name) and len(items) > 1 else text
+    return items if re.match(LISTS, name) and len(items) > 1 else text
 
 
 def _described_service(service, entry, known):

@@ -145,9 +145,10 @@ def test_what_is_exported_changes_nothing(export, modules, directory, opts):
 
 
 @pytest.mark.parametrize(
-    ("mailname", "exported"), [("example.org\n", "example.org"), ("example.org", None), ("", None), (None, None)]
+    ("mailname", "exported"),
+    [("example.org\n", "example.org"), ("not one\n", None), ("a\nb\n", None), ("", None), (None, None)],
 )
-def test_the_mail_name_is_exported_where_an_apply_would_write_the_same(export, tmp_path, mailname, exported):
+def test_the_mail_name_is_exported_where_pillar_can_say_it(export, tmp_path, mailname, exported):
     if mailname is not None:
         (tmp_path / "mailname").write_text(mailname)
     assert export()[1].get("mailname") == exported

@@ -243,6 +243,9 @@ def test_the_mail_name_is_kept_with_the_mode_that_its_file_has(package, in_mode,
     assert changed["changes"] == {str(file): {"old": "old.example.com", "new": "mail.example.com"}}
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("mail.example.com\n", 0o640)
 
+    left = in_mode(False)["mta_package.installed"]("packages", **{**args, "mailname": None})
+    assert left["result"] is True and not left["changes"]
+
 
 def test_a_mail_name_that_cannot_be_written_is_one_clear_error(package, in_mode, tmp_path):
     file = tmp_path / "nowhere" / "mailname"

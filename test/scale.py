@@ -95,7 +95,7 @@ def main():
         return Container.start(f"{PREFIX}-scale-{name.partition('.')[0]}", driver, image, [LABEL])
 
     try:
-        fleet = Fleet.start(start("salt.example.com"), {}, {}, {"gather_job_timeout": 120})
+        fleet = Fleet.start(start("salt.example.com"), {}, {})
         print(line("minions", COLUMNS), flush=True)
         for number in sorted(options.numbers):
             grow(fleet, start, number)

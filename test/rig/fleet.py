@@ -35,6 +35,8 @@ MASTER = {
     "file_roots": {"base": [STATES]},
     "pillar_roots": {"base": [PILLARS]},
     "auto_accept": True,
+    # Seconds for a minion to say that it is still at it: on a busy machine it has other things to do.
+    "gather_job_timeout": 60,
 }
 # Soon there, also after the master was away.
 MINION = {"acceptance_wait_time": 1, "recon_default": 500, "recon_max": 2000, "random_reauth_delay": 1}

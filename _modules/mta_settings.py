@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "fbccecd9c945"
+REVISION = "543280d42421"
 
 
 def revision():
@@ -1224,7 +1224,14 @@ _SCHEMA = {
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).
-        "socket_directory": (_path, {"longest": 100}),
+        "socket_directory": (
+            _text,
+            {
+                "what": "an absolute path of letters, digits and _, with + @ : . - inside of its parts",
+                "pattern": r"(/[A-Za-z0-9_+@:.-]*[A-Za-z0-9_])+",
+                "longest": 100,
+            },
+        ),
         "directory_mode": (_mode, {}),
     },
     "firewall": {

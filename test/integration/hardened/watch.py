@@ -1,6 +1,6 @@
 """
-Look at the arguments and the environment of every process all the time, until SIGTERM; write those that hold a word
-of WORDS to OUTPUT.
+Look at the arguments and the environment of every process all the time, until SIGTERM; write those that hold one of
+WORDS to OUTPUT.
 
     watch.py WORDS OUTPUT
 

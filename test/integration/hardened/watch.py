@@ -1,6 +1,6 @@
 """
-Look at the arguments and the environment of every process all the time, until SIGTERM; write those that hold one of
-WORDS to OUTPUT.
+Look at the arguments and the environment of every process all the time, until SIGTERM; then write to OUTPUT those
+that hold one of WORDS.
 
     watch.py WORDS OUTPUT
 

@@ -268,12 +268,12 @@ class TestAttacks:
         assert self.smuggled(talk, container) == []
 
     def test_commands_before_their_time_are_refused(self, talk):
-        heard = talk(send=[f"{EHLO}MAIL FROM:<a@example.org>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\n"])
+        heard = talk(linger=1, send=[f"{EHLO}MAIL FROM:<a@example.org>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\n"])
         assert not any("354" in text for text in [heard[1] or "", *heard[-1]])
         assert "554 5.5.0" in str(heard) or heard[1] is None
 
     def test_commands_behind_starttls_are_not_obeyed_under_tls(self, talk):
-        heard = talk(send=[EHLO, "STARTTLS\r\nMAIL FROM:<a@example.org>\r\n"])
+        heard = talk(linger=1, send=[EHLO, "STARTTLS\r\nMAIL FROM:<a@example.org>\r\n"])
         assert "250 2.1.0" not in str(heard)
 
     def test_who_talks_before_the_greeting_is_sent_away(self, talk, container):

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "8d3fbc2e0853"
+REVISION = "80daaf5fe1cd"
 
 
 def revision():

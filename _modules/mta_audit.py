@@ -60,10 +60,13 @@ AUTH_PARAMETERS = (
     ),
     ("smtpd_client_auth_rate_limit", ANY_NUMBER, "medium", "passwords can be guessed without a limit", "20"),
 )
+# In words that Postfix before 3.6 knows too.
+OLD_TLS = "'!SSLv2, !SSLv3, !TLSv1, !TLSv1.1'"
+NEW_TLS = f"parameters: {{smtpd_tls_protocols: {OLD_TLS}, smtpd_tls_mandatory_protocols: {OLD_TLS}}}"
 # TLS that a listener took when nothing better was offered: severity, reason, pillar.
 OFFERS = {
-    "TLS 1.0": ("medium", "TLS 1.0 is deprecated", "parameters: {smtpd_tls_protocols: '>=TLSv1.2'}"),
-    "TLS 1.1": ("medium", "TLS 1.1 is deprecated", "parameters: {smtpd_tls_protocols: '>=TLSv1.2'}"),
+    "TLS 1.0": ("medium", "TLS 1.0 is deprecated", NEW_TLS),
+    "TLS 1.1": ("medium", "TLS 1.1 is deprecated", NEW_TLS),
     "anonymous ciphers": (
         "low",
         "a client that wants none is shown no certificate, and may talk to somebody in between",

@@ -1485,7 +1485,14 @@ _SCHEMA = {
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).
-        "socket_directory": (_path, {"longest": 100}),
+        "socket_directory": (
+            _text,
+            {
+                "what": "an absolute path of letters, digits and _, with + @ : . - inside of its parts",
+                "pattern": r"(/[A-Za-z0-9_+@:.-]*[A-Za-z0-9_])+",
+                "longest": 100,
+            },
+        ),
         "directory_mode": (_mode, {}),
     },
     "firewall": {

@@ -513,9 +513,11 @@ def _record(config_directory):
     """
     What parameters and services of :func:`plan`'s ``revert`` were before: ``{name: text, entry or None}``.
 
-    The whole record has one such dictionary for each configuration directory.
+    The whole record has one such dictionary for each configuration directory. One that is damaged is none.
     """
-    whole = json.loads(_read(os.path.join(_state_dir(), RECORD)) or "{}")
+    whole = {}
+    with contextlib.suppress(ValueError):
+        whole = json.loads(_read(os.path.join(_state_dir(), RECORD)) or "{}")
     return whole, whole.get(config_directory, {})
 
 

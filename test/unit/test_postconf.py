@@ -1032,6 +1032,11 @@ class TestRevert:
         assert plan["changes"] == {"biff": {"old": "no", "new": "yes"}}
         assert "goes without: smtpd_forbid_novelty" in plan["comment"]
 
+    def test_a_record_that_is_damaged_is_none(self, host, apply, opts):
+        apply(**HARDENED)
+        (pathlib.Path(opts["mta_state_dir"]) / "postconf.json").write_text("{")
+        assert host.changes(revert=[]) == {}
+
     def test_only_a_list_of_names_is_taken(self, host):
         with pytest.raises(SaltInvocationError, match="revert is a list"):
             host.plan(revert="biff")

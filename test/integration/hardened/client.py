@@ -5,10 +5,10 @@ was heard goes as JSON to standard output.
     {"source": "198.51.100.1", "host": "172.17.0.2", "port": 25, "send": ["EHLO a.example\\r\\n"]}
 
 Each may also have ``tls`` (``starttls``, after an EHLO, or ``implicit``), ``early`` (text that is sent before the
-greeting) and ``repeat`` (how often the whole conversation is held). Texts are latin-1, and sent as they are;
-``@PATH`` stands for what is in a file. A reply is waited for after each text, also after an empty one. All are
-held at the same time. The answer is a list of lists of replies: the greeting first, ``null`` where the connection
-was closed; and at the end a list of what came within a second without being asked for.
+greeting), ``linger`` (seconds to wait for more at the end) and ``repeat`` (how often all of it is held). Texts are
+latin-1, and sent as they are; ``@PATH`` stands for what is in a file. A reply is waited for after each text, also
+after an empty one. All are held at the same time. The answer is a list of lists of replies: the greeting first,
+``null`` where the connection was closed; and at the end a list of what came without being asked for.
 """
 
 import concurrent.futures
@@ -74,10 +74,12 @@ def converse(one):
         heard.append(reply(reader))
         if heard[-1] is None:
             break
-    connection.settimeout(1)
-    heard.append([])
-    while heard[-2] is not None and (more := reply(reader)) and not more.startswith("("):
-        heard[-1].append(more)
+    extra = []
+    if "linger" in one and heard[-1] is not None:
+        connection.settimeout(one["linger"])
+        while (more := reply(reader)) and not more.startswith("("):
+            extra.append(more)
+    heard.append(extra)
     connection.close()
     return heard
 

@@ -19,7 +19,7 @@ import pytest
 
 from rig import results
 
-CLIENT = pathlib.Path(__file__).with_name("client.py")
+CLIENT, WATCH = (pathlib.Path(__file__).with_name(name) for name in ("client.py", "watch.py"))
 STRANGER, BOT, GUESSER, HURRIED, USER = (f"198.51.100.{number}" for number in (1, 2, 3, 4, 5))
 EHLO = "EHLO client.example\r\n"
 ALICE = "alice@mail.example.com"
@@ -268,12 +268,12 @@ class TestAttacks:
         assert self.smuggled(talk, container) == []
 
     def test_commands_before_their_time_are_refused(self, talk):
-        heard = talk(send=[f"{EHLO}MAIL FROM:<a@example.org>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\n"])
+        heard = talk(linger=1, send=[f"{EHLO}MAIL FROM:<a@example.org>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\n"])
         assert not any("354" in text for text in [heard[1] or "", *heard[-1]])
         assert "554 5.5.0" in str(heard) or heard[1] is None
 
     def test_commands_behind_starttls_are_not_obeyed_under_tls(self, talk):
-        heard = talk(send=[EHLO, "STARTTLS\r\nMAIL FROM:<a@example.org>\r\n"])
+        heard = talk(linger=1, send=[EHLO, "STARTTLS\r\nMAIL FROM:<a@example.org>\r\n"])
         assert "250 2.1.0" not in str(heard)
 
     def test_who_talks_before_the_greeting_is_sent_away(self, talk, container):
@@ -453,3 +453,65 @@ class TestProfiles:
     @pytest.fixture
     def platform_name(self, instance):
         return instance.platform
+
+
+class TestSecrets:
+    """An apply on a minion of a master, with every secret set, at the log level that says most."""
+
+    SECRETS = ("geheim-passphrase", "geheim-former", "geheim-entry", "geheim-all", RIGHT)
+
+    @pytest.fixture
+    def minion(self, container, own, instance):
+        """A running master for ``salt-call``; every secret is in its pillar."""
+        if not instance.platform.startswith("debian-12"):
+            pytest.skip("the formula hides them in the same way on every platform")
+        root = f"/{container.root}srv".replace("//", "/")
+        roots = f"file_roots: {{base: [{root}/salt]}}\npillar_roots: {{base: [{root}/pillar]}}\n"
+        container.put(
+            {
+                "/etc/salt-pair/master": f"{roots}auto_accept: true\n",
+                "/etc/salt-pair/minion": "master: 127.0.0.1\nid: mail.example.com\n",
+                "/srv/words": "\n".join(self.SECRETS),
+                "/srv/watch.py": WATCH,
+            }
+        )
+        passphrase, former, entry, whole, password = self.SECRETS
+        pillar = {
+            **PILLAR,
+            "certificate": {"ca": {"passphrase": passphrase, "previous_passphrase": former}},
+            "verify": {"login": {"username": "alice", "password": password}},
+            "maps": {
+                "logins": {"entries": {"[smtp.example.net]:587": {"secret": f"alice:{entry}"}}},
+                "others": {"secret": True, "entries": {"x@example.com": whole}},
+            },
+        }
+        container.set_pillar({"postfix_mta": pillar})
+        for unit, argv in (
+            ("salt-master-secrets", ["/usr/local/bin/salt-master", "--config-dir=/etc/salt-pair"]),
+            ("watch-secrets", ["python3", "/srv/watch.py", "/srv/words", "/srv/watched"]),
+        ):
+            container.exec(["systemd-run", f"--unit={unit}", "--service-type=exec", *argv])
+        yield ["salt-call", "--config-dir=/etc/salt-pair"]
+        container.exec("systemctl stop salt-master-secrets")
+
+    def test_no_secret_is_shown(self, container, minion):
+        log_all = ["--log-level=trace", "--log-file=/var/log/salt-secrets", "--log-file-level=all"]
+        shown = container.exec([*minion, *log_all, "state.apply", "postfix_mta"])
+        assert re.search(r"Succeeded: \d+ \(changed=\d+\)\nFailed: +0", shown.stdout), shown.stdout[-3000:]
+        container.exec("systemctl stop watch-secrets; journalctl > /var/log/journal-secrets")
+        said = shown.stdout + shown.stderr
+        assert "[TRACE" in said
+        assert [secret for secret in self.SECRETS if secret in said] == []
+        # The master keeps pillars; the tables are what the secrets are for.
+        found = container.exec(
+            "grep -rlFf /srv/words /var/log /var/cache/salt/minion /var/cache/salt/master/jobs /etc /run /tmp"
+            " /var/lib /var/spool/postfix 2>/dev/null",
+            check=False,
+        )
+        tables = {
+            path for path in found.stdout.split() if re.fullmatch(r"/etc/postfix/(logins|others)(\.\w+)?", path)
+        }
+        assert {*found.stdout.split()} == tables
+        assert container.exec(["stat", "-c", "%a", *tables]).stdout.split() == ["600"] * len(tables)
+        watched = container.exec("cat /srv/watched").stdout.split("\n")
+        assert len(watched) == 1 and int(watched[0].split()[0]) > 20, watched

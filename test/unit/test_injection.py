@@ -1,0 +1,247 @@
+"""
+No value of the pillar becomes more than a value: in main.cf, master.cf, the shell file and the unit of saslauthd,
+the alias file, firewall rules, SLS files and log lines. Whatever gets through the validation is driven to where it
+is written, and read back by the rules of who reads it. Nothing of the pillar gets into a PAM file.
+"""
+
+import configparser
+import copy
+import inspect
+import pathlib
+import re
+import subprocess
+import xml.dom.minidom
+
+import pytest
+import salt.utils.yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from salt.exceptions import SaltInvocationError
+from test_map import PREAMBLE, Renderer
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+FILES = REPOSITORY / "postfix_mta"
+CANARY = "canary"
+# What ends a value, a line, a word or a quotation somewhere.
+FRAGMENTS = (
+    *("\n", "\r", "\r\n", "\0", "\t", "\x0b", "\x1b[2J", "\x85", "\u2028", " ", "  "),
+    *("'", '"', "\\", "\\\n", ";", "&", "|", ">", "<", "#", " # ", "=", ",", ":", "%n", "%i", "~", "*", "?", "!"),
+    *("{", "}", "{{ 7 * 7 }}", "{% set x = 1 %}", "{maps.t}", "{hostname}", "$(", ")", "`", "${x}", "$x", "$$"),
+    *(
+        f"$(touch {CANARY})",
+        f"`touch {CANARY}`",
+        f"; touch {CANARY} #",
+        f'"; touch {CANARY}; "',
+        f"' touch {CANARY} '",
+    ),
+    *("\nroot: mallory", "\nrelayhost = mallory", " -o mynetworks=0.0.0.0/0", "\n  -o mynetworks=0.0.0.0/0"),
+    *("\nExecStartPre=/bin/false", "\n[Service]", "\n- flush ruleset", "-j ACCEPT", "</service>", "../", "/.."),
+    *(
+        "auth sufficient pam_permit.so",
+        "\nauth sufficient pam_permit.so",
+        "-",
+        "--",
+        "ü",
+        "mail.example.com",
+        "/x",
+    ),
+)
+TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=6), min_size=1, max_size=2).map("".join)
+# Where a text may stand; PLACE is replaced by a good beginning with the text behind it.
+PLACES = (
+    ("", {"hostname": "PLACE"}),
+    ("alice", {"root_recipient": "PLACE"}),
+    ("alice", {"aliases": {"sales": "PLACE"}}),
+    ("|/bin/true ", {"aliases": {"sales": ["bob", "PLACE"]}}),
+    ("sales", {"aliases": {"PLACE": "alice"}}),
+    ("x", {"parameters": {"smtpd_banner": "PLACE"}}),
+    ("127.0.0.0/8", {"parameters": {"mynetworks": ["PLACE", "10.0.0.0/8"]}}),
+    ("smtpd_x", {"parameters": {"PLACE": "x"}}),
+    ("x", {"services": {"smtp/inet": {"overrides": {"smtpd_banner": "PLACE"}}}}),
+    ("smtpd_x", {"services": {"smtp/inet": {"overrides": {"PLACE": "x"}}}}),
+    ("smtpd", {"services": {"smtp/inet": {"command": "PLACE"}}}),
+    ("x", {"services": {"x/unix": {"command": "pipe", "arguments": "PLACE"}}}),
+    ("x", {"services": {"x/unix": {"command": "pipe", "arguments": ["flags=F", "PLACE"]}}}),
+    ("10", {"services": {"x/unix": {"command": "pipe", "wakeup": "PLACE"}}}),
+    ("x", {"services": {"PLACE/unix": {"command": "smtp"}}}),
+    ("/etc/x", {"certificate": {"key": "PLACE"}}),
+    ("/etc/x", {"certificate": {"chain_file": "PLACE"}}),
+    ("Example", {"certificate": {"subject": {"organization": "PLACE"}}}),
+    ("a.example.com", {"certificate": {"names": ["PLACE"]}}),
+    ("x", {"sasl": {"options": "PLACE"}}),
+    ("/run/x", {"sasl": {"socket_directory": "PLACE"}}),
+    ("0710", {"sasl": {"directory_mode": "PLACE"}}),
+    ("pam", {"sasl": {"mechanisms": ["PLACE"]}}),
+    ("public", {"firewall": {"zones": ["PLACE"]}}),
+    ("25", {"firewall": {"ports": ["PLACE"]}}),
+    ("/etc/x", {"firewall": {"rules_file": "PLACE"}}),
+    ("8BITMIME", {"verify": {"capabilities": ["PLACE"]}}),
+    ("keep", {"unmanaged": "PLACE"}),
+    ("guide", {"profile": "PLACE"}),
+)
+MASTER = "smtp      inet  n       -       y       -       -       smtpd\n"
+
+
+def filled(tree, text):
+    """The tree with PLACE replaced, in keys and values."""
+    if isinstance(tree, dict):
+        return {key.replace("PLACE", text): filled(value, text) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [filled(value, text) for value in tree]
+    return tree.replace("PLACE", text)
+
+
+PILLARS = st.builds(lambda place, text: filled(place[1], place[0] + text), st.sampled_from(PLACES), TEXTS)
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """The formula's data: defaults, families and profiles."""
+    names = ("defaults", "os_family", "profiles")
+    read = [salt.utils.yaml.safe_load((FILES / f"{name}.yaml").read_text()) for name in names]
+    return [read[0]["postfix_mta"], *read[1:]]
+
+
+@pytest.fixture
+def inside(modules):
+    """The names inside a module, by one of its functions."""
+    return lambda function: inspect.unwrap(modules[function]).__globals__
+
+
+@pytest.fixture
+def accepted(inside, sources):
+    """The effective settings of a pillar; ``None`` when it is refused, with lines that are lines."""
+    module = inside("mta_settings.problems")
+
+    def validate(pillar):
+        mta = module["_settings"](*copy.deepcopy(sources), pillar, "Debian", "mail.example.com")
+        found = module["_problems"](pillar, "postfix_mta", "mail.example.com", mta)
+        assert all(line.isprintable() for line in found)
+        return None if found else mta
+
+    return validate
+
+
+@pytest.fixture
+def saslauthd(inside, tmp_path, monkeypatch):
+    """saslauthd's files, below ``tmp_path``: ``saslauthd(mta)`` gives what would be written."""
+    module = inside("saslauthd.plan")
+    for name in ("DEFAULTS_FILE", "INIT_SCRIPT", "DROP_IN", "STATOVERRIDE", "GROUP_FILE"):
+        monkeypatch.setitem(module, name, str(tmp_path) + module[name])
+    unit = tmp_path / "saslauthd.service"
+    unit.touch()
+    monkeypatch.setitem(module, "NATIVE_UNITS", (str(unit),))
+
+    def files(mta):
+        sasl = mta["sasl"]
+        arguments = {name: sasl[name] for name in ("mechanisms", "threads", "cache", "directory_mode")}
+        arguments.update(mech_options=sasl["options"], socket_directory=sasl["socket_directory"])
+        written = module["_work"](module["_arguments"](arguments))["files"]
+        return written[module["DEFAULTS_FILE"]], written[module["DROP_IN"]]
+
+    return files
+
+
+def check_main_cf(postconf, mta):
+    for name, value in mta["main_cf"].items():
+        text = postconf["_wanted_text"](name, value)
+        if text is not None:
+            read = postconf["_parameters"](postconf["_appended"]("first = 1\n", {name: text}) + "last = 1\n")
+            assert read == {"first": "1", name: text, "last": "1"}
+
+
+def check_master_cf(postconf, mta):
+    present = postconf["_services"](MASTER)
+    for service, entry in postconf["_wanted_services"](mta["services"], present).items():
+        if entry is not None:
+            read = postconf["_services"](f"{MASTER}{postconf['_entry_text'](service, entry)}\n")
+            assert read == {**present, service: entry}
+
+
+def check_aliases(aliases, mta):
+    wanted = aliases["_wanted"]({**mta["root_aliases"], **mta["aliases"]})
+    entries, broken = aliases["_entries"](aliases["_edited"]("first: x\n", wanted))[:2]
+    assert not broken
+    assert {name: values for name, values, _ in entries} == {"first": ["x"], **wanted}
+
+
+def check_saslauthd(files, mta, directory):
+    defaults, unit = files(mta)
+    sasl = mta["sasl"]
+    options = f"-c -m {sasl['socket_directory']}"
+    (directory / "defaults").write_text(defaults)
+    show = '. ./defaults; printf "%s\\n" "$MECHANISMS" "$MECH_OPTIONS" "$OPTIONS" "$THREADS"'
+    shown = subprocess.run(["sh", "-c", show], cwd=directory, capture_output=True, text=True, check=True)
+    assert shown.stdout.split("\n")[:4] == ["pam", sasl["options"] or "", options, str(sasl["threads"])]
+    assert not (directory / CANARY).exists()
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str
+    parser.read_string(unit)
+    assert parser.sections() == ["Unit", "Service"]
+    assert {*parser["Service"]} <= {"PIDFile", "RuntimeDirectoryMode", "ExecStartPre", "ExecStart"}
+    assert parser["Service"]["ExecStartPre"].split()[-1] == sasl["socket_directory"]
+    assert "%" not in unit
+
+
+def check_firewalls(inside, mta):
+    ports = [port for port in mta["firewall"]["ports"] if port != "listeners"]
+    assert all(isinstance(port, int) and 0 < port < 65536 for port in ports)
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", zone) for zone in mta["firewall"]["zones"])
+    rules = "".join(inside("mta_firewall_iptables.plan")["_rules"](ports)).splitlines()
+    assert [line for line in rules if line and not line.startswith(("#", "-A INPUT -p tcp --dport "))] == []
+    assert inside("mta_firewall_nftables.plan")["_rule"](ports).isprintable()
+    service = inside("mta_firewall_firewalld.plan")["_service_text"](ports)
+    assert xml.dom.minidom.parseString(service).documentElement.tagName == "service"
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: re.sub("[^a-z_]+", "-", str(place[1])).strip("-"))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXTS)
+def test_what_is_written_is_what_was_asked_for_and_nothing_more(
+    place, text, accepted, inside, saslauthd, tmp_path
+):
+    pillar = filled(place[1], place[0] + text)
+    mta = accepted(pillar)
+    if mta is None:
+        return
+    postconf = inside("postconf.plan")
+    try:
+        check_main_cf(postconf, mta)
+        check_master_cf(postconf, mta)
+        check_aliases(inside("mta_aliases.plan"), mta)
+    except SaltInvocationError as err:
+        # The member refuses what the validation of the pillar leaves to it, in one line.
+        assert str(err).isprintable()
+    if "sasl" in pillar:
+        check_saslauthd(saslauthd, mta, tmp_path)
+    check_firewalls(inside, mta)
+
+
+@pytest.mark.parametrize(
+    "pillar",
+    [{}, {"sasl": {"options": "ldap.conf"}}, {"aliases": {"sales": "alice"}}, {"firewall": {"ports": [26]}}],
+)
+def test_a_good_pillar_gets_to_where_it_is_checked(pillar, accepted, inside, saslauthd, tmp_path):
+    mta = accepted(pillar)
+    check_main_cf(inside("postconf.plan"), mta)
+    check_aliases(inside("mta_aliases.plan"), mta)
+    check_saslauthd(saslauthd, mta, tmp_path)
+    check_firewalls(inside, mta)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pillar=PILLARS)
+def test_a_state_gets_the_values_and_no_value_becomes_a_state(pillar, accepted, opts):
+    mta = accepted(pillar)
+    if mta is None:
+        return
+    render = Renderer(opts)
+    config = render((FILES / "config.sls").read_text(), pillar)
+    assert {*config} == {"include", "postfix_mta_config", "postfix_mta_maps", "extend"}
+    (arguments,) = config["postfix_mta_config"].values()
+    given_on = {key: value for argument in arguments for key, value in argument.items()}
+    assert given_on["parameters"] == mta["main_cf"]
+    assert given_on["services"] == mta["services"]
+    assert render(f"{PREAMBLE}{{{{ mta.aliases | json }}}}", pillar) == mta["aliases"]
+    aliases = render((FILES / "aliases.sls").read_text(), pillar)
+    assert {*aliases} == {"include", "postfix_mta_aliases"}

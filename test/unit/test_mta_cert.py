@@ -1213,6 +1213,23 @@ def test_a_good_pair_is_not_judged_twice_and_judged_again_when_anything_changed(
             what()
 
 
+def test_a_good_pair_that_is_not_served_is_put_in_force(host, pretend):
+    host.settle()
+    # Replaced by another good one, and Postfix was not reloaded.
+    host.certificate.write_bytes(host.certificate.read_bytes() + b"\n")
+    asked = []
+    pretend("mta_probe.stale", lambda paths: asked.append(paths) or ["127.0.0.1:25"])
+    changed = host.pair()
+    assert changed["result"] is True
+    assert changed["changes"]["activation"] == "reload"
+    assert asked
+    pretend("mta_probe.stale", lambda paths: asked.append(paths) or [])
+    assert host.pair()["changes"] == {}
+    number = len(asked)
+    assert host.pair()["changes"] == {}
+    assert len(asked) == number
+
+
 def test_no_verdict_about_an_authority_with_a_passphrase_is_kept(host, secret, tmp_path):
     host.settle()
     host.settle()

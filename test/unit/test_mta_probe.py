@@ -733,3 +733,47 @@ def test_the_state_fails_with_every_finding_and_accepts_what_it_is_told_to(opts,
     assert "a note" in failed["comment"]
     assert state("audit", severity="low", accepted=["disable_vrfy_command"])["result"] is True
     assert "severity is one of" in state("audit", severity="worst")["comment"]
+
+
+# A certificate that is not the one on disk
+
+
+@pytest.fixture
+def stale(modules, listener, pretend):
+    pretend("postconf.listeners", lambda: [listener])
+    return lambda *paths: modules["mta_probe.stale"](list(paths) or None, timeout=5)
+
+
+def test_a_listener_that_serves_what_is_on_disk_is_not_stale(stale):
+    assert stale() == []
+
+
+def test_a_listener_that_serves_another_certificate_is_stale(stale, server, certificates):
+    server.certificate = certificates["other"]
+    assert stale() == [f"127.0.0.1:{server.port}"]
+    assert stale(certificates["good"]) == [f"127.0.0.1:{server.port}"]
+    assert stale(certificates["rsa"]) == []
+
+
+def test_a_certificate_that_cannot_be_read_is_not_the_one_served(stale, listener):
+    listener["certificates"] = ["/nonexistent"]
+    assert len(stale()) == 1
+
+
+def test_of_two_certificates_both_have_to_be_served(stale, server, listener, certificates):
+    listener["certificates"] = [certificates["good"], certificates["rsa"]]
+    assert len(stale()) == 1
+    server.certificate = listener["certificates"]
+    assert stale() == []
+
+
+def test_nothing_is_known_of_a_server_that_does_not_talk_and_there_is_nothing_to_know_without_tls(
+    stale, server, listener
+):
+    server.replies["STARTTLS"] = b"454 4.7.0 TLS not available\r\n"
+    assert stale() is None
+    listener["starttls"] = False
+    assert stale() == []
+    server.stop()
+    listener["starttls"] = True
+    assert stale() is None

@@ -19,7 +19,7 @@ SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
 BLANKS = " \t\n\v\f\r"
 BLANK, COMMA, COLON = re.compile(f"[{BLANKS}]"), re.compile(","), re.compile(":")
 PLAIN_NAME = re.compile(r"[^\s\"#:@()<>\[\],;\\]+")
-PLAIN_PATH = re.compile(r"[A-Za-z0-9_./:+=%@|-]+")
+PLAIN_PATH = r"[A-Za-z0-9_./:+=%@|-]+"
 
 
 # -- the syntax ----------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def _values(text):
 
 def _written(value):
     """A value as aliases(5) needs it: commands and paths with anything unusual in them in quotes."""
-    if _is_special(value) and not PLAIN_PATH.fullmatch(value):
+    if _is_special(value) and not re.fullmatch(PLAIN_PATH, value):
         return _quoted(value)
     return value
 

@@ -339,27 +339,16 @@ def plan(name, key, **arguments):
     """
     wanted, now = _arguments(arguments), _now()
     _planned().pop(name, None)
-    try:
-        evidence = _evidence(name, key, wanted)
-        said = evidence and __salt__["mta_verdict.recall"](name, evidence, now.timestamp())
-        if said:
-            return said
+
+    def judge():
         found = _survey(now, name, key, wanted)
-    except CommandExecutionError as err:
-        return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
-    if found["issue"]:
-        end = now + datetime.timedelta(days=wanted["days"])
-        _planned()[name] = {key: found[key] for key in ("subject", "name", "public")}
-        _planned()[name]["not_after"] = end
-    said = {
-        "changes": found["changes"],
-        "activate": {"postfix": "reload"} if found["changes"] else {},
-        "comment": "\n".join(found["notes"]),
-        "errors": [],
-    }
-    if evidence and not said["changes"]:
-        __salt__["mta_verdict.remember"](name, evidence, said, *(moment.timestamp() for moment in found["holds"]))
-    return said
+        if found["issue"]:
+            end = now + datetime.timedelta(days=wanted["days"])
+            _planned()[name] = {key: found[key] for key in ("subject", "name", "public")}
+            _planned()[name]["not_after"] = end
+        return found
+
+    return __salt__["mta_verdict.plan"](name, lambda: _evidence(name, key, wanted), judge, now)
 
 
 def _evidence(name, key, wanted):

@@ -510,25 +510,20 @@ def plan(name, key, hostname, **arguments):
         salt '*' mta_cert.plan /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com
     """
     wanted, now = _arguments(arguments), _now()
-    try:
-        evidence = _evidence(name, key, hostname, wanted)
-        said = evidence and __salt__["mta_verdict.recall"](name, evidence, now.timestamp())
-        if said:
-            return said
-        found = _survey(now, name, key, hostname, wanted)
-    except CommandExecutionError as err:
-        return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
+    return __salt__["mta_verdict.plan"](
+        name,
+        lambda: _evidence(name, key, hostname, wanted),
+        lambda: _survey_served(now, name, key, hostname, wanted),
+        now,
+    )
+
+
+def _survey_served(now, name, key, hostname, wanted):
+    """What :func:`_survey` finds, and whether a good pair is the one that the server shows."""
+    found = _survey(now, name, key, hostname, wanted)
     if not found["changes"] and __salt__["mta_probe.stale"]([name, wanted["chain_file"]]):
         found["changes"][name] = {"old": "another certificate is served", "new": "served"}
-    said = {
-        "changes": found["changes"],
-        "activate": {"postfix": "reload"} if found["changes"] else {},
-        "comment": "\n".join(found["notes"]),
-        "errors": [],
-    }
-    if evidence and not said["changes"]:
-        __salt__["mta_verdict.remember"](name, evidence, said, *(moment.timestamp() for moment in found["holds"]))
-    return said
+    return found
 
 
 def _evidence(name, key, hostname, wanted):

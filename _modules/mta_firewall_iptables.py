@@ -26,7 +26,7 @@ GROUPS = (
     ("# Allows pop and pops connections", (110, 995)),
     ("# Allows imap and imaps connections", (143, 993)),
 )
-LOG_LINE = re.compile(r"\s*#.*log iptables denied calls", re.IGNORECASE)
+LOG_LINE = r"(?i)\s*#.*log iptables denied calls"
 
 
 # Options of a rule that do not limit whom it lets in, with the values for which that is so (None: any value).
@@ -189,7 +189,7 @@ def _with_ports(text, ports):
     if begin < end and first <= begin <= last:
         place = begin
     else:
-        log = next((index for index in range(first, last) if LOG_LINE.match(rest[index])), None)
+        log = next((index for index in range(first, last) if re.match(LOG_LINE, rest[index])), None)
         place = last if log is None else log
         while log is None and rest[place - 1].startswith("#"):
             place -= 1

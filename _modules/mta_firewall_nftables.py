@@ -31,7 +31,7 @@ from salt.exceptions import CommandExecutionError
 COMMENT = "postfix_mta"
 OUR_RULE = rf'tcp dport (?:\d+|\{{ [0-9, ]+ \}}) accept comment "{COMMENT}"'
 # As a line of its own, and between other statements of one line.
-OURS = re.compile(rf"(?m)^[ \t]*{OUR_RULE}\n|; {OUR_RULE}; ")
+OURS = rf"(?m)^[ \t]*{OUR_RULE}\n|; {OUR_RULE}; "
 BOOT_LINKS = "/etc/systemd/system/*.wants/nftables.service"
 
 # Options of log and their arguments, which do not matter here.
@@ -130,7 +130,7 @@ def _planned(ports, nftables_file):
             )
         return planned
     planned["old"] = old = _texts(nftables_file)
-    if not ports and not any(OURS.search(text) for text in old.values()):
+    if not ports and not any(re.search(OURS, text) for text in old.values()):
         return planned
     if ports:
         _refuse_commands(old)
@@ -150,7 +150,7 @@ def _planned(ports, nftables_file):
 
 def _with_ports(text, ports, notes):
     """Return the text of a file with our rules where they belong, and nowhere else. ``notes`` get what is odd."""
-    text = OURS.sub("", text)
+    text = re.sub(OURS, "", text)
     if not ports:
         return text
     chains = _chains(text)
@@ -228,7 +228,7 @@ def _rule(ports):
 
 def _our_rules(text):
     """Return our rules in a text, one in a line."""
-    return "\n".join(match.group().strip("; \t\n") for match in OURS.finditer(text))
+    return "\n".join(match.group().strip("; \t\n") for match in re.finditer(OURS, text))
 
 
 def _notes(key, refusing):

@@ -57,7 +57,6 @@ import logging
 import os
 import re
 import time
-import types
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -71,36 +70,9 @@ BACKDATED = datetime.timedelta(hours=1)
 TIME = "%Y-%m-%d %H:%M:%S"  # as Salt's x509 module takes it, in UTC
 
 LONGEST_REQUEST = 16384  # bytes; that of an RSA key of 8192 bits takes 3 KB
-RSA_SIZES = (2048, 8192)
-CURVES = ("secp256r1", "secp384r1", "secp521r1")
 COMMON_NAME_LIMIT = 64  # RFC 5280, appendix A.1
-MINION_ID = re.compile(r"[\w.@-]+", re.ASCII)
-REQUEST = re.compile(
-    r"\s*-----BEGIN CERTIFICATE REQUEST-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE REQUEST-----\s*"
-)
-
-
-def _library():
-    """Import ``cryptography`` where it is needed: loading this module must cost nothing."""
-    try:
-        from cryptography import x509
-        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    except ImportError as err:
-        raise CommandExecutionError(
-            f"The Python library cryptography is missing in Salt's environment: {err}. "
-            "Install it there: salt-pip install cryptography, or the package python3-cryptography"
-        ) from err
-    return types.SimpleNamespace(
-        x509=x509,
-        serialization=serialization,
-        ec=ec,
-        ed25519=ed25519,
-        rsa=rsa,
-        # What cryptography raises for input that it cannot use.
-        errors=(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
-    )
+MINION_ID = r"(?a)[\w.@-]+"
+REQUEST = r"\s*-----BEGIN CERTIFICATE REQUEST-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE REQUEST-----\s*"
 
 
 def _now():
@@ -139,13 +111,9 @@ def sign_request(request, ca_minion, policy=None, days=DAYS):
     """
     answer = _ask(ca_minion, "issue", request=request, policy=policy or __opts__["id"], days=days)
     certificate = answer.get("certificate") or ""
-    lib = _library()
-    try:
-        issued = lib.x509.load_pem_x509_certificate(certificate.encode()).public_key()
-        if _public_pem(issued) == _public_pem(lib.x509.load_pem_x509_csr(request.encode()).public_key()):
-            return certificate
-    except lib.errors as err:
-        raise CommandExecutionError(f"The CA minion {ca_minion} sent no certificate: {err}") from err
+    issued = _described(certificate, f"what the CA minion {ca_minion} sent")
+    if issued["public"] == __salt__["mta_x509.describe_request"](request)["public"]:
+        return certificate
     raise CommandExecutionError(f"The CA minion {ca_minion} sent a certificate for another key")
 
 
@@ -165,13 +133,13 @@ def authority(ca_minion):
         salt mail1.example.com mta_fleet_ca.authority ca.example.com
     """
     pem = _ask(ca_minion, "certificate").get("certificate") or ""
-    _parse(pem, f"what the CA minion {ca_minion} sent")
+    _described(pem, f"what the CA minion {ca_minion} sent")
     return pem
 
 
 def _ask(ca_minion, function, **arguments):
     """Call a function of this module on the CA minion; what it answers when that is no refusal."""
-    if not isinstance(ca_minion, str) or not MINION_ID.fullmatch(ca_minion):
+    if not isinstance(ca_minion, str) or not re.fullmatch(MINION_ID, ca_minion):
         raise SaltInvocationError(f"ca_minion must be a minion id, not {ca_minion!r}")
     if "master_uri" not in __opts__:
         raise CommandExecutionError(
@@ -234,7 +202,7 @@ def certificate():
         pem = _read(path)
         if pem is None:
             return {"refused": f"{path} is not there; state.apply postfix_mta.fleet_ca makes the authority"}
-        _parse(pem, path)
+        _described(pem, path)
     except CommandExecutionError as err:
         return {"refused": str(err)}
     return {"certificate": pem}
@@ -291,7 +259,7 @@ def _issue(request, policy, days, applicant):
     found = _policy(policy, settings)
     if not fnmatch.fnmatchcase(applicant, found.pop("minions")):
         raise CommandExecutionError(f"the policy {policy} is not for {applicant}")
-    public = _public_key(request)
+    wanted = _requested(request)
     if "x509.encode_certificate" not in __salt__:  # what only the newer of Salt's two x509 modules has
         raise CommandExecutionError(
             "Salt's x509 module is not loaded there. On Salt 3006 it needs 'features: {x509_v2: true}' in the "
@@ -301,10 +269,10 @@ def _issue(request, policy, days, applicant):
     signer = _signing_certificate(found["signing_cert"])
     end = now + datetime.timedelta(days=min(days, found.pop("days_valid", DAYS)))
     wishes = {
-        "keyUsage": _usage(public),
+        "keyUsage": _usage(wanted["key"]),
         "not_before": (now - BACKDATED).strftime(TIME),
-        "not_after": min(end, _end(signer)).strftime(TIME),
-        "public_key": _public_pem(public),
+        "not_after": min(end, signer["not_after"]).strftime(TIME),
+        "public_key": wanted["public_pem"],
     }
     try:
         return __salt__["x509.create_certificate"](**{**wishes, **found})
@@ -348,11 +316,11 @@ def _policy(name, settings):
 def _signing_certificate(given):
     """The authority's certificate, which a policy gives as a path or as PEM text."""
     if "-----BEGIN" in given:
-        return _parse(given, "the policy's signing_cert")
+        return _described(given, "the policy's signing_cert")
     pem = _read(given)
     if pem is None:
         raise CommandExecutionError(f"{given} is not there; state.apply postfix_mta.fleet_ca makes the authority")
-    return _parse(pem, given)
+    return _described(pem, given)
 
 
 def _generated(names):
@@ -377,46 +345,16 @@ def _generated(names):
     }
 
 
-def _usage(public):
+def _usage(key):
     """The key usage: only an RSA key enciphers keys (RFC 3279, 2.3.1; RFC 5480, 3)."""
-    rsa = isinstance(public, _library().rsa.RSAPublicKey)
-    return ", ".join(["critical", "digitalSignature", *(["keyEncipherment"] if rsa else [])])
+    return ", ".join(["critical", "digitalSignature", *(["keyEncipherment"] if key.startswith("RSA") else [])])
 
 
-def _public_key(request):
-    """The public key of a request that its private key has signed, and that clients accept."""
-    lib = _library()
-    if not isinstance(request, str) or len(request) > LONGEST_REQUEST or not REQUEST.fullmatch(request):
+def _requested(request):
+    """What a request is for, when it is one, its private key has signed it, and clients accept the key."""
+    if not isinstance(request, str) or len(request) > LONGEST_REQUEST or not re.fullmatch(REQUEST, request):
         raise SaltInvocationError("the request is not the text of one PEM certificate request")
-    try:
-        parsed = lib.x509.load_pem_x509_csr(request.encode())
-        public = parsed.public_key()
-        weakness = _weakness(public)
-        if weakness:
-            raise CommandExecutionError(weakness)
-        genuine = parsed.is_signature_valid
-    except lib.errors as err:
-        raise CommandExecutionError(f"the request cannot be read: {err}") from err
-    if not genuine:
-        raise CommandExecutionError("the request is not signed by its own key")
-    return public
-
-
-def _weakness(public):
-    """Why a key gets no certificate; ``None`` when it may."""
-    lib = _library()
-    if isinstance(public, lib.rsa.RSAPublicKey):
-        low, high = RSA_SIZES
-        if not low <= public.key_size <= high:
-            return f"an RSA key must have {low} to {high} bits, not {public.key_size}"
-        if public.public_numbers().e < 65537:
-            return f"the RSA key's exponent {public.public_numbers().e} is too small"
-    elif isinstance(public, lib.ec.EllipticCurvePublicKey):
-        if public.curve.name not in CURVES:
-            return f"the curve {public.curve.name} is not taken"
-    elif not isinstance(public, lib.ed25519.Ed25519PublicKey):
-        return "the key is of a type that clients do not take"
-    return None
+    return __salt__["mta_x509.describe_request"](request)
 
 
 # -- the system's trust store ------------------------------------------------------------------
@@ -512,23 +450,9 @@ def _read(path):
         raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
 
 
-def _parse(pem, what):
+def _described(pem, what):
     """The first certificate of a PEM text."""
-    lib = _library()
     try:
-        return lib.x509.load_pem_x509_certificate(pem.encode())
-    except lib.errors as err:
-        raise CommandExecutionError(f"{what} is not a PEM certificate: {err}") from err
-
-
-def _end(parsed):
-    """When a certificate ends, as an aware datetime; cryptography before 42 has only naive ones."""
-    moment = getattr(parsed, "not_valid_after_utc", None)
-    return moment or parsed.not_valid_after.replace(tzinfo=datetime.timezone.utc)
-
-
-def _public_pem(public):
-    serialization = _library().serialization
-    return public.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    ).decode()
+        return __salt__["mta_x509.describe"](pem)[0]
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{what} {err}") from err

@@ -47,13 +47,11 @@ SECONDS = 60
 # isspace(3) in the C locale, as Postfix uses it: less than what Python takes for whitespace.
 BLANKS = " \t\n\v\f\r"
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-KEY = re.compile(rf'((?:\\.|"(?:\\.|[^"\\])*"|[^\\"{BLANKS}])+)(?:[{BLANKS}]+(.*))?\Z', re.DOTALL)
-PATTERN = re.compile(
-    rf"(!?([^A-Za-z0-9{BLANKS}\\]).*?(?<!\\)(?:\\\\)*\2[A-Za-z]*)(?:[{BLANKS}]+(.*))?\Z", re.DOTALL
-)
+KEY = rf'(?s)((?:\\.|"(?:\\.|[^"\\])*"|[^\\"{BLANKS}])+)(?:[{BLANKS}]+(.*))?\Z'
+PATTERN = rf"(?s)(!?([^A-Za-z0-9{BLANKS}\\]).*?(?<!\\)(?:\\\\)*\2[A-Za-z]*)(?:[{BLANKS}]+(.*))?\Z"
 # The identifier of a Berkeley DB file, in the metadata page at its start (db_page.h).
 IDENTIFIER = slice(52, 72)
-TIME = re.compile(rb"(?<![0-9])[0-9]{10}(?![0-9])")
+TIME = rb"(?<![0-9])[0-9]{10}(?![0-9])"
 
 
 # -- the syntax ----------------------------------------------------------------------------------
@@ -88,11 +86,11 @@ def _pair(kind, line):
         name, _, value = line.partition("=")
         return name.strip(BLANKS), value.strip(BLANKS)
     if kind in ("pcre", "regexp"):
-        match = PATTERN.match(line)
+        match = re.match(PATTERN, line)
         if match:
             return match[1], (match[3] or "").strip(BLANKS)
     elif kind != "cidr":
-        match = KEY.match(line)
+        match = re.match(KEY, line)
         if match:
             return match[1], (match[2] or "").strip(BLANKS)
         return line, ""
@@ -256,7 +254,7 @@ def _digest(contents, kind=None):
         # Not only there: a page that was the first one of a smaller file keeps it.
         contents = contents.replace(contents[IDENTIFIER], b"")
     if kind and b"YP_LAST_MODIFIED" in contents:
-        contents = TIME.sub(b"", contents)
+        contents = re.sub(TIME, b"", contents)
     return hashlib.blake2b(contents, digest_size=20).hexdigest()
 
 

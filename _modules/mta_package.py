@@ -1,5 +1,5 @@
 """
-Install the mail server's packages, with debconf answers given before the first installation.
+Install the mail server's packages; debconf answers and the system mail name are given before that.
 
 On the Debian family the dpkg database is read in process, nothing is started while everything is installed,
 and an installation is simulated first: it is refused when it would remove anything but a competing mail
@@ -13,6 +13,7 @@ import subprocess
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.atomicfile import atomic_open as _atomic_open
 
 DPKG = pathlib.Path("/var/lib/dpkg")
 APT_LISTS = pathlib.Path("/var/lib/apt/lists")
@@ -119,6 +120,55 @@ def install(names, answers=None, lock_timeout=120):
         raise CommandExecutionError(
             f"Not installed although the package manager reported no error: {', '.join(missing)}"
         )
+
+
+def mail_name(path):
+    """
+    Return the system mail name: what the file holds, ``None`` when it is not there (mailname(5)).
+
+    path (str)
+        Usually ``/etc/mailname``.
+
+    Raises ``CommandExecutionError`` when the file cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_package.mail_name /etc/mailname
+    """
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandExecutionError(f"{path} cannot be read: {error}") from error
+
+
+def set_mail_name(path, name):
+    """
+    Write the system mail name to its file, at once and readable by all (mailname(5)).
+
+    path (str)
+        Usually ``/etc/mailname``. Of a symbolic link, the file that it leads to is written.
+
+    name (str)
+        A fully qualified domain name.
+
+    Raises ``CommandExecutionError`` when the file cannot be written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_package.set_mail_name /etc/mailname mail.example.com
+    """
+    try:
+        with _atomic_open(os.path.realpath(path), "w") as file:
+            os.fchmod(file.fileno(), 0o644)  # of a new file; one that is there keeps its mode and owner
+            file.write(f"{name}\n")
+    except OSError as error:
+        raise CommandExecutionError(f"{path} cannot be written: {error}") from error
 
 
 def _paragraphs(database, names):

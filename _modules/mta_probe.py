@@ -32,7 +32,7 @@ PAUSE = 0.1
 MAX_LINE = 4096
 MAX_LINES = 200
 MASK = "****"
-PEM_BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END", re.DOTALL)
+PEM_BLOCK = r"(?s)-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END"
 DROPPED = "connection closed by the server"
 
 # TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): nobody's addresses, in nobody's mynetworks.
@@ -214,7 +214,7 @@ def _certificates(path):
     except OSError as err:
         raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from None
     own, expected = [], True
-    for kind, block in PEM_BLOCK.findall(text):
+    for kind, block in re.findall(PEM_BLOCK, text):
         if kind == "CERTIFICATE" and expected:
             own.append(block)
         expected = kind != "CERTIFICATE"

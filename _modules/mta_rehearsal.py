@@ -31,9 +31,9 @@ AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard")
 # It writes the log, knows no -S, and has no parameters worth a trial.
 UNHEARD = ("postlogd",)
 REFUSED = "bad generation"
-LINE = re.compile(r"\[(\d+)\]: (.*)", re.DOTALL)
-DEAD = re.compile(r"(?:\w+: )?(?:fatal|panic): ")
-LOUD = re.compile(r"(?:\w+: )?(?:fatal|panic|error|warning): ")
+LINE = r"(?s)\[(\d+)\]: (.*)"
+DEAD = r"(?:\w+: )?(?:fatal|panic): "
+LOUD = r"(?:\w+: )?(?:fatal|panic|error|warning): "
 
 
 class _Stage:
@@ -91,12 +91,12 @@ class _Stage:
         """Take in what was said; end who died of it, who would sleep a second. Return which others are ready."""
         ready = select.select([self.log, *others], [], [], timeout)[0]
         if self.log in ready:
-            line = LINE.search(self.log.recv(8192).decode(errors="replace"))
+            line = re.search(LINE, self.log.recv(8192).decode(errors="replace"))
             if line:
                 pid, text = int(line[1]), line[2].replace(self.directory, self.facts["config_directory"])
-                if LOUD.match(text) and REFUSED not in text:
+                if re.match(LOUD, text) and REFUSED not in text:
                     self.said.setdefault(pid, []).append(text)
-                if DEAD.match(text) and pid in self.running:
+                if re.match(DEAD, text) and pid in self.running:
                     self.running[pid][0].kill()
         return [one for one in ready if one is not self.log]
 
@@ -140,7 +140,7 @@ def _parameters_read(stage, services):
     stage.drain()
     for pid, service in started.items():
         said = stage.said.get(pid, [])
-        dead = [text for text in said if DEAD.match(text)]
+        dead = [text for text in said if re.match(DEAD, text)]
         if dead:
             yield service, "; ".join(said)
 
@@ -156,7 +156,7 @@ def _agents_ready(stage, services):
             while time.monotonic() < deadline and not stage.hear([ours]):
                 pass
             stage.running[pid][0].kill()
-            dead = [text for text in stage.said.get(pid, []) if DEAD.match(text)]
+            dead = [text for text in stage.said.get(pid, []) if re.match(DEAD, text)]
             if dead:
                 yield service, "; ".join(stage.said[pid])
 

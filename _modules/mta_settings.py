@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "8cb22d6dd9bd"
+REVISION = "80e8aa8eba69"
 
 
 def revision():
@@ -51,9 +51,10 @@ def effective(saltenv="base"):
         The environment that holds the formula.
 
     Returns the pillar's keys with their effective values (``beacon`` also with what it looks at), ``short`` and
-    ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``family`` (what
-    ``os_family.yaml`` says) and ``synced`` (whether the loaded modules are those of the file server). In place of
-    secrets are pillar paths (or ``None``): ``certificate.ca.passphrase_pillar``,
+    ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``authority``, each pair's
+    ``arguments`` and ``conversation`` (what the states of ``mta_cert`` and ``mta_probe`` are called with),
+    ``family`` (what ``os_family.yaml`` says) and ``synced`` (whether the loaded modules are those of the file
+    server). In place of secrets are pillar paths (or ``None``): ``certificate.ca.passphrase_pillar``,
     ``certificate.ca.previous_passphrase_pillar`` and ``verify.login_pillar``; and in ``certificate.files`` in
     place of what is no path of a file.
 
@@ -139,12 +140,17 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     _serve(settings, _mapping(_mapping(pillar).get("certificate")))
     given = settings["verify"].pop("login")["username"] is not None
     settings["verify"]["login_pillar"] = "postfix_mta:verify:login" if given else None
+    _certify(settings)
     known = certificate["source"] in ("local_ca", "fleet_ca")
     settings["ca_file"] = authority["certificate"] if known else None
     settings["beacon"].update(
         certificates=[pair["chain_file"] or pair["certificate"] for pair in settings["pairs"]],
         renew_days=certificate["renew_days"],
         saslauthd=f"{settings['sasl']['socket_directory']}/mux" if settings["sasl"]["enabled"] else None,
+    )
+    settings["conversation"] = {"ca_file": settings["ca_file"]}
+    settings["conversation"].update(
+        {name: settings["verify"][name] for name in ("capabilities", "login_pillar", "timeout")}
     )
 
     recipient = settings["root_recipient"]
@@ -195,6 +201,47 @@ def _serve(settings, given):
         "certificate": None if in_one else certificate["certificate"],
         "chain_files": files if in_one else None,
     }
+
+
+def _certify(settings):
+    """
+    Add what the certificate's states are called with.
+
+    ``authority`` has the arguments of ``mta_cert.ca_managed``, and ``arguments`` of each pair those of
+    ``mta_cert.managed``.
+    """
+    certificate, authority = settings["certificate"], settings["certificate"]["ca"]
+    source, common = certificate["source"], ("subject", "renew_days")
+    passphrases = {name: authority[name] for name in ("passphrase_pillar", "previous_passphrase_pillar")}
+    settings["authority"] = {
+        "name": authority["certificate"],
+        "key": authority["key"],
+        "common_name": f"CA of {settings['hostname']}",
+        "days": authority["days"],
+        **{name: certificate[name] for name in (*common, "key_type", "key_size")},
+        **passphrases,
+    }
+    fleet = certificate["fleet"]
+    signing = {
+        "local_ca": {"ca_certificate": authority["certificate"], "ca_key": authority["key"], **passphrases},
+        "fleet_ca": {
+            "ca_certificate": authority["certificate"],
+            "ca_minion": fleet["ca_minion"],
+            "policy": fleet["policy"],
+        },
+    }.get(source, {})
+    for pair in settings["pairs"]:
+        taken = {f"{part}_source": path for part, path in pair["files"].items()} if source == "files" else {}
+        pair["arguments"] = {
+            "name": pair["certificate"],
+            "hostname": settings["hostname"],
+            "source": source,
+            "alternative_names": certificate["names"],
+            **{name: pair[name] for name in ("key", "chain_file", "key_type", "key_size")},
+            **{name: certificate[name] for name in (*common, "days", "rotate_key")},
+            **signing,
+            **taken,
+        }
 
 
 def _tables(maps, settings):

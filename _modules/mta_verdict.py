@@ -13,7 +13,11 @@ import json
 import pathlib
 import time
 
+from salt.exceptions import CommandExecutionError
+
 STATE_DIR = "/var/lib/postfix_mta"
+# Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
+REVISION = "80e8aa8eba69"
 
 
 def _path(subject):
@@ -23,8 +27,46 @@ def _path(subject):
 
 def _digest(evidence):
     # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
-    text = repr((__salt__["mta_settings.revision"](), evidence))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(repr((REVISION, evidence)).encode()).hexdigest()
+
+
+def plan(subject, evidence, judge, now):
+    """
+    Return a member's plan: the one that is remembered while it holds, else what the judgement leads to.
+
+    subject (str)
+        What is judged, such as a path.
+
+    evidence (callable)
+        Returns everything that the judgement rests on, as for :func:`recall`; ``None``: never remembered.
+
+    judge (callable)
+        Returns ``changes``, ``notes`` (list of str) and ``holds`` (datetimes between which it holds good).
+
+    now (datetime)
+        The clock.
+
+    Returns ``{"changes", "activate", "comment", "errors"}``; a ``CommandExecutionError`` of the two callables is
+    its error. Only a plan that changes nothing is remembered. For other modules; there is no CLI Example for a
+    function that takes functions.
+    """
+    try:
+        basis = evidence()
+        said = basis and recall(subject, basis, now.timestamp())
+        if said:
+            return said
+        found = judge()
+    except CommandExecutionError as err:
+        return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
+    said = {
+        "changes": found["changes"],
+        "activate": {"postfix": "reload"} if found["changes"] else {},
+        "comment": "\n".join(found["notes"]),
+        "errors": [],
+    }
+    if basis and not said["changes"]:
+        remember(subject, basis, said, *(moment.timestamp() for moment in found["holds"]))
+    return said
 
 
 def recall(subject, evidence, now=None):

@@ -23,11 +23,12 @@ BACKDATED = datetime.timedelta(hours=1)
 DAY = datetime.timedelta(days=1)
 RENEW_DAYS = 30
 
-# Sizes to create. Today's clients refuse RSA keys below 2048 bits ("EE certificate key too weak").
+# Sizes to create. Today's clients refuse RSA keys below 2048 bits ("EE certificate key too weak"), and those of Go
+# above 8192; an exponent is at least 2^16 + 1 (NIST SP 800-56B, 6.2).
 RSA_SIZES = (2048, 3072, 4096, 8192)
 EC_SIZES = {256: "SECP256R1", 384: "SECP384R1"}
 KEY_TYPES = {"rsa": 3072, "ec": 256, "ecdsa": 256, "ed25519": None}
-RSA_MINIMUM = 2048
+RSA_EXPONENT = 65537
 EC_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 # Subject fields in the order of the name: the attribute in cryptography's NameOID, its upper bound (RFC 5280,
@@ -42,10 +43,10 @@ SUBJECT_FIELDS = (
     ("EMAIL_ADDRESS", 255, ("email", "emailAddress")),
 )
 COMMON_NAME_LIMIT = 64
-DNS_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+DNS_NAME = r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
-CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-KEY_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
+CERTIFICATE_BLOCK = rb"(?s)-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
+KEY_BLOCK = rb"(?s)-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----"
 
 
 def _library():
@@ -217,7 +218,7 @@ def check_names(names):
         try:
             text = str(ipaddress.ip_address(text))
         except ValueError:
-            if len(text) > 253 or not DNS_NAME.fullmatch(text):
+            if len(text) > 253 or not re.fullmatch(DNS_NAME, text):
                 raise SaltInvocationError(
                     f"{name!r} is no host name or IP address (international names in their xn-- form)"
                 ) from None
@@ -273,10 +274,10 @@ def pick(pem, kind):
     """
     pem = pem.encode() if isinstance(pem, str) else pem
     if kind == "key":
-        found = KEY_BLOCK.search(pem)
+        found = re.search(KEY_BLOCK, pem)
         blocks = [found[0]] if found else []
     else:
-        blocks = CERTIFICATE_BLOCK.findall(pem)
+        blocks = re.findall(CERTIFICATE_BLOCK, pem)
     return b"".join(block.replace(b"\r\n", b"\n") + b"\n" for block in blocks)
 
 
@@ -439,8 +440,13 @@ def _key_weakness(public):
     """Why clients would refuse the key; ``None`` when they take it."""
     lib = _library()
     if isinstance(public, lib.rsa.RSAPublicKey):
-        if public.key_size < RSA_MINIMUM:
-            return f"the key is too weak for clients ({_key_text(public)}; {RSA_MINIMUM} is the least)"
+        least, most = RSA_SIZES[0], RSA_SIZES[-1]
+        if public.key_size < least:
+            return f"the key is too weak for clients ({_key_text(public)}; {least} is the least)"
+        if public.key_size > most:
+            return f"the key is too long for clients ({_key_text(public)}; {most} is the most)"
+        if public.public_numbers().e < RSA_EXPONENT:
+            return f"the RSA key's exponent {public.public_numbers().e} is too small"
     elif isinstance(public, lib.ec.EllipticCurvePublicKey):
         if public.curve.name not in EC_CURVES:
             return f"clients do not take the key's curve ({public.curve.name})"
@@ -980,8 +986,8 @@ def describe_request(pem):
     pem
         Bytes or text.
 
-    Returns ``{"public": DER of its public key, "subject": RFC 4514 text, "names": [name]}``; names and subject are
-    the applicant's wishes.
+    Returns ``{"public": DER of its public key, "public_pem": PEM of it, "key": such as "RSA 3072", "subject": RFC
+    4514 text, "names": [name]}``; names and subject are the applicant's wishes.
 
     Raises ``CommandExecutionError`` when it is no request, is not signed by its own key, or its key is too weak.
 
@@ -994,16 +1000,25 @@ def describe_request(pem):
     lib = _library()
     try:
         request = lib.x509.load_pem_x509_csr(pem.encode() if isinstance(pem, str) else pem)
-        public, genuine = request.public_key(), request.is_signature_valid
+        public = request.public_key()
+        weakness = _key_weakness(public)
+        genuine = weakness or request.is_signature_valid
         names = _certificate_names(request)
     except lib.errors as err:
         raise CommandExecutionError(f"The request is not a PEM certificate request: {err}") from err
-    if not genuine:
-        raise CommandExecutionError("The request is not signed by its own key")
-    weakness = _key_weakness(public)
     if weakness:
         raise CommandExecutionError(f"The request is refused: {weakness}")
-    return {"public": _spki(public), "subject": request.subject.rfc4514_string(), "names": names}
+    if not genuine:
+        raise CommandExecutionError("The request is not signed by its own key")
+    serialization = lib.serialization
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return {
+        "public": _spki(public),
+        "public_pem": pem.decode(),
+        "key": _key_text(public),
+        "subject": request.subject.rfc4514_string(),
+        "names": names,
+    }
 
 
 def _pem(made):

@@ -48,7 +48,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 PARAMETER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 ASSIGNMENT = re.compile(rf"([^={BLANKS}]*)[{BLANKS}]*=(.*)\Z", re.DOTALL)
 REFERENCE = re.compile(r"\$(?:\{+([\w.-]+)|\(([\w.-]+)|(\w+))", re.ASCII)
-LISTS = re.compile(
+LISTS = (
     r"(?:.*_)?(?:access_list|actions|addresses|chain_files|checks|ciphers|classes|clients|codes|database|domains|"
     r"environment|events|exceptions|extensions|features|files|hosts|interfaces|keywords|limits|macros|maps|milters|"
     r"mydestination|mynetworks|networks|options|peer_list|protocols|ranges|recipients|restrictions|servers|sites|"
@@ -64,7 +64,7 @@ PORTS = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465, "urd":
 # master(8) "ignores a value change" of the first two (master_vars.c, postconf(5)): the values after expansion
 # count.
 LISTENING = {"inet_interfaces": "all", "inet_protocols": "all"}
-LOOPBACK = re.compile(r"loopback-only|localhost|127\.[\d.]+|\[?::1\]?")
+LOOPBACK = r"loopback-only|localhost|127\.[\d.]+|\[?::1\]?"
 # The others it uses once, at its start: directory changes, lock and PID files, identity, environment
 # (master.c).
 AT_START = {
@@ -112,7 +112,7 @@ PACKAGE_PARAMETERS = {
     "smtpd_relay_restrictions",
 }
 
-SERIOUS = re.compile(r"unused parameter|undefined parameter|\b(?:bad|unknown|missing|fatal|invalid|malformed)\b")
+SERIOUS = r"unused parameter|undefined parameter|\b(?:bad|unknown|missing|fatal|invalid|malformed)\b"
 # Table types by how their names end on disk; a type that is in none of these has no file of its own.
 TABLE_FILES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
 TABLE_TEXTS = (
@@ -127,11 +127,9 @@ TABLE_TEXTS = (
     "memcache",
     "mongodb",
 )
-TRANSPORTS = re.compile(r"(?:.*_transport|content_filter)\Z")
-TABLES = re.compile(r"(?:.*_)?(?:maps|checks|map|database|databases)\Z")
-PEM_FILES = re.compile(
-    r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
-)
+TRANSPORTS = r"(?:.*_transport|content_filter)\Z"
+TABLES = r"(?:.*_)?(?:maps|checks|map|database|databases)\Z"
+PEM_FILES = r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
 
 
 # -- the syntax of main.cf and master.cf -------------------------------------------------------
@@ -310,7 +308,7 @@ def _same(name, present, wanted, as_list=False):
         return present is wanted
     if present == wanted:
         return True
-    return bool(as_list or LISTS.match(name)) and _items(present) == _items(wanted)
+    return bool(as_list or re.match(LISTS, name)) and _items(present) == _items(wanted)
 
 
 # -- what is asked for -------------------------------------------------------------------------
@@ -794,7 +792,7 @@ def _introduced(name, prepared, messages, before):
     for text in messages:
         if text in before or (hidden and "fatal" not in text and not _mentions(text, named)):
             notes.append(f"It was so before: {text}")
-        elif SERIOUS.search(text):
+        elif re.search(SERIOUS, text):
             errors.append(text + _blamed(name, prepared, text))
         else:
             notes.append(text)
@@ -849,7 +847,7 @@ def _table_problems(prepared, parameters):
                 path = os.path.join(parameters.get("queue_directory", QUEUE), path) + TABLE_FILES[kind]
             if (kind in TABLE_FILES or kind in TABLE_TEXTS) and not _is_there(path):
                 missing.append(f"{label}: {path} is not there")
-        if PEM_FILES.match(key):
+        if re.match(PEM_FILES, key):
             missing += [f"{label}: {path} is not there" for path in _items(value) if not _is_there(path)]
     return refused, missing
 
@@ -878,7 +876,12 @@ def _missing_services(prepared, texts):
     found = []
     for name, value in prepared["parameters"].items():
         transport = _expand(value or "", main).partition(":")[0]
-        if TRANSPORTS.match(name) and transport and "$" not in transport and f"{transport}/unix" not in services:
+        if (
+            re.match(TRANSPORTS, name)
+            and transport
+            and "$" not in transport
+            and f"{transport}/unix" not in services
+        ):
             found.append(f"{name}: master.cf has no service {transport}/unix")
     listeners = {"smtpd", "postscreen"}
     before = _services(prepared["texts"]["master.cf"] or "")
@@ -1087,7 +1090,7 @@ def _tables(key, value):
     found = []
     previous = ""
     for item in _items(value):
-        table = TABLES.match(key) or re.match(r"check_\w+_access\Z", previous)
+        table = re.match(TABLES, key) or re.match(r"check_\w+_access\Z", previous)
         previous = item
         match = re.match(r"(?:proxy:)?([a-z][a-z0-9]*):(?=[^:\s])(.*)", item)
         if table and match and not item.startswith("${"):
@@ -1319,7 +1322,7 @@ def _ports(config_directory, parameters, services):
     for name, _service, _entry in entries:
         addresses, _, port = name.rpartition(":")
         hosts = [addresses] if addresses else _items(_expand(main["inet_interfaces"], main))
-        if not all(LOOPBACK.fullmatch(host) for host in hosts):
+        if not all(re.fullmatch(LOOPBACK, host) for host in hosts):
             found.add(_port(port))
     return sorted(found - {None})
 

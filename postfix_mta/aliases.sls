@@ -3,7 +3,6 @@
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
-  - .transaction
 
 postfix_mta_aliases:
   mta_aliases.managed:

@@ -4,22 +4,14 @@
 {%- set certificate = mta.certificate %}
 include:
   - .package
-  - .transaction
 
 {%- if certificate.source == 'local_ca' %}
 
 postfix_mta_ca:
   mta_cert.ca_managed:
-    - name: {{ certificate.ca.certificate | json }}
-    - key: {{ certificate.ca.key | json }}
-    - subject: {{ certificate.subject | json }}
-    - common_name: {{ ('CA of ' ~ mta.hostname) | json }}
-    - key_type: {{ certificate.key_type | json }}
-    - key_size: {{ certificate.key_size | json }}
-    - days: {{ certificate.ca.days | json }}
-    - renew_days: {{ certificate.renew_days | json }}
-    - passphrase_pillar: {{ certificate.ca.passphrase_pillar | json }}
-    - previous_passphrase_pillar: {{ certificate.ca.previous_passphrase_pillar | json }}
+{%-   for name, value in mta.authority.items() %}
+    - {{ name }}: {{ value | json }}
+{%-   endfor %}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package
@@ -32,32 +24,9 @@ postfix_mta_ca:
 
 {{ pair.id }}:
   mta_cert.managed:
-    - name: {{ pair.certificate | json }}
-    - key: {{ pair.key | json }}
-    - chain_file: {{ pair.chain_file | json }}
-    - hostname: {{ mta.hostname | json }}
-    - source: {{ certificate.source | json }}
-{%- if certificate.source == 'files' %}
-{%-   for part in ('certificate', 'key', 'chain') %}
-    - {{ part }}_source: {{ pair.files[part] | json }}
+{%-   for name, value in pair.arguments.items() %}
+    - {{ name }}: {{ value | json }}
 {%-   endfor %}
-{%- elif certificate.source == 'fleet_ca' %}
-    - ca_certificate: {{ certificate.ca.certificate | json }}
-    - ca_minion: {{ certificate.fleet.ca_minion | json }}
-    - policy: {{ certificate.fleet.policy | json }}
-{%- elif certificate.source == 'local_ca' %}
-    - ca_certificate: {{ certificate.ca.certificate | json }}
-    - ca_key: {{ certificate.ca.key | json }}
-    - passphrase_pillar: {{ certificate.ca.passphrase_pillar | json }}
-    - previous_passphrase_pillar: {{ certificate.ca.previous_passphrase_pillar | json }}
-{%- endif %}
-    - alternative_names: {{ certificate.names | json }}
-    - subject: {{ certificate.subject | json }}
-    - key_type: {{ pair.key_type | json }}
-    - key_size: {{ pair.key_size | json }}
-    - days: {{ certificate.days | json }}
-    - renew_days: {{ certificate.renew_days | json }}
-    - rotate_key: {{ certificate.rotate_key | json }}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

@@ -1,10 +1,12 @@
-# main.cf and master.cf.
+# main.cf and master.cf, and the end of lookup tables that left the pillar.
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .certificate
   - .sasl
+{%- if mta.maps %}
   - .maps
+{%- endif %}
 
 postfix_mta_config:
   postconf.managed:
@@ -24,16 +26,19 @@ postfix_mta_config:
       - mta_map: postfix_mta_map_{{ name }}
 {%- endfor %}
     - require_in:
-      - mta_map: postfix_mta_maps
+      - mta_transaction: postfix_mta_committed
+
+postfix_mta_maps:
+  mta_map.only:
+    - keep: {{ mta.maps_keep | json }}
+    - absent: {{ mta.maps_absent | json }}
+    - transaction: postfix_mta
+    - require:
+      - postconf: postfix_mta_config
+    - require_in:
       - mta_transaction: postfix_mta_committed
 
 extend:
   postfix_mta_committed:
     mta_transaction:
-      - verify:
-          enabled: {{ mta.verify.enabled | json }}
-          hostname: {{ mta.hostname | json }}
-          ca_file: {{ mta.ca_file | json }}
-          capabilities: {{ mta.verify.capabilities | json }}
-          login_pillar: {{ mta.verify.login_pillar | json }}
-          timeout: {{ mta.verify.timeout | json }}
+      - verify: {{ dict(mta.conversation, enabled=mta.verify.enabled, hostname=mta.hostname) | json }}

@@ -6,12 +6,9 @@ include:
 
 postfix_mta_firewall:
   mta_firewall.managed:
-    - backend: {{ mta.firewall.backend | json }}
-    - ports: {{ mta.firewall.ports | json }}
+{%- for name, value in mta.firewall.items() %}
+    - {{ name }}: {{ value | json }}
+{%- endfor %}
     - config_directory: {{ mta.family.config_directory | json }}
-    - rules_file: {{ mta.firewall.rules_file | json }}
-    - rules_file_v6: {{ mta.firewall.rules_file_v6 | json }}
-    - nftables_file: {{ mta.firewall.nftables_file | json }}
-    - zones: {{ mta.firewall.zones | json }}
     - require:
       - mta_transaction: postfix_mta_recovered

@@ -5,7 +5,6 @@ include:
   - .package
   - .certificate
   - .sasl
-  - .maps
   - .config
   - .aliases
   - .firewall

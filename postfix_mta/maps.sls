@@ -1,9 +1,9 @@
-# The lookup tables of the pillar. They are there before main.cf names them, and go after it named them (.config).
+# The lookup tables of the pillar. They are there before main.cf names them; those that left the pillar go after it
+# named them (.config).
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package
-  - .transaction
 
 {%- for name, table in mta.maps.items() %}
 
@@ -16,15 +16,5 @@ postfix_mta_map_{{ name }}:
     - require:
       - mta_package: postfix_mta_package
     - require_in:
-      - mta_map: postfix_mta_maps
-{%- endfor %}
-
-postfix_mta_maps:
-  mta_map.only:
-    - keep: {{ mta.maps_keep | json }}
-    - absent: {{ mta.maps_absent | json }}
-    - transaction: postfix_mta
-    - require:
-      - mta_package: postfix_mta_package
-    - require_in:
       - mta_transaction: postfix_mta_committed
+{%- endfor %}

@@ -2,4 +2,3 @@
 # Postfix and saslauthd enabled and running.
 include:
   - .sasl
-  - .transaction

@@ -8,10 +8,9 @@ include:
 postfix_mta_verified:
   mta_probe.answers:
     - name: {{ mta.hostname | json }}
-    - ca_file: {{ mta.ca_file | json }}
-    - capabilities: {{ mta.verify.capabilities | json }}
-    - login_pillar: {{ mta.verify.login_pillar | json }}
-    - timeout: {{ mta.verify.timeout | json }}
+{%- for name, value in mta.conversation.items() %}
+    - {{ name }}: {{ value | json }}
+{%- endfor %}
     - order: -2
     - require:
       - mta_transaction: postfix_mta_recovered

@@ -5,7 +5,8 @@ Run this formula's tests.
     bin/test lint                            ruff, yamllint and salt-lint
     bin/test unit [PYTEST-ARGS]              unit tests, with each Salt line
     bin/test integration [SUITE] [PLATFORM] [PYTEST-ARGS]
-                                             container suites as kitchen.yml defines them; default: all
+                                             container suites as kitchen.yml defines them; default: all.
+                                             A suite and a platform together: also where it excludes them
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
     bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)
@@ -88,13 +89,16 @@ def lint():
 
 def unit(args):
     """The unit tests' counts, with each Salt line."""
-    counts = []
-    for line in venvs.lines():
-        python = venvs.python(line)
-        say(f"unit tests with Salt {line}")
-        output, code = run([python, "-m", "pytest", *(args or ["test/unit"])])
-        counts.append(results.count(output, code))
-    return counts
+
+    def tests(line):
+        output, code = run([venvs.python(line), "-m", "pytest", *(args or ["test/unit"])], live=False)
+        with output_lock:
+            say(f"unit tests with Salt {line}")
+            print(output, end="", flush=True)
+        return results.count(output, code)
+
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(tests, venvs.lines()))
 
 
 def build(platforms):

@@ -48,13 +48,13 @@ def selected(suite, platform):
     return platform in includes and platform not in suite.get("excludes", [])
 
 
-def instances(text=None):
-    """Every instance of kitchen.yml (or of ``text``), suite by suite."""
+def instances(text=None, excluded=False):
+    """Every instance of kitchen.yml (or of ``text``), suite by suite; on request those that it excludes, too."""
     data = yaml.safe_load((REPOSITORY / "kitchen.yml").read_text() if text is None else text)
     found = []
     for suite in data["suites"]:
         for platform in data["platforms"]:
-            if selected(suite, platform["name"]):
+            if excluded or selected(suite, platform["name"]):
                 settings = {
                     key: merge(data.get(key), platform.get(key), suite.get(key))
                     for key in ("driver", "provisioner")
@@ -69,14 +69,20 @@ def platforms(text=None):
 
 
 def choose(words, text=None):
-    """The instances that words choose, each the name of a suite or of a platform, in any order."""
-    found = instances(text)
+    """
+    The instances that words choose, each the name of a suite or of a platform, in any order.
+
+    Where both are named, what kitchen.yml excludes is chosen, too.
+    """
+    found = instances(text, excluded=True)
     suites = {instance.suite for instance in found}
     names = {instance.platform for instance in found}
     unknown = [word for word in words if word not in suites | names]
     if unknown:
         known = ", ".join([*sorted(suites), *sorted(names)])
         raise ValueError(f"neither a suite nor a platform: {', '.join(unknown)} (there are {known})")
+    if not (suites.intersection(words) and names.intersection(words)):
+        found = instances(text)
     wanted_suites = suites.intersection(words) or suites
     wanted_platforms = names.intersection(words) or names
     return [item for item in found if item.suite in wanted_suites and item.platform in wanted_platforms]

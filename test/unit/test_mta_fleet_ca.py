@@ -157,10 +157,10 @@ class TestTheCAMinion:
     @pytest.mark.parametrize(
         ("key", "reason"),
         [
-            (lambda: rsa.generate_private_key(65537, 1024), "2048 to 8192 bits, not 1024"),
+            (lambda: rsa.generate_private_key(65537, 1024), "too weak for clients (RSA 1024"),
             (lambda: rsa.generate_private_key(3, 2048), "exponent 3"),
             (lambda: ec.generate_private_key(ec.SECP192R1()), "secp192r1"),
-            (lambda: dsa.generate_private_key(2048), "a type that clients do not take"),
+            (lambda: dsa.generate_private_key(2048), "clients do not take the key's type (DSA)"),
         ],
     )
     def test_a_weak_key_is_refused(self, issue, key, reason):
@@ -184,8 +184,8 @@ class TestTheCAMinion:
         lines = request(rsa.generate_private_key(65537, 2048)).strip().split("\n")
         lines[-3] = lines[-3][::-1]
         assert issue("\n".join(lines))["refused"] in (
-            "the request is not signed by its own key",
-            "the request cannot be read: Invalid signature",
+            "The request is not signed by its own key",
+            "The request is not a PEM certificate request: Invalid signature",
         )
 
     def test_policies_of_the_administrators_own_are_used_for_their_minions(self, issue, pillar):
@@ -286,8 +286,8 @@ class TestTheMailMinion:
                 "is not available. Has state.apply postfix_mta.fleet_ca",
             ),
             ({CA: {"refused": "the policy p is not for q"}}, 1, "refused: the policy p is not for q"),
-            ({CA: {}}, 1, "sent no certificate"),
-            ({CA: {"certificate": "/etc/passwd"}}, 1, "sent no certificate"),
+            ({CA: {}}, 1, "is not a PEM certificate"),
+            ({CA: {"certificate": "/etc/passwd"}}, 1, "is not a PEM certificate"),
         ],
     )
     def test_it_is_told_what_to_mend(self, modules, answered, value, seconds, text):

@@ -223,6 +223,36 @@ def test_an_installation_that_removes_something_is_refused(package, in_mode, pro
     assert not (package.DPKG / "answered").exists()
 
 
+def test_the_mail_name_is_kept_with_the_mode_that_its_file_has(package, in_mode, programs, tmp_path):
+    programs("apt-get", "exit 1")
+    file = tmp_path / "mailname"
+    args = {"packages": ["postfix"], "mailname": "mail.example.com", "mailname_file": str(file)}
+
+    predicted = in_mode(True)["mta_package.installed"]("packages", **args)
+    assert predicted["result"] is None and not file.exists()
+    made = in_mode(False)["mta_package.installed"]("packages", **args)
+    assert made["result"] is True
+    assert made["changes"] == predicted["changes"] == {str(file): {"old": "", "new": "mail.example.com"}}
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("mail.example.com\n", 0o644)
+    again = in_mode(False)["mta_package.installed"]("packages", **args)
+    assert again["result"] is True and not again["changes"]
+
+    file.write_text("old.example.com\n")
+    file.chmod(0o640)
+    changed = in_mode(False)["mta_package.installed"]("packages", **args)
+    assert changed["changes"] == {str(file): {"old": "old.example.com", "new": "mail.example.com"}}
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("mail.example.com\n", 0o640)
+
+
+def test_a_mail_name_that_cannot_be_written_is_one_clear_error(package, in_mode, tmp_path):
+    file = tmp_path / "nowhere" / "mailname"
+    ret = in_mode(False)["mta_package.installed"](
+        "packages", packages=["postfix"], mailname="mail.example.com", mailname_file=str(file)
+    )
+    assert ret["result"] is False and not ret["changes"]
+    assert f"{file} cannot be written" in ret["comment"]
+
+
 def test_answers_go_to_packages_that_were_never_installed_only(package, modules, programs, monkeypatch):
     given = pathlib.Path(package.DPKG / "given")
     programs("apt-get", "exit 0")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 
 import pytest
 
@@ -43,8 +44,9 @@ def test_another_subject_has_no_verdict(recall):
     assert recall(subject="other") is None
 
 
-def test_another_revision_of_the_formula_judges_again(recall, pretend):
-    pretend("mta_settings.revision", lambda: "another")
+def test_another_revision_of_the_formula_judges_again(recall, modules, monkeypatch):
+    module = sys.modules[modules["mta_verdict.recall"].__module__]
+    monkeypatch.setattr(module, "REVISION", "another")
     assert recall() is None
 
 

@@ -76,7 +76,13 @@ def test_a_request_says_what_was_asked_for(x509, kind, size):
     key = x509("make_key", kind, size)
     told = x509("describe_request", x509("make_request", key, {"COMMON_NAME": HOST}, [HOST, "192.0.2.1"]))
     facts = x509("describe_key", key)
-    assert told == {"public": facts["public"], "subject": f"CN={HOST}", "names": [HOST, "192.0.2.1"]}
+    assert told.pop("public_pem").startswith("-----BEGIN PUBLIC KEY-----")
+    assert told == {
+        "public": facts["public"],
+        "key": facts["key"],
+        "subject": f"CN={HOST}",
+        "names": [HOST, "192.0.2.1"],
+    }
 
 
 def test_a_key_is_locked_anew(x509):

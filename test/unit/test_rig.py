@@ -61,6 +61,12 @@ def test_suite_and_platform_are_chosen_in_any_order(words):
     assert [instance.name for instance in kitchen.choose(words, KITCHEN)] == ["default-debian-13-salt-3008"]
 
 
+def test_a_suite_and_a_platform_together_are_chosen_even_where_they_are_excluded():
+    assert [item.name for item in kitchen.choose(["sysv"], KITCHEN)] == ["sysv-debian-12-salt-3008"]
+    chosen = kitchen.choose(["sysv", "debian-13-salt-3008"], KITCHEN)
+    assert [item.name for item in chosen] == ["sysv-debian-13-salt-3008"]
+
+
 def test_no_word_chooses_everything():
     assert kitchen.choose([], KITCHEN) == kitchen.instances(KITCHEN)
 

@@ -317,6 +317,29 @@ class TestFiles:
         server.converges()
 
 
+class TestKinds:
+    """Every kind of key is made, for the authority and the server, served, and taken by a strict client."""
+
+    @pytest.mark.parametrize(
+        ("kind", "size", "words"),
+        [
+            ("ec", 384, "Public-Key: (384 bit)"),
+            ("rsa", 4096, "Public-Key: (4096 bit)"),
+            ("ed25519", None, "ED25519 Public-Key:"),
+        ],
+    )
+    def test_a_new_authority_and_pair_of_a_kind(self, server, kind, size, words):
+        server.exec(["rm", CA, CA_KEY, CERTIFICATE, KEY])
+        server.converges(key_type=kind, key_size=size)
+        connect = ["openssl", "s_client", "-starttls", "smtp", "-connect", "127.0.0.1:25", "-CAfile", CA,
+                   "-verify_hostname", "mail.example.com", "-verify_return_error", "-x509_strict"]  # fmt: skip
+        shown = server.exec(connect, input="QUIT\n").stdout
+        assert "Verify return code: 0 (ok)" in shown
+        for file in (CA, CERTIFICATE):
+            assert words in server.exec(f"openssl x509 -in {file} -noout -text").stdout
+        assert len(server.served()) == 64
+
+
 class TestDisks:
     """A pair on a file system that cannot take another one stays as it is, and the error says why."""
 

@@ -10,6 +10,7 @@ master sent to a minion, memory of both. Medians. It needs the rig's images (``b
 """
 
 import argparse
+import json
 import pathlib
 import statistics
 import sys
@@ -47,8 +48,8 @@ def counters(container):
 
 def apply(fleet, names):
     """One apply on some minions, whatever time it takes a busy machine; the results of each."""
-    how = {"tgt": names, "tgt_type": "list", "function": "state.apply", "kwargs": {"mods": "postfix_mta"}}
-    returns, silent = fleet.run("postfix_mta.ask", **how, timeout=60, patience=60, late=300)
+    how = {"kwargs": {"mods": "postfix_mta"}, "timeout": 60, "patience": 60, "late": 300}
+    returns, silent = fleet.run("postfix_mta.ask", json.dumps(names), "list", "state.apply", **how)
     assert not silent, f"no answer from {', '.join(silent)}"
     for states in returns.values():
         assert isinstance(states, dict) and all(state["result"] for state in states.values()), states

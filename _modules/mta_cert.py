@@ -513,14 +513,13 @@ def plan(name, key, hostname, **arguments):
     return __salt__["mta_verdict.plan"](
         name,
         lambda: _evidence(name, key, hostname, wanted),
-        lambda: _survey_served(now, name, key, hostname, wanted),
+        lambda: _in_force(name, wanted, _survey(now, name, key, hostname, wanted)),
         now,
     )
 
 
-def _survey_served(now, name, key, hostname, wanted):
-    """What :func:`_survey` finds, and whether a good pair is the one that the server shows."""
-    found = _survey(now, name, key, hostname, wanted)
+def _in_force(name, wanted, found):
+    """What :func:`_survey` found, and that a good pair is not served, if so."""
     if not found["changes"] and __salt__["mta_probe.stale"]([name, wanted["chain_file"]]):
         found["changes"][name] = {"old": "another certificate is served", "new": "served"}
     return found

@@ -21,7 +21,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "80e8aa8eba69"
+REVISION = "08c8677ce690"
 
 
 def revision():
@@ -143,14 +143,14 @@ def _settings(settings, families, profiles, pillar, os_family, fqdn):
     _certify(settings)
     known = certificate["source"] in ("local_ca", "fleet_ca")
     settings["ca_file"] = authority["certificate"] if known else None
+    settings["conversation"] = {"ca_file": settings["ca_file"]}
+    settings["conversation"].update(
+        {name: settings["verify"][name] for name in ("capabilities", "login_pillar", "timeout")}
+    )
     settings["beacon"].update(
         certificates=[pair["chain_file"] or pair["certificate"] for pair in settings["pairs"]],
         renew_days=certificate["renew_days"],
         saslauthd=f"{settings['sasl']['socket_directory']}/mux" if settings["sasl"]["enabled"] else None,
-    )
-    settings["conversation"] = {"ca_file": settings["ca_file"]}
-    settings["conversation"].update(
-        {name: settings["verify"][name] for name in ("capabilities", "login_pillar", "timeout")}
     )
 
     recipient = settings["root_recipient"]

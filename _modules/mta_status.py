@@ -97,17 +97,13 @@ def _last_apply():
 def _conversation(listeners, settings, thorough, login):
     """Whether the server answers, whether AUTH works, and what is wrong."""
     expected = {"auth": "challenge" if login else "offered", "timeout": PROBE_TIMEOUT}
-    verify = settings.get("verify") or {}
-    if thorough and verify.get("enabled", True):
+    if thorough and settings.get("verify", {}).get("enabled", True):
         expected.update(
             auth="challenge",
             envelope=True,
             stranger=True,
             hostname=settings.get("hostname"),
-            ca_file=settings.get("ca_file"),
-            capabilities=verify.get("capabilities") or (),
-            login_pillar=verify.get("login_pillar"),
-            timeout=verify.get("timeout") or PROBE_TIMEOUT,
+            **settings.get("conversation", {}),
         )
     found = __salt__["mta_probe.check"](listeners=listeners, **expected)
     return {

@@ -20,7 +20,7 @@ ACTIONS = ("start", "resume", "take_back", "show", "forget")
 # Between two looks at servers that are not well yet, seconds.
 PAUSE = 5
 REPORT_TIMEOUT = 15
-# For a minion that is busy with an apply to say so, seconds.
+# For a minion that is busy with an apply to say so, and for a busy master to take its answer, seconds.
 BUSY_PATIENCE = 60
 LONGEST_REASON = 2000
 # What a minion is to the rollout; those in OPEN are still to be changed.
@@ -396,7 +396,8 @@ def _reports(minions, **options):
 
 def _let(minions, function, arguments):
     """Let minions that have just answered change something; return what each returned."""
-    return __salt__["postfix_mta.ask"](minions, "list", function, arguments, patience=BUSY_PATIENCE)[0]
+    busy = {"patience": BUSY_PATIENCE, "late": BUSY_PATIENCE}
+    return __salt__["postfix_mta.ask"](minions, "list", function, arguments, **busy)[0]
 
 
 def _change(book, state, batch, rows):

@@ -150,7 +150,7 @@ def rollout(
     return outcome
 
 
-def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10):
+def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late=0):
     """
     Let minions run a function, and tell who did not answer.
 
@@ -165,6 +165,9 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10):
 
     patience (int, default 10)
         Seconds for that answer.
+
+    late (int, default 0)
+        Seconds in which to look for answers that came too late for that: a master that is busy takes them then.
 
     Returns two things: minion id to what it returned, and the ids of those that did not answer. Raises
     ``CommandExecutionError`` when no minion matches.
@@ -186,6 +189,11 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10):
         watch = {"timeout": timeout, "tgt": tgt, "tgt_type": tgt_type, "gather_job_timeout": patience}
         for answer in client.get_iter_returns(job["jid"], expected, **watch):
             answers.update({minion: said["ret"] for minion, said in (answer or {}).items() if "ret" in said})
+        deadline = time.monotonic() + late
+        while expected.difference(answers) and time.monotonic() < deadline:
+            time.sleep(1)
+            cached = client.get_cache_returns(job["jid"])
+            answers.update({minion: said["ret"] for minion, said in cached.items() if "ret" in said})
     return answers, sorted(expected.difference(answers))
 
 

@@ -35,11 +35,13 @@ MASTER = {
     "file_roots": {"base": [STATES]},
     "pillar_roots": {"base": [PILLARS]},
     "auto_accept": True,
-    # Seconds for a minion to say that it is still at it: on a busy machine it has other things to do.
-    "gather_job_timeout": 60,
 }
 # Soon there, also after the master was away.
 MINION = {"acceptance_wait_time": 1, "recon_default": 500, "recon_max": 2000, "random_reauth_delay": 1}
+
+
+# For an apply that installs everything, several at a time on a busy machine, seconds.
+APPLY_TIMEOUT = 600
 
 
 class Fleet:
@@ -106,7 +108,7 @@ class Fleet:
         What ``salt`` prints: minion id to return; ``False`` for one that did not answer.
 
         target: a glob, or a list of minion ids. Arguments as for :meth:`rig.container.Container.call`. timeout:
-        seconds without an answer and without a sign of work.
+        seconds in which a minion has to answer, also one that is at work.
         """
         listed = not isinstance(target, str)
         options = ["--out=json", "--static", f"--timeout={timeout}", *(["--list"] if listed else [])]
@@ -127,7 +129,7 @@ class Fleet:
 
     def apply(self, target="*", sls="postfix_mta", test=False):
         """``state.apply`` on the target; minion id to its state results. AssertionError where none came."""
-        returns = self.salt(target, "state.apply", sls, test=test)
+        returns = self.salt(target, "state.apply", sls, test=test, timeout=APPLY_TIMEOUT)
         for identifier, results in returns.items():
             assert isinstance(results, dict), f"{identifier}: {results}"
         return returns

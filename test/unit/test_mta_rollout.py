@@ -76,7 +76,7 @@ class Fleet:
             if server.queue > 3:
                 server.queue -= 10
 
-    def ask(self, tgt, tgt_type, function, kwargs=None, timeout=15, patience=10):
+    def ask(self, tgt, tgt_type, function, kwargs=None, timeout=15, patience=10, late=0):
         names = list(self.servers) if tgt_type == "glob" else tgt
         silent = [name for name in names if self[name].silent]
         there = [name for name in names if name not in silent]

@@ -103,6 +103,7 @@ LDAP = {
 KERBEROS5 = {"keytab": "krb5_keytab", "principal": "krb5_verify_principal"}
 HIDDEN = "****"
 
+QUEUE = "/var/spool/postfix"
 LONGEST_REQUEST = 256
 LONGEST_SOCKET_PATH = 107
 
@@ -140,8 +141,10 @@ def _sasl_value(text, key):
 
 
 def _sasl_set(text, key, value):
-    """The file of libsasl with the first ``key`` changed and later ones taken out, or one added."""
-    lines, done = [], False
+    """
+    The file of libsasl with the first ``key`` changed and later ones taken out, or one added; ``None``: none is left.
+    """
+    lines, done = [], value is None
     for line in text.splitlines():
         if re.match(rf"[ \t]*{key}:", line, re.IGNORECASE):
             if done:
@@ -151,6 +154,14 @@ def _sasl_set(text, key, value):
     if not done:
         lines.append(f"{key}: {value}")
     return "\n".join(lines) + "\n"
+
+
+def _socket_seen(directory):
+    """
+    Where smtpd(8), whose root is the queue directory, finds the socket; ``None`` where libsasl looks by itself.
+    """
+    inside = directory[len(QUEUE) :] if directory.startswith(f"{QUEUE}/") else directory
+    return None if inside == "/var/run/saslauthd" else f"{inside}/mux"
 
 
 def _statoverride(text, path):
@@ -406,10 +417,15 @@ def _work(wanted):
             text = files[DEFAULTS_FILE] = _shell_set(text, variable, value)
 
     text = _read(wanted["smtpd_conf"]) or ""
-    values = {"pwcheck_method": "saslauthd", "mech_list": " ".join(wanted["mech_list"])}
+    values = {
+        "pwcheck_method": "saslauthd",
+        "mech_list": " ".join(wanted["mech_list"]),
+        "saslauthd_path": _socket_seen(directory),
+    }
     for key, value in values.items():
         old = _sasl_value(text, key)
-        if old is None or old.lower().split() != value.lower().split():
+        same = old == value if None in (old, value) else old.lower().split() == value.lower().split()
+        if not same:
             differs(key, old, value, {"postfix": "reload"})
             text = files[wanted["smtpd_conf"]] = _sasl_set(text, key, value)
 

@@ -184,6 +184,7 @@ def test_a_fresh_host_is_planned_from_absent_files(host, modules):
         "OPTIONS",
         "pwcheck_method",
         "mech_list",
+        "saslauthd_path",
         "dpkg-statoverride",
         host.args["socket_directory"],
         f"group {host.inside['GROUP']}",
@@ -198,6 +199,24 @@ def test_without_the_package_nothing_is_applied(host, modules):
     assert not (host.root / "etc/default").exists()
 
 
+@pytest.mark.parametrize(
+    ("directory", "path"),
+    [
+        ("/var/spool/postfix/var/run/saslauthd", None),
+        ("/var/run/saslauthd", None),
+        ("/var/spool/postfix/run/sasl", "/run/sasl/mux"),
+        ("/run/sasl", "/run/sasl/mux"),
+    ],
+)
+def test_libsasl_is_told_where_the_socket_is_unless_it_looks_there_anyway(inside, directory, path):
+    assert inside["_socket_seen"](directory) == path
+
+
+def test_a_key_that_is_not_wanted_is_taken_out(inside):
+    text = "a: b\nsaslauthd_path: /x\nSaslauthd_path: /y\n"
+    assert inside["_sasl_set"](text, "saslauthd_path", None) == "a: b\n"
+
+
 def test_what_was_planned_is_applied_once(host, modules):
     installed(host)
     host.write("/etc/init.d/saslauthd", INIT_SCRIPT_DEBIAN_12)
@@ -206,7 +225,7 @@ def test_what_was_planned_is_applied_once(host, modules):
     expected = DEFAULTS_DEBIAN_12.replace("/var/run/saslauthd", directory) + "START=yes\n"
     assert host.read("/etc/default/saslauthd") == expected
     smtpd_conf = host.read("/etc/postfix/sasl/smtpd.conf")
-    assert smtpd_conf == "pwcheck_method: saslauthd\nmech_list: plain login\n"
+    assert smtpd_conf == f"pwcheck_method: saslauthd\nmech_list: plain login\nsaslauthd_path: {directory}/mux\n"
     group = host.inside["GROUP"]
     assert host.commands == [
         f"dpkg-statoverride --admindir {host.root}/var/lib/dpkg --add root {group} 0710 {directory}".split(),

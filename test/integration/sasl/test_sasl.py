@@ -131,6 +131,12 @@ def test_an_undone_switch_brings_saslauthd_back(container):
     assert login(container, "right pass")[0] == 235
 
 
+def test_the_socket_may_be_in_another_directory_of_the_chroot(container):
+    for settings in ({"socket_directory": "/var/spool/postfix/run/sasl"}, {}):
+        apply(container, foretold=False, **settings)
+        assert login(container, "right pass")[0] == 235
+
+
 def test_a_missing_keytab_is_told_before_anything_changes(container):
     before = traces(container)
     settings = {"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/no.keytab"}}

@@ -142,7 +142,7 @@ def _sasl_value(text, key):
 
 def _sasl_set(text, key, value):
     """
-    The file of libsasl with the first ``key`` changed and later ones taken out, or one added; ``None``: none is left.
+    The file of libsasl with the first ``key`` changed and later ones taken out, or one added; ``None``: with none.
     """
     lines, done = [], value is None
     for line in text.splitlines():

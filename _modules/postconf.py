@@ -1409,7 +1409,7 @@ def differences(config_directory=CONFIG_DIRECTORY):
     ):
         for key, value in list(found.items()):
             try:
-                differs = _prepare(config_directory, *one(key, value), "keep")["changes"]
+                differs = _prepare(config_directory, *one(key, value), "keep", None)["changes"]
                 why = "it is not the same when written anew" if differs else None
             except SaltInvocationError as err:
                 why = str(err)

@@ -96,8 +96,8 @@ PILLARS = st.builds(lambda place, text: filled(place[1], place[0] + text), st.sa
 
 @pytest.fixture(scope="module")
 def sources():
-    """The formula's data: defaults, families and profiles."""
-    names = ("defaults", "os_family", "profiles")
+    """The formula's data: defaults, families, profiles and ready-made services."""
+    names = ("defaults", "os_family", "profiles", "services")
     read = [salt.utils.yaml.safe_load((FILES / f"{name}.yaml").read_text()) for name in names]
     return [read[0]["postfix_mta"], *read[1:]]
 
@@ -131,12 +131,10 @@ def saslauthd(inside, tmp_path, monkeypatch):
     unit = tmp_path / "saslauthd.service"
     unit.touch()
     monkeypatch.setitem(module, "NATIVE_UNITS", (str(unit),))
+    monkeypatch.setitem(module, "__salt__", {"mta_transaction.superseded": lambda *_: {}})
 
     def files(mta):
-        sasl = mta["sasl"]
-        arguments = {name: sasl[name] for name in ("mechanisms", "threads", "cache", "directory_mode")}
-        arguments.update(mech_options=sasl["options"], socket_directory=sasl["socket_directory"])
-        written = module["_work"](module["_arguments"](arguments))["files"]
+        written = module["_work"](module["_arguments"](mta["saslauthd"]))["files"]
         return written[module["DEFAULTS_FILE"]], written[module["DROP_IN"]]
 
     return files

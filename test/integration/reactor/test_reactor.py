@@ -320,6 +320,7 @@ def test_what_happens_while_the_master_is_away_is_mended_when_it_is_back(fleet, 
 
 
 def test_a_second_apply_changes_nothing_and_a_dry_run_says_so(fleet):
+    until(lambda: all(quiet(host) for host in fleet.minions.values()), 120, "applies are still under way")
     for test in (True, False):
         for name, states in fleet.apply(MAIL, test=test).items():
             assert not {key for key, state in states.items() if state["changes"] or not state["result"]}, name

@@ -249,3 +249,10 @@ class TestClean:
     def test_an_apply_after_a_clean_makes_the_server_again(self, container):
         assert all(state["result"] for state in container.apply().values())
         assert not any(state["changes"] for state in container.apply().values())
+
+
+def test_the_beacon_is_in_the_minions_configuration(container):
+    configured = container.call("mta_beacon.configured")
+    assert (configured["interval"], configured["queue_limit"]) == (60, 50)
+    assert configured["saslauthd"].endswith("/mux")
+    assert container.exec(f"ls {container.root}etc/salt/minion.d").stdout.split() == ["postfix_mta.conf"]

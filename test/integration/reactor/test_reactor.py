@@ -73,7 +73,9 @@ class Events:
     def __init__(self, master):
         self.master, self.file = master, f"/root/events-{time.monotonic_ns()}"
         listen = f"exec salt-run state.event '*postfix_mta*' >{self.file} 2>/dev/null"
-        master.exec(["systemd-run", "--quiet", "sh", "-c", listen])
+        # One listener at a time: each gets every event of a storm.
+        master.exec(["systemctl", "stop", "events"], check=False)
+        master.exec(["systemd-run", "--quiet", "--collect", "--unit=events", "sh", "-c", listen])
         self.wait_until_heard()
 
     def wait_until_heard(self):
@@ -123,6 +125,12 @@ def conditions(host):
     """The conditions that the beacon knows."""
     text = host.exec("cat /var/lib/postfix_mta/beacon.json || echo {}").stdout
     return json.loads(text).get("conditions", {})
+
+
+def quiet(host):
+    """Whether nothing is wrong, and nothing that was asked for is under way or waits."""
+    memory = json.loads(host.exec("cat /var/lib/postfix_mta/reprovision.json || echo {}").stdout)
+    return not conditions(host) and memory.get("asked", 0) <= memory.get("answered", 0)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +216,7 @@ def forged(identifier, tag=None):
 
 def test_forged_events_change_nothing(fleet, first, capsys):
     second = fleet.minions[SECOND]
+    until(lambda: all(quiet(host) for host in fleet.minions.values()), 120, "applies are still under way")
     before = {name: record(host) for name, host in fleet.minions.items()}
     names = [SECOND, "*", f"{FIRST},{SECOND}", JINJA, SHELL, "../../x", None, [SECOND], "nobody.example.com"]
     tags = [
@@ -240,12 +249,6 @@ while True:
             file.write(str(number))
     time.sleep(0.02)
 """
-
-
-def quiet(host):
-    """Whether nothing that was asked for waits for an answer, and no apply is under way."""
-    memory = json.loads(host.exec("cat /var/lib/postfix_mta/reprovision.json").stdout)
-    return memory["asked"] <= memory["answered"]
 
 
 def storm(fleet, tag):
@@ -320,6 +323,7 @@ def test_what_happens_while_the_master_is_away_is_mended_when_it_is_back(fleet, 
 
 
 def test_a_second_apply_changes_nothing_and_a_dry_run_says_so(fleet):
+    until(lambda: all(quiet(host) for host in fleet.minions.values()), 120, "applies are still under way")
     for test in (True, False):
         for name, states in fleet.apply(MAIL, test=test).items():
             assert not {key for key, state in states.items() if state["changes"] or not state["result"]}, name

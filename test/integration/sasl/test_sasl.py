@@ -74,6 +74,8 @@ def before(container):
     """The traces of a host on which nobody can log in, with all counterparts running."""
     container.put({"/root/client.py": HERE / "client.py"})
     container.exec(["bash", "-s"], input=(HERE / "counterparts.sh").read_text())
+    # The package has just started its saslauthd.
+    assert results.failures(container.apply()) == []
     return traces(container)
 
 

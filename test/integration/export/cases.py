@@ -232,7 +232,7 @@ def try_case(name, number, configurations, caller, sinks):
     else:
         arguments = {"parameters": other["parameters"], "services": other["services"]}
         prepared = caller.sminion.functions["postconf.plan"].__globals__["_prepare"]
-        planned = prepared(str(POSTFIX), **arguments, unmanaged="keep")
+        planned = prepared(str(POSTFIX), **arguments, unmanaged="keep", revert=None)
         changes = {"postfix_mta_config": planned["changes"]}
         if result["table"]:
             about = {"name": str(POSTFIX / result["table"]), **other["maps"][result["table"]]}

@@ -193,7 +193,7 @@ def test_whatever_a_hostile_minion_sends_it_gets_no_other_certificate(fleet, req
         "another key to sign": (keywords(public_key="/etc/ssl/private/cakey.pem"), "not known: public_key"),
         "a file read": (["/etc/ssl/private/cakey.pem", own], "not the text of one PEM"),
         "a certificate for ever": ([request, own, "for ever"], "days must be"),
-        "a weak key": ([requests["weak"], own], "not 1024"),
+        "a weak key": ([requests["weak"], own], "RSA 1024"),
         "a curve that clients refuse": ([requests["curve"], own], "secp224r1"),
         "no request": ([None, own], "not the text of one PEM"),
         "no policy": ([request, None], "no text"),

@@ -535,12 +535,15 @@ def undo(reason):
 
 
 def _numeric(user, group, status):
+    """Numbers of a user and a group that are names or numbers; of ``status`` where they are ``None``."""
     try:
-        uid = status.st_uid if user is None else pwd.getpwnam(user).pw_uid
-        gid = status.st_gid if group is None else grp.getgrnam(group).gr_gid
+        if not isinstance(user, int):
+            user = status.st_uid if user is None else pwd.getpwnam(user).pw_uid
+        if not isinstance(group, int):
+            group = status.st_gid if group is None else grp.getgrnam(group).gr_gid
     except KeyError as err:
         raise CommandExecutionError(f"There is no such user or group: {err.args[0]}") from err
-    return uid, gid
+    return user, group
 
 
 def _mode(mode):
@@ -561,7 +564,7 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
         ``str`` (written as UTF-8) or ``bytes``.
 
     user, group
-        Names. Default: those of the file that is there, root for a new one.
+        Names or numbers. Default: those of the file that is there, root for a new one.
 
     mode
         Octal string. Default: that of the file that is there, ``0644`` for a new one.
@@ -1135,18 +1138,8 @@ def previous_apply(commit=None):
     if (_previous() / HALTED).exists():
         halt()
     for entry in reversed(_entries(_previous())):
-        path, kind = (entry / "path").read_text(), (entry / "kind").read_text()
-        if kind == "file":
-            saved = (entry / "content").stat()
-            mode = f"{stat.S_IMODE(saved.st_mode):o}"
-            write(path, (entry / "content").read_bytes(), mode=mode)
-            os.chown(path, saved.st_uid, saved.st_gid)
-        elif kind == "absent":
-            remove(path)
-        elif kind == "directory":
-            _begin()
-            _record(path, "directory")
-            _restore(entry)
+        if (entry / "kind").read_text() != "command":
+            _give_back(entry, (entry / "path").read_text())
     need(left["activate"])
     if (_previous() / HALTED).exists():
         __salt__["mta_service.start"]("postfix")
@@ -1290,26 +1283,16 @@ def _give_back(entry, path):
     kind = (entry / "kind").read_text()
     if kind == "file":
         status = (entry / "content").stat()
-        owner = _names(status.st_uid, status.st_gid)
+        owner = status.st_uid, status.st_gid
         write(path, (entry / "content").read_bytes(), *owner, mode=f"{stat.S_IMODE(status.st_mode):o}")
     elif kind == "absent":
         remove(path)
     elif kind == "directory":
-        owner = _names(*map(int, (entry / "owner").read_text().split(":")))
+        owner = map(int, (entry / "owner").read_text().split(":"))
         directory(path, *owner, mode=(entry / "mode").read_text())
     elif kind == "command" and _changed(entry):
         undo_, do = ([shlex.split(line) for line in _fact(entry, name).splitlines()] for name in ("undo", "do"))
         command(path, undo_, do, json.loads((entry / "evidence").read_text()))
-
-
-def _names(uid, gid):
-    """Names of a user and a group; ``None`` for one that is no longer there."""
-    user = group = None
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(uid).pw_name
-    with contextlib.suppress(KeyError):
-        group = grp.getgrgid(gid).gr_name
-    return user, group
 
 
 def originals_plan():

@@ -70,7 +70,8 @@ def write(name, data):
     file = pathlib.Path(path(name))
     draft = file.with_name(f".{file.name}.new")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
         draft.touch(mode=0o600)
         draft.write_text(json.dumps(data))
         draft.replace(file)

@@ -9,20 +9,16 @@ hands over here; a secret must not, for a digest would be a way to guess it.
 
 import contextlib
 import hashlib
-import json
-import pathlib
 import time
 
 from salt.exceptions import CommandExecutionError
 
-STATE_DIR = "/var/lib/postfix_mta"
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "1bf6e17f134f"
+REVISION = "03d622942d88"
 
 
-def _path(subject):
-    directory = pathlib.Path(__opts__.get("mta_state_dir", STATE_DIR)) / "verdicts"
-    return directory / hashlib.sha256(subject.encode()).hexdigest()[:32]
+def _name(subject):
+    return f"verdicts/{hashlib.sha256(subject.encode()).hexdigest()[:32]}"
 
 
 def _digest(evidence):
@@ -93,9 +89,9 @@ def recall(subject, evidence, now=None):
     """
     now = time.time() if now is None else now
     try:
-        verdict = json.loads(_path(subject).read_bytes())
+        verdict = __salt__["mta_state.read"](_name(subject))
         holds = verdict["since"] <= now < verdict["until"] and verdict["digest"] == _digest(evidence)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     return verdict["said"] if holds else None
 
@@ -121,14 +117,6 @@ def remember(subject, evidence, said, since, until):
 
         salt '*' mta_verdict.remember /etc/ssl/certs/smtpd.crt '[]' '{"comment": ""}' 0 2000000000
     """
-    path = _path(subject)
     verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
-    draft = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        draft.write_text(json.dumps(verdict))
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+    with contextlib.suppress(CommandExecutionError):
+        __salt__["mta_state.write"](_name(subject), verdict)

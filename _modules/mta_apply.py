@@ -67,16 +67,17 @@ def ended(results, config_directory="/etc/postfix", revision=None):
 
         salt '*' mta_apply.ended '{}'
     """
-    record = {**_summary(results), "time": int(time.time()), "revision": revision}
-    files = last().get("files", {})
     if any(key.startswith("postconf_|-") and one.get("result") for key, one in results.items()):
         paths = [os.path.join(config_directory, name) for name in FILES]
         files = {path: _digest(path) for path in paths}
-    _remember({**record, "files": files})
+    else:
+        files = last().get("files", {})
+    record = {**_summary(results), "time": int(time.time()), "revision": revision, "files": files}
+    _remember(record)
     if record["changed"] or not record["result"]:
         told = ("result", "changed", "failed", "duration")
         __salt__["event.send"](TAG, {name: record[name] for name in told})
-    return last()
+    return record
 
 
 def wrote(paths):

@@ -17,11 +17,12 @@ from collections.abc import Mapping
 
 # Not `import salt.utils…`: the renderer puts the execution modules into the name `salt`.
 from salt.exceptions import CommandExecutionError
+from salt.utils.dictupdate import merge_recurse as _merge_recurse
 from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "03d622942d88"
+REVISION = "920870d01d2a"
 
 
 def revision():
@@ -186,7 +187,7 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
     settings["main_cf"] = _expand(profile["parameters"], settings)
     _get_ready(settings, ready, _mapping(_mapping(pillar).get("firewall")).get("ports") is not None)
-    settings["services"] = _over(_expand(profile["services"], settings), settings["services"])
+    settings["services"] = _merge_recurse(_expand(profile["services"], settings), settings["services"])
     settings["main_cf"].update(relayed)
     settings["main_cf"].update(settings["parameters"])
     settings["of_profile"] = [*profile["parameters"], *profile["services"]]
@@ -251,22 +252,13 @@ def _get_ready(settings, ready, own_ports):
     for name in [name for name in settings["services"] if name in ready]:
         entry = _expand(ready[name], settings)
         if settings["services"].pop(name) is True:
-            services = _over(services, entry["services"])
+            services = _merge_recurse(services, entry["services"])
             settings["main_cf"].update(entry["parameters"])
             ports = settings["firewall"]["ports"]
             ports += [port for port in entry["ports"] if port not in ports and not own_ports]
         else:
-            services = _over(services, entry.get("without", dict.fromkeys(entry["services"])))
-    settings["services"] = _over(services, settings["services"])
-
-
-def _over(base, given):
-    """Return ``given`` laid over ``base``: mappings are merged, everything else replaced."""
-    merged = dict(base)
-    for key, value in given.items():
-        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merged[key] = _over(base[key], value) if both else value
-    return merged
+            services = _merge_recurse(services, entry.get("without", dict.fromkeys(entry["services"])))
+    settings["services"] = _merge_recurse(services, settings["services"])
 
 
 def _saslauthd(sasl, smtpd_conf):

@@ -60,6 +60,16 @@ def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
 
 
+def test_a_large_pillar(benchmark, container):
+    pillar = f"{container.root}srv/pillar/postfix_mta.sls"
+    before = container.exec(["cat", pillar]).stdout
+    command = ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
+    try:
+        benchmark("growth", "--rounds=3", f"--pillar={pillar}", "--", *command)
+    finally:
+        container.put({pillar: before})
+
+
 # Does what postconf(1) does, and keeps a list of how it was called.
 COUNTING = '#!/bin/sh\necho "$*" >> /root/postconf.calls\nexec /usr/sbin/postconf.real "$@"\n'
 

@@ -32,7 +32,6 @@ import tempfile
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
 
-STATE_DIR = "/var/lib/postfix_mta"
 RECORD = "maps.json"
 PROGRAMS = {"postmap": "/usr/sbin/postmap", "postalias": "/usr/sbin/postalias", "postconf": "/usr/sbin/postconf"}
 SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
@@ -271,16 +270,9 @@ def _read(path):
         raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
 
 
-def _state_dir():
-    return __opts__.get("mta_state_dir", STATE_DIR)
-
-
 def _record():
     """What is known of tables: ``{"tables": {path: {…}}, "made": [paths], "postfix": {…}}``."""
-    fresh = {"tables": {}, "made": [], "postfix": {}}
-    with contextlib.suppress(ValueError):
-        return {**fresh, **json.loads(_read(os.path.join(_state_dir(), RECORD)) or b"{}")}
-    return fresh
+    return {"tables": {}, "made": [], "postfix": {}, **__salt__["mta_state.read"](RECORD)}
 
 
 def _noticed():
@@ -317,7 +309,7 @@ def _private(contents):
     The host's main.cf is not read: a Postfix program sleeps until that is 2 s old. The name is one that
     :py:mod:`postconf` clears away when the run was killed.
     """
-    parent = _state_dir()
+    parent = __salt__["mta_state.path"]("")
     os.makedirs(parent, mode=0o700, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=f"stage.{os.getpid()}.", dir=parent)
     try:
@@ -487,30 +479,25 @@ def remember():
     noticed = _noticed()
     if not any(noticed.values()):
         return
-    parent = _state_dir()
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{RECORD}.", dir=parent)
-    with open(descriptor, "w", encoding="utf-8") as handle:
-        handle.write(_updated())
-    os.replace(draft, os.path.join(parent, RECORD))
+    __salt__["mta_state.write"](RECORD, _updated())
     __context__.pop("mta_map.noticed")
 
 
 def _updated(made=(), gone=()):
-    """The record's text with what this run noticed."""
+    """The record with what this run noticed."""
     record, noticed = _record(), _noticed()
     record["tables"].update(noticed["tables"])
     record["postfix"] = noticed["postfix"] or record["postfix"]
     record["made"] = sorted({*record["made"], *made} - set(gone))
     for path in gone:
         record["tables"].pop(path, None)
-    return json.dumps(record)
+    return record
 
 
 def _keep(made=(), gone=()):
     """Write the record as a part of the transaction."""
-    text = _updated(made, gone)
-    __salt__["mta_transaction.write"](os.path.join(_state_dir(), RECORD), text, mode="0600")
+    text = json.dumps(_updated(made, gone))
+    __salt__["mta_transaction.write"](__salt__["mta_state.path"](RECORD), text, mode="0600")
     __context__.pop("mta_map.noticed", None)
 
 

@@ -35,7 +35,6 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 log = logging.getLogger(__name__)
 
-STATE_DIR = "/var/lib/postfix_mta"
 LOCK_TIMEOUT = 120
 LOG_LINES = 12
 SERVICES = ("saslauthd", "postfix")
@@ -89,7 +88,7 @@ rm -rf "$journal" {unit_dir}/{unit} {unit_dir}/multi-user.target.wants/{unit} {s
 
 
 def _state_dir():
-    return pathlib.Path(__opts__.get("mta_state_dir", STATE_DIR))
+    return pathlib.Path(__salt__["mta_state.path"](""))
 
 
 def _journal():

@@ -37,7 +37,6 @@ __func_alias__ = {"set_": "set"}
 
 CONFIG_DIRECTORY = "/etc/postfix"
 QUEUE = "/var/spool/postfix"
-STATE_DIR = "/var/lib/postfix_mta"
 RECORD = "postconf.json"
 FILES = ("main.cf", "master.cf")
 LOCK_SECONDS = 30
@@ -515,20 +514,14 @@ def _record(config_directory):
 
     The whole record has one such dictionary for each configuration directory. One that is damaged is none.
     """
-    whole = {}
-    with contextlib.suppress(ValueError):
-        whole = json.loads(_read(os.path.join(_state_dir(), RECORD)) or "{}")
+    whole = __salt__["mta_state.read"](RECORD)
     return whole, whole.get(config_directory, {})
-
-
-def _state_dir():
-    return __opts__.get("mta_state_dir", STATE_DIR)
 
 
 @contextlib.contextmanager
 def _stage(config_directory, main, master):
     """A private copy of what postconf(1) needs of the configuration directory, with the given two files."""
-    parent = _state_dir()
+    parent = __salt__["mta_state.path"]("")
     there = os.path.isdir(parent)
     try:
         os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -1837,4 +1830,4 @@ def _switch(name, prepared, texts):
     whole, record = _record(name)
     if prepared["record"] is not None and prepared["record"] != record:
         text = json.dumps({**whole, name: prepared["record"]}, indent=1)
-        __salt__["mta_transaction.write"](os.path.join(_state_dir(), RECORD), text, mode="0600")
+        __salt__["mta_transaction.write"](__salt__["mta_state.path"](RECORD), text, mode="0600")

@@ -76,6 +76,8 @@ class Host:
         self.directory = directory
         self.modules = modules
         self.private = modules["postconf.plan"].__globals__
+        # A private function is called from outside the loader, which gives it no ``__salt__``.
+        self.private["__salt__"] = modules
         self.write(MAIN, MASTER)
 
     def write(self, main=None, master=None):

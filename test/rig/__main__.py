@@ -21,6 +21,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -32,6 +33,8 @@ WORKERS = 2
 TOOLS = pathlib.Path(sys.executable).parent
 # Suites that measure CPU time: nothing else runs beside them.
 ALONE = ("cost",)
+# Suites that take several minutes: they start first, so that none of them runs on alone at the end.
+LONG = ("reactor", "rollout", "killed", "bad-settings", "hardened", "renewal", "mail-flow", "fleet-ca")
 
 processes = set()
 output_lock = threading.Lock()
@@ -91,7 +94,10 @@ def unit(args):
     """The unit tests' counts, with each Salt line."""
 
     def tests(line):
-        output, code = run([venvs.python(line), "-m", "pytest", *(args or ["test/unit"])], live=False)
+        # Each test loads the modules anew: what was compiled once is kept, but not in the repository.
+        with tempfile.TemporaryDirectory() as directory:
+            env = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
+            output, code = run([venvs.python(line), "-m", "pytest", *(args or ["test/unit"])], env, live=False)
         with output_lock:
             say(f"unit tests with Salt {line}")
             print(output, end="", flush=True)
@@ -140,6 +146,7 @@ def integration(chosen, args):
     build(instance.platform for instance in chosen)
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
     beside = [instance for instance in chosen if instance.suite not in ALONE]
+    beside.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
         jobs = [pool.submit(guarded, instance, args) for instance in beside]
         try:
@@ -197,8 +204,10 @@ def finish(counts):
 def main(command="all", *words):
     """Run a command of ``bin/test``; the exit code."""
     if command == "all":
-        counts = lint() + unit([])
-        with clean_engine():
+        with clean_engine(), concurrent.futures.ThreadPoolExecutor(1) as beside:
+            images_built = beside.submit(build, kitchen.platforms())
+            counts = lint() + unit([])
+            images_built.result()
             counts += integration(kitchen.instances(), [])
         return finish(counts)
     if command == "lint":

@@ -3,10 +3,15 @@ Settings that break mail, one at a time, on a healthy server: refused or undone,
 
 Most of them are refused before anything is switched: then not a single connection may fail. The others show only
 under the live conversation (``live``); the gap that a client sees until they are undone is measured and printed.
+
+The environment variable POSTFIX_MTA_SETTINGS says how many of them are tried (default 32, drawn by chance), and
+POSTFIX_MTA_SEED draws those of an earlier run again.
 """
 
 import dataclasses
+import os
 import pathlib
+import random
 import shlex
 import time
 
@@ -213,6 +218,10 @@ OTHERS = {
     ),
 }
 SETTINGS = {**MEASURED, **OTHERS}
+SEED = int(os.environ.get("POSTFIX_MTA_SEED") or random.randrange(10**6))
+TRIED = random.Random(SEED).sample(
+    sorted(SETTINGS), min(len(SETTINGS), int(os.environ.get("POSTFIX_MTA_SETTINGS", "32")))
+)
 
 
 class Client:
@@ -269,7 +278,7 @@ def failed(results):
     ]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", TRIED)
 def test_a_bad_setting_changes_nothing(container, client, healthy, capsys, name):
     bad = SETTINGS[name]
     assert client.is_served(time.time())
@@ -284,7 +293,8 @@ def test_a_bad_setting_changes_nothing(container, client, healthy, capsys, name)
     lost = [one for one in seen if one[2] != "served"]
     comments = "\n".join(state["comment"] for state in failed(results))
     with capsys.disabled():
-        print(f"\n{name}: {ended - began:.1f} s, gap {gap:.2f} s, {len(lost)} of {len(seen)} connections lost")
+        taken = f"{ended - began:.1f} s, gap {gap:.2f} s, {len(lost)} of {len(seen)} connections lost"
+        print(f"\nseed {SEED}, {name}: {taken}")
     assert comments, "no state failed"
     assert bad.culprit in comments
     assert not any(state["changes"] for state in failed(results))

@@ -79,7 +79,7 @@ def report(thorough=False, login=True, look=False):
     row["certificate_days"] = None if expires is None else int((expires - row["time"]) // 86400)
     gather("queue", __salt__["mta_queue.size"])
     gather("drift", lambda: __salt__["mta_apply.differing"]())
-    gather("commit", __salt__["mta_transaction.last_commit"])
+    gather("commit", __salt__["mta_previous.last_commit"])
     gather("conditions", lambda: sorted(__salt__["mta_beacon.found" if look else "mta_beacon.conditions"]()))
     return row
 

@@ -3,21 +3,16 @@ Switch the files that mail depends on as one transaction, verify it by a live SM
 
 Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``, ``mta_map``) change files only through
 :func:`write`, :func:`remove` and :func:`directory`, and the databases of other tools through :func:`command`.
-Each of these first saves what was there in a journal below ``/var/lib/postfix_mta`` (the minion option
-``mta_state_dir`` moves it), then replaces the file atomically.
+Each of these first saves what was there in the journal (:py:mod:`mta_journal`), then replaces the file atomically.
 :func:`close` activates the daemons, holds the conversation, and either drops the journal (commit) or puts
 every saved file back and stops and starts the daemons (undo).
 
-The journal is one directory for each change, complete before it gets its name and removed as a whole, so that
-a process killed at any point, or a power loss, leaves either nothing to do or a journal from which
-:func:`recover` (at the next apply) or a systemd unit that exists only meanwhile (at the next boot) restores the
-old files. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
+A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot has
+done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
 """
 
-import contextlib
 import fcntl
 import grp
-import hashlib
 import json
 import logging
 import os
@@ -25,10 +20,8 @@ import pathlib
 import pwd
 import re
 import shlex
-import shutil
 import stat
 import subprocess
-import tempfile
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -40,81 +33,13 @@ LOG_LINES = 12
 SERVICES = ("saslauthd", "postfix")
 STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
-# In a journal: files were switched that Postfix must not see one without the other.
-HALTED = "halted"
-
-BOOT_UNIT = "postfix-mta-recover.service"
 UNIT_DIR = "/etc/systemd/system"
-UNIT_TEXT = """\
-[Unit]
-Description=Undo an interrupted postfix_mta apply before Postfix starts
-ConditionPathExists={state_dir}/journal
-RequiresMountsFor={state_dir} /etc /var/spool/postfix
-Before=postfix.service postfix@-.service saslauthd.service
-
-[Service]
-Type=oneshot
-ExecStart=/bin/sh {state_dir}/recover.sh
-
-[Install]
-WantedBy=multi-user.target
-"""
-# The journal in the words of sh(1), for a boot at which no Salt may run before Postfix does.
-RECOVER_TEXT = """\
-#!/bin/sh
-# Restores what an interrupted postfix_mta apply had changed; installed only while one is under way.
-journal={state_dir}/journal
-for entry in $(ls -r "$journal"); do
-    entry=$journal/$entry
-    [ -e "$entry/path" ] || continue
-    path=$(cat "$entry/path")
-    case $(cat "$entry/kind") in
-        file)
-            cp -p "$entry/content" "$path.postfix_mta" && mv -f "$path.postfix_mta" "$path" || exit 1 ;;
-        absent)
-            rm -f "$path" || exit 1 ;;
-        directory)
-            chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path" || exit 1 ;;
-        no-directory)
-            for name in $(cat "$entry/runtime" 2>/dev/null); do rm -f "$path/$name"; done
-            rmdir "$path" 2>/dev/null ;;
-        command)
-            sh "$entry/undo" >/dev/null 2>&1 ;;
-    esac
-done
-sync
-rm -rf "$journal" {unit_dir}/{unit} {unit_dir}/multi-user.target.wants/{unit} {state_dir}/recover.sh
-"""
-
-
-def _state_dir():
-    return pathlib.Path(__salt__["mta_state.path"](""))
-
-
-def _journal():
-    return _state_dir() / "journal"
-
-
-def _originals():
-    return _state_dir() / "originals"
-
-
-def _previous():
-    return _state_dir() / "previous"
 
 
 def _run():
     """What this run did so far; shared by all states of one run."""
     fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "module": None}
     return __context__.setdefault("mta_transaction", fresh)
-
-
-def _fsync_directory(path):
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stronger(first, second):
@@ -128,140 +53,14 @@ def _stronger(first, second):
     return merged
 
 
-# -- the journal -------------------------------------------------------------------------------
-
-
-def _entries(folder=None):
-    """The journal's entries (or the originals), oldest first. A dotted name is a draft: not complete."""
-    folder = folder or _journal()
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.isdigit())
-    except FileNotFoundError:
-        return []
-    return [folder / name for name in names]
-
-
-def _record(path, kind, facts=None):
-    """
-    Save what is at ``path`` as the journal's next entry, unless this transaction has saved it already.
-
-    ``path`` may also be the name of what a command changes. ``facts``: more files of the entry, name to text.
-    """
-    path = pathlib.Path(path)
-    entries = _entries()
-    for entry in entries:
-        if (entry / "path").read_text() == str(path):
-            return
-    name = f"{len(entries):04d}"
-    draft = _journal() / f".{name}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(mode=0o700)
-    (draft / "path").write_text(str(path))
-    (draft / "kind").write_text(kind)
-    for fact, text in {"module": _run()["module"], **(facts or {})}.items():
-        if text:
-            (draft / fact).write_text(text)
-    if kind == "file":
-        shutil.copy2(path, draft / "content")
-        status = path.stat()
-        os.chown(draft / "content", status.st_uid, status.st_gid)
-    elif kind == "directory":
-        status = path.stat()
-        (draft / "owner").write_text(f"{status.st_uid}:{status.st_gid}")
-        (draft / "mode").write_text(f"{stat.S_IMODE(status.st_mode):o}")
-    for child in draft.iterdir():
-        with open(child, "rb") as handle:
-            os.fsync(handle.fileno())
-    _fsync_directory(draft)
-    os.rename(draft, _journal() / name)
-    _fsync_directory(_journal())
-
-
-def _restore(entry):
-    """Put back what ``entry`` saved. Doing it twice does no harm."""
-    path = pathlib.Path((entry / "path").read_text())
-    kind = (entry / "kind").read_text()
-    if kind == "file":
-        saved = (entry / "content").stat()
-        _replace(
-            path,
-            (entry / "content").read_bytes(),
-            saved.st_uid,
-            saved.st_gid,
-            stat.S_IMODE(saved.st_mode),
-            times=(saved.st_atime_ns, saved.st_mtime_ns),
-        )
-    elif kind == "absent":
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-    elif kind == "directory":
-        owner, group = (entry / "owner").read_text().split(":")
-        os.chown(path, int(owner), int(group))
-        path.chmod(int((entry / "mode").read_text(), 8))
-    elif kind == "no-directory":
-        _remove_directory(entry)
-    elif kind == "command":
-        done = subprocess.run(
-            ["/bin/sh", entry / "undo"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-        )
-        if done.returncode:
-            # Done before, by a run that was killed, or by hand.
-            log.info("%s: %s", path, done.stderr.decode(errors="replace").strip())
-    return str(path)
-
-
-def _fact(entry, name):
-    """A fact of an entry; empty when it has none of that name."""
-    try:
-        return (entry / name).read_text()
-    except FileNotFoundError:
-        return ""
-
-
-def _remove_directory(entry):
-    """Remove a directory that was not there, with what its daemon leaves in it, unless there is more in it."""
-    path = pathlib.Path((entry / "path").read_text())
-    names = _fact(entry, "runtime").split()
-    try:
-        if set(os.listdir(path)) <= set(names):
-            for name in os.listdir(path):
-                (path / name).unlink()
-            path.rmdir()
-    except OSError as err:
-        log.info("%s stays: %s", path, err)
-
-
-def _replace(path, contents, uid, gid, mode, times=None):
-    """Replace ``path`` atomically: a reader sees the old or the new file whole, also after a power loss."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as handle:
-            os.fchown(descriptor, uid, gid)
-            with contextlib.suppress(OSError):
-                for attribute in os.listxattr(path):
-                    os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
-            # After an access control list, whose mask it sets: 0600 stays 0600.
-            os.fchmod(descriptor, mode)
-            handle.write(contents)
-            handle.flush()
-            os.fsync(descriptor)
-        if times:
-            os.utime(draft, ns=times)
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        raise
-    _fsync_directory(path.parent)
-
-
 # -- begin, commit, undo -----------------------------------------------------------------------
 
 
 def _lock():
     """Take the lock, waiting for another run to end."""
-    _state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = open(_state_dir() / "lock", "a+")  # noqa: SIM115 - held until the transaction closes
+    path = pathlib.Path(__salt__["mta_state.path"]("lock"))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = open(path, "a+")  # noqa: SIM115 - held until the transaction closes
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
@@ -271,10 +70,15 @@ def _lock():
             if time.monotonic() > deadline:
                 handle.close()
                 raise CommandExecutionError(
-                    f"Nothing was changed: another apply has held {_state_dir() / 'lock'} for {LOCK_TIMEOUT} s"
+                    f"Nothing was changed: another apply has held {path} for {LOCK_TIMEOUT} s"
                 ) from None
             time.sleep(0.2)
     return handle
+
+
+def _is_open():
+    """Whether there is a journal: of a transaction under way, or left by one that was killed."""
+    return os.path.exists(__salt__["mta_state.path"]("journal"))
 
 
 def _begin():
@@ -284,21 +88,14 @@ def _begin():
         return
     lock = _lock()
     try:
-        if _journal().exists():
+        if _is_open():
             log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
             "answers": _answers_now(timeout=10, patience=1),
             "time": int(time.time()),
         }
-        _arm()
-        draft = _state_dir() / ".journal"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
-        (draft / "before").write_text(json.dumps(before))
-        _fsync_directory(draft)
-        os.rename(draft, _journal())
-        _fsync_directory(_state_dir())
+        __salt__["mta_journal.begin"](before)
     except BaseException:
         lock.close()
         raise
@@ -313,66 +110,6 @@ def _answers_now(timeout, patience=0):
         return False
 
 
-def _arm():
-    """Install the unit that resolves the journal at the next boot."""
-    if not os.path.isdir("/run/systemd/system"):
-        return
-    facts = {"state_dir": _state_dir(), "unit_dir": UNIT_DIR, "unit": BOOT_UNIT}
-    _replace(_state_dir() / "recover.sh", RECOVER_TEXT.format(**facts).encode(), 0, 0, 0o700)
-    unit = pathlib.Path(UNIT_DIR) / BOOT_UNIT
-    _replace(unit, UNIT_TEXT.format(**facts).encode(), 0, 0, 0o644)
-    wants = pathlib.Path(UNIT_DIR) / "multi-user.target.wants"
-    wants.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (wants / BOOT_UNIT).symlink_to(unit)
-
-
-def _disarm():
-    for path in (
-        pathlib.Path(UNIT_DIR) / "multi-user.target.wants" / BOOT_UNIT,
-        pathlib.Path(UNIT_DIR) / BOOT_UNIT,
-        _state_dir() / "recover.sh",
-    ):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-
-
-def _keep_originals():
-    """Keep, of each path, what was there before the first apply ever changed it: ``.clean`` puts that back."""
-    _originals().mkdir(mode=0o700, exist_ok=True)
-    services = _originals() / "services"
-    if not services.exists():
-        shutil.copy2(_journal() / "before", services)
-    there = _entries(_originals())
-    kept = {(entry / "path").read_text() for entry in there}
-    number = int(there[-1].name) + 1 if there else 0
-    for entry in _entries():
-        if (entry / "path").read_text() in kept:
-            continue
-        draft = _originals() / f".{number:04d}"
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(entry, draft)
-        if (entry / "content").exists():
-            status = (entry / "content").stat()
-            os.chown(draft / "content", status.st_uid, status.st_gid)
-        os.rename(draft, _originals() / f"{number:04d}")
-        number += 1
-
-
-def _drop_journal(keep=False):
-    """Forget the journal in one step, then clear away what it consisted of, or keep it for :func:`take_back`."""
-    done = _state_dir() / ".journal"
-    shutil.rmtree(done, ignore_errors=True)
-    os.rename(_journal(), done)
-    _fsync_directory(_state_dir())
-    if keep:
-        shutil.rmtree(_previous(), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.rename(done, _previous())
-    shutil.rmtree(done, ignore_errors=True)
-    _disarm()
-
-
 def _end(run):
     if run["lock"]:
         run["lock"].close()
@@ -381,29 +118,30 @@ def _end(run):
 
 def _resolve():
     """Undo what a journal says, whoever began it. Returns the paths restored."""
-    restored = []
-    units = False
-    if (_journal() / HALTED).exists() and __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+    if __salt__["mta_journal.halted"]() and __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
         __salt__["mta_service.stop"]("postfix")
-    for entry in reversed(_entries()):
+    entries = __salt__["mta_journal.entries"]()[::-1]
+    for entry in entries:
         try:
-            restored.append(_restore(entry))
+            __salt__["mta_journal.restore"](entry)
         except OSError as err:
-            raise CommandExecutionError(f"Cannot put back what {entry} saved: {err}") from err
-        units = units or restored[-1].startswith(UNIT_DIR)
-    if units:
+            raise CommandExecutionError(f"Cannot put back what {entry['folder']} saved: {err}") from err
+    if _has_units(entries):
         __salt__["mta_service.daemon_reload"]()
-    return restored
+    return [entry["path"] for entry in entries]
+
+
+def _has_units(entries):
+    """Whether a unit of systemd is among what was changed."""
+    return any(entry["path"].startswith(UNIT_DIR) for entry in entries)
 
 
 def _recover():
     """Undo the left-over journal; the lock is ours. Returns the paths restored."""
-    before = {"services": {}}
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads((_journal() / "before").read_text())
+    before = {"services": {}, **__salt__["mta_journal.before"]()}
     restored = _resolve()
     _bring_back(before, activated=True)
-    _drop_journal()
+    __salt__["mta_journal.drop"]()
     return restored
 
 
@@ -452,9 +190,9 @@ def pending():
         salt '*' mta_transaction.pending
     """
     __context__.pop("mta_transaction", None)
-    if not _journal().exists():
+    if not _is_open():
         return None
-    return [(entry / "path").read_text() for entry in _entries()]
+    return [entry["path"] for entry in __salt__["mta_journal.entries"]()]
 
 
 def under_way():
@@ -468,7 +206,7 @@ def under_way():
         salt '*' mta_transaction.under_way
     """
     try:
-        with open(_state_dir() / "lock") as handle:
+        with open(__salt__["mta_state.path"]("lock")) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -491,10 +229,10 @@ def recover():
 
         salt '*' mta_transaction.recover
     """
-    if not _journal().exists():
+    if not _is_open():
         return None
     with _lock():
-        return _recover() if _journal().exists() else None
+        return _recover() if _is_open() else None
 
 
 def undo(reason):
@@ -524,13 +262,18 @@ def undo(reason):
         if run["before"]["services"]["postfix"]["active"]:
             # Also when it did not answer before: this returns when it is up again.
             answers = _answers_now(timeout=20, patience=15) or (False if run["before"]["answers"] else None)
-        _drop_journal()
+        __salt__["mta_journal.drop"]()
     finally:
         _end(run)
     return {"restored": restored, "answers": answers}
 
 
 # -- what members call -------------------------------------------------------------------------
+
+
+def _record(path, kind, facts=None):
+    """Save what is at ``path`` before the member that runs changes it."""
+    __salt__["mta_journal.record"](path, kind, {"module": _run()["module"], **(facts or {})})
 
 
 def _numeric(user, group, status):
@@ -579,8 +322,6 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
 
         salt '*' mta_transaction.write /etc/postfix/sasl/smtpd.conf 'mech_list: plain login'
     """
-    if isinstance(contents, str):
-        contents = contents.encode()
     path = pathlib.Path(os.path.realpath(path))
     bits = None if mode is None else _mode(mode)
     try:
@@ -591,7 +332,7 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
         _record(path, "file" if exists else "absent")
         need(activate)
-        _replace(path, contents, uid, gid, bits)
+        __salt__["mta_journal.replace"](path, contents, uid, gid, bits)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 
@@ -619,8 +360,7 @@ def remove(path, activate=None):
         _begin()
         _record(path, "file")
         need(activate)
-        path.unlink()
-        _fsync_directory(path.parent)
+        __salt__["mta_journal.remove"](path)
     except OSError as err:
         raise CommandExecutionError(f"Cannot remove {path}: {err.strerror or err}") from err
 
@@ -737,12 +477,48 @@ def halt():
     if not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
         return False
     try:
-        (_journal() / HALTED).touch()
-        _fsync_directory(_journal())
+        __salt__["mta_journal.halt"]()
     except OSError as err:
-        raise CommandExecutionError(f"Cannot write {_journal()}: {err.strerror or err}") from err
+        raise CommandExecutionError(f"Cannot write the journal: {err.strerror or err}") from err
     __salt__["mta_service.stop"]("postfix", for_good=False)
     return True
+
+
+def put_back(entry, forget=False):
+    """
+    Put back what an earlier transaction saved, as part of this one. A directory that was made stays.
+
+    entry
+        One of ``mta_journal.entries`` of the store ``originals`` or ``previous``.
+
+    forget
+        At the commit, forget the entry of ``originals``. Default: no.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.put_back '{"folder": "/var/lib/postfix_mta/originals/0000", "kind": "absent",
+            "path": "/etc/saslauthd.conf"}'
+    """
+    _begin()
+    path, kind = entry["path"], entry["kind"]
+    if kind == "file":
+        content = pathlib.Path(entry["folder"]) / "content"
+        status = content.stat()
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        write(path, content.read_bytes(), status.st_uid, status.st_gid, mode)
+    elif kind == "absent":
+        remove(path)
+    elif kind == "directory":
+        owner = map(int, __salt__["mta_journal.fact"](entry, "owner").split(":"))
+        directory(path, *owner, mode=__salt__["mta_journal.fact"](entry, "mode"))
+    elif kind == "command" and __salt__["mta_journal.changed"](entry):
+        scripts = (__salt__["mta_journal.fact"](entry, name).splitlines() for name in ("undo", "do"))
+        undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)
+        command(path, undo_, do, json.loads(__salt__["mta_journal.fact"](entry, "evidence")))
+    if forget:
+        _run()["given_back"].append(path)
 
 
 def need(activate):
@@ -967,10 +743,10 @@ def close(services=None, verify=None):
         undo(f"the conversation was interrupted: {err!r}")
         raise
     if not problems:
-        _keep_originals()
-        __salt__["mta_apply.wrote"]([(entry / "path").read_text() for entry in _entries()])
-        _describe_left(run)
-        _drop_journal(keep=True)
+        __salt__["mta_originals.keep"]()
+        __salt__["mta_apply.wrote"]([entry["path"] for entry in __salt__["mta_journal.entries"]()])
+        __salt__["mta_previous.describe"](run["activate"])
+        __salt__["mta_journal.drop"](keep=True)
         left = []
         try:
             done += _put_away(run)
@@ -998,7 +774,7 @@ def _activate(run, services):
     activate = run["activate"]
     names = [name for name in SERVICES if name in services or name in activate]
     status = __salt__["mta_service.status"](names)
-    if any((entry / "path").read_text().startswith(UNIT_DIR) for entry in _entries()):
+    if _has_units(__salt__["mta_journal.entries"]()):
         __salt__["mta_service.daemon_reload"]()
     run["activated"] = True
     done = []
@@ -1043,320 +819,6 @@ def _put_away(run):
         if action == "stop" and __salt__["mta_service.status"]([name])[name]["enabled"]:
             __salt__["mta_service.disable"](name)
             done.append(f"{name} disabled")
-    for entry in reversed(_entries(_originals())):
-        if (entry / "path").read_text() in run["given_back"]:
-            if (entry / "kind").read_text() == "no-directory":
-                _remove_directory(entry)
-            shutil.rmtree(entry)
+    if run["given_back"]:
+        __salt__["mta_originals.forget_entries"](run["given_back"])
     return done
-
-
-# -- back to before the last apply ------------------------------------------------------------------------------
-
-
-def _left(path):
-    """What is at a path, in a word that differs when it does; ``None``: nothing."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        return "directory"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-
-
-def _describe_left(run):
-    """Write down, in the journal, what this transaction leaves, so that it can be taken back."""
-    entries = [(entry / "path").read_text() for entry in _entries()]
-    # Where there is no room for it, the commit still counts; it cannot be taken back.
-    with contextlib.suppress(OSError):
-        left = {
-            "commit": time.time(),
-            "paths": {path: _left(path) for path in entries},
-            "activate": run["activate"],
-        }
-        (_journal() / "left").write_text(json.dumps(left))
-
-
-def _what_was_left():
-    try:
-        return json.loads((_previous() / "left").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def last_commit():
-    """
-    Return when a transaction last changed something for good, Unix time; ``None``: never, or nobody knows.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.last_commit
-    """
-    return (_what_was_left() or {}).get("commit")
-
-
-def previous_plan(commit=None):
-    """
-    Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
-
-    commit
-        As for :func:`take_back`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.previous_plan
-    """
-    left = _what_was_left()
-    if left is None:
-        return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
-    if commit is not None and left["commit"] != commit:
-        return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
-    since = [path for path, word in left["paths"].items() if _left(path) != word]
-    if since:
-        return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
-    change = {"old": "as the last apply made it", "new": "as before it"}
-    return {"changes": dict.fromkeys(left["paths"], change), "activate": left["activate"]}
-
-
-def previous_apply(commit=None):
-    """
-    Put every file back to how it was before the last apply that changed something, as one transaction.
-
-    commit
-        As for :func:`take_back`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.previous_apply
-    """
-    left = _what_was_left()
-    if (_previous() / HALTED).exists():
-        halt()
-    for entry in reversed(_entries(_previous())):
-        if (entry / "kind").read_text() != "command":
-            _give_back(entry, (entry / "path").read_text())
-    need(left["activate"])
-    if (_previous() / HALTED).exists():
-        __salt__["mta_service.start"]("postfix")
-
-
-def take_back(commit=None, test=False):
-    """
-    Take back what the last apply changed in the mail server's files, as one transaction that is verified.
-
-    commit
-        Unix time: the :func:`last_commit` that is meant, or a dictionary of minion id to it. Another one is an
-        error. Default: the last.
-
-    test
-        Only tell.
-
-    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
-    pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
-    overwritten: nothing is taken back then.
-
-    Returns a state's result: ``result``, ``changes``, ``comment``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.take_back test=True
-    """
-    pending()
-    if isinstance(commit, dict):
-        commit = commit[__opts__["id"]]
-    errors = previous_plan(commit).get("errors")
-    if errors:
-        return {"name": "previous", "result": False, "changes": {}, "comment": "\n".join(errors)}
-    functions = ("previous_plan", "previous_apply")
-    subject = "What the last apply changed"
-    options = {"test": test, "subject": subject, "functions": functions}
-    return member("previous", "mta_transaction", {"commit": commit}, **options)
-
-
-# -- back to before the first apply -----------------------------------------------------------------------------
-
-
-def _changed(entry, gone=()):
-    """
-    Whether what an entry saved is no longer so. ``gone``: paths that are about to be removed.
-
-    A directory in which others have put something counts as theirs.
-    """
-    path = pathlib.Path((entry / "path").read_text())
-    kind = (entry / "kind").read_text()
-    if kind == "file":
-        return not path.exists() or path.read_bytes() != (entry / "content").read_bytes()
-    if kind == "absent":
-        return path.exists()
-    if kind == "no-directory":
-        names = _fact(entry, "runtime").split()
-        return path.is_dir() and all(name in names or str(path / name) in gone for name in os.listdir(path))
-    if kind == "command":
-        file, pattern = json.loads((entry / "evidence").read_text())
-        try:
-            return bool(re.search(pattern, pathlib.Path(file).read_text(errors="replace"), re.MULTILINE))
-        except FileNotFoundError:
-            return False
-    if not path.is_dir():
-        return False
-    status = path.stat()
-    now = f"{status.st_uid}:{status.st_gid}", f"{stat.S_IMODE(status.st_mode):o}"
-    return now != ((entry / "owner").read_text(), (entry / "mode").read_text())
-
-
-def _changes(entries):
-    """What putting entries back would change, as ``{path: {"old": …, "new": …}}``."""
-    changes, gone = {}, set()
-    # A directory was made before what is in it.
-    for entry in reversed(entries):
-        path, kind = (entry / "path").read_text(), (entry / "kind").read_text()
-        if _changed(entry, gone):
-            nothing = kind in ("absent", "no-directory", "command")
-            changes[path] = {
-                "old": "as this formula made it",
-                "new": None if nothing else "as before the first apply",
-            }
-            gone.add(path)
-    return changes
-
-
-def superseded(module, wanted):
-    """
-    Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
-
-    module
-        The member.
-
-    wanted
-        List of the paths, and names of what commands change, that it still wants, with all above them.
-
-    Returns ``{path: {"old": …, "new": …}}``, for :func:`give_back`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.superseded saslauthd '[/etc/default/saslauthd]'
-    """
-    # Files are kept by the paths that symbolic links lead to.
-    wanted = [*wanted, *(os.path.realpath(item) for item in wanted if item.startswith("/"))]
-    entries = []
-    for entry in _entries(_originals()):
-        path = (entry / "path").read_text()
-        needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
-        if not needed and _fact(entry, "module") == module:
-            entries.append(entry)
-    return _changes(entries)
-
-
-def give_back(paths):
-    """
-    Put back what was there before the first apply, as part of the transaction.
-
-    A directory that was not there is removed when the transaction is committed, as a daemon may still use it.
-
-    paths
-        List of paths, as :func:`superseded` returns them.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.give_back '[/etc/saslauthd.conf]'
-    """
-    _begin()
-    for entry in reversed(_entries(_originals())):
-        path = (entry / "path").read_text()
-        if path in paths:
-            _give_back(entry, path)
-            _run()["given_back"].append(path)
-
-
-def _give_back(entry, path):
-    kind = (entry / "kind").read_text()
-    if kind == "file":
-        status = (entry / "content").stat()
-        owner = status.st_uid, status.st_gid
-        write(path, (entry / "content").read_bytes(), *owner, mode=f"{stat.S_IMODE(status.st_mode):o}")
-    elif kind == "absent":
-        remove(path)
-    elif kind == "directory":
-        owner = map(int, (entry / "owner").read_text().split(":"))
-        directory(path, *owner, mode=(entry / "mode").read_text())
-    elif kind == "command" and _changed(entry):
-        undo_, do = ([shlex.split(line) for line in _fact(entry, name).splitlines()] for name in ("undo", "do"))
-        command(path, undo_, do, json.loads((entry / "evidence").read_text()))
-
-
-def originals_plan():
-    """
-    Tell what differs from how it was before the first apply that committed, as ``{path: {"old": …, "new": …}}``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.originals_plan
-    """
-    changes = _changes(_entries(_originals()))
-    activate = {"postfix": "restart"} if changes else {}
-    return {"changes": changes, "activate": {**activate, **_services_of_old(changes)}}
-
-
-def _services_of_old(changes):
-    """What has to happen to services other than Postfix when the originals come back."""
-    if not changes:
-        return {}
-    try:
-        before = json.loads((_originals() / "services").read_text())["services"]
-    except (OSError, ValueError):
-        return {}
-    return {
-        name: "restart" if was["active"] else "stop"
-        for name, was in before.items()
-        if was["installed"] and (name != "postfix" or not was["active"])
-    }
-
-
-def originals_apply():
-    """
-    Put every file back to how it was before the first apply that committed, as one transaction.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.originals_apply
-    """
-    plan = originals_plan()
-    give_back(list(plan["changes"]))
-    need(plan["activate"])
-
-
-def originals_forget():
-    """
-    Bring the services to how they were before the first apply, and forget the originals.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.originals_forget
-    """
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads((_originals() / "services").read_text())
-        for name, was in before["services"].items():
-            now = __salt__["mta_service.status"]([name])[name]
-            if was["enabled"] and now["installed"] and not now["enabled"]:
-                __salt__["mta_service.enable"](name)
-            if was["active"] and now["installed"] and not now["active"]:
-                __salt__["mta_service.start"](name)
-    for kept in (_originals(), _previous()):
-        shutil.rmtree(kept, ignore_errors=True)
-    __salt__["mta_apply.forget"]()

@@ -501,7 +501,7 @@ def _work(wanted):
                 }
             )
 
-    work["give_back"] = __salt__["mta_transaction.superseded"]("saslauthd", needed)
+    work["give_back"] = __salt__["mta_originals.superseded"]("saslauthd", needed)
     for item, change in work["give_back"].items():
         left = {"postfix": "restart"} if item.startswith("group ") else {"saslauthd": "restart"}
         differs(item, change["old"], change["new"], left)
@@ -570,7 +570,7 @@ def apply(**args):
         kept = {"user": "root", "group": "root", "mode": work["modes"][path]} if path in work["modes"] else {}
         __salt__["mta_transaction.write"](path, contents.encode(errors="surrogateescape"), **kept)
     if work["give_back"]:
-        __salt__["mta_transaction.give_back"](list(work["give_back"]))
+        __salt__["mta_originals.give_back"](list(work["give_back"]))
 
 
 def absent_plan():
@@ -585,7 +585,7 @@ def absent_plan():
 
         salt '*' saslauthd.absent_plan
     """
-    changes = __salt__["mta_transaction.superseded"]("saslauthd", [])
+    changes = __salt__["mta_originals.superseded"]("saslauthd", [])
     activate = {}
     if any(item.startswith("group ") for item in changes):
         activate["postfix"] = "restart"
@@ -614,7 +614,7 @@ def absent_apply():
     """
     planned = absent_plan()
     __salt__["mta_transaction.need"](planned["activate"])
-    __salt__["mta_transaction.give_back"](list(planned["changes"]))
+    __salt__["mta_originals.give_back"](list(planned["changes"]))
 
 
 def _arguments(args):

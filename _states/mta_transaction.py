@@ -119,12 +119,11 @@ def restored(name):
     """
     ret = __salt__["mta_transaction.member"](
         name,
-        "mta_transaction",
+        "mta_originals",
         {},
         test=__opts__["test"],
         subject="What this formula changed",
-        functions=("originals_plan", "originals_apply"),
     )
     if ret["result"] and ret["changes"]:
-        __salt__["mta_transaction.originals_forget"]()
+        __salt__["mta_originals.forget"]()
     return ret

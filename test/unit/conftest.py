@@ -68,3 +68,52 @@ def pretend(modules):
 def runners(opts, context):
     """Runners as ``__salt__`` of a runner sees them, on a master with the same options."""
     return salt.loader.runner(opts, context=context)
+
+
+class Server:
+    """Stands in for the daemons and the conversation: ``broken`` makes every conversation fail."""
+
+    def __init__(self):
+        self.broken = False
+        self.actions = []
+        self.active = True
+
+    def status(self, names):
+        return {name: {"installed": True, "enabled": True, "active": self.active} for name in names}
+
+    def check(self, **_):
+        problems = ["127.0.0.1:25 RCPT TO: 451 4.3.0 broken"] if self.broken else []
+        return {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
+
+    def act(self, action):
+        def note(name=None, **_):
+            self.actions.append((action, name))
+            if name == "postfix" and action in ("start", "stop"):
+                self.active = action == "start"
+
+        return note
+
+
+@pytest.fixture
+def server(pretend):
+    """A server whose daemons and answers the test decides."""
+    fake = Server()
+    pretend("mta_service.status", fake.status)
+    pretend("mta_probe.check", fake.check)
+    for action in ("start", "stop", "restart", "reload", "enable", "disable", "daemon_reload"):
+        pretend(f"mta_service.{action}", fake.act(action))
+    return fake
+
+
+@pytest.fixture
+def main_cf(tmp_path):
+    path = tmp_path / "main.cf"
+    path.write_text("myhostname = old\n")
+    path.chmod(0o640)
+    return path
+
+
+@pytest.fixture
+def transaction(modules, server):
+    """The functions of ``mta_transaction`` by name."""
+    return lambda function, *args, **kwargs: modules[f"mta_transaction.{function}"](*args, **kwargs)

@@ -92,7 +92,7 @@ class Fleet:
             return server.report()
         if function == "grains.get":
             return "out" if name in SIX[:2] else "in"
-        if function == "mta_transaction.take_back":
+        if function == "mta_previous.take_back":
             if kwargs["commit"][name] != server.commit:
                 return {"result": False, "comment": "another apply has changed something since"}
             self.restored.append(name)

@@ -89,7 +89,7 @@ def test_a_healthy_server(report, modules):
         ("settings", "mta_settings.effective"),
         ("drift", "mta_apply.differing"),
         ("last_apply", "mta_apply.last"),
-        ("commit", "mta_transaction.last_commit"),
+        ("commit", "mta_previous.last_commit"),
         ("conditions", "mta_beacon.conditions"),
     ],
 )

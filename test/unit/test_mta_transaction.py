@@ -1,60 +1,10 @@
-"""The journal: what is written comes back, whoever dies when."""
+"""A transaction: what is written comes back, whoever dies when."""
 
 import os
 import stat
-import subprocess
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
-
-
-class Server:
-    """Stands in for the daemons and the conversation: ``broken`` makes every conversation fail."""
-
-    def __init__(self):
-        self.broken = False
-        self.actions = []
-        self.active = True
-
-    def status(self, names):
-        return {name: {"installed": True, "enabled": True, "active": self.active} for name in names}
-
-    def check(self, **_):
-        problems = ["127.0.0.1:25 RCPT TO: 451 4.3.0 broken"] if self.broken else []
-        return {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
-
-    def act(self, action):
-        def note(name=None, **_):
-            self.actions.append((action, name))
-            if name == "postfix" and action in ("start", "stop"):
-                self.active = action == "start"
-
-        return note
-
-
-@pytest.fixture
-def server(pretend):
-    """A server whose daemons and answers the test decides."""
-    fake = Server()
-    pretend("mta_service.status", fake.status)
-    pretend("mta_probe.check", fake.check)
-    for action in ("start", "stop", "restart", "reload", "enable", "disable", "daemon_reload"):
-        pretend(f"mta_service.{action}", fake.act(action))
-    return fake
-
-
-@pytest.fixture
-def transaction(modules, server):
-    """The module's functions by name."""
-    return lambda function, *args, **kwargs: modules[f"mta_transaction.{function}"](*args, **kwargs)
-
-
-@pytest.fixture
-def main_cf(tmp_path):
-    path = tmp_path / "main.cf"
-    path.write_text("myhostname = old\n")
-    path.chmod(0o640)
-    return path
 
 
 def forget_run(context):
@@ -139,15 +89,6 @@ def test_a_postfix_that_does_not_run_is_not_halted(transaction, server):
     assert server.actions == []
 
 
-def test_a_draft_of_an_entry_is_not_mistaken_for_one(transaction, context, main_cf, tmp_path):
-    transaction("write", str(main_cf), "half\n")
-    draft = tmp_path / "state" / "journal" / ".0001"
-    draft.mkdir()
-    (draft / "path").write_text(str(tmp_path / "never"))
-    forget_run(context)
-    assert transaction("recover") == [str(main_cf)]
-
-
 def test_a_recovery_that_is_killed_can_be_repeated(transaction, context, main_cf, monkeypatch, tmp_path):
     other = tmp_path / "other"
     transaction("write", str(main_cf), "half\n")
@@ -207,110 +148,20 @@ def test_a_new_secret_is_never_readable_by_others(transaction, tmp_path, monkeyp
     assert stat.S_IMODE((tmp_path / "state" / "journal").stat().st_mode) == 0o700
 
 
-def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, main_cf, tmp_path):
-    new = tmp_path / "smtpd.conf"
-    for text in ("first apply\n", "second apply\n"):
-        transaction("write", str(main_cf), text)
-        transaction("write", str(new), text)
-        assert transaction("close")["result"]
-    assert set(transaction("originals_plan")["changes"]) == {str(main_cf), str(new)}
-    transaction("originals_apply")
+def test_a_service_stops_last_and_is_disabled_after_the_commit(transaction, server, main_cf):
+    transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop", "postfix": "reload"})
+    transaction("need", {"saslauthd": "restart"})
+    assert transaction("outlook")["done"] == {"saslauthd": "stopped", "postfix": "reloaded"}
     assert transaction("close")["result"]
-    transaction("originals_forget")
-    assert main_cf.read_text() == "myhostname = old\n"
-    assert not new.exists()
-    assert transaction("originals_plan")["changes"] == {}
+    assert server.actions == [("reload", "postfix"), ("stop", "saslauthd"), ("disable", "saslauthd")]
 
 
-class TestGivenBack:
-    """What a member has changed once and no longer wants."""
-
-    @pytest.fixture
-    def database(self, tmp_path):
-        path = tmp_path / "group"
-        path.write_text("sasl:\n")
-        return path
-
-    @pytest.fixture
-    def changed(self, transaction, context, main_cf, database, tmp_path):
-        """One apply of the member ``thing``: a file, a new file, a directory that its daemon uses, a command."""
-        folder = tmp_path / "run" / "daemon"
-        transaction("write", str(main_cf), "new\n")
-        context["mta_transaction"]["module"] = "thing"
-        transaction("write", str(tmp_path / "option"), "secret", mode="0600")
-        transaction("directory", str(folder), runtime=["mux"])
-        add = ["sed", "-i", "s/$/postfix/", str(database)]
-        delete = ["sed", "-i", "s/postfix//", str(database)]
-        transaction("command", "group", [add], [delete], [str(database), "^sasl:postfix$"])
-        context["mta_transaction"]["module"] = None
-        return {"option": tmp_path / "option", "folder": folder, "database": database}
-
-    def test_an_undo_takes_commands_back(self, transaction, changed):
-        assert changed["database"].read_text() == "sasl:postfix\n"
-        transaction("undo", "no reason")
-        assert changed["database"].read_text() == "sasl:\n"
-        assert not changed["folder"].exists()
-
-    def test_the_boot_takes_commands_back(self, changed, modules, tmp_path):
-        text = modules["mta_transaction.close"].func.__globals__["RECOVER_TEXT"]
-        (changed["folder"] / "mux").touch()
-        script = tmp_path / "recover.sh"
-        script.write_text(text.format(state_dir=tmp_path / "state", unit_dir=tmp_path, unit="u"))
-        subprocess.run(["sh", script], check=True)
-        assert changed["database"].read_text() == "sasl:\n"
-        assert not changed["folder"].exists()
-        assert not changed["option"].exists()
-
-    def test_only_what_is_no_longer_wanted_is_superseded(self, transaction, changed):
-        assert transaction("close")["result"]
-        folder = changed["folder"]
-        assert transaction("superseded", "other", []) == {}
-        assert set(transaction("superseded", "thing", [str(folder), "group"])) == {str(changed["option"])}
-        (folder / "mux").touch()
-        everything = {str(changed["option"]), str(folder), str(folder.parent), "group"}
-        assert set(transaction("superseded", "thing", [])) == everything
-        (folder / "of somebody else").touch()
-        assert set(transaction("superseded", "thing", [])) == {str(changed["option"]), "group"}
-
-    def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(self, transaction, changed, tmp_path):
-        assert transaction("close")["result"]
-        (tmp_path / "link").symlink_to(changed["option"])
-        assert str(changed["option"]) not in transaction("superseded", "thing", [str(tmp_path / "link")])
-
-    def test_it_is_given_back_at_the_commit_and_then_forgotten(self, transaction, changed, main_cf):
-        assert transaction("close")["result"]
-        (changed["folder"] / "mux").touch()
-        transaction("give_back", list(transaction("superseded", "thing", [])))
-        assert changed["folder"].exists()
-        assert transaction("close")["result"]
-        assert not changed["option"].exists()
-        assert not changed["folder"].parent.exists()
-        assert changed["database"].read_text() == "sasl:\n"
-        assert set(transaction("originals_plan")["changes"]) == {str(main_cf)}
-
-    def test_an_undo_brings_it_all_back(self, transaction, server, changed):
-        assert transaction("close")["result"]
-        transaction("give_back", list(transaction("superseded", "thing", [])))
-        server.broken = True
-        assert transaction("close")["result"] is False
-        assert changed["option"].read_text() == "secret"
-        assert stat.S_IMODE(changed["option"].stat().st_mode) == 0o600
-        assert changed["folder"].exists()
-        assert changed["database"].read_text() == "sasl:postfix\n"
-
-    def test_a_service_stops_last_and_is_disabled_after_the_commit(self, transaction, server, main_cf):
-        transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop", "postfix": "reload"})
-        transaction("need", {"saslauthd": "restart"})
-        assert transaction("outlook")["done"] == {"saslauthd": "stopped", "postfix": "reloaded"}
-        assert transaction("close")["result"]
-        assert server.actions == [("reload", "postfix"), ("stop", "saslauthd"), ("disable", "saslauthd")]
-
-    def test_a_service_of_an_undone_transaction_is_not_disabled(self, transaction, server, main_cf):
-        transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop"})
-        server.broken = True
-        assert transaction("close")["result"] is False
-        assert ("disable", "saslauthd") not in server.actions
-        assert ("restart", "saslauthd") in server.actions
+def test_a_service_of_an_undone_transaction_is_not_disabled(transaction, server, main_cf):
+    transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop"})
+    server.broken = True
+    assert transaction("close")["result"] is False
+    assert ("disable", "saslauthd") not in server.actions
+    assert ("restart", "saslauthd") in server.actions
 
 
 @pytest.mark.parametrize(
@@ -413,75 +264,3 @@ class TestMember:
         opts["test"] = True
         transaction("member", "x", thing, {"text": "new\n"}, transaction="t", test=True)
         assert transaction("outlook")["activate"] == {"postfix": "reload"}
-
-
-class TestTakeBack:
-    """What the last apply changed comes back, if nobody has touched it since."""
-
-    @pytest.fixture
-    def changed(self, transaction, main_cf, tmp_path):
-        """A commit: main.cf is another, new.cf and a directory are new, old.cf is gone. Returns the paths."""
-        old = tmp_path / "old.cf"
-        old.write_text("old\n")
-        transaction("write", str(main_cf), "myhostname = new\n", mode="0644", activate={"postfix": "restart"})
-        transaction("write", str(tmp_path / "new.cf"), "x")
-        transaction("directory", str(tmp_path / "made"))
-        transaction("remove", str(old))
-        assert transaction("close")["result"] is True
-        return main_cf, tmp_path / "new.cf", old
-
-    def test_everything_comes_back_and_is_put_in_force(self, transaction, server, changed):
-        main_cf, new, old = changed
-        server.actions.clear()
-        outcome = transaction("take_back")
-        assert outcome["result"] is True, outcome["comment"]
-        assert main_cf.read_text() == "myhostname = old\n"
-        assert stat.S_IMODE(main_cf.stat().st_mode) == 0o640
-        assert not new.exists()
-        assert old.read_text() == "old\n"
-        assert ("restart", "postfix") in server.actions
-
-    def test_in_test_mode_nothing_is(self, transaction, changed):
-        outcome = transaction("take_back", test=True)
-        assert outcome["result"] is None
-        assert set(map(str, changed)) <= set(outcome["changes"])
-        assert changed[0].read_text() == "myhostname = new\n"
-
-    def test_taking_back_twice_is_where_it_began(self, transaction, changed):
-        assert transaction("take_back")["result"] is True
-        assert transaction("take_back")["result"] is True
-        assert changed[0].read_text() == "myhostname = new\n"
-        assert changed[1].read_text() == "x"
-        assert not changed[2].exists()
-
-    def test_what_was_changed_since_is_not_overwritten(self, transaction, changed):
-        changed[0].write_text("by hand\n")
-        outcome = transaction("take_back")
-        assert outcome["result"] is False
-        assert str(changed[0]) in outcome["comment"]
-        assert changed[0].read_text() == "by hand\n"
-        assert changed[1].exists()
-
-    def test_another_commit_than_the_one_that_is_meant_stays(self, transaction, changed):
-        outcome = transaction("take_back", commit=transaction("last_commit") - 1)
-        assert outcome["result"] is False
-        assert "since" in outcome["comment"]
-        assert changed[0].read_text() == "myhostname = new\n"
-        assert transaction("take_back", commit={"mail.example.com": transaction("last_commit")})["result"] is True
-
-    def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(self, transaction, server, changed):
-        server.broken = True
-        assert transaction("take_back")["result"] is False
-        assert changed[0].read_text() == "myhostname = new\n"
-
-    def test_an_apply_that_is_undone_leaves_what_can_be_taken_back(self, transaction, server, changed):
-        server.broken = True
-        transaction("write", str(changed[0]), "broken\n")
-        assert transaction("close")["result"] is False
-        server.broken = False
-        assert transaction("take_back")["result"] is True
-        assert changed[0].read_text() == "myhostname = old\n"
-
-    def test_without_an_apply_there_is_nothing(self, transaction):
-        assert transaction("last_commit") is None
-        assert "nothing" in transaction("take_back")["comment"]

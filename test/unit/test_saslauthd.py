@@ -82,8 +82,8 @@ class Host:
         return {
             "mta_transaction.need": self.needs.append,
             "mta_transaction.command": lambda item, do, undo, evidence: self.commands.extend(do),
-            "mta_transaction.superseded": self._superseded,
-            "mta_transaction.give_back": self.given_back.extend,
+            "mta_originals.superseded": self._superseded,
+            "mta_originals.give_back": self.given_back.extend,
             "mta_secret.get": self.secrets.get,
             "mta_transaction.write": self._write,
             "mta_transaction.directory": self._directory,

@@ -1,0 +1,158 @@
+"""
+What was there before the last apply that changed something: the journal of its transaction, kept at the commit.
+
+Beside the entries of the store ``previous`` (:py:mod:`mta_journal`), ``left`` says what the transaction left, so
+that nobody's later change is overwritten when it is taken back.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+
+STORE = "previous"
+
+
+def _left(path):
+    """What is at a path, in a word that differs when it does; ``None``: nothing."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return "directory"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def describe(activate):
+    """
+    Write down, in the journal, what the transaction leaves; called at the commit.
+
+    activate
+        What has to happen to put the files in force, service to action.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.describe '{"postfix": "reload"}'
+    """
+    paths = {entry["path"]: _left(entry["path"]) for entry in __salt__["mta_journal.entries"]()}
+    # Where there is no room for it, the commit still counts; it cannot be taken back.
+    with contextlib.suppress(OSError):
+        text = json.dumps({"commit": time.time(), "paths": paths, "activate": activate})
+        pathlib.Path(__salt__["mta_state.path"]("journal/left")).write_text(text)
+
+
+def _described():
+    """What :func:`describe` wrote at the last commit; empty when there is none."""
+    return __salt__["mta_state.read"](f"{STORE}/left")
+
+
+def last_commit():
+    """
+    Return when a transaction last changed something for good, Unix time; ``None``: never, or nobody knows.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.last_commit
+    """
+    return _described().get("commit")
+
+
+def plan(commit=None):
+    """
+    Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
+
+    commit
+        As for :func:`take_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.plan
+    """
+    left = _described()
+    if not left:
+        return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
+    if commit is not None and left["commit"] != commit:
+        return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
+    since = [path for path, word in left["paths"].items() if _left(path) != word]
+    if since:
+        return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+    change = {"old": "as the last apply made it", "new": "as before it"}
+    return {"changes": dict.fromkeys(left["paths"], change), "activate": left["activate"]}
+
+
+def apply(commit=None):
+    """
+    Put every file back to how it was before the last apply that changed something, as one transaction.
+
+    commit
+        As for :func:`take_back`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.apply
+    """
+    activate = _described()["activate"]
+    halted = __salt__["mta_journal.halted"](STORE)
+    if halted:
+        __salt__["mta_transaction.halt"]()
+    for entry in reversed(__salt__["mta_journal.entries"](STORE)):
+        if entry["kind"] != "command":
+            __salt__["mta_transaction.put_back"](entry)
+    __salt__["mta_transaction.need"](activate)
+    if halted:
+        __salt__["mta_service.start"]("postfix")
+
+
+def take_back(commit=None, test=False):
+    """
+    Take back what the last apply changed in the mail server's files, as one transaction that is verified.
+
+    commit
+        Unix time: the :func:`last_commit` that is meant, or a dictionary of minion id to it. Another one is an
+        error. Default: the last.
+
+    test
+        Only tell.
+
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
+    pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
+    overwritten: nothing is taken back then.
+
+    Returns a state's result: ``result``, ``changes``, ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.take_back test=True
+    """
+    __salt__["mta_transaction.pending"]()
+    if isinstance(commit, dict):
+        commit = commit[__opts__["id"]]
+    errors = plan(commit).get("errors")
+    if errors:
+        return {"name": STORE, "result": False, "changes": {}, "comment": "\n".join(errors)}
+    return __salt__["mta_transaction.member"](
+        STORE, "mta_previous", {"commit": commit}, test=test, subject="What the last apply changed"
+    )
+
+
+def forget():
+    """
+    Forget what was there before the last apply: it can no longer be taken back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.forget
+    """
+    shutil.rmtree(__salt__["mta_state.path"](STORE), ignore_errors=True)

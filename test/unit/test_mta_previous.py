@@ -1,0 +1,88 @@
+"""What the last apply changed comes back, if nobody has touched it since."""
+
+import stat
+
+import pytest
+
+
+@pytest.fixture
+def previous(modules, server):
+    """The functions of ``mta_previous`` by name."""
+    return lambda function, *args, **kwargs: modules[f"mta_previous.{function}"](*args, **kwargs)
+
+
+@pytest.fixture
+def changed(transaction, main_cf, tmp_path):
+    """A commit: main.cf is another, new.cf and a directory are new, old.cf is gone. Returns the paths."""
+    old = tmp_path / "old.cf"
+    old.write_text("old\n")
+    transaction("write", str(main_cf), "myhostname = new\n", mode="0644", activate={"postfix": "restart"})
+    transaction("write", str(tmp_path / "new.cf"), "x")
+    transaction("directory", str(tmp_path / "made"))
+    transaction("remove", str(old))
+    assert transaction("close")["result"] is True
+    return main_cf, tmp_path / "new.cf", old
+
+
+def test_everything_comes_back_and_is_put_in_force(transaction, previous, server, changed):
+    main_cf, new, old = changed
+    server.actions.clear()
+    outcome = previous("take_back")
+    assert outcome["result"] is True, outcome["comment"]
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert stat.S_IMODE(main_cf.stat().st_mode) == 0o640
+    assert not new.exists()
+    assert old.read_text() == "old\n"
+    assert ("restart", "postfix") in server.actions
+
+
+def test_in_test_mode_nothing_is(transaction, previous, changed):
+    outcome = previous("take_back", test=True)
+    assert outcome["result"] is None
+    assert set(map(str, changed)) <= set(outcome["changes"])
+    assert changed[0].read_text() == "myhostname = new\n"
+
+
+def test_taking_back_twice_is_where_it_began(transaction, previous, changed):
+    assert previous("take_back")["result"] is True
+    assert previous("take_back")["result"] is True
+    assert changed[0].read_text() == "myhostname = new\n"
+    assert changed[1].read_text() == "x"
+    assert not changed[2].exists()
+
+
+def test_what_was_changed_since_is_not_overwritten(transaction, previous, changed):
+    changed[0].write_text("by hand\n")
+    outcome = previous("take_back")
+    assert outcome["result"] is False
+    assert str(changed[0]) in outcome["comment"]
+    assert changed[0].read_text() == "by hand\n"
+    assert changed[1].exists()
+
+
+def test_another_commit_than_the_one_that_is_meant_stays(transaction, previous, changed):
+    outcome = previous("take_back", commit=previous("last_commit") - 1)
+    assert outcome["result"] is False
+    assert "since" in outcome["comment"]
+    assert changed[0].read_text() == "myhostname = new\n"
+    assert previous("take_back", commit={"mail.example.com": previous("last_commit")})["result"] is True
+
+
+def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(transaction, previous, server, changed):
+    server.broken = True
+    assert previous("take_back")["result"] is False
+    assert changed[0].read_text() == "myhostname = new\n"
+
+
+def test_an_apply_that_is_undone_leaves_what_can_be_taken_back(transaction, previous, server, changed):
+    server.broken = True
+    transaction("write", str(changed[0]), "broken\n")
+    assert transaction("close")["result"] is False
+    server.broken = False
+    assert previous("take_back")["result"] is True
+    assert changed[0].read_text() == "myhostname = old\n"
+
+
+def test_without_an_apply_there_is_nothing(previous):
+    assert previous("last_commit") is None
+    assert "nothing" in previous("take_back")["comment"]

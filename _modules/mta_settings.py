@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "541a352bda3f"
+REVISION = "70ff2b148c68"
 
 
 def revision():
@@ -85,15 +85,17 @@ def run():
 
         salt '*' mta_settings.run
     """
-    return {**_merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0], "synced": False}
+    pillar = __pillar__.get("postfix_mta")
+    return {**_merge(_reader(globals().get("saltenv", "base"), pillar), pillar)[0], "synced": False}
 
 
 def _cached(saltenv):
     """Return what :func:`_merge` does, by the code that the file server has, once for a run of states."""
     key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in __context__:
-        if _read("salt://postfix_mta/revision.yaml", saltenv)["revision"] == REVISION:
-            settings, families = _merge(saltenv, __pillar__.get("postfix_mta"))
+        read = _reader(saltenv, __pillar__.get("postfix_mta"))
+        if read("revision")["revision"] == REVISION:
+            settings, families = _merge(read, __pillar__.get("postfix_mta"))
             __context__[key] = {**settings, "synced": True}, families
         else:
             current = {"default_renderer": "py", "saltenv": saltenv}
@@ -102,25 +104,34 @@ def _cached(saltenv):
     return __context__[key]
 
 
-def _merge(saltenv, pillar):
-    """Read the formula's files; return the effective settings and the known operating system families."""
-    defaults = _read("salt://postfix_mta/defaults.yaml", saltenv)["postfix_mta"]
-    families = _read("salt://postfix_mta/os_family.yaml", saltenv)
-    profiles = _read("salt://postfix_mta/profiles.yaml", saltenv)
-    # Only when it is needed: a YAML file costs milliseconds.
-    asked = _mapping(_mapping(pillar).get("services")).keys() & set(_READY)
-    ready = _read("salt://postfix_mta/services.yaml", saltenv) if asked else {}
+def _reader(saltenv, pillar):
+    """Return a function that gives the data of a YAML file of the formula, by name."""
+    names = ["revision", "defaults", "os_family", "profiles"]
+    if _mapping(_mapping(pillar).get("services")).keys() & set(_READY):
+        names.append("services")
+    urls = [f"salt://postfix_mta/{name}.yaml" for name in names]
+    # All at once: each call makes a file client of its own, which costs more than the files.
+    paths = dict(zip(names, __salt__["cp.cache_files"](urls, saltenv)))
+
+    def read(name):
+        # Ready-made services that nobody asks for are not fetched.
+        if name not in paths:
+            return {}
+        if not paths[name]:
+            raise CommandExecutionError(f"salt://postfix_mta/{name}.yaml is not in the file roots of {saltenv}")
+        with _fopen(paths[name], encoding="utf-8") as file:
+            return _safe_load(file)
+
+    return read
+
+
+def _merge(read, pillar):
+    """Return the effective settings from the formula's files, and the known operating system families."""
+    defaults = read("defaults")["postfix_mta"]
+    families = read("os_family")
     grains = __grains__.get("os_family"), __grains__.get("fqdn")
-    return _settings(defaults, families, profiles, ready, pillar, *grains), list(families)
-
-
-def _read(url, saltenv):
-    """Return the data of a YAML file of the formula."""
-    path = __salt__["cp.cache_file"](url, saltenv)
-    if not path:
-        raise CommandExecutionError(f"{url} is not in the file roots of {saltenv}")
-    with _fopen(path, encoding="utf-8") as file:
-        return _safe_load(file)
+    settings = _settings(defaults, families, read("profiles"), read("services"), pillar, *grains)
+    return settings, list(families)
 
 
 def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "70ff2b148c68"
+REVISION = "2269bd9229c8"
 
 
 def revision():
@@ -531,7 +531,7 @@ def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
         pillar = __pillar__.get(key)
         settings, families = _cached(saltenv)
     else:
-        settings, families = _merge(saltenv, pillar)
+        settings, families = _merge(_reader(saltenv, pillar), pillar)
     family = family or __grains__.get("os_family")
     if hostname is None:
         hostname = __grains__.get("fqdn")

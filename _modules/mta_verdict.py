@@ -14,7 +14,7 @@ import time
 from salt.exceptions import CommandExecutionError
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "70ff2b148c68"
+REVISION = "2269bd9229c8"
 
 
 def _name(subject):

@@ -76,8 +76,6 @@ class Host:
         self.directory = directory
         self.modules = modules
         self.private = modules["postconf.plan"].__globals__
-        # A private function is called from outside the loader, which gives it no ``__salt__``.
-        self.private["__salt__"] = modules
         self.write(MAIN, MASTER)
 
     def write(self, main=None, master=None):
@@ -105,6 +103,13 @@ def host(tmp_path, modules):
     directory = tmp_path / "postfix"
     directory.mkdir()
     return Host(directory, modules)
+
+
+@pytest.fixture
+def private(host, modules, monkeypatch):
+    """The module's private functions, with the ``__salt__`` that they lack when no loader calls them."""
+    monkeypatch.setitem(host.private, "__salt__", modules)
+    return host.private
 
 
 @pytest.fixture
@@ -595,8 +600,8 @@ def test_thirty_parameters_take_one_write_process(host, log, written):
     assert host.changes(parameters) == {}
 
 
-def test_the_private_copy_is_gone_afterwards_and_nobody_else_could_read_it(host, log, tmp_path):
-    with host.private["_stage"](str(host.directory), MAIN, MASTER) as stage:
+def test_the_private_copy_is_gone_afterwards_and_nobody_else_could_read_it(host, private, log, tmp_path):
+    with private["_stage"](str(host.directory), MAIN, MASTER) as stage:
         assert os.stat(stage).st_mode & 0o777 == 0o700
         assert sorted(os.listdir(stage)) == ["main.cf", "master.cf"]
     assert not (tmp_path / "state").exists()
@@ -1003,15 +1008,15 @@ class TestRevert:
         assert host.changes() == {}
         assert "biff" in host.changes(revert=[])
 
-    def test_what_is_not_managed_may_go_in_the_same_run(self, host, apply):
+    def test_what_is_not_managed_may_go_in_the_same_run(self, host, private, apply):
         host.write(host.main() + "strange = 1\n")
         apply(parameters={"strange": 2}, revert=["strange"])
-        prepared = host.private["_prepare"](str(host.directory), {}, {}, "remove", [])
+        prepared = private["_prepare"](str(host.directory), {}, {}, "remove", [])
         assert prepared["changes"]["strange"] == {"old": "2", "new": None}
 
-    def test_a_service_comes_back_as_it_was_and_the_pillar_s_fields_stay(self, host):
+    def test_a_service_comes_back_as_it_was_and_the_pillar_s_fields_stay(self, host, private):
         service = {"smtp/inet": {"command": "postscreen", "process_limit": 1}}
-        prepare = host.private["_prepare"]
+        prepare = private["_prepare"]
         first = prepare(str(host.directory), {}, service, "keep", ["smtp/inet"])
         before = host.services()["smtp/inet"]
         assert first["record"] == {"smtp/inet": before}

@@ -339,16 +339,21 @@ def _disarm():
 
 
 def _keep_originals():
-    """Keep, of each path, what was there before the first apply ever changed it: ``.clean`` puts that back."""
+    """
+    Keep, of each path, what was there before the first apply ever changed it: ``.clean`` puts that back; and in a
+    word what this one leaves there.
+    """
     _originals().mkdir(mode=0o700, exist_ok=True)
     services = _originals() / "services"
     if not services.exists():
         shutil.copy2(_journal() / "before", services)
     there = _entries(_originals())
-    kept = {(entry / "path").read_text() for entry in there}
+    kept = {(entry / "path").read_text(): entry for entry in there}
     number = int(there[-1].name) + 1 if there else 0
     for entry in _entries():
-        if (entry / "path").read_text() in kept:
+        path = (entry / "path").read_text()
+        if path in kept:
+            (kept[path] / "left").write_text(_left(path) or "")
             continue
         draft = _originals() / f".{number:04d}"
         shutil.rmtree(draft, ignore_errors=True)
@@ -356,6 +361,7 @@ def _keep_originals():
         if (entry / "content").exists():
             status = (entry / "content").stat()
             os.chown(draft / "content", status.st_uid, status.st_gid)
+        (draft / "left").write_text(_left(path) or "")
         os.rename(draft, _originals() / f"{number:04d}")
         number += 1
 
@@ -1227,7 +1233,7 @@ def _changes(entries):
     return changes
 
 
-def superseded(module, wanted):
+def superseded(module, wanted, untouched=False):
     """
     Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
 
@@ -1236,6 +1242,10 @@ def superseded(module, wanted):
 
     wanted
         List of the paths, and names of what commands change, that it still wants, with all above them.
+
+    untouched
+        Only tell what is as the last apply that changed it left it: what somebody has replaced since is theirs.
+        Default ``False``.
 
     Returns ``{path: {"old": …, "new": …}}``, for :func:`give_back`.
 
@@ -1251,7 +1261,9 @@ def superseded(module, wanted):
     for entry in _entries(_originals()):
         path = (entry / "path").read_text()
         needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
-        if not needed and _fact(entry, "module") == module:
+        if needed or _fact(entry, "module") != module:
+            continue
+        if not untouched or _fact(entry, "left") == (_left(path) or ""):
             entries.append(entry)
     return _changes(entries)
 

@@ -272,6 +272,20 @@ class TestGivenBack:
         (folder / "of somebody else").touch()
         assert set(transaction("superseded", "thing", [])) == {str(changed["option"]), "group"}
 
+    def test_what_somebody_has_replaced_since_is_theirs(self, transaction, changed):
+        assert transaction("close")["result"]
+        untouched = {str(changed["option"]), str(changed["folder"]), str(changed["folder"].parent), "group"}
+        assert set(transaction("superseded", "thing", [], untouched=True)) == untouched
+        changed["option"].write_text("theirs")
+        assert set(transaction("superseded", "thing", [], untouched=True)) == untouched - {str(changed["option"])}
+        assert set(transaction("superseded", "thing", [])) == untouched
+
+    def test_what_a_later_apply_leaves_is_not_theirs(self, transaction, changed):
+        assert transaction("close")["result"]
+        transaction("write", str(changed["option"]), "renewed")
+        assert transaction("close")["result"]
+        assert str(changed["option"]) in transaction("superseded", "thing", [], untouched=True)
+
     def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(self, transaction, changed, tmp_path):
         assert transaction("close")["result"]
         (tmp_path / "link").symlink_to(changed["option"])

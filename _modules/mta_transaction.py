@@ -1145,6 +1145,8 @@ def previous_apply(commit=None):
         halt()
     for entry in reversed(_entries(_previous())):
         if (entry / "kind").read_text() != "command":
+            # It stays what that member gives back when it needs it no more.
+            _run()["module"] = _fact(entry, "module")
             _give_back(entry, (entry / "path").read_text())
     need(left["activate"])
     if (_previous() / HALTED).exists():

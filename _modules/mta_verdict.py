@@ -14,7 +14,7 @@ import time
 from salt.exceptions import CommandExecutionError
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "a41fff525e8e"
+REVISION = "4d7b8d6b5d18"
 
 
 def _name(subject):

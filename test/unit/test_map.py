@@ -396,6 +396,9 @@ class TestHardenedProfile:
             if "overrides" in entry
         }
         assert logins == {"submission/inet": True, "submissions/inet": True}
+        # What is asked about strangers is not asked of users.
+        own = [mta["services"][name]["overrides"] for name in logins]
+        assert {one["smtpd_client_restrictions"] for one in own} == {""}
 
     def test_where_nobody_can_log_in_the_services_for_that_are_off(self, hardened):
         off = hardened({"sasl": {"enabled": False}})

@@ -302,6 +302,17 @@ class TestGivenBack:
         assert changed["database"].read_text() == "sasl:\n"
         assert set(transaction("originals_plan")["changes"]) == {str(main_cf)}
 
+    def test_what_is_taken_back_is_its_member_s_again(self, transaction, context, changed):
+        assert transaction("close")["result"]
+        option = str(changed["option"])
+        context["mta_transaction"]["module"] = "thing"
+        transaction("give_back", [option])
+        assert transaction("close")["result"]
+        assert not changed["option"].exists()
+        assert transaction("take_back")["result"]
+        assert changed["option"].read_text() == "secret"
+        assert option in transaction("superseded", "thing", [], untouched=True)
+
     def test_an_undo_brings_it_all_back(self, transaction, server, changed):
         assert transaction("close")["result"]
         transaction("give_back", list(transaction("superseded", "thing", [])))

@@ -8,8 +8,8 @@ ask for another password. Of an answer that is none libsasl makes ``SASL_FAIL``,
 
 So this program, which the state ``saslauthd.managed`` installs, stands between the two. It hands on each request
 and each OK. When saslauthd says NO, or nothing for some seconds, it asks the server itself, without any password;
-when that does not answer, or saslauthd does not at all, it answers with nothing. While a server is down,
-saslauthd, whose few processes would all wait for it, gets no requests.
+when that does not answer, or saslauthd does not at all, it answers with nothing. While saslauthd waits for a
+server that is down, it gets no more requests, for each would keep one of its few processes for minutes.
 
 systemd holds the socket, and starts this program at the first login with the system's Python, as a user without
 rights in the group ``sasl``. Nothing of a request is ever logged or written.
@@ -21,6 +21,7 @@ sd_listen_fds(3).
 
 import argparse
 import contextlib
+import os
 import pathlib
 import socket
 import ssl
@@ -69,12 +70,19 @@ def _imap(address):
 
 
 def _ldap(uri, start_tls, ca_file):
-    """Whether an LDAP server answers; with ``ca_file``, also whether its certificate is of that authority."""
+    """
+    Whether an LDAP server answers; with ``ca_file``, also whether its certificate is good and of that authority.
+
+    No secret goes there, so that TLS may be as old as saslauthd's library would take it.
+    """
     parts = urllib.parse.urlsplit(uri)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("ALL:@SECLEVEL=0")
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED if ca_file else ssl.CERT_NONE
-    if ca_file:
+    context.verify_mode = ssl.CERT_NONE
+    if ca_file and os.access(ca_file, os.R_OK):
+        context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(ca_file)
     with contextlib.ExitStack() as stack:
         if parts.scheme == "ldapi":
@@ -157,20 +165,22 @@ class Front:
 
     def __init__(self, mux, answers):
         self.mux, self.answers = mux, answers
-        self.down = False
+        self.up = True
+        self.stuck = False  # whether saslauthd was last found to wait for a server that does not answer
 
     def _reachable(self):
         up = self.answers()
-        if self.down is up:
+        if self.up is not up:
             said = "answers again" if up else "does not answer: logins get a temporary error"
             print(f"The server that saslauthd asks {said}", file=sys.stderr, flush=True)
-        self.down = not up
+        self.up = up
         return up
 
     def reply(self, request):
         """Return the answer to a request, with its length before it. Raises ``OSError`` when there is none."""
-        if self.down and not self._reachable():
+        if self.stuck and not self._reachable():
             return TEMPORARY
+        self.stuck = False
         with socket.socket(socket.AF_UNIX) as daemon:
             # connect(2) waits as long when saslauthd's queue is full.
             daemon.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", PATIENCE, 0))
@@ -181,6 +191,7 @@ class Front:
                 daemon.recv(1, socket.MSG_PEEK)
             except socket.timeout:
                 if not self._reachable():
+                    self.stuck = True
                     return TEMPORARY
                 daemon.settimeout(LIMIT - PATIENCE)
             answer = _counted(daemon)

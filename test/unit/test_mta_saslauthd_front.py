@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -90,13 +91,13 @@ def program(monkeypatch):
 
 @pytest.fixture
 def front(program, tmp_path):
-    """A front; ``front.up``: whether the server behind saslauthd answers; ``front.asked``: how often it was."""
+    """A front; ``reachable``: whether the server behind saslauthd answers; ``asked``: how often it was asked."""
     made = program.Front(str(tmp_path / "mux"), None)
-    made.up, made.asked = True, 0
+    made.reachable, made.asked = True, 0
 
     def answers():
         made.asked += 1
-        return made.up
+        return made.reachable
 
     made.answers = answers
     return made
@@ -141,9 +142,9 @@ def test_no_is_handed_on_while_the_server_answers(front, ask, listen, tmp_path):
 
 def test_no_without_the_server_is_no_answer_and_the_log_tells_once(front, ask, listen, tmp_path, capfd):
     listen(saying("NO"), tmp_path / "mux")
-    front.up = False
+    front.reachable = False
     assert [ask(REQUEST), ask(REQUEST)] == [NONE, NONE]
-    front.up = True
+    front.reachable = True
     assert ask(REQUEST) == counted("NO")
     said = capfd.readouterr()
     assert said.err.splitlines() == [
@@ -153,12 +154,21 @@ def test_no_without_the_server_is_no_answer_and_the_log_tells_once(front, ask, l
     assert SECRET not in said.out + said.err
 
 
-def test_while_the_server_is_down_saslauthd_gets_no_requests(front, ask, listen, tmp_path):
-    daemon = listen(saying("NO"), tmp_path / "mux")
-    front.up = False
+def test_while_saslauthd_waits_for_a_server_that_is_down_it_gets_no_requests(front, ask, listen, tmp_path):
+    daemon = listen(saying("OK", pause=1.5), tmp_path / "mux")
+    front.reachable = False
     for _ in range(5):
         assert ask(REQUEST) == NONE
     assert daemon.seen == 1
+    front.reachable = True
+    assert ask(REQUEST) == counted("OK")
+
+
+def test_who_has_the_right_password_gets_in_whatever_is_thought_of_the_server(front, ask, listen, tmp_path):
+    replies = iter(["NO", "OK"])
+    listen(lambda connection: saying(next(replies))(connection), tmp_path / "mux")
+    front.reachable = False
+    assert [ask(REQUEST), ask(REQUEST)] == [NONE, counted("OK")]
 
 
 def test_what_saslauthd_itself_says_of_an_imap_server_counts(front, ask, listen, tmp_path):
@@ -169,7 +179,7 @@ def test_what_saslauthd_itself_says_of_an_imap_server_counts(front, ask, listen,
 
 def test_a_saslauthd_that_is_silent_over_a_server_that_is_down_is_left_soon(front, ask, listen, tmp_path):
     listen(saying("OK", pause=5), tmp_path / "mux")
-    front.up = False
+    front.reachable = False
     begun = time.monotonic()
     assert ask(REQUEST) == NONE
     assert 0.9 < time.monotonic() - begun < 1.8
@@ -269,6 +279,40 @@ def test_an_ldap_server_is_one_that_answers_a_bind(program, listen):
         connection.sendall(bytes.fromhex("300c02010161070a013004000400"))
 
     assert program._ldap(f"ldap://127.0.0.1:{listen(bind).port}", False, None) is True
+
+
+def authority(folder, name):
+    """A self-signed certificate and its key in one file."""
+    path = folder / f"{name}.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    subprocess.run([*argv, "-keyout", path, "-out", folder / name], check=True, capture_output=True)
+    path.write_text(path.read_text() + (folder / name).read_text())
+    return path
+
+
+@pytest.mark.parametrize("start_tls", [True, False])
+def test_the_certificate_of_an_ldap_server_counts_where_its_authority_is_known(
+    program, listen, tmp_path, start_tls
+):
+    own, other = authority(tmp_path, "own"), authority(tmp_path, "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own)
+
+    def bind(connection):
+        if start_tls:
+            connection.recv(100)
+            connection.sendall(bytes.fromhex("300c02010178070a010004000400"))
+        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(100)
+            secured.sendall(b"\x30")
+
+    uri = f"ldap{'' if start_tls else 's'}://127.0.0.1:{listen(bind).port}"
+    assert program._ldap(uri, start_tls, str(own)) is True
+    assert program._ldap(uri, start_tls, None) is True
+    # One that it must not read is not held against the server.
+    assert program._ldap(uri, start_tls, str(tmp_path / "none")) is True
+    with pytest.raises(ssl.SSLError):
+        program._ldap(uri, start_tls, str(other))
 
 
 def test_an_ldap_server_whose_tls_is_off_is_none(program, listen):

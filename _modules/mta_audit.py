@@ -207,7 +207,8 @@ def _of_networks(facts):
 def _of_files(facts):
     for path, mode, what, bits, pillar in facts["files"]:
         if mode & bits:
-            yield "high", f"open-to-all {path}", f"{what} has mode {mode:04o}: every local user gets at it", pillar
+            who = "every local user" if mode & bits & 0o007 else "everybody in its group"
+            yield "high", f"open-to-all {path}", f"{what} has mode {mode:04o}: {who} gets at it", pillar
 
 
 def _of_certificates(facts):

@@ -563,6 +563,54 @@ def apply(name, key, hostname, **arguments):
         __salt__["mta_transaction.need"]({"postfix": "reload"})
 
 
+def only_plan(keep):
+    """
+    Tell what :func:`only_apply` would remove: files of pairs that were made here and that nobody wants any more.
+
+    keep
+        List of the paths of all files that the pairs need which stay.
+
+    A file that somebody has replaced since stays, and so does one that main.cf or master.cf still name. Where
+    something else was before the first apply, that comes back. An authority of this host's always stays.
+
+    Returns ``{"changes", "activate", "comment"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_cert.only_plan '[/etc/ssl/private/smtpd.key, /etc/ssl/certs/smtpd.crt]'
+    """
+    changes, named = _needless(keep)
+    left = [f"{path} stays, as it is named by {where}" for path, where in named.items()]
+    return {"changes": changes, "activate": {}, "comment": "; ".join(left) or None}
+
+
+def _needless(keep):
+    """What can be given back, as of ``mta_originals.superseded``; ``{path: where}`` of what is still named."""
+    found = __salt__["mta_originals.superseded"]("mta_cert", keep, untouched=True)
+    named = __salt__["postconf.naming"](list(found)) if found else {}
+    if named:
+        found = __salt__["mta_originals.superseded"]("mta_cert", [*keep, *named], untouched=True)
+    return found, named
+
+
+def only_apply(keep):
+    """
+    Remove the files of pairs that the settings no longer have, as part of the transaction.
+
+    keep
+        As for :func:`only_plan`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_cert.only_apply '[/etc/ssl/private/smtpd.key, /etc/ssl/certs/smtpd.crt]'
+    """
+    __salt__["mta_originals.give_back"](list(_needless(keep)[0]))
+
+
 def _is_read_apart(key):
     """Whether an smtpd(8) that is started at this moment reads this key file, and the certificate from another."""
     try:

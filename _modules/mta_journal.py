@@ -12,6 +12,7 @@ by the next apply, or at the next boot by a systemd unit that exists only while 
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -122,7 +123,8 @@ def fact(entry, name):
         One of :func:`entries`.
 
     name
-        ``module``: the member that made the change. ``owner`` and ``mode`` of a directory. ``runtime``: names of
+        ``module``: the member that made the change. ``left``, of an original: the :func:`word` for what the last
+        apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
         files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command.
 
     CLI Example:
@@ -442,6 +444,25 @@ def remove(path):
     """
     os.unlink(path)
     _sync(os.path.dirname(path))
+
+
+def word(path):
+    """
+    Return what is at a path in a word that differs when it does; ``None``: nothing.
+
+    path
+        Absolute path.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.word /etc/aliases
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return "directory"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def changed(entry, gone=()):

@@ -891,32 +891,6 @@ def _stale(keep, absent):
     return [path for path in dict.fromkeys(files) if path not in wanted and os.path.exists(path)]
 
 
-def _named(paths):
-    """``{path: where}`` of the tables that main.cf or master.cf name, with what this run has announced of them."""
-    announced = __salt__["mta_transaction.outlook"]()["members"].get("postconf", {})
-    values = {}
-    with contextlib.suppress(CommandExecutionError):
-        values.update(__salt__["postconf.show"]())
-    with contextlib.suppress(CommandExecutionError):
-        for service, entry in __salt__["postconf.services"]().items():
-            values.update({f"master.cf {service} -o {key}": value for key, value in entry["overrides"].items()})
-    for item, change in announced.items():
-        if isinstance(change, dict) and item.startswith("master.cf "):
-            new = change.get("new") or {}
-            gone = {key for key in values if change.get("new") is None and key.startswith(f"{item} -o ")}
-            values = {key: value for key, value in values.items() if key not in gone}
-            values.update({f"{item} {key}": value for key, value in new.items() if key.startswith("-o ")})
-        elif isinstance(change, dict):
-            values[item] = change.get("new")
-    found = {}
-    for path in paths:
-        pattern = re.compile(rf":{re.escape(path)}(?![\w./-])")
-        where = [label for label, value in values.items() if isinstance(value, str) and pattern.search(value)]
-        if where:
-            found[path] = ", ".join(where)
-    return found
-
-
 def only_plan(keep=None, absent=None):
     """
     Tell what :func:`only_apply` would remove.
@@ -952,9 +926,8 @@ def only_plan(keep=None, absent=None):
 def _removable(keep, absent):
     stale = _stale(keep, absent)
     sources = [path for path in stale if os.path.splitext(path)[1] not in SUFFIXES.values()]
-    named = (
-        _named([*sources, *(os.path.splitext(path)[0] for path in stale if path not in sources)]) if stale else {}
-    )
+    sources += [os.path.splitext(path)[0] for path in stale if path not in sources]
+    named = __salt__["postconf.naming"](sources) if stale else {}
     named = {path: where for path, where in named.items() if path not in keep}
     kept = {path + suffix for path in named for suffix in ("", *SUFFIXES.values())}
     return [path for path in stale if path not in kept], named

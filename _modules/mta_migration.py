@@ -192,6 +192,8 @@ def _sasl():
         }
         if found["mech_options"]:
             pillar["options"] = found["mech_options"]
+        if not found["front"]:
+            pillar["front"] = False
         arguments = {**pillar, "mech_options": found["mech_options"]}
         for name in ("enabled", "options"):
             arguments.pop(name, None)

@@ -27,7 +27,7 @@ def _services():
 
 def keep():
     """
-    Keep what the journal has of paths that were never changed before; called at the commit.
+    Keep what the journal has of paths that were never changed before, and in a word what the commit leaves.
 
     Raises ``OSError`` when it cannot be written.
 
@@ -42,10 +42,12 @@ def keep():
     if not (store / "services").exists():
         shutil.copy2(__salt__["mta_state.path"]("journal/before"), store / "services")
     there = __salt__["mta_journal.entries"](STORE)
-    kept = {entry["path"] for entry in there}
+    kept = {entry["path"]: entry["folder"] for entry in there}
     number = int(os.path.basename(there[-1]["folder"])) + 1 if there else 0
     for entry in __salt__["mta_journal.entries"]():
+        word = __salt__["mta_journal.word"](entry["path"]) or ""
         if entry["path"] in kept:
+            pathlib.Path(kept[entry["path"]], "left").write_text(word)
             continue
         draft = store / f".{number:04d}"
         shutil.rmtree(draft, ignore_errors=True)
@@ -54,6 +56,7 @@ def keep():
         if content.exists():
             status = content.stat()
             os.chown(draft / "content", status.st_uid, status.st_gid)
+        (draft / "left").write_text(word)
         os.rename(draft, store / f"{number:04d}")
         number += 1
 
@@ -70,7 +73,7 @@ def _changes(entries):
     return changes
 
 
-def superseded(module, wanted):
+def superseded(module, wanted, untouched=False):
     """
     Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
 
@@ -79,6 +82,10 @@ def superseded(module, wanted):
 
     wanted
         List of the paths, and names of what commands change, that it still wants, with all above them.
+
+    untouched
+        Only tell what is as the last apply that changed it left it: what somebody has replaced since is theirs.
+        Default ``False``.
 
     Returns ``{path: {"old": …, "new": …}}``, for :func:`give_back`.
 
@@ -94,7 +101,10 @@ def superseded(module, wanted):
     for entry in __salt__["mta_journal.entries"](STORE):
         path = entry["path"]
         needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
-        if not needed and __salt__["mta_journal.fact"](entry, "module") == module:
+        if needed or __salt__["mta_journal.fact"](entry, "module") != module:
+            continue
+        left = __salt__["mta_journal.fact"](entry, "left") if untouched else None
+        if not untouched or left == (__salt__["mta_journal.word"](path) or ""):
             entries.append(entry)
     return _changes(entries)
 

@@ -6,21 +6,12 @@ that nobody's later change is overwritten when it is taken back.
 """
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import shutil
 import time
 
 STORE = "previous"
-
-
-def _left(path):
-    """What is at a path, in a word that differs when it does; ``None``: nothing."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        return "directory"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def describe(activate):
@@ -36,10 +27,11 @@ def describe(activate):
 
         salt '*' mta_previous.describe '{"postfix": "reload"}'
     """
-    paths = {entry["path"]: _left(entry["path"]) for entry in __salt__["mta_journal.entries"]()}
+    paths = [entry["path"] for entry in __salt__["mta_journal.entries"]()]
+    words = {path: __salt__["mta_journal.word"](path) for path in paths}
     # Where there is no room for it, the commit still counts; it cannot be taken back.
     with contextlib.suppress(OSError):
-        text = json.dumps({"commit": time.time(), "paths": paths, "activate": activate})
+        text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
         pathlib.Path(__salt__["mta_state.path"]("journal/left")).write_text(text)
 
 
@@ -79,7 +71,7 @@ def plan(commit=None):
         return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
     if commit is not None and left["commit"] != commit:
         return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
-    since = [path for path, word in left["paths"].items() if _left(path) != word]
+    since = [path for path, word in left["paths"].items() if __salt__["mta_journal.word"](path) != word]
     if since:
         return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
     change = {"old": "as the last apply made it", "new": "as before it"}

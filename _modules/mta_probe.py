@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import datetime
 import errno
+import grp
 import hashlib
 import os
 import re
@@ -36,6 +37,8 @@ MAX_LINE = 4096
 MAX_LINES = 200
 MASK = "****"
 OPEN_RELAY = "an open relay"
+# Of a server's private key; Debian's group ssl-cert may read one.
+KEY_BITS = 0o077
 PEM_BLOCK = r"(?s)-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END"
 DROPPED = "connection closed by the server"
 
@@ -1025,10 +1028,11 @@ def _certificate_files(listeners, parameters):
 def _guarded_files(listeners, parameters):
     """Files and directories that others must not get at: (path, mode, what it is, forbidden bits, pillar)."""
     remove = "no setting: chmod o= {}"
-    wanted = [(path, "the private key", 0o077, remove) for one in listeners for path in one["keys"]]
+    close = "no setting: chmod 600 {}"
+    wanted = [(path, "the private key", KEY_BITS, close) for one in listeners for path in one["keys"]]
     with contextlib.suppress(CommandExecutionError):
         certificate = __salt__["mta_settings.effective"]()["certificate"]
-        wanted.append((certificate["ca"]["key"], "the authority's private key", 0o077, remove))
+        wanted.append((certificate["ca"]["key"], "the authority's private key", 0o077, close))
     socket_directory = __salt__["saslauthd.settings"]()["socket_directory"]
     if os.path.exists(f"{socket_directory}/mux"):
         pillar = 'sasl: {{directory_mode: "0710"}}'
@@ -1044,8 +1048,18 @@ def _guarded_files(listeners, parameters):
     found = []
     for path, what, bits, pillar in dict.fromkeys(wanted):
         with contextlib.suppress(OSError):
-            found.append((path, stat.S_IMODE(os.stat(path).st_mode), what, bits, pillar.format(path)))
+            status = os.stat(path)
+            if bits == KEY_BITS and _group(status.st_gid) == "ssl-cert":
+                bits = KEY_BITS & ~stat.S_IRGRP
+            found.append((path, stat.S_IMODE(status.st_mode), what, bits, pillar.format(path)))
     return found
+
+
+def _group(number):
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return None
 
 
 def check(

@@ -33,6 +33,7 @@ DAEMONS = {
     "postfix": ("/usr/sbin/postfix", "master"),
     "saslauthd": ("/usr/sbin/saslauthd", "saslauthd"),
 }
+FRONT = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
 TIMEOUT = 120
 PATIENCE = 3
 RELOAD_PATIENCE = 1
@@ -451,7 +452,8 @@ def disable(name):
 
 def daemon_reload():
     """
-    Have systemd read its unit files anew; nothing where it does not run.
+    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's front end with
+    their files: systemd would keep them, and forget what belongs to them.
 
     Raises ``CommandExecutionError`` with the output.
 
@@ -462,4 +464,7 @@ def daemon_reload():
         salt '*' mta_service.daemon_reload
     """
     if manager() == "systemd":
+        gone = [unit for unit in FRONT if not _unit_file(unit)]
+        if gone:
+            _command(["systemctl", "stop", *gone], check=False)
         _command(["systemctl", "daemon-reload"])

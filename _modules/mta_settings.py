@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "2269bd9229c8"
+REVISION = "95d1c92dadcb"
 
 
 def revision():
@@ -52,14 +52,14 @@ def effective(saltenv="base"):
         The environment that holds the formula.
 
     Returns the pillar's keys with their effective values (``beacon`` also with what it looks at), ``short`` and
-    ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``authority``, each pair's
-    ``arguments``, ``conversation`` and ``saslauthd`` (what the states of ``mta_cert``, ``mta_probe`` and
-    ``saslauthd`` are called with), ``main_cf`` (all parameters), ``of_profile`` (names of the parameters and
-    services that the profile has), ``family`` (what ``os_family.yaml`` says), ``revision`` (of the formula) and
-    ``synced`` (whether the loaded modules are those of the file server). In place of secrets are pillar paths (or
-    ``None``): ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``,
-    ``verify.login_pillar`` and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of
-    what is no path of a file.
+    ``domain`` (the host name's parts), ``pairs`` (of key and certificate, one or two), ``pairs_keep`` (files that
+    they need), ``authority``, each pair's ``arguments``, ``conversation`` and ``saslauthd`` (what the states of
+    ``mta_cert``, ``mta_probe`` and ``saslauthd`` are called with), ``main_cf`` (all parameters), ``of_profile``
+    (names of the parameters and services that the profile has), ``family`` (what ``os_family.yaml`` says),
+    ``revision`` (of the formula) and ``synced`` (whether the loaded modules are those of the file server). In
+    place of secrets are pillar paths (or ``None``): ``certificate.ca.passphrase_pillar``,
+    ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar`` and the ``logins`` of a table of
+    ``maps``; and in ``certificate.files`` in place of what is no path of a file.
 
     A pillar that :func:`problems` refuses is merged as far as it has the shape of the defaults, so that SLS
     files render and the refusal can be reported.
@@ -198,10 +198,14 @@ def _settings(settings, families, profiles, ready, pillar, os_family, fqdn):
     settings["rfc2142_aliases"] = _mailboxes_wanted(pillar)
     settings["main_cf"] = _expand(profile["parameters"], settings)
     _get_ready(settings, ready, _mapping(_mapping(pillar).get("firewall")).get("ports") is not None)
-    settings["services"] = _merge_recurse(_expand(profile["services"], settings), settings["services"])
+    services = {
+        **profile["services"],
+        **(profile["login_services"] if settings["sasl"]["enabled"] is not False else {}),
+    }
+    settings["services"] = _merge_recurse(_expand(services, settings), settings["services"])
     settings["main_cf"].update(relayed)
     settings["main_cf"].update(settings["parameters"])
-    settings["of_profile"] = [*profile["parameters"], *profile["services"]]
+    settings["of_profile"] = [*profile["parameters"], *services]
     return settings
 
 
@@ -276,7 +280,7 @@ def _saslauthd(sasl, smtpd_conf):
     """Return the arguments of ``saslauthd.managed``, or of ``saslauthd.absent`` where it is not used."""
     if not sasl["saslauthd"]:
         return {"name": "saslauthd"}
-    same = ("mechanisms", "ldap", "kerberos5", "threads", "cache", "socket_directory", "directory_mode")
+    same = ("mechanisms", "ldap", "kerberos5", "front", "threads", "cache", "socket_directory", "directory_mode")
     return {"mech_options": sasl["options"], "smtpd_conf": smtpd_conf, **{name: sasl[name] for name in same}}
 
 
@@ -330,6 +334,11 @@ def _serve(settings, given):
         stem, suffix = os.path.splitext(str(pair["key"]))
         derived = f"{stem}{'-chain' * (suffix == '.pem')}.pem"
         pair["chain_file"] = (pair["chain_file"] or derived) if in_one else None
+    keep = [certificate["ca"]["certificate"]]
+    for pair in settings["pairs"]:
+        # What was made here may have become what is taken over.
+        keep += [pair["certificate"], pair["key"], pair["chain_file"], *pair["files"].values()]
+    settings["pairs_keep"] = [path for path in keep if isinstance(path, str) and path.startswith("/")]
     files = [pair["chain_file"] for pair in settings["pairs"]]
     settings["served"] = {
         "key": None if in_one else certificate["key"],
@@ -1485,6 +1494,7 @@ _SCHEMA = {
             "keytab": (_path, {}),
             "principal": (_text, {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
         },
+        "front": (_boolean, {}),
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

@@ -503,6 +503,10 @@ def put_back(entry, forget=False):
     """
     _begin()
     path, kind = entry["path"], entry["kind"]
+    run = _run()
+    caller = run["module"]
+    # It stays what the member that changed it gives back when it needs it no more.
+    run["module"] = __salt__["mta_journal.fact"](entry, "module") or caller
     if kind == "file":
         content = pathlib.Path(entry["folder"]) / "content"
         status = content.stat()
@@ -517,8 +521,9 @@ def put_back(entry, forget=False):
         scripts = (__salt__["mta_journal.fact"](entry, name).splitlines() for name in ("undo", "do"))
         undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)
         command(path, undo_, do, json.loads(__salt__["mta_journal.fact"](entry, "evidence")))
+    run["module"] = caller
     if forget:
-        _run()["given_back"].append(path)
+        run["given_back"].append(path)
 
 
 def need(activate):

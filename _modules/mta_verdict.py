@@ -14,7 +14,7 @@ import time
 from salt.exceptions import CommandExecutionError
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "2269bd9229c8"
+REVISION = "95d1c92dadcb"
 
 
 def _name(subject):

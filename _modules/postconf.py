@@ -1268,6 +1268,49 @@ def get(parameter, config_directory=CONFIG_DIRECTORY):
     return output.rstrip("\n")
 
 
+def naming(paths, config_directory=CONFIG_DIRECTORY):
+    """
+    Tell which files main.cf and master.cf name, as they will be after what this run of states has announced.
+
+    paths
+        List of absolute paths.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns ``{path: where}`` with those that are named, by themselves or through symbolic links. What cannot be
+    parsed names nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.naming '[/etc/ssl/private/smtpd.key]'
+    """
+    values = {}
+    with contextlib.suppress(CommandExecutionError):
+        values.update(show(config_directory))
+    with contextlib.suppress(CommandExecutionError):
+        for service, entry in services(config_directory).items():
+            values.update({f"master.cf {service} -o {key}": value for key, value in entry["overrides"].items()})
+    for item, change in __salt__["mta_transaction.outlook"]()["members"].get("postconf", {}).items():
+        if not isinstance(change, dict):
+            continue
+        new = change.get("new")
+        if item.startswith("master.cf "):
+            gone = {key for key in values if new is None and key.startswith(f"{item} -o ")}
+            values = {key: value for key, value in values.items() if key not in gone}
+            values.update({f"{item} {key}": value for key, value in (new or {}).items() if key.startswith("-o ")})
+        else:
+            values[item] = new
+    named = {}
+    for label, value in values.items():
+        for word in re.findall(r"(?<![\w./-])/[^\s,{}()]+", value if isinstance(value, str) else ""):
+            named.setdefault(os.path.realpath(word), []).append(label)
+    real = {path: os.path.realpath(path) for path in paths}
+    return {path: ", ".join(dict.fromkeys(named[real[path]])) for path in paths if real[path] in named}
+
+
 def in_force(config_directory=CONFIG_DIRECTORY):
     """
     Return all parameters, ``{name: value}``: those of main.cf and Postfix's defaults, with ``$name`` expanded.

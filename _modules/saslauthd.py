@@ -12,7 +12,9 @@ the socket has to be below ``/var/spool/postfix``, where
 
 The mechanisms ``ldap`` and ``kerberos5`` read ``/etc/saslauthd.conf``, which is written here where their settings
 are given, for root alone. saslauthd answers NO alike for a wrong password and for a server that it cannot reach,
-so that smtpd says 535 for both.
+so that smtpd says 535 for both. For the mechanisms that ask a server, the program of ``mta_saslauthd_front``
+stands between smtpd and saslauthd, with a socket ``front`` of its own beside saslauthd's ``mux``, and makes the
+latter a temporary error. Its socket unit starts and stops with saslauthd. Without systemd there is none.
 
 The how-to's ``PWDIR``, ``PARAMS`` and ``PIDFILE`` lines are not written, since nothing reads them: the init
 script derives all three from ``OPTIONS``, and the unit does not use them. Where they exist they stay.
@@ -45,13 +47,14 @@ STATOVERRIDE = "/var/lib/dpkg/statoverride"
 GROUP_FILE = "/etc/group"
 GROUP = "sasl"
 # What the daemon leaves in its socket directory.
-RUNTIME = ("mux", "mux.accept", "saslauthd.pid", "saslauthd.pid.lock", "cache.flock", "cache.mmap")
+RUNTIME = ("front", "mux", "mux.accept", "saslauthd.pid", "saslauthd.pid.lock", "cache.flock", "cache.mmap")
 
 ARGUMENTS = {
     "mechanisms": ["pam"],
     "mech_options": None,
     "ldap": None,
     "kerberos5": None,
+    "front": True,
     "threads": 5,
     "cache": True,
     "socket_directory": "/var/spool/postfix/var/run/saslauthd",
@@ -86,6 +89,62 @@ ExecStartPre=/usr/bin/install -d -o root -g {group} -m {mode} {directory}
 MECH_OPTIONS_DROP_IN = """\
 ExecStart=
 ExecStart=/usr/sbin/saslauthd -a $MECHANISMS -O ${MECH_OPTIONS} $OPTIONS -n $THREADS
+"""
+
+FRONT_PROGRAM = "/usr/local/lib/postfix-mta-saslauthd-front.py"
+FRONT_SERVICE = "/etc/systemd/system/postfix-mta-saslauthd.service"
+FRONT_SOCKET = "/etc/systemd/system/postfix-mta-saslauthd.socket"
+FRONT_DROP_IN = "/etc/systemd/system/saslauthd.service.d/postfix_mta_front.conf"
+PYTHON = "/usr/bin/python3"
+SYSTEMD_RUNS = "/run/systemd/system"
+# Those that ask a server.
+FRONTED = ("kerberos5", "ldap", "rimap")
+# After saslauthd, which makes the directory at its start; sockets otherwise begin before all services.
+FRONT_SOCKET_UNIT = """\
+# Managed by Salt (postfix_mta).
+[Unit]
+Description=Socket of saslauthd's front for Postfix
+PartOf=saslauthd.service
+After=saslauthd.service
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Socket]
+ListenStream={directory}/front
+SocketMode=0666
+RemoveOnStop=yes
+"""
+FRONT_DROP_IN_TEXT = """\
+# Managed by Salt (postfix_mta).
+[Unit]
+Wants=postfix-mta-saslauthd.socket
+"""
+FRONT_SERVICE_UNIT = """\
+# Managed by Salt (postfix_mta): started at a login.
+[Unit]
+Description=Front of saslauthd: a server behind it that is down is a temporary error
+PartOf=saslauthd.service postfix-mta-saslauthd.socket
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={python} -I {program} {arguments}
+DynamicUser=yes
+SupplementaryGroups={group}
+CapabilityBoundingSet=
+LimitCORE=0
+LockPersonality=yes
+PrivateDevices=yes
+ProtectControlGroups=yes
+ProtectHome=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectSystem=strict
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+UMask=0077
 """
 
 CONF_HEADER = "# Managed by Salt (postfix_mta): what saslauthd's mechanism reads.\n"
@@ -156,12 +215,34 @@ def _sasl_set(text, key, value):
     return "\n".join(lines) + "\n"
 
 
-def _socket_seen(directory):
+def _socket_seen(directory, name="mux"):
     """
     Where smtpd(8), whose root is the queue directory, finds the socket; ``None`` where libsasl looks by itself.
     """
     inside = directory[len(QUEUE) :] if directory.startswith(f"{QUEUE}/") else directory
-    return None if inside == "/var/run/saslauthd" else f"{inside}/mux"
+    return None if (inside, name) == ("/var/run/saslauthd", "mux") else f"{inside}/{name}"
+
+
+def _front_arguments(wanted, conf):
+    """
+    The arguments of the front's program, as a systemd unit has them. ``conf``: the text of the file for ``ldap``.
+    """
+    mechanism = wanted["mechanisms"][0]
+    options, servers = [], []
+    if mechanism == "rimap":
+        servers = [wanted["mech_options"] or ""]
+    elif mechanism == "ldap":
+        servers = (_sasl_value(conf or "", LDAP["servers"]) or "").split()
+        if (_sasl_value(conf or "", LDAP["start_tls"]) or "").lower() in ("yes", "on", "true", "1"):
+            options.append("--start-tls")
+        ca_file = _sasl_value(conf or "", LDAP["ca_file"])
+        if ca_file and _sasl_value(conf, "ldap_tls_check_peer") == "yes":
+            options.append(f"--ca-file={ca_file}")
+    words = [*options, f"{wanted['socket_directory']}/mux", mechanism, *filter(None, servers)]
+    escaped = [
+        word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$") for word in words
+    ]
+    return " ".join(f'"{word}"' for word in escaped)
 
 
 def _statoverride(text, path):
@@ -248,7 +329,8 @@ def _problems(wanted):
         "threads",
         "a number from 0 to 1000",
     )
-    demand(isinstance(wanted["cache"], bool), "cache", "true or false")
+    for argument in ("front", "cache"):
+        demand(isinstance(wanted[argument], bool), argument, "true or false")
     directory = wanted["socket_directory"]
     demand(path(directory), "socket_directory", "an absolute path without blanks or shell characters")
     if path(directory) and len(directory) + len("/mux") > LONGEST_SOCKET_PATH:
@@ -387,6 +469,7 @@ def _work(wanted):
         "modes": {},
         "commands": [],
         "directory": False,
+        "notes": [],
     }
     changes, files = work["changes"], work["files"]
     override_item, group_item = f"dpkg-statoverride {directory}", f"group {GROUP}: {wanted['member']}"
@@ -416,11 +499,20 @@ def _work(wanted):
             differs(variable, old, value, {"saslauthd": "restart"})
             text = files[DEFAULTS_FILE] = _shell_set(text, variable, value)
 
+    fronted = wanted["front"] and wanted["mechanisms"][0] in FRONTED
+    missing = [path for path in (SYSTEMD_RUNS, PYTHON) if fronted and not os.path.exists(path)]
+    if missing:
+        work["notes"].append(
+            f"There is no {missing[0]}, and so no front of saslauthd: when the server that it asks is down,"
+            " clients are told that their password is wrong."
+        )
+        fronted = False
+
     text = _read(wanted["smtpd_conf"]) or ""
     values = {
         "pwcheck_method": "saslauthd",
         "mech_list": " ".join(wanted["mech_list"]),
-        "saslauthd_path": _socket_seen(directory),
+        "saslauthd_path": _socket_seen(directory, "front" if fronted else "mux"),
     }
     for key, value in values.items():
         old = _sasl_value(text, key)
@@ -456,6 +548,29 @@ def _work(wanted):
         if CONF_FILE in changes:
             files[CONF_FILE], work["modes"][CONF_FILE] = conf, "0600"
     work["errors"] += _unreadable(wanted)
+
+    if fronted:
+        if wanted["mechanisms"][0] == "ldap" and conf is None:
+            conf = _read(wanted["mech_options"] or CONF_FILE)
+        front = {
+            FRONT_PROGRAM: __salt__["mta_saslauthd_front.text"](),
+            FRONT_SERVICE: FRONT_SERVICE_UNIT.format(
+                python=PYTHON, program=FRONT_PROGRAM, arguments=_front_arguments(wanted, conf), group=GROUP
+            ),
+            FRONT_SOCKET: FRONT_SOCKET_UNIT.format(directory=directory),
+            FRONT_DROP_IN: FRONT_DROP_IN_TEXT,
+        }
+        needed += front
+        for path, new in front.items():
+            old = _read(path)
+            if old != new:
+                shown = (old, new) if path != FRONT_PROGRAM else (old and "another version", "this formula's")
+                differs(path, *shown, {"saslauthd": "restart"})
+                files[path] = new
+        if FRONT_SOCKET not in files and os.path.exists(f"{directory}/mux") > os.path.exists(f"{directory}/front"):
+            # Written again, so that systemd reads it again.
+            differs(FRONT_SOCKET, "not there", f"{directory}/front", {"saslauthd": "restart"})
+            files[FRONT_SOCKET] = front[FRONT_SOCKET]
 
     if os.path.isdir(os.path.dirname(STATOVERRIDE)):
         needed.append(override_item)
@@ -507,10 +622,11 @@ def _work(wanted):
         differs(item, change["old"], change["new"], left)
 
     if is_open:
-        work["comment"] = (
+        work["notes"].append(
             f"{directory} is mode {wanted['directory_mode']}: every local user can test passwords through the"
             f" socket in it. Mode 0710 leaves that to root and the group {GROUP}."
         )
+    work["comment"] = "\n".join(work["notes"]) or None
     return work
 
 
@@ -635,7 +751,8 @@ def settings():
     Return the daemon's settings as its start reads them; where it is not installed, as the package has them.
 
     ``mechanisms`` (list), ``mech_options`` (string or ``None``), ``threads`` (number), ``cache`` (boolean),
-    ``socket_directory`` (path), ``start`` (boolean; ``None`` where the file does not say).
+    ``socket_directory`` (path), ``start`` (boolean; ``None`` where the file does not say), ``front`` (whether a
+    front stands before it where the mechanism asks a server; else true).
 
     Raises ``CommandExecutionError`` when the file cannot be read.
 
@@ -646,7 +763,8 @@ def settings():
         salt '*' saslauthd.settings
     """
     text = _read(DEFAULTS_FILE)
-    return _parse(PACKAGED if text is None else text)
+    found = _parse(PACKAGED if text is None else text)
+    return {**found, "front": bool(_front_socket()) or not set(found["mechanisms"]) & set(FRONTED)}
 
 
 # -- the daemon's socket ---------------------------------------------------------------------
@@ -664,15 +782,25 @@ def _connect(path, timeout):
 
 
 def _mux(socket):
-    return socket or f"{settings()['socket_directory']}/mux"
+    """The socket to ask: the front's, where it stands before the daemon."""
+    if socket:
+        return socket
+    directory = settings()["socket_directory"]
+    return f"{directory}/{'front' if _front_socket() else 'mux'}"
+
+
+def _front_socket():
+    """The path of the front's socket; ``None`` where there is no front."""
+    found = re.search("^ListenStream=(.+)$", _read(FRONT_SOCKET) or "", re.MULTILINE)
+    return found and found[1]
 
 
 def answers(socket=None, timeout=5):
     """
-    Tell whether the daemon takes connections on its socket. No process, no password.
+    Tell whether the daemon takes connections on its socket, and the front before it on its own. No password.
 
     socket
-        Path of the socket. Default: ``mux`` in the directory that the daemon's settings name.
+        Path of the daemon's socket. Default: ``mux`` in the directory that the daemon's settings name.
 
     timeout
         Seconds; default 5.
@@ -683,8 +811,10 @@ def answers(socket=None, timeout=5):
 
         salt '*' saslauthd.answers
     """
+    own = socket or f"{settings()['socket_directory']}/mux"
     try:
-        _connect(_mux(socket), timeout).close()
+        for path in filter(None, (own, _front_socket())):
+            _connect(path, timeout).close()
     except OSError:
         return False
     return True
@@ -692,7 +822,7 @@ def answers(socket=None, timeout=5):
 
 def authenticate(username, password=None, service="smtp", realm="", socket=None, password_pillar=None, timeout=30):
     """
-    Ask the daemon whether a password is right, as smtpd does: over its socket, in no argument list.
+    Ask the daemon whether a password is right, as smtpd does: over its socket or its front's, in no argument list.
 
     On a command line the password is in the arguments of ``salt`` itself: name its place in the pillar there.
 
@@ -709,7 +839,8 @@ def authenticate(username, password=None, service="smtp", realm="", socket=None,
         Realm; default none.
 
     socket
-        Path of the socket. Default: ``mux`` in the directory that the daemon's settings name.
+        Path of the socket. Default: that of the front, if there is one, else ``mux`` in the directory that the
+        daemon's settings name.
 
     password_pillar
         Pillar path of the password, in place of ``password``: ``postfix_mta:verify:login:password``. The value
@@ -762,7 +893,9 @@ def authenticate(username, password=None, service="smtp", realm="", socket=None,
     except OSError as err:
         raise CommandExecutionError(f"Cannot talk to saslauthd on {path}: {err.strerror or err}") from None
     if reply[:2] not in (b"OK", b"NO"):
-        raise CommandExecutionError(f"saslauthd on {path} answered neither OK nor NO")
+        raise CommandExecutionError(
+            f"saslauthd on {path} answered neither OK nor NO: it or the server that it asks is down"
+        )
     return reply[:2] == b"OK"
 
 

@@ -158,3 +158,36 @@ def managed(name, key, hostname, transaction=None, **arguments):
         test=__opts__["test"],
         subject=f"The certificate {name} with its key",
     )
+
+
+def only(name, keep, transaction=None):
+    """
+    Remove the files of pairs that :func:`managed` made and that are no longer wanted: what was there before it
+    made them comes back.
+
+    name
+        Any name; it is not used.
+
+    keep
+        List of the paths of all files that the pairs need which stay: certificate, key, chain file, what they are
+        taken over from, the authority's certificate. What main.cf or master.cf name stays too, and what somebody
+        else has replaced. An authority of this host's always stays.
+
+    transaction
+        Name of the transaction whose closing state verifies. Default: this state does it.
+
+    .. code-block:: yaml
+
+        one pair:
+          mta_cert.only:
+            - keep: [/etc/ssl/certs/smtpd.crt, /etc/ssl/private/smtpd.key]
+    """
+    return __salt__["mta_transaction.member"](
+        name,
+        "mta_cert",
+        {"keep": keep},
+        transaction=transaction,
+        test=__opts__["test"],
+        subject="The set of certificates",
+        functions=("only_plan", "only_apply"),
+    )

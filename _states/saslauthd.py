@@ -50,6 +50,7 @@ def managed(
     mech_options=None,
     ldap=None,
     kerberos5=None,
+    front=True,
     threads=5,
     cache=True,
     socket_directory="/var/spool/postfix/var/run/saslauthd",
@@ -61,7 +62,8 @@ def managed(
 ):
     """
     Keep the daemon's settings, its socket directory (with the override of dpkg-statoverride(1), and the
-    drop-in for the native unit), libsasl's ``smtpd.conf`` and the group membership of Postfix as one unit.
+    drop-in for the native unit), the front before it, libsasl's ``smtpd.conf`` and the group membership of Postfix
+    as one unit.
 
     name
         A name for the state; default ``saslauthd``.
@@ -81,6 +83,10 @@ def managed(
 
     kerberos5
         For ``kerberos5``: a mapping with ``keytab`` and ``principal``. Default: ``/etc/krb5.keytab``, ``host``.
+
+    front
+        Whether a small program stands before saslauthd with ``ldap``, ``rimap`` and ``kerberos5``, where systemd
+        runs: with it a server that is down is a temporary error, without it a wrong password. Default true.
 
     threads
         Number of processes; 0 makes one for each connection. Default 5.
@@ -113,6 +119,7 @@ def managed(
         "mech_options": mech_options,
         "ldap": ldap,
         "kerberos5": kerberos5,
+        "front": front,
         "threads": threads,
         "cache": cache,
         "socket_directory": socket_directory,

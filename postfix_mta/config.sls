@@ -1,4 +1,4 @@
-# main.cf and master.cf, and the end of lookup tables that left the pillar.
+# main.cf and master.cf, and the end of lookup tables and certificates that the settings no longer have.
 {%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
@@ -27,6 +27,18 @@ postfix_mta_config:
 {%- endfor %}
     - require_in:
       - mta_transaction: postfix_mta_committed
+
+{%- if mta.pairs %}
+
+postfix_mta_certificates:
+  mta_cert.only:
+    - keep: {{ mta.pairs_keep | json }}
+    - transaction: postfix_mta
+    - require:
+      - postconf: postfix_mta_config
+    - require_in:
+      - mta_transaction: postfix_mta_committed
+{%- endif %}
 
 postfix_mta_maps:
   mta_map.only:

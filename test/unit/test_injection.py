@@ -235,7 +235,8 @@ def test_a_state_gets_the_values_and_no_value_becomes_a_state(pillar, accepted, 
         return
     render = Renderer(opts)
     config = render((FILES / "config.sls").read_text(), pillar)
-    assert {*config} == {"include", "postfix_mta_config", "postfix_mta_maps", "extend"}
+    certificates = {"postfix_mta_certificates"} if mta["pairs"] else set()
+    assert {*config} == {"include", "postfix_mta_config", "postfix_mta_maps", "extend"} | certificates
     (arguments,) = config["postfix_mta_config"].values()
     given_on = {key: value for argument in arguments for key, value in argument.items()}
     assert given_on["parameters"] == mta["main_cf"]

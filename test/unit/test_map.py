@@ -363,7 +363,7 @@ class TestHardenedProfile:
         return lambda pillar=None, **host: render.mta({"profile": "hardened", **(pillar or {})}, **host)
 
     def test_nothing_of_the_other_profile_stays(self):
-        for name in ("parameters", "settings", "services"):
+        for name in ("parameters", "settings", "services", "login_services"):
             assert {*PROFILES["guide"][name]} <= {*PROFILES["hardened"][name]}
 
     def test_the_profiles_are_those_that_the_pillar_may_name(self, render):
@@ -397,8 +397,23 @@ class TestHardenedProfile:
             if "overrides" in entry
         }
         assert logins == {"submission/inet": True, "submissions/inet": True}
-        off = hardened({"sasl": {"enabled": False}})["services"]["submission/inet"]
-        assert off["overrides"]["smtpd_sasl_auth_enable"] is False
+        # What is asked about strangers is not asked of users.
+        own = [mta["services"][name]["overrides"] for name in logins]
+        assert {one["smtpd_client_restrictions"] for one in own} == {""}
+
+    def test_where_nobody_can_log_in_the_services_for_that_are_off(self, hardened):
+        off = hardened({"sasl": {"enabled": False}})
+        assert {*off["services"]} == {"smtp/inet", "smtpd/pass"}
+        assert not {"submission/inet", "submissions/inet"} & {*off["of_profile"]}
+        assert "submission/inet" in hardened({"sasl": {"type": "dovecot"}})["services"]
+
+    def test_all_files_of_its_pairs_stay(self, hardened, render):
+        one = ["/etc/ssl/certs/cacert.pem", "/etc/ssl/certs/smtpd.crt", "/etc/ssl/private/smtpd.key"]
+        assert render.mta()["pairs_keep"] == one
+        second = ["/etc/ssl/certs/smtpd-2.crt", "/etc/ssl/private/smtpd-2.key", "/etc/ssl/private/smtpd-2.pem"]
+        assert hardened()["pairs_keep"] == [*one, "/etc/ssl/private/smtpd.pem", *second]
+        taken = {"source": "files", "files": {"certificate": "/c", "key": "-----BEGIN PRIVATE KEY-----\n"}}
+        assert render.mta({"certificate": taken})["pairs_keep"] == [*one, "/etc/ssl/private/smtpd.pem", "/c"]
 
     def test_the_pillar_is_laid_over_its_services(self, hardened):
         services = {

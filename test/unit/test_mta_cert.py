@@ -21,6 +21,7 @@ HOST = "mail.example.com"
 SECRET = "correct horse battery staple"
 PASSPHRASE = "postfix_mta:certificate:ca:passphrase"
 DAY = datetime.timedelta(days=1)
+RUNNING = dict.fromkeys(("installed", "enabled", "active"), True)
 
 
 class Host:
@@ -877,6 +878,68 @@ def test_every_public_function_documents_itself():
 
 
 # -- files of an administrator or an ACME client -------------------------------------------------
+
+
+class TestNeedless:
+    """A second pair that the settings had for a while."""
+
+    @pytest.fixture
+    def second(self, host, pretend):
+        """Paths of the second pair's files, made beside those of the first."""
+        pretend("postconf.naming", lambda paths: {})
+        host.settle()
+        paths = [host.folder / name for name in ("certs/second.crt", "private/second.key", "private/second.pem")]
+        ca = {"ca_certificate": str(host.ca), "ca_key": str(host.ca_key), "key_type": "ec"}
+        files = {"key": str(paths[1]), "chain_file": str(paths[2])}
+        assert host.state(False, "managed", paths[0], hostname=HOST, **files, **ca)["result"]
+        return paths
+
+    def only(self, host, test=False):
+        return host.state(test, "only", "certificates", keep=[str(host.certificate), str(host.key)])
+
+    def test_its_files_go_and_nothing_else_does(self, host, second):
+        kept = host.contents()
+        announced = self.only(host, test=True)
+        assert all(path.exists() for path in second)
+        done = self.only(host)
+        assert (announced["result"], done["result"]) == (None, True), done
+        assert announced["changes"] == done["changes"]
+        assert {*done["changes"]} == {*map(str, second), "activation"}
+        assert not any(path.exists() for path in second)
+        assert host.contents() == kept
+        assert self.only(host)["changes"] == {}
+
+    def test_what_was_replaced_since_stays(self, host, second):
+        second[1].write_text("somebody else's")
+        assert {*self.only(host)["changes"]} == {str(second[0]), str(second[2]), "activation"}
+        assert second[1].read_text() == "somebody else's"
+
+    def test_what_was_there_before_comes_back(self, host, second, pretend):
+        self.only(host)
+        second[0].write_text("of an administrator")
+        ca = {"ca_certificate": str(host.ca), "ca_key": str(host.ca_key), "key_type": "ec"}
+        assert host.state(False, "managed", second[0], hostname=HOST, key=str(second[1]), **ca)["result"]
+        assert b"BEGIN CERTIFICATE" in second[0].read_bytes()
+        assert {*self.only(host)["changes"]} == {str(second[0]), str(second[1]), "activation"}
+        assert second[0].read_text() == "of an administrator"
+        assert not second[1].exists()
+
+    def test_what_postfix_still_names_stays(self, host, second, pretend):
+        pretend("postconf.naming", lambda paths: {str(second[1]): "smtp_tls_key_file"})
+        done = self.only(host)
+        assert {*done["changes"]} == {str(second[0]), str(second[2]), "activation"}
+        assert f"{second[1]} stays, as it is named by smtp_tls_key_file" in done["comment"]
+        assert second[1].exists()
+
+    def test_an_undo_brings_it_back(self, host, second, pretend):
+        before = [path.read_bytes() for path in second]
+        answer = {"answers": False, "problems": ["no"], "notes": [], "transcript": []}
+        pretend("mta_service.status", lambda names: {name: RUNNING for name in names})
+        pretend("mta_service.restart", lambda name: None)
+        pretend("mta_probe.check", lambda **_: answer)
+        assert self.only(host)["result"] is False
+        assert [path.read_bytes() for path in second] == before
+        assert stat.S_IMODE(second[1].stat().st_mode) == 0o600
 
 
 class Acme:

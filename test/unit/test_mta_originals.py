@@ -45,6 +45,34 @@ def test_only_what_is_no_longer_wanted_is_superseded(transaction, originals, cha
     assert set(originals("superseded", "thing", [])) == {str(changed["option"]), "group"}
 
 
+def test_what_somebody_has_replaced_since_is_theirs(transaction, originals, changed):
+    assert transaction("close")["result"]
+    untouched = {str(changed["option"]), str(changed["folder"]), str(changed["folder"].parent), "group"}
+    assert set(originals("superseded", "thing", [], untouched=True)) == untouched
+    changed["option"].write_text("theirs")
+    assert set(originals("superseded", "thing", [], untouched=True)) == untouched - {str(changed["option"])}
+    assert set(originals("superseded", "thing", [])) == untouched
+
+
+def test_what_a_later_apply_leaves_is_not_theirs(transaction, originals, changed):
+    assert transaction("close")["result"]
+    transaction("write", str(changed["option"]), "renewed")
+    assert transaction("close")["result"]
+    assert str(changed["option"]) in originals("superseded", "thing", [], untouched=True)
+
+
+def test_what_is_taken_back_is_its_member_s_again(transaction, originals, context, changed, modules):
+    assert transaction("close")["result"]
+    option = str(changed["option"])
+    context["mta_transaction"]["module"] = "thing"
+    originals("give_back", [option])
+    assert transaction("close")["result"]
+    assert not changed["option"].exists()
+    assert modules["mta_previous.take_back"]()["result"]
+    assert changed["option"].read_text() == "secret"
+    assert option in originals("superseded", "thing", [], untouched=True)
+
+
 def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(transaction, originals, changed, tmp_path):
     assert transaction("close")["result"]
     (tmp_path / "link").symlink_to(changed["option"])

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import datetime
 import ipaddress
+import pathlib
 import socket
 import ssl
 import threading
@@ -714,6 +715,21 @@ def test_the_audit_sees_what_a_client_and_the_disk_show(audit, server, stranger,
     assert {"auth-in-clear", "open-relay", "self-signed", "open-to-all"} <= {*names(found)}
     assert f"open-to-all {tmp_path}/sasl" in [one["name"] for one in found["findings"]]
     assert PASSWORD not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "found"),
+    [(0o640, "ssl-cert", False), (0o640, "users", True), (0o660, "ssl-cert", True), (0o644, "ssl-cert", True)],
+)
+def test_debian_s_group_for_keys_may_read_one(audit, certificates, monkeypatch, mode, group, found):
+    monkeypatch.setitem(audit.func.__globals__, "_group", lambda number: group)
+    key = pathlib.Path(certificates["good"])
+    before = key.stat().st_mode
+    key.chmod(mode)
+    reasons = [one["reason"] for one in audit()["findings"] if one["name"] == f"open-to-all {key}"]
+    key.chmod(before)
+    assert bool(reasons) is found
+    assert all(("every local user" in reason) is (mode == 0o644) for reason in reasons)
 
 
 def test_the_state_fails_with_every_finding_and_accepts_what_it_is_told_to(opts, modules, context, pretend):

@@ -201,6 +201,18 @@ def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, modules, in
     modules["mta_service.daemon_reload"]()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_front_of_saslauthd_ends_with_its_unit_files(host, modules, inside, monkeypatch, there):
+    monkeypatch.setitem(inside, "manager", lambda: "systemd")
+    called = []
+    monkeypatch.setitem(inside, "_command", lambda argv, **_: called.append(argv[1:]))
+    if there:
+        monkeypatch.setitem(inside, "_unit_file", lambda unit: f"/etc/systemd/system/{unit}")
+    modules["mta_service.daemon_reload"]()
+    stop = ["stop", "postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service"]
+    assert called == [*([] if there else [stop]), ["daemon-reload"]]
+
+
 @pytest.mark.parametrize("action", ["reload", "restart"])
 @pytest.mark.parametrize("refusal", [["postfix", "check"], ["postconf", "-M"]])
 def test_a_postfix_that_would_not_come_back_is_let_alone(host, modules, inside, monkeypatch, action, refusal):

@@ -149,6 +149,36 @@ def written(host, pretend):
 # -- reading -----------------------------------------------------------------------------------
 
 
+def test_a_file_is_named_by_what_main_cf_and_master_cf_will_say(host, modules, context, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("/etc/ssl/private/b.pem")
+    host.write(
+        f"smtpd_tls_chain_files = /etc/ssl/private/a.pem,\n  {link}\n"
+        "virtual_alias_maps = hash:/etc/postfix/virtual\n",
+        "465 inet n - n - - smtpd\n -o smtpd_tls_cert_file=/etc/ssl/certs/c.crt\n",
+    )
+    paths = [f"/etc/ssl/private/{name}.pem" for name in "abx"] + ["/etc/ssl/certs/c.crt", "/etc/postfix/virtual"]
+    naming = {
+        paths[0]: "smtpd_tls_chain_files",
+        paths[1]: "smtpd_tls_chain_files",
+        paths[3]: "master.cf 465/inet -o smtpd_tls_cert_file",
+        paths[4]: "virtual_alias_maps",
+    }
+    assert modules["postconf.naming"](paths, str(host.directory)) == naming
+    announced = {
+        "smtpd_tls_chain_files": {"old": "x", "new": None},
+        "smtpd_tls_cert_file": {"old": None, "new": "/etc/ssl/private/x.pem"},
+        "master.cf 465/inet": {"old": {}, "new": None},
+        "activation": "reload",
+    }
+    modules["mta_transaction.outlook"]()
+    context["mta_transaction"]["changes"]["postconf"] = announced
+    assert modules["postconf.naming"](paths, str(host.directory)) == {
+        paths[2]: "smtpd_tls_cert_file",
+        paths[4]: "virtual_alias_maps",
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

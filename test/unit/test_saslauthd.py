@@ -44,6 +44,12 @@ def host(inside, tmp_path, monkeypatch):
         "PROGRAM",
         "CONF_FILE",
         "SASLDB",
+        "FRONT_PROGRAM",
+        "FRONT_SERVICE",
+        "FRONT_SOCKET",
+        "FRONT_DROP_IN",
+        "SYSTEMD_RUNS",
+        "PYTHON",
     ):
         monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
     units = tuple(str(tmp_path) + path for path in inside["NATIVE_UNITS"])
@@ -85,6 +91,7 @@ class Host:
             "mta_originals.superseded": self._superseded,
             "mta_originals.give_back": self.given_back.extend,
             "mta_secret.get": self.secrets.get,
+            "mta_saslauthd_front.text": lambda: "the program\n",
             "mta_transaction.write": self._write,
             "mta_transaction.directory": self._directory,
         }[function]
@@ -151,6 +158,7 @@ def test_settings_are_what_the_file_says(host, modules):
         "cache": False,
         "socket_directory": "/run/x",
         "start": False,
+        "front": False,
     }
 
 
@@ -345,6 +353,100 @@ def test_in_an_open_directory_postfix_needs_no_group(host, modules):
     assert host.given_back == [group]
     host.args["directory_mode"] = "0710"
     assert group not in modules["saslauthd.plan"](**host.args)["changes"]
+
+
+@pytest.fixture
+def fronted(host):
+    """A host on which the program before saslauthd can run, and a mechanism that asks a server."""
+    installed(host)
+    host.write("/run/systemd/system/x", "")
+    host.write("/usr/bin/python3", "")
+    for path in (host.inside["FRONT_PROGRAM"], host.inside["FRONT_SERVICE"], host.inside["FRONT_DROP_IN"]):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    host.args.update(mechanisms=["rimap"], mech_options="imap.example.com/143", member=None)
+    return host
+
+
+def test_what_asks_a_server_gets_a_front_and_postfix_asks_that(fronted, modules):
+    plan = modules["saslauthd.plan"](**fronted.args)
+    modules["saslauthd.apply"](**fronted.args)
+    # Commands are only recorded here.
+    assert {*modules["saslauthd.plan"](**fronted.args)["changes"]} == {"dpkg-statoverride"}
+    directory = fronted.args["socket_directory"]
+    assert _sasl(fronted)["saslauthd_path"] == f"{directory}/front"
+    socket_unit = fronted.read("/etc/systemd/system/postfix-mta-saslauthd.socket")
+    assert f"ListenStream={directory}/front\n" in socket_unit
+    service = fronted.read("/etc/systemd/system/postfix-mta-saslauthd.service")
+    assert f'-front.py "{directory}/mux" "rimap" "imap.example.com/143"\n' in service
+    drop_in = fronted.read("/etc/systemd/system/saslauthd.service.d/postfix_mta_front.conf")
+    assert "Wants=postfix-mta-saslauthd.socket" in drop_in
+    assert fronted.read("/usr/local/lib/postfix-mta-saslauthd-front.py") == "the program\n"
+    assert plan["activate"] == {"saslauthd": "restart", "postfix": "reload"}
+    assert modules["saslauthd.settings"]()["front"] is True
+
+
+def _sasl(host):
+    lines = host.read("/etc/postfix/sasl/smtpd.conf").splitlines()
+    return dict(line.split(": ", 1) for line in lines)
+
+
+@pytest.mark.parametrize("how", ["pam", "off", "no systemd", "no python3"])
+def test_elsewhere_there_is_no_front(fronted, modules, how):
+    modules["saslauthd.apply"](**fronted.args)
+    paths = [fronted.inside[name] for name in ("FRONT_PROGRAM", "FRONT_SERVICE", "FRONT_SOCKET", "FRONT_DROP_IN")]
+    fronted.superseded = {path: {"old": "as this formula made it", "new": None} for path in paths}
+    if how == "pam":
+        fronted.args.update(mechanisms=["pam"], mech_options=None)
+    elif how == "off":
+        fronted.args["front"] = False
+    elif how == "no systemd":
+        (fronted.root / "run/systemd/system/x").unlink()
+        (fronted.root / "run/systemd/system").rmdir()
+    else:
+        (fronted.root / "usr/bin/python3").unlink()
+    plan = modules["saslauthd.plan"](**fronted.args)
+    assert {*paths} <= {*plan["changes"]}
+    assert ("no front of saslauthd" in (plan.get("comment") or "")) is how.startswith("no ")
+    modules["saslauthd.apply"](**fronted.args)
+    assert {*paths} <= {*fronted.given_back}
+    assert _sasl(fronted)["saslauthd_path"].endswith("/mux")
+
+
+def test_a_front_whose_socket_is_gone_is_started_again(fronted, modules):
+    modules["saslauthd.apply"](**fronted.args)
+    fronted.write(f"{fronted.args['socket_directory']}/mux".replace(str(fronted.root), ""), "")
+    plan = modules["saslauthd.plan"](**fronted.args)
+    assert plan["activate"] == {"saslauthd": "restart"}
+    assert fronted.inside["FRONT_SOCKET"] in plan["changes"]
+    fronted.write(f"{fronted.args['socket_directory']}/front".replace(str(fronted.root), ""), "")
+    assert fronted.inside["FRONT_SOCKET"] not in modules["saslauthd.plan"](**fronted.args)["changes"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "arguments"),
+    [
+        ("ldap_servers: ldap://a ldaps://b:636\n", '"D/mux" "ldap" "ldap://a" "ldaps://b:636"'),
+        (
+            "ldap_servers: ldap://a\nldap_start_tls: yes\nldap_tls_check_peer: yes\nldap_tls_cacert_file: /ca\n",
+            '"--start-tls" "--ca-file=/ca" "D/mux" "ldap" "ldap://a"',
+        ),
+        ("ldap_servers: ldap://a\nldap_tls_cacert_file: /ca\n", '"D/mux" "ldap" "ldap://a"'),
+        ('ldap_servers: ldapi://%2frun "$x\\\n', r'"D/mux" "ldap" "ldapi://%%2frun" "\"$$x\\"'),
+        (None, '"D/mux" "ldap"'),
+    ],
+)
+def test_the_front_asks_the_servers_that_the_option_file_names(inside, conf, arguments):
+    wanted = {"mechanisms": ["ldap"], "mech_options": None, "socket_directory": "D"}
+    assert inside["_front_arguments"](wanted, conf) == arguments
+
+
+def test_the_bind_password_is_not_among_the_front_s_arguments(fronted, modules):
+    fronted.secrets["p"] = "geheim #1"
+    fronted.args.update(mechanisms=["ldap"], mech_options=None, ldap=LDAP)
+    modules["saslauthd.apply"](**fronted.args)
+    service = fronted.read("/etc/systemd/system/postfix-mta-saslauthd.service")
+    assert '"ldap" "ldaps://a.example.com" "ldaps://b.example.com"\n' in service
+    assert "geheim" not in service
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -3,7 +3,7 @@ set -e
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 apt-get -qq -y install --no-install-recommends \
-    sasl2-bin libsasl2-modules slapd ldap-utils dovecot-imapd krb5-kdc krb5-admin-server >/dev/null
+    sasl2-bin libsasl2-modules slapd ldap-utils dovecot-imapd krb5-kdc krb5-admin-server iptables >/dev/null
 
 useradd --create-home alice
 echo 'alice:right pass' | chpasswd

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "920870d01d2a"
+REVISION = "622404cb1a65"
 
 
 def revision():
@@ -79,13 +79,24 @@ def run():
     """
     Return the effective settings, as the entry point of Salt's ``py`` renderer.
 
+    With salt-ssh, which renders on the master, ``synced`` is true: it brings the modules itself. The libraries that it
+    does not bring are then among the ``packages``, for the target's own Python.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt '*' mta_settings.run
     """
-    return {**_merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0], "synced": False}
+    settings = _merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0]
+    if _is_ssh():
+        settings["packages"] += settings["family"]["libraries"]
+    return {**settings, "synced": _is_ssh()}
+
+
+def _is_ssh():
+    """Return whether salt-ssh renders this, on the master: only it hands the master's configuration on."""
+    return "__master_opts__" in __opts__
 
 
 def _cached(saltenv):
@@ -116,6 +127,9 @@ def _merge(saltenv, pillar):
 
 def _read(url, saltenv):
     """Return the data of a YAML file of the formula."""
+    if _is_ssh():
+        # cp.cache_file would give the path of a copy on the target.
+        return __salt__["slsutil.renderer"](url, default_renderer="yaml", saltenv=saltenv)
     path = __salt__["cp.cache_file"](url, saltenv)
     if not path:
         raise CommandExecutionError(f"{url} is not in the file roots of {saltenv}")

@@ -3,7 +3,7 @@
 # then the beacon that watches it, and the end of the apply.
 #
 # Alone, a part promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings

@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESTRICTIONS = "permit_sasl_authenticated,permit_mynetworks,reject_unauth_destination"
 # How every SLS file begins.
 PREAMBLE = """\
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 """
 GOLDEN = REPOSITORY.parent / "shared" / "golden" / "debian-12.postconf-n.txt"

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "622404cb1a65"
+REVISION = "949902d9153d"
 
 
 def revision():
@@ -79,8 +79,9 @@ def run():
     """
     Return the effective settings, as the entry point of Salt's ``py`` renderer.
 
-    With salt-ssh, which renders on the master, ``synced`` is true: it brings the modules itself. The libraries that it
-    does not bring are then among the ``packages``, for the target's own Python.
+    With salt-ssh, which renders on the master and runs on a target with its own Python, ``synced`` is true: it
+    brings the modules. The ``packages`` are also those of the libraries that it does not bring, and there is no
+    ``beacon``: that is for minions.
 
     CLI Example:
 
@@ -90,8 +91,13 @@ def run():
     """
     settings = _merge(globals().get("saltenv", "base"), __pillar__.get("postfix_mta"))[0]
     if _is_ssh():
-        settings["packages"] += settings["family"]["libraries"]
-    return {**settings, "synced": _is_ssh()}
+        return {
+            **settings,
+            "packages": [*settings["packages"], *settings["family"]["libraries"]],
+            "beacon": None,
+            "synced": True,
+        }
+    return {**settings, "synced": False}
 
 
 def _is_ssh():

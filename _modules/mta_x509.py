@@ -618,8 +618,8 @@ def _issued_by(certificate, name, public):
     signed, data = certificate.signature, certificate.tbs_certificate_bytes
     try:
         if isinstance(public, lib.rsa.RSAPublicKey):
-            # This may be RSASSA-PSS, so the padding comes from the certificate; cryptography before 41 knows only the
-            # other one.
+            # This may be RSASSA-PSS, so the padding comes from the certificate; cryptography before 41 knows only
+            # the other one.
             padding = getattr(certificate, "signature_algorithm_parameters", None) or lib.padding.PKCS1v15()
             public.verify(signed, data, padding, certificate.signature_hash_algorithm)
         elif isinstance(public, lib.ec.EllipticCurvePublicKey):

@@ -28,8 +28,8 @@ def valid(name="postfix_mta", hostname=None, family=None, formula=None):
         The operating system family.
 
     formula (str, default None)
-        Where the formula's files are on the file server. It is only there to be named: salt-ssh brings to its target
-        the files that are named in states, and this one needs the formula's.
+        Where the formula's files are on the file server. It is only there to be named: salt-ssh brings to its
+        target the files that are named in states, and this one needs the formula's.
 
     It never changes anything, and does the same in test mode.
 

@@ -17,7 +17,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESTRICTIONS = "permit_sasl_authenticated,permit_mynetworks,reject_unauth_destination"
 # How every SLS file begins.
 PREAMBLE = """\
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 """
 GOLDEN = REPOSITORY.parent / "shared" / "golden" / "debian-12.postconf-n.txt"
@@ -219,6 +220,14 @@ class TestMap:
         assert fresh.mta(pillar) == {**render.mta(pillar), "synced": False}
         assert "mta_settings.effective" not in fresh.functions
         assert fresh.parameters(pillar) == render.parameters(pillar)
+
+    def test_with_salt_ssh_the_settings_are_made_where_it_renders(self, opts, render):
+        pillar = {"services": {"submission": True}, "verify": {"login": {"username": "a", "password": "geheim"}}}
+        master = Renderer({**opts, "__master_opts__": {}})
+        ordinary, over_ssh = render.mta(pillar), master.mta(pillar)
+        assert over_ssh.pop("packages") == [*ordinary.pop("packages"), "python3-cryptography", "python3-openssl"]
+        assert over_ssh == {**ordinary, "beacon": None}
+        assert "geheim" not in str(over_ssh)
 
     def test_a_run_reads_the_formulas_files_once(self, render, monkeypatch):
         render.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})

@@ -142,7 +142,8 @@ def authority(path):
 
     Returns a dictionary: ``anchors`` (``[{"name", "public"}]``: what it can be recognised by, DER; empty for one
     that has no key yet), ``not_after`` (``datetime``), ``planned`` (whether an earlier state of a dry run would
-    make or renew it), ``subject`` and ``name`` (RFC 4514 text and DER, of the first certificate).
+    make or renew it), ``subject`` and ``name`` (RFC 4514 text and DER, of the first certificate; no name where the
+    key is planned, too).
 
     Raises ``CommandExecutionError`` when there is none, or it cannot be read.
 
@@ -406,7 +407,8 @@ def _survey(now, name, key, wanted):
     found = {
         "parameters": (kind, size),
         "fields": fields,
-        **__salt__["mta_x509.describe_subject"](fields),
+        "subject": __salt__["mta_x509.subject_text"](fields),
+        "name": None,
         "public": None,
         "key": None,
         "passphrase": None,
@@ -436,6 +438,7 @@ def _survey(now, name, key, wanted):
     else:
         previous = _passphrase(wanted["previous_passphrase_pillar"])
         text = _survey_key(key, key_file, passphrase, previous, found)
+        found["name"] = __salt__["mta_x509.encode_subject"](fields)
     reason = None
     if not certificates:
         found["issue"] = True

@@ -715,7 +715,7 @@ def _survey_made(now, name, key, wanted, found):
     found["changes"][name] = {
         "old": _old(certificate_file),
         "new": {
-            "subject": __salt__["mta_x509.describe_subject"](found["fields"])["subject"],
+            "subject": __salt__["mta_x509.subject_text"](found["fields"]),
             "names": found["names"],
             "issuer": issuer,
             "key": text,
@@ -742,17 +742,17 @@ def _trusted(wanted, found):
 
 def _issuer(authority, wanted, found):
     """The name that will sign, as text; raises when it cannot."""
-    own = __salt__["mta_x509.describe_subject"](found["fields"])
+    own = __salt__["mta_x509.subject_text"](found["fields"])
     if wanted["source"] == "self_signed":
-        return own["subject"]
+        return own
     if wanted["source"] == "fleet_ca":
         return f"the CA minion {wanted['ca_minion']}"
     issuer = authority
     if not authority["planned"]:
         pem = __salt__["mta_ca.signer"](*_signing(wanted))
         (issuer,) = __salt__["mta_x509.describe"](pem)
-    if issuer["name"] == own["name"]:
-        raise SaltInvocationError(f"The server and its authority must not have the same name: {own['subject']}")
+    if issuer["subject"] == own:
+        raise SaltInvocationError(f"The server and its authority must not have the same name: {own}")
     return issuer["subject"]
 
 

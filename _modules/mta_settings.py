@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "95d1c92dadcb"
+REVISION = "6d7aeaa972dd"
 
 
 def revision():
@@ -79,6 +79,10 @@ def run():
     """
     Return the effective settings, as the entry point of Salt's ``py`` renderer.
 
+    With salt-ssh, which renders on the master and runs on a target with its own Python, ``synced`` is true: it
+    brings the modules. The ``packages`` are also those of the libraries that it does not bring, and there is no
+    ``beacon``: that is for minions.
+
     CLI Example:
 
     .. code-block:: bash
@@ -86,7 +90,20 @@ def run():
         salt '*' mta_settings.run
     """
     pillar = __pillar__.get("postfix_mta")
-    return {**_merge(_reader(globals().get("saltenv", "base"), pillar), pillar)[0], "synced": False}
+    settings = _merge(_reader(globals().get("saltenv", "base"), pillar), pillar)[0]
+    if _is_ssh():
+        return {
+            **settings,
+            "packages": [*settings["packages"], *settings["family"]["libraries"]],
+            "beacon": None,
+            "synced": True,
+        }
+    return {**settings, "synced": False}
+
+
+def _is_ssh():
+    """Return whether salt-ssh renders this, on the master: only it hands the master's configuration on."""
+    return "__master_opts__" in __opts__
 
 
 def _cached(saltenv):
@@ -96,7 +113,7 @@ def _cached(saltenv):
         read = _reader(saltenv, __pillar__.get("postfix_mta"))
         if read("revision")["revision"] == REVISION:
             settings, families = _merge(read, __pillar__.get("postfix_mta"))
-            __context__[key] = {**settings, "synced": True}, families
+            __context__[key] = {**settings, "synced": _has_states()}, families
         else:
             current = {"default_renderer": "py", "saltenv": saltenv}
             settings = __salt__["slsutil.renderer"]("salt://_modules/mta_settings.py", **current)
@@ -104,21 +121,30 @@ def _cached(saltenv):
     return __context__[key]
 
 
+def _has_states():
+    """Return whether the states are where this module is: somebody may have synced the execution modules alone."""
+    directory, kind = os.path.split(os.path.dirname(__file__))
+    return os.path.exists(os.path.join(directory, kind.replace("modules", "states"), "mta_settings.py"))
+
+
 def _reader(saltenv, pillar):
     """Return a function that gives the data of a YAML file of the formula, by name."""
     names = ["revision", "defaults", "os_family", "profiles"]
     if _mapping(_mapping(pillar).get("services")).keys() & set(_READY):
         names.append("services")
-    urls = [f"salt://postfix_mta/{name}.yaml" for name in names]
-    # All at once: each call makes a file client of its own, which costs more than the files.
-    paths = dict(zip(names, __salt__["cp.cache_files"](urls, saltenv)))
+    urls = {name: f"salt://postfix_mta/{name}.yaml" for name in names}
+    # All at once: each call makes a file client of its own, which costs more than the files. With salt-ssh the
+    # paths would be those of copies on the target.
+    paths = {} if _is_ssh() else dict(zip(names, __salt__["cp.cache_files"](list(urls.values()), saltenv)))
 
     def read(name):
         # Ready-made services that nobody asks for are not fetched.
-        if name not in paths:
+        if name not in urls:
             return {}
+        if _is_ssh():
+            return __salt__["slsutil.renderer"](urls[name], default_renderer="yaml", saltenv=saltenv)
         if not paths[name]:
-            raise CommandExecutionError(f"salt://postfix_mta/{name}.yaml is not in the file roots of {saltenv}")
+            raise CommandExecutionError(f"{urls[name]} is not in the file roots of {saltenv}")
         with _fopen(paths[name], encoding="utf-8") as file:
             return _safe_load(file)
 

@@ -14,7 +14,7 @@ import time
 from salt.exceptions import CommandExecutionError
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "95d1c92dadcb"
+REVISION = "6d7aeaa972dd"
 
 
 def _name(subject):

@@ -42,6 +42,8 @@ SUBJECT_FIELDS = (
     ("COMMON_NAME", 64, ("CN", "common_name", "commonName")),
     ("EMAIL_ADDRESS", 255, ("email", "emailAddress")),
 )
+# It has no short name in RFC 4514, section 3.
+EMAIL_OID = "1.2.840.113549.1.9.1"
 COMMON_NAME_LIMIT = 64
 DNS_NAME = r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
@@ -52,13 +54,13 @@ KEY_BLOCK = rb"(?s)-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY
 def _library():
     """Import ``cryptography`` where it is needed: loading this module must cost nothing."""
     try:
-        from cryptography import x509
+        from cryptography import __version__, x509
         from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
         from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
     except ImportError as err:
         raise CommandExecutionError(
-            f"The Python library cryptography (41 or later) is missing in Salt's environment: {err}. "
+            f"The Python library cryptography (38 or later) is missing in Salt's environment: {err}. "
             "Install it there: salt-pip install cryptography, or the package python3-cryptography"
         ) from err
     return types.SimpleNamespace(
@@ -68,6 +70,9 @@ def _library():
         ec=ec,
         ed25519=ed25519,
         rsa=rsa,
+        padding=padding,
+        # Version 38, which Debian 12 has for its own Python, proves every key.
+        unproven={"unsafe_skip_rsa_key_validation": True} if int(__version__.split(".")[0]) >= 39 else {},
         # What cryptography raises for input that it cannot use.
         errors=(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
     )
@@ -227,9 +232,11 @@ def check_names(names):
     return normal
 
 
-def describe_subject(fields):
+def subject_text(fields):
     """
-    Return a subject as ``{"subject": RFC 4514 text, "name": its DER encoding}``.
+    Return a subject as text (RFC 4514, 2.1 and 2.4).
+
+    A dry run tells it before ``cryptography`` is installed, so nothing is imported for it.
 
     fields
         As :func:`check_subject` returns them.
@@ -238,10 +245,27 @@ def describe_subject(fields):
 
     .. code-block:: bash
 
-        salt '*' mta_x509.describe_subject '{"COMMON_NAME": "mail.example.com"}'
+        salt '*' mta_x509.subject_text '{"COMMON_NAME": "mail.example.com"}'
     """
-    name = _name(fields)
-    return {"subject": name.rfc4514_string(), "name": name.public_bytes()}
+    short = {name: EMAIL_OID if name == "EMAIL_ADDRESS" else aliases[0] for name, _, aliases in SUBJECT_FIELDS}
+    parts = [short[name] + "=" + re.sub(r'^#|[\\"+,;<>]', r"\\\g<0>", value) for name, value in fields.items()]
+    return ",".join(reversed(parts))
+
+
+def encode_subject(fields):
+    """
+    Return a subject's DER encoding.
+
+    fields
+        As :func:`check_subject` returns them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_x509.encode_subject '{"COMMON_NAME": "mail.example.com"}'
+    """
+    return _name(fields).public_bytes()
 
 
 def _name(fields):
@@ -371,9 +395,8 @@ def _load_key(pem, passphrase=None, thorough=False):
     if locked and passphrase is None:
         raise CommandExecutionError("is encrypted, and no passphrase is given")
     try:
-        return lib.serialization.load_pem_private_key(
-            pem, passphrase if locked else None, unsafe_skip_rsa_key_validation=not thorough
-        )
+        unproven = {} if thorough else lib.unproven
+        return lib.serialization.load_pem_private_key(pem, passphrase if locked else None, **unproven)
     except lib.errors as err:
         if locked:
             raise CommandExecutionError("is not unlocked by the passphrase") from err
@@ -519,7 +542,10 @@ def _facts(certificate, renew_days):
 
 def _load(pem):
     """Parse all certificates of a PEM file; raises one of ``_library().errors``."""
-    return _library().x509.load_pem_x509_certificates(pem.encode() if isinstance(pem, str) else pem)
+    blocks = [match[0] for match in re.finditer(CERTIFICATE_BLOCK, pem.encode() if isinstance(pem, str) else pem)]
+    if not blocks:
+        raise ValueError("it holds no certificate")
+    return [_library().x509.load_pem_x509_certificate(block) for block in blocks]
 
 
 def _utc(certificate, which):
@@ -592,8 +618,9 @@ def _issued_by(certificate, name, public):
     signed, data = certificate.signature, certificate.tbs_certificate_bytes
     try:
         if isinstance(public, lib.rsa.RSAPublicKey):
-            # This may be RSASSA-PSS, so the padding comes from the certificate (cryptography 41 and later).
-            padding = certificate.signature_algorithm_parameters
+            # This may be RSASSA-PSS, so the padding comes from the certificate; cryptography before 41 knows only
+            # the other one.
+            padding = getattr(certificate, "signature_algorithm_parameters", None) or lib.padding.PKCS1v15()
             public.verify(signed, data, padding, certificate.signature_hash_algorithm)
         elif isinstance(public, lib.ec.EllipticCurvePublicKey):
             public.verify(signed, data, lib.ec.ECDSA(certificate.signature_hash_algorithm))

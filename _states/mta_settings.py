@@ -14,7 +14,7 @@ Every other state of the formula requires this one.
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 
-def valid(name="postfix_mta", hostname=None, family=None):
+def valid(name="postfix_mta", hostname=None, family=None, formula=None):
     """
     Fail, with every problem in the comment, unless the settings in the pillar are valid.
 
@@ -26,6 +26,10 @@ def valid(name="postfix_mta", hostname=None, family=None):
 
     family (str, default: the grain ``os_family``)
         The operating system family.
+
+    formula (str, default None)
+        Where the formula's files are on the file server. It is only there to be named: salt-ssh brings to its
+        target the files that are named in states, and this one needs the formula's.
 
     It never changes anything, and does the same in test mode.
 

@@ -1,5 +1,6 @@
 # Who reads root's and postmaster's mail, and the other aliases of the pillar.
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .package

@@ -1,6 +1,7 @@
 # Back to before the first apply: the beacon, our firewall ports, then every file that the transactions changed. Mail, packages
 # and the names of the host stay.
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings

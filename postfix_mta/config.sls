@@ -1,5 +1,6 @@
 # main.cf and master.cf, and the end of lookup tables and certificates that the settings no longer have.
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .certificate

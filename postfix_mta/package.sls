@@ -3,7 +3,8 @@
 # then the beacon that watches it, and the end of the apply.
 #
 # Alone, a part promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
   - .settings
@@ -38,14 +39,16 @@ postfix_mta_committed:
         timeout: {{ mta.verify.timeout | json }}
     - require:
       - mta_package: postfix_mta_package
+{%- if mta.beacon %}
 
 postfix_mta_beacon:
   mta_beacon.managed:
-{%- for name, value in mta.beacon.items() %}
+{%-   for name, value in mta.beacon.items() %}
     - {{ name }}: {{ value | json }}
-{%- endfor %}
+{%-   endfor %}
     - require:
       - mta_transaction: postfix_mta_committed
+{%- endif %}
 
 postfix_mta_ended:
   mta_apply.ended:

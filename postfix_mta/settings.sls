@@ -4,7 +4,8 @@
   `state.apply NAME` does not sync custom modules, so it is done here, in test mode too. The states of the same run
   see the synced modules after force_reload_modules; what is rendered in the same run does not.
 -#}
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- if not mta.synced %}
 {%-   do salt["saltutil.sync_all"](refresh=False) %}
@@ -21,6 +22,7 @@ postfix_mta_settings:
     - name: postfix_mta
     - hostname: {{ mta.hostname | json }}
     - family: {{ grains.get("os_family") | json }}
+    - formula: salt://postfix_mta
 
 postfix_mta_recovered:
   mta_transaction.recovered:

@@ -18,7 +18,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESTRICTIONS = "permit_sasl_authenticated,permit_mynetworks,reject_unauth_destination"
 # How every SLS file begins.
 PREAMBLE = """\
-{%- if "mta_settings.effective" in salt %}{% set mta = salt["mta_settings.effective"](saltenv) %}
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 """
 GOLDEN = REPOSITORY.parent / "shared" / "golden" / "debian-12.postconf-n.txt"
@@ -221,6 +222,14 @@ class TestMap:
         assert "mta_settings.effective" not in fresh.functions
         assert fresh.parameters(pillar) == render.parameters(pillar)
 
+    def test_with_salt_ssh_the_settings_are_made_where_it_renders(self, opts, render):
+        pillar = {"services": {"submission": True}, "verify": {"login": {"username": "a", "password": "geheim"}}}
+        master = Renderer({**opts, "__master_opts__": {}})
+        ordinary, over_ssh = render.mta(pillar), master.mta(pillar)
+        assert over_ssh.pop("packages") == [*ordinary.pop("packages"), "python3-cryptography", "python3-openssl"]
+        assert over_ssh == {**ordinary, "beacon": None}
+        assert "geheim" not in str(over_ssh)
+
     def test_a_run_reads_the_formulas_files_once(self, render, monkeypatch):
         render.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
         module = render.functions["mta_settings.effective"].__globals__
@@ -243,6 +252,16 @@ class TestMap:
         current = Renderer(opts).mta()
         assert stale.mta() == {**current, "synced": False}
         assert stale.functions["mta_settings.revision"]() == "0"
+
+    def test_a_minion_that_has_synced_the_execution_modules_alone_is_not_synced(self, opts, tmp_path):
+        shutil.copytree(
+            REPOSITORY / "_modules", tmp_path / "_modules", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        half = Renderer({**opts, "module_dirs": [str(tmp_path)]})
+        assert half.mta()["synced"] is False
+        (tmp_path / "_states").mkdir()
+        shutil.copy(REPOSITORY / "_states/mta_settings.py", tmp_path / "_states")
+        assert Renderer({**opts, "module_dirs": [str(tmp_path)]}).mta()["synced"] is True
 
     def test_every_sls_file_asks_in_the_same_words(self):
         for path in (REPOSITORY / "postfix_mta").rglob("*.sls"):

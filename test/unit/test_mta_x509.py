@@ -40,6 +40,20 @@ def test_only_certificates_or_only_the_first_key_is_picked(x509, made):
     assert x509("pick", b"nothing", "key") == x509("pick", b"nothing", "certificates") == b""
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"country": "de", "organization": 'Müller, "A+B" <x>; Söhne', "unit": "#1 \\ #2", "email": "a@b.example"},
+        {"state": "Bern", "locality": "x=y"},
+    ],
+)
+def test_a_planned_subject_is_shown_as_that_of_the_certificate_is(x509, made, wanted):
+    fields = x509("check_subject", wanted, HOST)
+    (facts,) = x509("describe", made[1](fields=fields))
+    assert x509("subject_text", fields) == facts["subject"]
+    assert x509("encode_subject", fields) == facts["name"]
+
+
 @pytest.mark.parametrize(("days", "renew_days", "before"), [(825, None, 30), (60, None, 20), (825, 100, 100)])
 def test_renewal_begins_at_a_third_of_the_lifetime_or_30_days_before_the_end(x509, made, days, renew_days, before):
     (facts,) = x509("describe", made[1](days), renew_days)

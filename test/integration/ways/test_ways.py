@@ -1,0 +1,260 @@
+"""
+Every way in which a host can get the formula, in one order on few hosts: a master's file roots, gitfs with a bare
+repository and an upgrade in it, an SPM package, an event through salt-api's webhook, salt-ssh, masterless.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from rig import REPOSITORY, results
+
+MINION, BARE = "mail1.example.com", "mail2.example.com"
+SECRET = "geheim-2908"
+PILLAR = {
+    "postfix_mta": {
+        "root_recipient": "alice",
+        "certificate": {"key_type": "ec", "ca": {"passphrase": SECRET}},
+        "reprovision": {"pause": 1, "splay": 1},
+    }
+}
+# What a checkout of the formula has of use to a master, and what SPM takes into a package.
+PARTS = (
+    "_beacons",
+    "_modules",
+    "_runners",
+    "_states",
+    "postfix_mta",
+    "FORMULA",
+    "LICENSE",
+    "README.md",
+    "pillar.example",
+)
+REMOTE = "/srv/formula.git"
+GITFS = {"fileserver_backend": ["gitfs"], "gitfs_remotes": [f"file://{REMOTE}"], "gitfs_base": "main"}
+HOOK = "postfix_mta/pillar_changed"
+REACTOR = [{f"salt/netapi/hook/{HOOK}": ["salt://postfix_mta/reactor/react.sls"]}]
+API = {"rest_cherrypy": {"port": 8000, "host": "127.0.0.1", "disable_ssl": True, "webhook_disable_auth": True}}
+PACKAGE = {"file_roots": {"base": ["/srv/spm/salt"]}, "reactor": REACTOR, **API}
+UNIT = """
+[Service]
+Type=exec
+ExecStart=/usr/local/bin/salt-api
+"""
+POST = (
+    "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:8000/hook/{}', data=b'x=1')).read())"
+)
+KEY = "/root/.ssh/id_ed25519"
+WATCH = "while sleep 0.05; do cat /proc/[0-9]*/cmdline; done >/root/arguments 2>/dev/null"
+
+
+@pytest.fixture(scope="module")
+def fleet(new_fleet):
+    started = new_fleet({MINION: PILLAR})
+    started.master.exec("apt-get update -qq && apt-get install -y -qq git openssh-client")
+    return started
+
+
+def configure(fleet, settings):
+    """Give the master further settings."""
+    fleet.master.put({"/etc/salt/master.d/way.conf": yaml.safe_dump(settings)})
+    fleet.restart()
+
+
+def revision(tree=REPOSITORY):
+    return yaml.safe_load((tree / "postfix_mta/revision.yaml").read_text())["revision"]
+
+
+def assert_settled(applied):
+    """Whether an apply succeeded and found nothing to change."""
+    assert not results.failures(applied)
+    assert not results.changed(applied)
+
+
+def checkout(fleet, tree, files="/srv/formula"):
+    """Put a tree of the formula on the master, outside of its file roots."""
+    fleet.master.exec(f"rm -rf {files} && mkdir -p {files}")
+    fleet.master.put({f"{files}/{name}": tree / name for name in PARTS})
+
+
+def push(fleet, tree):
+    """Commit a tree as it is to the bare repository."""
+    checkout(fleet, tree)
+    git = f"git --git-dir={REMOTE}"
+    fleet.master.exec(
+        f"set -e; [ -d {REMOTE} ] || git init -q --bare -b main {REMOTE}; cd /srv/formula;"
+        f" {git} --work-tree=. add -A;"
+        f" {git} --work-tree=. -c user.name=a -c user.email=a@example.com commit -q -m formula"
+    )
+
+
+@pytest.fixture(scope="module")
+def from_file_roots(fleet):
+    """What a dry run on the bare minion announces, and what the first apply does."""
+    return fleet.apply(MINION, test=True)[MINION], fleet.apply(MINION)[MINION]
+
+
+def test_file_roots(fleet, from_file_roots):
+    prediction, reality = from_file_roots
+    assert not results.failures(reality)
+    assert not results.difference(prediction, reality)
+    row = fleet.salt(MINION, "mta_status.report")[MINION]
+    assert (row["answers"], row["auth"], row["problems"], row["errors"]) == (True, True, [], {})
+
+
+@pytest.fixture(scope="module")
+def from_gitfs(fleet, from_file_roots):
+    """Let the master have the formula from a bare repository and nowhere else."""
+    fleet.master.exec("rm -r /srv/fleet/salt")
+    push(fleet, REPOSITORY)
+    configure(fleet, GITFS)
+
+
+def test_gitfs(fleet, from_gitfs):
+    assert_settled(fleet.apply(MINION)[MINION])
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory):
+    """A newer revision of the formula: one of its modules and one of its settings are others."""
+    tree = tmp_path_factory.mktemp("newer")
+    for name in (*PARTS, "bin"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tree / name)
+    with open(tree / "_modules/mta_queue.py", "a", encoding="utf-8") as module:
+        module.write("\n\ndef newer():\n    return True\n")
+    profile = tree / "postfix_mta/profiles.yaml"
+    profile.write_text(
+        re.sub(r"(?m)^(guide:\n(?s:.*?)  parameters:\n)", r"\1    smtpd_timeout: 123s\n", profile.read_text())
+    )
+    subprocess.run([sys.executable, tree / "bin/update-revision"], check=True, capture_output=True)
+    return tree
+
+
+def test_a_newer_formula_reaches_a_running_minion_with_the_next_apply(fleet, from_gitfs, newer):
+    assert revision(newer) != revision()
+    show = "systemctl show --property=MainPID --value salt-minion"
+    pid = fleet.minions[MINION].exec(show).stdout
+    push(fleet, newer)
+    fleet.run("fileserver.update")
+    applied = fleet.apply(MINION)[MINION]
+    assert not results.failures(applied)
+    assert "smtpd_timeout" in applied["postconf_|-postfix_mta_config_|-/etc/postfix_|-managed"]["changes"]
+    assert fleet.salt(MINION, "mta_settings.revision")[MINION] == revision(newer)
+    assert fleet.salt(MINION, "mta_queue.newer")[MINION] is True
+    assert fleet.minions[MINION].exec(show).stdout == pid
+    assert_settled(fleet.apply(MINION)[MINION])
+
+
+@pytest.fixture(scope="module")
+def from_package(fleet, from_file_roots):
+    """Let the master have the formula from an SPM package and nowhere else."""
+    checkout(fleet, REPOSITORY)
+    fleet.master.exec("cd /srv/formula && spm build . && spm local install -y /srv/spm_build/postfix_mta-*.spm")
+    configure(fleet, PACKAGE)
+
+
+def test_spm(fleet, from_package):
+    """After the newer revision: what this one had comes back."""
+    assert not results.failures(fleet.apply(MINION)[MINION])
+    assert fleet.salt(MINION, "mta_settings.revision")[MINION] == revision()
+    assert_settled(fleet.apply(MINION)[MINION])
+    fleet.run("saltutil.sync_runners")
+    assert MINION in fleet.master.exec(["salt-run", "postfix_mta.status"]).stdout
+
+
+def test_the_webhook_tells_of_a_changed_pillar(fleet, from_package):
+    settings = {**PILLAR["postfix_mta"], "parameters": {"smtpd_banner": "$myhostname ESMTP hooked"}}
+    fleet.set_pillar(MINION, {"postfix_mta": settings})
+    fleet.master.put({"/etc/systemd/system/salt-api.service": UNIT})
+    fleet.master.exec("systemctl daemon-reload && systemctl start salt-api")
+    post = ["/opt/salt/bin/python", "-c", POST.format(HOOK)]
+    deadline = time.monotonic() + 60
+    while "true" not in (answer := fleet.master.exec(post, check=False)).stdout.lower():
+        assert time.monotonic() < deadline, answer.stderr
+        time.sleep(1)
+    greet = f"import smtplib; print(smtplib.SMTP().connect('{fleet.minions[MINION].ip}', 25))"
+    while "hooked" not in fleet.master.exec(["python3", "-c", greet], check=False).stdout:
+        assert time.monotonic() < deadline + 60
+        time.sleep(1)
+    # The apply goes on after the greeting; the next one waits for it.
+    assert_settled(fleet.salt(MINION, "state.apply", "postfix_mta", queue=True, timeout=600)[MINION])
+
+
+@pytest.fixture(scope="module")
+def over_ssh(fleet, from_package, new_container):
+    """
+    The host without Salt, and what ``salt-ssh`` does: ``over_ssh(minion id, function, *arguments)``.
+
+    The other host is the minion. They have no common configuration but the pillar.
+    """
+    hosts = {MINION: fleet.minions[MINION], BARE: new_container("debian-12", provision=False, hostname=BARE)}
+    fleet.master.exec(f"mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f {KEY}")
+    public = fleet.master.exec(f"cat {KEY}.pub").stdout
+    for host in hosts.values():
+        host.exec("apt-get update -qq && apt-get install -y -qq openssh-server && mkdir -p -m 700 /root/.ssh")
+        host.exec("umask 077 && cat >/root/.ssh/authorized_keys", input=public)
+    top = {"base": {name: [f"minion-{name}".replace(".", "-")] for name in hosts}}
+    fleet.set_pillar(BARE, PILLAR)
+    roster = {name: {"host": host.ip, "user": "root", "priv": KEY} for name, host in hosts.items()}
+    fleet.master.put({"/srv/fleet/pillar/top.sls": json.dumps(top), "/etc/salt/roster": yaml.safe_dump(roster)})
+
+    def call(identifier, *words):
+        argv = ["salt-ssh", "--ignore-host-keys", "--out=json", "--static", identifier, *words]
+        done = fleet.master.exec(argv, check=False)
+        try:
+            return json.loads(done.stdout)[identifier]
+        except (ValueError, KeyError) as error:
+            raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}{done.stderr}") from error
+
+    return hosts[BARE], call
+
+
+def test_salt_ssh_to_a_host_without_salt(fleet, over_ssh):
+    bare, call = over_ssh
+    for module in ("cryptography", "OpenSSL", "salt"):
+        assert bare.exec(["python3", "-c", f"import {module}"], check=False).returncode == 1
+    for host in (fleet.master, bare):
+        host.exec(["systemd-run", "--unit=watch", "sh", "-c", WATCH])
+    prediction, reality = (call(BARE, "state.apply", "postfix_mta", f"test={test}") for test in (True, False))
+    assert not results.failures(reality)
+    assert not results.difference(prediction, reality)
+    assert_settled(call(BARE, "state.apply", "postfix_mta"))
+    for host in (fleet.master, bare):
+        host.exec(["systemctl", "stop", "watch"])
+        arguments = host.exec(["cat", "/root/arguments"]).stdout
+        assert "salt" in arguments
+        assert SECRET not in arguments
+    assert "ENCRYPTED" in bare.exec(["cat", "/etc/ssl/private/cakey.pem"]).stdout
+    assert bare.exec(f"find / -xdev -type f -perm /o=r -exec grep -lF {SECRET} {{}} +", check=False).stdout == ""
+
+
+def test_salt_ssh_to_a_host_with_salt(fleet, over_ssh):
+    """What the minion has applied is right here too, but for the libraries of the host's own Python."""
+    _, call = over_ssh
+    applied = call(MINION, "state.apply", "postfix_mta")
+    assert not results.failures(applied)
+    assert [applied[key]["__id__"] for key in results.changed(applied)] == ["postfix_mta_package"]
+    assert_settled(call(MINION, "state.apply", "postfix_mta"))
+    assert_settled(fleet.apply(MINION)[MINION])
+
+
+def test_masterless(fleet, over_ssh):
+    """The minion, when it takes the formula and the pillar from its own disk."""
+    minion = fleet.minions[MINION]
+    minion.put({f"/srv/formula/{name}": REPOSITORY / name for name in PARTS})
+    top = {"base": {"*": ["mail"]}}
+    pillar = {"postfix_mta": {**PILLAR["postfix_mta"], "parameters": {"smtpd_banner": "$myhostname ESMTP alone"}}}
+    minion.put({"/srv/pillar/top.sls": json.dumps(top), "/srv/pillar/mail.sls": json.dumps(pillar)})
+    roots = ["--file-root=/srv/formula", "--pillar-root=/srv/pillar"]
+    call = ["salt-call", "--local", *roots, "--out=json", "state.apply", "postfix_mta"]
+    applied = json.loads(minion.exec(call).stdout)["local"]
+    assert not results.failures(applied)
+    assert "smtpd_banner" in applied["postconf_|-postfix_mta_config_|-/etc/postfix_|-managed"]["changes"]
+    assert_settled(json.loads(minion.exec(call).stdout)["local"])

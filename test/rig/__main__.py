@@ -6,7 +6,7 @@ Run this formula's tests.
     bin/test unit [PYTEST-ARGS]              unit tests, with each Salt line
     bin/test integration [SUITE] [PLATFORM] [PYTEST-ARGS]
                                              container suites as kitchen.yml defines them; default: all.
-                                             A suite and a platform together: also where it excludes them
+                                             A suite and a platform together: also where it leaves them out
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
     bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)

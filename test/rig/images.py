@@ -19,7 +19,7 @@ import time
 from rig import PREFIX, venvs
 from rig.engine import DockerError, docker
 
-RELEASES = {"12": "bookworm", "13": "trixie"}
+RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
 PLATFORM = re.compile(r"debian-(?P<version>\d+)(-salt-(?P<line>\d+))?$")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

@@ -49,7 +49,7 @@ def selected(suite, platform):
 
 
 def instances(text=None, excluded=False):
-    """Every instance of kitchen.yml (or of ``text``), suite by suite; on request those that it excludes, too."""
+    """Every instance of kitchen.yml (or of ``text``), suite by suite; on request those that it leaves out, too."""
     data = yaml.safe_load((REPOSITORY / "kitchen.yml").read_text() if text is None else text)
     found = []
     for suite in data["suites"]:
@@ -72,7 +72,7 @@ def choose(words, text=None):
     """
     The instances that words choose, each the name of a suite or of a platform, in any order.
 
-    Where both are named, what kitchen.yml excludes is chosen, too.
+    Where both are named, what kitchen.yml leaves out is chosen, too.
     """
     found = instances(text, excluded=True)
     suites = {instance.suite for instance in found}

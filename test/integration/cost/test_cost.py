@@ -60,16 +60,6 @@ def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
 
 
-def test_a_large_pillar(benchmark, container):
-    pillar = f"{container.root}srv/pillar/postfix_mta.sls"
-    before = container.exec(["cat", pillar]).stdout
-    command = ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
-    try:
-        benchmark("growth", "--rounds=3", f"--pillar={pillar}", "--", *command)
-    finally:
-        container.put({pillar: before})
-
-
 # Does what postconf(1) does, and keeps a list of how it was called.
 COUNTING = '#!/bin/sh\necho "$*" >> /root/postconf.calls\nexec /usr/sbin/postconf.real "$@"\n'
 
@@ -89,3 +79,13 @@ def test_a_change_of_thirty_parameters_takes_one_write_process(container):
         container.exec("mv /usr/sbin/postconf.real /usr/sbin/postconf")
     assert len([call for call in calls if " -e " in f" {call} "]) == 1
     assert len(container.exec("postconf -n | grep _restriction_class_for_the_test").stdout.splitlines()) == 31
+
+
+def test_a_large_pillar(benchmark, container):
+    pillar = f"{container.root}srv/pillar/postfix_mta.sls"
+    before = container.exec(["cat", pillar]).stdout
+    command = ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
+    try:
+        benchmark("growth", "--rounds=3", f"--pillar={pillar}", "--", *command)
+    finally:
+        container.put({pillar: before})

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "920870d01d2a"
+REVISION = "fbb35114b013"
 
 
 def revision():
@@ -1526,6 +1526,12 @@ _SCHEMA = {
         "enabled": (_boolean, {}),
         "interval": (_integer, {"low": 1, "high": 86400, "unit": " seconds"}),
         "queue_limit": (_integer, {"low": 1, "high": 100_000_000, "unit": " messages"}),
+    },
+    "schedule": {
+        "enabled": (_boolean, {}),
+        "minutes": (_integer, {"low": 1, "high": 44_640, "unit": " minutes"}),
+        "splay": (_integer, {"low": 0, "high": 2_678_400, "unit": " seconds"}),
+        "return_job": (_boolean, {}),
     },
     "reprovision": {
         "attempts": (_integer, {"low": 1, "high": 10}),

@@ -67,7 +67,7 @@ def measure(fleet):
         return counters(fleet.master), [counters(fleet.minions[name]) for name in names]
 
     master, minions = look()
-    returns = fleet.apply(names)
+    returns = fleet.apply("*")
     master_after, minions_after = look()
     for name in names:
         wrong = {key: one for key, one in returns[name].items() if one["changes"] or not one["result"]}

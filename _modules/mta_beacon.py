@@ -27,17 +27,16 @@ on has changed. No process is started. While an apply is under way nothing is lo
 """
 
 import datetime
-import glob
 import logging
 import os
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
-from salt.utils.yaml import safe_dump, safe_load
 
 log = logging.getLogger(__name__)
 
 BEACON = "postfix_mta"
+FILE = "postfix_mta.conf"
 MEMORY = "beacon.json"
 CONDITIONS = ("certificate_renewal", "certificate_served", "configuration", "saslauthd", "queue")
 LOWER = 0.9
@@ -329,12 +328,6 @@ def found(settings=None):
 # -- switching it on and off ---------------------------------------------------------------------
 
 
-def _file():
-    """Where the minion reads the beacon's configuration at its start."""
-    directory = os.path.dirname(__opts__.get("default_include") or "minion.d/*.conf")
-    return os.path.join(os.path.dirname(__opts__["conf_file"]), directory, "postfix_mta.conf")
-
-
 def configured():
     """
     Return the settings with which the beacon starts; empty when it is off.
@@ -345,12 +338,8 @@ def configured():
 
         salt '*' mta_beacon.configured
     """
-    try:
-        with open(_file(), encoding="utf-8") as handle:
-            items = safe_load(handle)["beacons"][BEACON]
-            return {key: value for item in items for key, value in item.items()}
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
-        return {}
+    items = __salt__["mta_minion.read"](FILE, "beacons").get(BEACON) or []
+    return {key: value for item in items if isinstance(item, dict) for key, value in item.items()}
 
 
 def _wanted(enabled, settings):
@@ -361,7 +350,7 @@ def _wanted(enabled, settings):
 
 def _running():
     """The settings that the running minion has; ``None`` where this is not the minion's own process."""
-    if __opts__.get("__cli") == "salt-call" or __opts__.get("file_client") == "local":
+    if not __salt__["mta_minion.is_this"]():
         return None
     items = (__opts__.get("beacons") or {}).get(BEACON) or []
     return {key: value for item in items for key, value in item.items()}
@@ -408,24 +397,12 @@ def apply(enabled=False, **settings):
         salt '*' mta_beacon.apply enabled=True interval=60
     """
     settings = {name: value for name, value in settings.items() if name[:2] != "__"}
-    wanted, file = _wanted(enabled, settings), _file()
+    wanted = _wanted(enabled, settings)
     items = [{key: value} for key, value in wanted.items()]
-    draft = f"{file}.new"
-    try:
-        if wanted:
-            os.makedirs(os.path.dirname(file), exist_ok=True)
-            with open(draft, "w", encoding="utf-8") as handle:
-                handle.write("# From the pillar's postfix_mta:beacon.\n")
-                handle.write(safe_dump({"beacons": {BEACON: items}}, default_flow_style=False))
-            os.replace(draft, file)
-        elif os.path.exists(file):
-            os.unlink(file)
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot write {file}: {err.strerror or err}") from err
+    __salt__["mta_minion.write"](FILE, "beacons", {BEACON: items} if wanted else {}, "postfix_mta:beacon")
     if not wanted:
         __salt__["mta_state.forget"](MEMORY)
-    # Without this socket no minion runs. It gets the modules of this revision, too.
-    if glob.glob(os.path.join(__opts__["sock_dir"], "minion_event_*_pull.ipc")):
-        how = {"func": "add", "beacon_data": items} if wanted else {"func": "delete"}
-        __salt__["event.fire"]({"name": BEACON, **how}, "manage_beacons")
-        __salt__["event.fire"]({}, "module_refresh")
+    how = {"func": "add", "beacon_data": items} if wanted else {"func": "delete"}
+    if __salt__["mta_minion.tell"]({"name": BEACON, **how}, "manage_beacons"):
+        # It gets the modules of this revision, too.
+        __salt__["mta_minion.tell"]({}, "module_refresh")

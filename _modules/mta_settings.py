@@ -96,6 +96,7 @@ def run():
             **settings,
             "packages": [*settings["packages"], *settings["family"]["libraries"]],
             "beacon": None,
+            "schedule": None,
             "synced": True,
         }
     return {**settings, "synced": False}
@@ -1573,6 +1574,12 @@ _SCHEMA = {
         "enabled": (_boolean, {}),
         "interval": (_integer, {"low": 1, "high": 86400, "unit": " seconds"}),
         "queue_limit": (_integer, {"low": 1, "high": 100_000_000, "unit": " messages"}),
+    },
+    "schedule": {
+        "enabled": (_boolean, {}),
+        "minutes": (_integer, {"low": 1, "high": 44_640, "unit": " minutes"}),
+        "splay": (_integer, {"low": 0, "high": 2_678_400, "unit": " seconds"}),
+        "return_job": (_boolean, {}),
     },
     "reprovision": {
         "attempts": (_integer, {"low": 1, "high": 10}),

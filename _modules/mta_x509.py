@@ -22,6 +22,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 BACKDATED = datetime.timedelta(hours=1)
 DAY = datetime.timedelta(days=1)
 RENEW_DAYS = 30
+# In how much of that time the renewals of a fleet begin.
+SPREAD = 0.1
 
 # Sizes to create. Today's clients refuse RSA keys below 2048 bits ("EE certificate key too weak"), and those of Go
 # above 8192; an exponent is at least 2^16 + 1 (NIST SP 800-56B, 6.2).
@@ -490,6 +492,8 @@ def describe(pem, renew_days=None):
 
     renew_days
         How many days before its end a certificate's renewal begins. Default: a third of its lifetime, 30 at most.
+        It begins at a moment of the first tenth of these days that depends on nothing but the certificate: those
+        that were made together are not renewed together.
 
     Returns a list of dictionaries: ``subject``, ``issuer`` (RFC 4514 text), ``names``, ``key`` (such as ``RSA
     3072``), ``serial`` (hexadecimal), ``not_before``, ``renewal``, ``not_after`` (``datetime``, UTC),
@@ -517,6 +521,8 @@ def _facts(certificate, renew_days):
     public, algorithm = certificate.public_key(), certificate.signature_hash_algorithm
     begin, end = _utc(certificate, "before"), _utc(certificate, "after")
     early = min((end - begin) / 3, RENEW_DAYS * DAY) if renew_days is None else renew_days * DAY
+    sha256 = certificate.fingerprint(lib.hashes.SHA256())
+    late = early * SPREAD * (int.from_bytes(sha256[:4], "big") / 2**32)
     return {
         "subject": certificate.subject.rfc4514_string(),
         "names": _certificate_names(certificate),
@@ -524,14 +530,14 @@ def _facts(certificate, renew_days):
         "key": _key_text(public),
         "serial": f"{certificate.serial_number:X}",
         "not_before": begin,
-        "renewal": end - early,
+        "renewal": end - early + late,
         "not_after": end,
         "signature": algorithm.name if algorithm else "Ed25519",
         "self_signed": _issued_by(certificate, certificate.subject.public_bytes(), public),
         "ca": _is_ca(certificate),
         "strict_ca": _is_strict_ca(certificate),
         "weakness": _key_weakness(public),
-        "sha256": certificate.fingerprint(lib.hashes.SHA256()).hex(":").upper(),
+        "sha256": sha256.hex(":").upper(),
         "sha1": certificate.fingerprint(lib.hashes.SHA1()).hex(":").upper(),
         "tlsa": _tlsa(public),
         "name": certificate.subject.public_bytes(),

@@ -1,5 +1,5 @@
-# Back to before the first apply: the beacon, our firewall ports, then every file that the transactions changed. Mail, packages
-# and the names of the host stay.
+# Back to before the first apply: the beacon, the schedule, our firewall ports, then every file that the transactions
+# changed. Mail, packages and the names of the host stay.
 {%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
@@ -8,6 +8,12 @@ include:
 
 postfix_mta_beacon_clean:
   mta_beacon.managed:
+    - enabled: false
+    - require:
+      - mta_transaction: postfix_mta_recovered
+
+postfix_mta_schedule_clean:
+  mta_schedule.managed:
     - enabled: false
     - require:
       - mta_transaction: postfix_mta_recovered

@@ -1,6 +1,6 @@
 # First and last of every change: the packages, with the how-to's debconf answers (/etc/mailname and, if wanted,
 # /etc/hosts before them), and the end of the transaction: what the parts changed is in force and verified, or undone;
-# then the beacon that watches it, and the end of the apply.
+# then the beacon that watches it, the schedule, and the end of the apply.
 #
 # Alone, a part promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
 {%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
@@ -44,6 +44,16 @@ postfix_mta_committed:
 postfix_mta_beacon:
   mta_beacon.managed:
 {%-   for name, value in mta.beacon.items() %}
+    - {{ name }}: {{ value | json }}
+{%-   endfor %}
+    - require:
+      - mta_transaction: postfix_mta_committed
+{%- endif %}
+{%- if mta.schedule %}
+
+postfix_mta_schedule:
+  mta_schedule.managed:
+{%-   for name, value in mta.schedule.items() %}
     - {{ name }}: {{ value | json }}
 {%-   endfor %}
     - require:

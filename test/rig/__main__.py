@@ -10,6 +10,7 @@ Run this formula's tests.
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
     bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)
+    bin/test scale [MINIONS...]              what a fleet costs its master (test/scale.py); not part of everything
 
 An option and everything after it goes to pytest.
 """
@@ -227,6 +228,9 @@ def main(command="all", *words):
         with clean_engine():
             build(words)
         return 0
+    if command == "scale":
+        with clean_engine():
+            return run([sys.executable, "test/scale.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "pytest":
         os.chdir(REPOSITORY)
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])

@@ -165,8 +165,9 @@ def _all(function, items):
 
 
 def _enable(container, role):
-    container.exec(["systemctl", "daemon-reload"])
-    container.exec(["systemctl", "enable", "--now", f"salt-{role}"])
+    """Start a daemon: as a service, or by itself where systemd is not PID 1."""
+    service = f"systemctl daemon-reload && systemctl enable --now salt-{role}"
+    container.exec(f"if [ -d /run/systemd/system ]; then {service}; else salt-{role} --daemon; fi")
 
 
 def _pillar_name(identifier):

@@ -227,7 +227,7 @@ class TestMap:
         master = Renderer({**opts, "__master_opts__": {}})
         ordinary, over_ssh = render.mta(pillar), master.mta(pillar)
         assert over_ssh.pop("packages") == [*ordinary.pop("packages"), "python3-cryptography", "python3-openssl"]
-        assert over_ssh == {**ordinary, "beacon": None}
+        assert over_ssh == {**ordinary, "beacon": None, "schedule": None}
         assert "geheim" not in str(over_ssh)
 
     def test_a_run_reads_the_formulas_files_once(self, render, monkeypatch):

@@ -197,7 +197,7 @@ def test_a_certificate_enters_its_renewal_window_by_the_clock_alone(observe, cer
     assert observe(50 * day, certificates=[certificate]) == []
     pretend("mta_x509.describe", lambda *_: pytest.fail("read again"))
     assert observe(59 * day, certificates=[certificate]) == []
-    assert observe(61 * day, certificates=[certificate]) == [("certificate_renewal", "begin")]
+    assert observe(63 * day, certificates=[certificate]) == [("certificate_renewal", "begin")]
     details = modules["mta_beacon.conditions"]()["certificate_renewal"]["details"]
     assert details["certificate"] == certificate
     assert details["not_after"].startswith("1970-0")
@@ -330,7 +330,7 @@ def minion(opts, tmp_path, modules, states, pretend):
     opts["conf_file"] = str(tmp_path / "etc" / "minion")
     opts["default_include"] = "minion.d/*.conf"
     opts["sock_dir"] = str(tmp_path / "run")
-    for loader in (modules, states):
+    for loader in (modules, modules.pack["__salt__"], states):
         loader.opts.update(opts)
     return tmp_path / "etc" / "minion.d" / "postfix_mta.conf"
 
@@ -391,10 +391,9 @@ def test_another_revision_of_the_formula_is_told_to_the_minion(states, minion, p
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["new"]["revision"] == "another"
 
 
-def test_a_minion_that_runs_without_it_gets_it(modules, states, minion, pretend):
+def test_a_minion_that_runs_without_it_gets_it(states, minion, pretend):
     managed(states, enabled=True, interval=5)
-    inside = modules["mta_beacon.problems"].func.__globals__
-    inside["__opts__"]["file_client"] = "remote"
+    pretend("mta_minion.is_this", lambda: True)
     fired = []
     pretend("event.fire", lambda data, tag: fired.append((tag, data.get("func"))))
     (minion.parents[2] / "run").mkdir()

@@ -269,7 +269,7 @@ def test_nothing_happens_the_day_before_the_window_and_a_renewal_in_it(host):
     host.settle()
     host.now += (825 - 30) * DAY - DAY
     assert [result["changes"] for result in host.settle()] == [{}, {}]
-    host.now += DAY
+    host.now += 4 * DAY
     renewed(host, "its renewal began at")
 
 
@@ -283,7 +283,7 @@ def test_without_renew_days_the_window_is_a_third_of_the_lifetime(host):
     host.settle(days=60)
     host.now += 39 * DAY
     assert host.settle(days=60)[1]["changes"] == {}
-    host.now += DAY
+    host.now += 3 * DAY
     renewed(host, "its renewal began at", days=60)
 
 
@@ -382,7 +382,7 @@ def test_a_certificate_ends_with_its_authority_and_is_not_renewed_in_vain(host):
     host.now += 20 * DAY
     assert host.authority(days=40, renew_days=5)["changes"] == {}
     assert host.pair()["changes"] == {}
-    host.now += 15 * DAY
+    host.now += 16 * DAY
     predicted = [host.authority(test=True, days=40, renew_days=5), host.pair(test=True)]
     results = [host.authority(days=40, renew_days=5), host.pair()]
     assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
@@ -513,7 +513,7 @@ def test_the_authority_is_renewed_with_its_key_and_name_and_old_certificates_sta
     old, key = host.loaded(host.ca), host.ca_key.read_bytes()
     host.now += (3650 - 30) * DAY - DAY
     assert host.authority()["changes"] == {}
-    host.now += DAY
+    host.now += 4 * DAY
     predicted = host.authority(test=True)["changes"]
     assert list(predicted) == [str(host.ca), "activation"]
     assert host.authority()["changes"] == predicted
@@ -1024,7 +1024,7 @@ def test_a_pair_that_is_not_good_is_refused_and_the_server_keeps_its_own(acme):
 
 def test_a_pair_is_checked_at_every_run_also_when_it_has_been_taken_over(acme):
     acme.taken()
-    acme.host.now += 61 * DAY
+    acme.host.now += 64 * DAY
     assert "look at what should" in acme.state()["comment"]
     acme.host.now += 30 * DAY
     acme.kept("it expired at")
@@ -1184,7 +1184,7 @@ def test_a_fleets_authority_signs_and_is_asked_in_a_real_run_only(host, fleet):
     host.accepted_by_openssl()
     assert fleet()["changes"] == {}
     key = host.key.read_bytes()
-    host.now += 61 * DAY
+    host.now += 64 * DAY
     assert "its renewal began" in fleet(test=True)["comment"]
     assert list(fleet()["changes"]) == [str(host.certificate), "activation"]
     assert host.key.read_bytes() == key
@@ -1194,7 +1194,7 @@ def test_a_fleets_authority_signs_and_is_asked_in_a_real_run_only(host, fleet):
 def test_what_a_fleets_authority_refuses_or_signs_wrongly_replaces_nothing(host, fleet):
     fleet()
     before = host.contents()
-    host.now += 61 * DAY
+    host.now += 64 * DAY
     refused(host, fleet(policy="refuses"), "not for you")
     refused(host, fleet(policy="other"), "it is not for mail.example.com but for other.example.com")
     assert host.contents() == before

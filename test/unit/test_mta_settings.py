@@ -149,6 +149,11 @@ BROKEN = [
     ("verify: {timeout: 0}", "verify:timeout", "allowed: 1 to 600 seconds"),
     ("beacon: {enabled: 'yes'}", "beacon:enabled", "is not a boolean"),
     ("beacon: {interval: 0}", "beacon:interval", "allowed: 1 to 86400 seconds"),
+    ("schedule: {minutes: 0}", "schedule:minutes", "allowed: 1 to 44640 minutes"),
+    ("schedule: {splay: -1}", "schedule:splay", "out of range"),
+    ("schedule: {splay: {start: 1}}", "schedule:splay", "is not a whole number"),
+    ("schedule: {return_job: nocache}", "schedule:return_job", "is not a boolean"),
+    ("schedule: {minute: 5}", "schedule:minute", "minutes"),
     ("beacon: {queue_limit: -1}", "beacon:queue_limit", "out of range"),
     ("beacon: {certificates: [/etc/x]}", "beacon:certificates", "unknown key"),
     ("reprovision: {attempts: 0}", "reprovision:attempts", "allowed: 1 to 10"),
@@ -537,7 +542,7 @@ KNOWN = [
     "unmanaged",
     "certificate",
 ]
-KNOWN += ["sasl", "firewall", "verify", "beacon", "reprovision", "maps", "relay", "manage_hosts_file"]
+KNOWN += ["sasl", "firewall", "verify", "beacon", "schedule", "reprovision", "maps", "relay", "manage_hosts_file"]
 PILLARS = JUNK | st.dictionaries(st.sampled_from(KNOWN) | st.text(max_size=10), JUNK, max_size=6)
 
 

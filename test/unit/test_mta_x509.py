@@ -56,8 +56,16 @@ def test_a_planned_subject_is_shown_as_that_of_the_certificate_is(x509, made, wa
 
 @pytest.mark.parametrize(("days", "renew_days", "before"), [(825, None, 30), (60, None, 20), (825, 100, 100)])
 def test_renewal_begins_at_a_third_of_the_lifetime_or_30_days_before_the_end(x509, made, days, renew_days, before):
-    (facts,) = x509("describe", made[1](days), renew_days)
-    assert abs(facts["not_after"] - facts["renewal"] - before * DAY) < datetime.timedelta(hours=1)
+    pem = made[1](days)
+    (facts,) = x509("describe", pem, renew_days)
+    assert 0.9 * before * DAY <= facts["not_after"] - facts["renewal"] <= before * DAY
+    assert x509("describe", pem, renew_days) == [facts]
+
+
+def test_certificates_made_together_are_renewed_at_different_moments(x509, made):
+    moments = [x509("describe", made[1]())[0]["renewal"] for _ in range(40)]
+    assert len(set(moments)) == 40
+    assert 2 * DAY < max(moments) - min(moments) < 3 * DAY
 
 
 def test_times_after_2049_are_written_and_read(x509, made):

@@ -251,8 +251,10 @@ class TestClean:
         assert not any(state["changes"] for state in container.apply().values())
 
 
-def test_the_beacon_is_in_the_minions_configuration(container):
+def test_beacon_and_schedule_are_in_the_minions_configuration(container):
     configured = container.call("mta_beacon.configured")
     assert (configured["interval"], configured["queue_limit"]) == (60, 50)
     assert configured["saslauthd"].endswith("/mux")
-    assert container.exec(f"ls {container.root}etc/salt/minion.d").stdout.split() == ["postfix_mta.conf"]
+    assert container.call("mta_schedule.configured")["splay"] == 1200
+    files = container.exec(f"ls {container.root}etc/salt/minion.d").stdout.split()
+    assert files == ["postfix_mta.conf", "postfix_mta_schedule.conf"]

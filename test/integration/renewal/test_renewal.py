@@ -221,9 +221,9 @@ class TestTime:
         ("ago", "days", "words"),
         [
             (825 - 31, 825, None),
-            (825 - 29.9, 825, "its renewal began at"),
+            (825 - 26.9, 825, "its renewal began at"),
             (60 - 21, 60, None),
-            (60 - 19.9, 60, "its renewal began at"),
+            (60 - 17.9, 60, "its renewal began at"),
             (826, 825, "it expired at"),
         ],
     )

@@ -10,7 +10,7 @@ import glob
 import os
 
 from salt.exceptions import CommandExecutionError
-from salt.utils.yaml import safe_dump, safe_load
+from salt.utils.yaml import YAMLError, safe_dump, safe_load
 
 
 def path(name):
@@ -49,7 +49,7 @@ def read(name, option):
     try:
         with open(path(name), encoding="utf-8") as handle:
             value = safe_load(handle)[option]
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, YAMLError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -31,6 +31,8 @@ from rig.container import Container, remove_all, run_label
 
 RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
 WORKERS = 2
+# Suites that run beside each other: a third of their time they wait, for daemons and for clocks.
+HOSTS = (os.cpu_count() or 1) + 1
 TOOLS = pathlib.Path(sys.executable).parent
 # Suites that measure CPU time: nothing else runs beside them.
 ALONE = ("cost",)
@@ -143,12 +145,12 @@ def verify(instance, args):
 
 
 def integration(chosen, args):
-    """The counts of instances: two at a time, and then one after the other those that measure."""
+    """The counts of instances: several at a time, and then one after the other those that measure."""
     build(instance.platform for instance in chosen)
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
     beside = [instance for instance in chosen if instance.suite not in ALONE]
     beside.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(HOSTS) as pool:
         jobs = [pool.submit(guarded, instance, args) for instance in beside]
         try:
             counts = [job.result() for job in jobs]

@@ -1,6 +1,11 @@
-"""A client sends mail all the time, through changes that are good and changes that are undone: nothing is lost."""
+"""
+A client sends mail all the time, through changes that are good and changes that are undone: nothing is lost.
+
+The environment variable POSTFIX_MTA_ROUNDS says how often there is one of each (default 9).
+"""
 
 import itertools
+import os
 import pathlib
 import statistics
 import time
@@ -10,7 +15,7 @@ import pytest
 CLIENT = pathlib.Path(__file__).with_name("client.py")
 RECORDS = "/var/lib/flow"
 SESSIONS = 3
-ROUNDS = 15
+ROUNDS = int(os.environ.get("POSTFIX_MTA_ROUNDS", "9"))
 DRAINED = 90
 
 # What a good change has in turn, and how it becomes active.
@@ -148,7 +153,7 @@ def test_every_bad_change_is_undone(windows):
         assert window.committed["result"] is False, window.results
         assert not window.committed["changes"]
     ways = [window.way for window in bad]
-    assert min(ways.count("refused"), ways.count("undone")) >= 4
+    assert min(ways.count("refused"), ways.count("undone")) >= 3
 
 
 def test_a_reload_refuses_no_connection(windows):

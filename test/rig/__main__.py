@@ -37,7 +37,19 @@ TOOLS = pathlib.Path(sys.executable).parent
 # Suites that measure CPU time: nothing else runs beside them.
 ALONE = ("cost",)
 # Suites that take several minutes: they start first, so that none of them runs on alone at the end.
-LONG = ("reactor", "rollout", "killed", "bad-settings", "hardened", "renewal", "mail-flow", "fleet-ca")
+LONG = (
+    "reactor",
+    "states-of-host",
+    "rollout",
+    "killed",
+    "sasl",
+    "ways",
+    "mail-flow",
+    "hardened",
+    "bad-settings",
+    "renewal",
+    "fleet-ca",
+)
 
 processes = set()
 output_lock = threading.Lock()

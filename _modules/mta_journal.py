@@ -9,10 +9,17 @@ there before the first apply (:py:mod:`mta_originals`), ``previous`` what was th
 An entry is a directory: complete before it gets its name, and whole after a power loss. The journal is removed as
 a whole. So whatever dies when, there is either nothing to do or a journal from which everything can be put back:
 by the next apply, or at the next boot by a systemd unit that exists only while there is a journal.
+
+An entry also has the fingerprints of what the transaction is about to write there. A file that is neither as it
+was saved nor one of these has been edited by somebody else: it is kept beside the restored one, as
+``FILE.edited-meanwhile-TIME``. Entries that cannot be restored do not keep the others from being so, and are set
+aside, as ``/var/lib/postfix_mta/not-restored-TIME``.
 """
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,10 +29,14 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 
 log = logging.getLogger(__name__)
 
 HALTED = "halted"
+COMMITTED = "committed"
+EDITED = "edited-meanwhile"
+NOT_RESTORED = "not-restored"
 BOOT_UNIT = "postfix-mta-recover.service"
 UNIT_DIR = "/etc/systemd/system"
 UNIT_TEXT = """\
@@ -42,31 +53,90 @@ ExecStart=/bin/sh {state_dir}/recover.sh
 [Install]
 WantedBy=multi-user.target
 """
-# The journal in the words of sh(1), for a boot at which no Salt may run before Postfix does.
+# The journal in the words of sh(1), for a boot at which no Salt may run before Postfix does: as restore() does it.
 RECOVER_TEXT = """\
 #!/bin/sh
 # Restores what an interrupted postfix_mta apply had changed; installed only while one is under way.
-journal={state_dir}/journal
-for entry in $(ls -r "$journal"); do
-    entry=$journal/$entry
-    [ -e "$entry/path" ] || continue
-    path=$(cat "$entry/path")
+# It tries every entry. A file that somebody else has edited meanwhile is kept beside the restored one.
+state="{state_dir}"
+journal=$state/journal
+now=$(date +%Y%m%d-%H%M%S)
+failed=
+umask 077
+
+# Owner and mode of a file or directory.
+rights() {{ stat -L -c '%u:%g %a' "$1" 2>/dev/null; }}
+
+# Whether what is at $path has been written by the apply, or is what the apply found.
+known() {{
+    sum=$(sha256sum < "$path") && grep -qxF "${{sum%% *}}" "$entry/wrote" || cmp -s "$entry/content" "$path"
+}} 2>/dev/null
+
+# Keep what is at $path beside it, as $kept, when somebody else has put it there.
+keep() {{
+    kept=
+    [ -e "$path" ] || [ -L "$path" ] || return 0
+    known && return 0
+    [ -d "$path" ] && return 1
+    kept=$path.{edited}-$now
+    ln "$path" "$kept" 2>/dev/null || cp -p "$path" "$kept" || {{ rm -f "$kept"; return 1; }}
+}}
+
+# Restore one entry.
+restore() {{
+    kept=
     case $(cat "$entry/kind") in
         file)
-            cp -p "$entry/content" "$path.postfix_mta" && mv -f "$path.postfix_mta" "$path" || exit 1 ;;
+            cmp -s "$entry/content" "$path" 2>/dev/null &&
+                [ "$(rights "$entry/content")" = "$(rights "$path")" ] && return 0
+            keep || return 1
+            draft=$path.postfix_mta
+            rm -f "$draft"
+            # Where the disk is full there may be room for another name of what was saved.
+            cp -p "$entry/content" "$draft" || {{ rm -f "$draft"; ln "$entry/content" "$draft"; }} || return 1
+            mv -f "$draft" "$path" || {{ rm -f "$draft"; return 1; }} ;;
         absent)
-            rm -f "$path" || exit 1 ;;
+            keep && rm -f "$path" ;;
         directory)
-            chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path" || exit 1 ;;
+            [ "$(rights "$path")" = "$(cat "$entry/owner") $(cat "$entry/mode")" ] ||
+                {{ chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path"; }} ;;
         no-directory)
             for name in $(cat "$entry/runtime" 2>/dev/null); do rm -f "$path/$name"; done
-            rmdir "$path" 2>/dev/null ;;
+            rmdir "$path" 2>/dev/null
+            return 0 ;;
         command)
-            sh "$entry/undo" >/dev/null 2>&1 ;;
+            sh "$entry/undo" >/dev/null 2>&1
+            return 0 ;;
     esac
+}}
+
+for entry in $(ls -r "$journal"); do
+    number=$entry
+    entry=$journal/$number
+    [ -e "$entry/path" ] || continue
+    path=$(cat "$entry/path")
+    if restore; then
+        [ -z "$kept" ] || echo "postfix_mta: $path has been edited meanwhile; that version is now $kept"
+    else
+        [ -z "$kept" ] || rm -f "$kept"
+        failed="$failed $number"
+        echo "postfix_mta: $path could not be restored; see $state/{not_restored}-$now/$number"
+    fi
 done
 sync
-rm -rf "$journal" {unit_dir}/{unit} {unit_dir}/multi-user.target.wants/{unit} {state_dir}/recover.sh
+if [ -n "$failed" ]; then
+    aside=$state/{not_restored}-$now
+    mv "$journal" "$aside" || exit 1
+    for number in $(ls -A "$aside"); do
+        case "$failed " in *" $number "*) ;; *) rm -rf "${{aside:?}}/$number" ;; esac
+    done
+else
+    rm -rf "$state/.journal"
+    mv "$journal" "$state/.journal" || exit 1
+    rm -rf "$state/.journal"
+fi
+rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/recover.sh"
+[ -z "$failed" ]
 """
 
 
@@ -125,7 +195,9 @@ def fact(entry, name):
     name
         ``module``: the member that made the change. ``left``, of an original: the :func:`word` for what the last
         apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
-        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command.
+        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``wrote``:
+        the :func:`fingerprint` of each content that the transaction has written, or was about to write, one in a
+        line.
 
     CLI Example:
 
@@ -218,32 +290,41 @@ def _arm():
     if not os.path.isdir("/run/systemd/system"):
         return
     state_dir = _store("")
-    facts = {"state_dir": state_dir, "unit_dir": UNIT_DIR, "unit": BOOT_UNIT}
-    replace(state_dir / "recover.sh", RECOVER_TEXT.format(**facts).encode(), 0, 0, 0o700)
+    replace(state_dir / "recover.sh", _recover_script(state_dir, UNIT_DIR), 0, 0, 0o700)
     unit = pathlib.Path(UNIT_DIR) / BOOT_UNIT
-    replace(unit, UNIT_TEXT.format(**facts).encode(), 0, 0, 0o644)
+    replace(unit, UNIT_TEXT.format(state_dir=state_dir), 0, 0, 0o644)
     wants = pathlib.Path(UNIT_DIR) / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
         (wants / BOOT_UNIT).symlink_to(unit)
 
 
+def _recover_script(state_dir, unit_dir):
+    """The text of recover.sh."""
+    names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT}
+    return RECOVER_TEXT.format(state_dir=state_dir, unit_dir=unit_dir, **names)
+
+
 def _disarm():
+    """Take the unit away. One that stays does nothing without a journal."""
     for path in (
         pathlib.Path(UNIT_DIR) / "multi-user.target.wants" / BOOT_UNIT,
         pathlib.Path(UNIT_DIR) / BOOT_UNIT,
         _store("recover.sh"),
     ):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            log.warning("Cannot remove %s: %s", path, err)
 
 
-def drop(keep=False):
+def drop():
     """
     Forget the journal in one step, then clear away what it consisted of.
 
-    keep
-        Make it the store ``previous`` instead. Default: no.
+    Raises ``OSError`` when it cannot be forgotten.
 
     CLI Example:
 
@@ -251,20 +332,105 @@ def drop(keep=False):
 
         salt '*' mta_journal.drop
     """
-    journal, previous = _store("journal"), _store("previous")
+    journal = _store("journal")
     done = journal.with_name(".journal")
     shutil.rmtree(done, ignore_errors=True)
     os.rename(journal, done)
     _sync(journal.parent)
-    if keep:
-        shutil.rmtree(previous, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.rename(done, previous)
     shutil.rmtree(done, ignore_errors=True)
     _disarm()
 
 
-def record(path, kind, facts=None):
+def set_aside(numbers):
+    """
+    Forget the journal but for the entries that could not be restored: these are set aside under another name.
+
+    numbers
+        List of the names of their folders.
+
+    Returns the directory that has them now. Raises ``OSError`` when the journal cannot be renamed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.set_aside '["0001"]'
+    """
+    journal = _store("journal")
+    aside = _unused(journal.with_name(NOT_RESTORED))
+    os.rename(journal, aside)
+    _sync(journal.parent)
+    for name in set(os.listdir(aside)) - set(numbers):
+        if (aside / name).is_dir():
+            shutil.rmtree(aside / name, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                (aside / name).unlink()
+    _disarm()
+    return str(aside)
+
+
+def commit():
+    """
+    Make what the journal's transaction changed final, by one rename: this is the point of no return.
+
+    Raises ``OSError`` when it cannot be renamed; nothing has happened then. What is left to do is :func:`finish`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.commit
+    """
+    journal = _store("journal")
+    os.rename(journal, journal.with_name(COMMITTED))
+    with contextlib.suppress(OSError):
+        _sync(journal.parent)
+
+
+def committed():
+    """
+    Tell whether there is a committed journal for which :func:`finish` has not been done.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.committed
+    """
+    return _store(COMMITTED).exists()
+
+
+def finish():
+    """
+    Make a committed journal the store ``previous``, in place of the one before it.
+
+    Raises ``OSError`` when that cannot be done. Doing it again then makes up for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.finish
+    """
+    previous = _store("previous")
+    done = previous.with_name(".journal")
+    shutil.rmtree(done, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(previous, done)
+    os.rename(_store(COMMITTED), previous)
+    shutil.rmtree(done, ignore_errors=True)
+    _disarm()
+
+
+def _unused(path):
+    """``path`` with the time appended, and a number where that is taken."""
+    base = f"{path}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (pathlib.Path(base if number == 1 else f"{base}-{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def record(path, kind, facts=None, contents=None):
     """
     Save what is at a path as the journal's next entry, unless this transaction has saved it already.
 
@@ -277,6 +443,9 @@ def record(path, kind, facts=None):
     facts
         Dictionary of further facts, name to text, for :func:`fact`. Default: none.
 
+    contents
+        ``bytes`` or ``str`` that are about to be written there. Default: none.
+
     Raises ``OSError`` when it cannot be written.
 
     CLI Example:
@@ -287,15 +456,19 @@ def record(path, kind, facts=None):
     """
     journal, path = _store("journal"), pathlib.Path(path)
     there = entries()
-    if any(entry["path"] == str(path) for entry in there):
-        return
+    wrote = "" if contents is None else f"{fingerprint(contents)}\n"
+    for entry in there:
+        if entry["path"] == str(path):
+            if wrote not in fact(entry, "wrote"):
+                _append(os.path.join(entry["folder"], "wrote"), wrote)
+            return
     name = f"{len(there):04d}"
     draft = journal / f".{name}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
     (draft / "path").write_text(str(path))
     (draft / "kind").write_text(kind)
-    for key, text in (facts or {}).items():
+    for key, text in {"wrote": wrote, **(facts or {})}.items():
         if text:
             (draft / key).write_text(text)
     if kind == "file":
@@ -303,25 +476,70 @@ def record(path, kind, facts=None):
         status = path.stat()
         os.chown(draft / "content", status.st_uid, status.st_gid)
     elif kind == "directory":
-        status = path.stat()
-        (draft / "owner").write_text(f"{status.st_uid}:{status.st_gid}")
-        (draft / "mode").write_text(f"{stat.S_IMODE(status.st_mode):o}")
-    for child in draft.iterdir():
-        with open(child, "rb") as handle:
-            os.fsync(handle.fileno())
-    _sync(draft)
+        owner, mode = _rights(path.stat())
+        (draft / "owner").write_text(owner)
+        (draft / "mode").write_text(mode)
+    make_safe(draft)
     os.rename(draft, journal / name)
     _sync(journal)
 
 
+def make_safe(folder):
+    """
+    Make a directory and the files in it safe from a power loss.
+
+    folder
+        Absolute path (``str`` or ``pathlib.Path``).
+
+    Raises ``OSError`` when they cannot be written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.make_safe /var/lib/postfix_mta/journal/0000
+    """
+    for child in pathlib.Path(folder).iterdir():
+        if child.is_file():
+            with open(child, "rb") as handle:
+                os.fsync(handle.fileno())
+    _sync(folder)
+
+
+def _append(path, text):
+    """Append to a file, safe from a power loss."""
+    with open(path, "a") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    _sync(os.path.dirname(path))
+
+
+def fingerprint(contents):
+    """
+    Return the SHA-256 of contents, as sha256sum(1) shows it.
+
+    contents
+        ``bytes``, or ``str`` (taken as UTF-8).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.fingerprint hello
+    """
+    return hashlib.sha256(contents.encode() if isinstance(contents, str) else contents).hexdigest()
+
+
 def restore(entry):
     """
-    Put back what an entry saved. Doing it twice does no harm.
+    Put back what an entry saved. What is as it was saved is left alone. Doing it twice does no harm.
 
     entry
         One of :func:`entries`.
 
-    Raises ``OSError`` when that cannot be done.
+    Returns the name under which a file is kept that somebody else has edited meanwhile; ``None``: nobody has.
+    Raises ``OSError`` when it cannot be put back; what is there stays then.
 
     CLI Example:
 
@@ -332,17 +550,14 @@ def restore(entry):
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
     if kind == "file":
-        content = pathlib.Path(entry["folder"]) / "content"
-        saved = content.stat()
-        times = saved.st_atime_ns, saved.st_mtime_ns
-        replace(path, content.read_bytes(), saved.st_uid, saved.st_gid, stat.S_IMODE(saved.st_mode), times)
-    elif kind == "absent":
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-    elif kind == "directory":
-        owner, group = fact(entry, "owner").split(":")
-        os.chown(path, int(owner), int(group))
-        path.chmod(int(fact(entry, "mode"), 8))
+        return None if _is_as_saved(entry) else _restore_file(entry)
+    if kind == "absent":
+        return _restore_nothing(entry)
+    if kind == "directory":
+        rights = fact(entry, "owner"), fact(entry, "mode")
+        if rights != _rights(path.stat()):
+            os.chown(path, *map(int, rights[0].split(":")))
+            path.chmod(int(rights[1], 8))
     elif kind == "no-directory":
         remove_directory(entry)
     elif kind == "command":
@@ -353,6 +568,90 @@ def restore(entry):
         if done.returncode:
             # Done before, by a run that was killed, or by hand.
             log.info("%s: %s", path, done.stderr.decode(errors="replace").strip())
+    return None
+
+
+def _rights(status):
+    """Owner and mode as an entry has them."""
+    return f"{status.st_uid}:{status.st_gid}", f"{stat.S_IMODE(status.st_mode):o}"
+
+
+def _is_as_saved(entry):
+    """Whether a file has the content, the owner and the mode that were saved."""
+    path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
+    if changed(entry):
+        return False
+    return _rights(path.stat()) == _rights(content.stat())
+
+
+def _is_somebody_elses(entry):
+    """Whether a file is neither as it was saved, nor what the transaction has written."""
+    path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
+    try:
+        there = path.read_bytes()
+    except FileNotFoundError:
+        return path.is_symlink()
+    if content.exists() and there == content.read_bytes():
+        return False
+    return fingerprint(there) not in fact(entry, "wrote").split()
+
+
+def _restore_file(entry):
+    """Replace a file by what was saved; return the name under which somebody else's is kept, or ``None``."""
+    path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
+    kept = _keep_beside(path) if _is_somebody_elses(entry) else None
+    try:
+        saved = content.stat()
+        times = saved.st_atime_ns, saved.st_mtime_ns
+        try:
+            replace(path, content.read_bytes(), saved.st_uid, saved.st_gid, stat.S_IMODE(saved.st_mode), times)
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not _replace_by_link(path, content):
+                raise
+    except BaseException:
+        # What has not been replaced needs no other name.
+        if kept and _is_somebody_elses(entry):
+            os.unlink(kept)
+        raise
+    return kept
+
+
+def _replace_by_link(path, content):
+    """Where the disk is full there may be room for another name of what was saved; return whether there was."""
+    draft = _unused(path.with_name(f".{path.name}"))
+    try:
+        os.link(content, draft)
+        os.replace(draft, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        return False
+    return True
+
+
+def _restore_nothing(entry):
+    """Remove a file that was not there; return the name under which somebody else's is kept, or ``None``."""
+    path = pathlib.Path(entry["path"])
+    if _is_somebody_elses(entry):
+        kept = str(_unused(f"{path}.{EDITED}"))
+        os.rename(path, kept)
+        return kept
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    return None
+
+
+def _keep_beside(path):
+    """Give a file a second name beside it, or, where that cannot be, make a copy of it; return the name."""
+    kept = str(_unused(f"{path}.{EDITED}"))
+    try:
+        os.link(path, kept, follow_symlinks=False)
+    except OSError:
+        status = path.stat()
+        replace(kept, path.read_bytes(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    return kept
 
 
 def remove_directory(entry):
@@ -499,6 +798,4 @@ def changed(entry, gone=()):
             return False
     if not path.is_dir():
         return False
-    status = path.stat()
-    now = f"{status.st_uid}:{status.st_gid}", f"{stat.S_IMODE(status.st_mode):o}"
-    return now != (fact(entry, "owner"), fact(entry, "mode"))
+    return _rights(path.stat()) != (fact(entry, "owner"), fact(entry, "mode"))

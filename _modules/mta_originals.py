@@ -25,9 +25,18 @@ def _services():
         return {}
 
 
+def _drafts():
+    """What :func:`keep` has written, in an order in which it may get its names: ``[(draft, name)]``."""
+    store = _store()
+    drafts = [*store.glob("[0-9]*/.left"), *store.glob(".services"), *sorted(store.glob(".[0-9]*"))]
+    return [(draft, draft.with_name(draft.name[1:])) for draft in drafts]
+
+
 def keep():
     """
     Keep what the journal has of paths that were never changed before, and in a word what the commit leaves.
+
+    All of it is a draft until the commit is done (:func:`settle`): an undo leaves what was kept as it was.
 
     Raises ``OSError`` when it cannot be written.
 
@@ -39,26 +48,63 @@ def keep():
     """
     store = _store()
     store.mkdir(mode=0o700, exist_ok=True)
+    discard()
     if not (store / "services").exists():
-        shutil.copy2(__salt__["mta_state.path"]("journal/before"), store / "services")
+        shutil.copy2(__salt__["mta_state.path"]("journal/before"), store / ".services")
     there = __salt__["mta_journal.entries"](STORE)
     kept = {entry["path"]: entry["folder"] for entry in there}
     number = int(os.path.basename(there[-1]["folder"])) + 1 if there else 0
     for entry in __salt__["mta_journal.entries"]():
         word = __salt__["mta_journal.word"](entry["path"]) or ""
         if entry["path"] in kept:
-            pathlib.Path(kept[entry["path"]], "left").write_text(word)
+            pathlib.Path(kept[entry["path"]], ".left").write_text(word)
+            __salt__["mta_journal.make_safe"](kept[entry["path"]])
             continue
         draft = store / f".{number:04d}"
-        shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(entry["folder"], draft)
         content = pathlib.Path(entry["folder"]) / "content"
         if content.exists():
             status = content.stat()
             os.chown(draft / "content", status.st_uid, status.st_gid)
         (draft / "left").write_text(word)
-        os.rename(draft, store / f"{number:04d}")
+        __salt__["mta_journal.make_safe"](draft)
         number += 1
+    __salt__["mta_journal.make_safe"](store)
+
+
+def discard():
+    """
+    Remove the drafts of :func:`keep`, where the commit is not done.
+
+    Raises ``OSError`` when that cannot be done.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_originals.discard
+    """
+    for draft, _ in _drafts():
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
+
+
+def settle():
+    """
+    Give the drafts of :func:`keep` their names, after the commit. Doing it again makes up for a run that died.
+
+    Raises ``OSError`` when that cannot be done.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_originals.settle
+    """
+    for draft, name in _drafts():
+        os.rename(draft, name)
 
 
 def _changes(entries):

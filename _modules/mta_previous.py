@@ -5,7 +5,6 @@ Beside the entries of the store ``previous`` (:py:mod:`mta_journal`), ``left`` s
 that nobody's later change is overwritten when it is taken back.
 """
 
-import contextlib
 import json
 import pathlib
 import shutil
@@ -16,10 +15,12 @@ STORE = "previous"
 
 def describe(activate):
     """
-    Write down, in the journal, what the transaction leaves; called at the commit.
+    Write down, in the journal, what the transaction leaves; called before the commit.
 
     activate
         What has to happen to put the files in force, service to action.
+
+    Raises ``OSError`` when it cannot be written.
 
     CLI Example:
 
@@ -29,10 +30,9 @@ def describe(activate):
     """
     paths = [entry["path"] for entry in __salt__["mta_journal.entries"]()]
     words = {path: __salt__["mta_journal.word"](path) for path in paths}
-    # Where there is no room for it, the commit still counts; it cannot be taken back.
-    with contextlib.suppress(OSError):
-        text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
-        pathlib.Path(__salt__["mta_state.path"]("journal/left")).write_text(text)
+    text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
+    pathlib.Path(__salt__["mta_state.path"]("journal/left")).write_text(text)
+    __salt__["mta_journal.make_safe"](__salt__["mta_state.path"]("journal"))
 
 
 def _described():

@@ -38,6 +38,7 @@ TIMEOUT = 120
 PATIENCE = 3
 RELOAD_PATIENCE = 1
 DELIVERY_PATIENCE = 5
+LOG_PATIENCE = 2
 LOG_LINES = 10
 
 
@@ -180,14 +181,23 @@ def status(names):
 # -- what is to be done ----------------------------------------------------------------------
 
 
-def _command(argv, check=True):
+def _scratch():
+    """A file for output. On a full disk the output is lost: a service has to come back nevertheless."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return open(os.devnull, "r+b")
+
+
+def _command(argv, check=True, timeout=None):
     """
     Run a command to its end; its output is only shown when it fails.
 
     Daemons keep the descriptors of the script that started them: a pipe would not end before they do, a file
     does.
     """
-    with tempfile.TemporaryFile() as output:
+    timeout = timeout or TIMEOUT
+    with _scratch() as output:
         try:
             done = subprocess.run(
                 argv,
@@ -196,11 +206,11 @@ def _command(argv, check=True):
                 stderr=subprocess.STDOUT,
                 env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                 cwd="/",
-                timeout=TIMEOUT,
+                timeout=timeout,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise CommandExecutionError(f"'{' '.join(argv)}' did not end within {TIMEOUT} seconds") from None
+            raise CommandExecutionError(f"'{' '.join(argv)}' did not end within {timeout} seconds") from None
         except OSError as err:
             raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
         output.seek(0)
@@ -229,9 +239,11 @@ def _control(action, name):
 def _log(name):
     if manager() == "sysv":
         return ""
-    units = [f"--unit={unit}" for unit in _units(name)]
+    argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LOG_LINES}"]
+    argv += [f"--unit={unit}" for unit in _units(name)]
     try:
-        lines = _command(["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LOG_LINES}", *units])
+        # An undo may be waiting for this.
+        lines = _command(argv, timeout=LOG_PATIENCE)
     except CommandExecutionError:
         return ""
     return f"\nIts log:\n{lines}" if lines else ""

@@ -4,8 +4,9 @@ Switch the files that mail depends on as one transaction, verify it by a live SM
 Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``, ``mta_map``) change files only through
 :func:`write`, :func:`remove` and :func:`directory`, and the databases of other tools through :func:`command`.
 Each of these first saves what was there in the journal (:py:mod:`mta_journal`), then replaces the file atomically.
-:func:`close` activates the daemons, holds the conversation, and either drops the journal (commit) or puts
-every saved file back and stops and starts the daemons (undo).
+:func:`close` activates the daemons, holds the conversation, and either renames the journal (commit) or puts
+every saved file back and stops and starts the daemons (undo). What can fail comes before that rename. An undo
+tries every file; what it could not put back, and what somebody else had edited meanwhile, is kept and reported.
 
 A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot has
 done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 120
 LOG_LINES = 12
+LOG_PATIENCE = 2
 SERVICES = ("saslauthd", "postfix")
 STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
@@ -38,7 +40,7 @@ UNIT_DIR = "/etc/systemd/system"
 
 def _run():
     """What this run did so far; shared by all states of one run."""
-    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "module": None}
+    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "module": None, "notes": []}
     return __context__.setdefault("mta_transaction", fresh)
 
 
@@ -88,14 +90,18 @@ def _begin():
         return
     lock = _lock()
     try:
-        if _is_open():
-            log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
+        recovered = _recover()
+        if recovered:
+            run["notes"] = recovered["notes"]
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
             "answers": _answers_now(timeout=10, patience=1),
             "time": int(time.time()),
         }
         __salt__["mta_journal.begin"](before)
+    except OSError as err:
+        lock.close()
+        raise CommandExecutionError(f"Nothing was changed: cannot write the journal: {err}") from err
     except BaseException:
         lock.close()
         raise
@@ -116,19 +122,76 @@ def _end(run):
     run.update(lock=None, announced={}, changes={})
 
 
-def _resolve():
-    """Undo what a journal says, whoever began it. Returns the paths restored."""
-    if __salt__["mta_journal.halted"]() and __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
-        __salt__["mta_service.stop"]("postfix")
+def _roll_back(before, activated):
+    """
+    Undo what a journal says, whoever began it, bring the daemons to it, and resolve the journal.
+
+    Nothing keeps the rest from being done. Returns ``restored`` (list of the paths that are as they were),
+    ``failed`` (list of the paths that are not), ``notes`` (sentences on these, and on what others have edited).
+    Raises ``OSError`` when the journal cannot be resolved.
+    """
+    outcome = {"restored": [], "failed": [], "notes": []}
     entries = __salt__["mta_journal.entries"]()[::-1]
-    for entry in entries:
-        try:
-            __salt__["mta_journal.restore"](entry)
-        except OSError as err:
-            raise CommandExecutionError(f"Cannot put back what {entry['folder']} saved: {err}") from err
-    if _has_units(entries):
-        __salt__["mta_service.daemon_reload"]()
-    return [entry["path"] for entry in entries]
+    failed = []
+    try:
+        if __salt__["mta_journal.halted"]():
+            _attempt("Postfix could not be stopped meanwhile", _stop_postfix)
+        for entry in entries:
+            try:
+                kept = __salt__["mta_journal.restore"](entry)
+            except Exception as err:
+                failed.append((entry, err))
+                continue
+            outcome["restored"].append(entry["path"])
+            if kept:
+                outcome["notes"].append(
+                    f"{entry['path']} had been edited by somebody else meanwhile: that version is now {kept}."
+                )
+        if _has_units(entries):
+            _attempt("systemd has not read its units anew", __salt__["mta_service.daemon_reload"])
+    finally:
+        _bring_back(before, activated)
+    if failed:
+        folders = [os.path.basename(entry["folder"]) for entry, _ in failed]
+        aside = __salt__["mta_journal.set_aside"](folders)
+        outcome["failed"] = [entry["path"] for entry, _ in failed]
+        outcome["notes"] += [
+            _not_restored({**entry, "folder": f"{aside}/{folder}"}, err)
+            for folder, (entry, err) in zip(folders, failed)
+        ]
+    else:
+        __salt__["mta_journal.drop"]()
+    for note in outcome["notes"]:
+        log.warning("%s", note)
+    return outcome
+
+
+def _attempt(otherwise, function, *args):
+    """Call a function. What it raises is logged, and keeps nothing else from being done."""
+    try:
+        return function(*args)
+    except Exception as err:
+        log.error("%s: %s", otherwise, err)
+        return None
+
+
+def _stop_postfix():
+    if __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
+        __salt__["mta_service.stop"]("postfix")
+
+
+def _not_restored(entry, err):
+    """Say what could not be undone, and what that means; ``entry`` is the one that was set aside."""
+    reason = getattr(err, "strerror", None) or str(err)
+    text = f"NOT UNDONE: {entry['path']} could not be restored ({reason}). "
+    if entry["kind"] == "file":
+        return f"{text}It stays as it is now; what was there before the apply is {entry['folder']}/content."
+    if entry["kind"] == "absent":
+        return f"{text}It stays as it is now; before the apply there was none."
+    if entry["kind"] == "directory":
+        owner, mode = (__salt__["mta_journal.fact"](entry, name) for name in ("owner", "mode"))
+        return f"{text}Before the apply its owner was {owner} and its mode {mode}."
+    return f"{text}What would undo it is in {entry['folder']}."
 
 
 def _has_units(entries):
@@ -137,12 +200,21 @@ def _has_units(entries):
 
 
 def _recover():
-    """Undo the left-over journal; the lock is ours. Returns the paths restored."""
-    before = {"services": {}, **__salt__["mta_journal.before"]()}
-    restored = _resolve()
-    _bring_back(before, activated=True)
-    __salt__["mta_journal.drop"]()
-    return restored
+    """
+    Resolve what a run that died has left: undo its journal, or finish what it has committed. The lock is ours.
+
+    Returns as :func:`_roll_back` does; ``None`` when there was nothing to undo.
+    """
+    try:
+        if __salt__["mta_journal.committed"]():
+            _finish()
+        if not _is_open():
+            return None
+        outcome = _roll_back({"services": {}, **__salt__["mta_journal.before"]()}, activated=True)
+    except OSError as err:
+        raise CommandExecutionError(f"An interrupted apply cannot be resolved: {err}") from err
+    log.warning("undid an interrupted apply: %s", ", ".join(outcome["restored"]) or "nothing")
+    return outcome
 
 
 def _bring_back(before, activated):
@@ -153,10 +225,8 @@ def _bring_back(before, activated):
     from coming back.
     """
     for name in SERVICES:
-        try:
-            _bring_back_service(name, before["services"].get(name, {}), activated)
-        except CommandExecutionError as err:
-            log.error("After undoing an apply: %s", err)
+        was = before["services"].get(name, {})
+        _attempt(f"After undoing an apply, {name}", _bring_back_service, name, was, activated)
 
 
 def _bring_back_service(name, was, activated):
@@ -219,9 +289,12 @@ def recover():
     """
     Undo an interrupted transaction: put the saved files back and bring the daemons to them.
 
-    Returns the list of the paths that were restored; ``None`` when there was nothing to resolve.
-    Raises ``CommandExecutionError`` when another run holds the lock for two minutes, or a file cannot be
-    restored.
+    Every file is tried. What cannot be restored is set aside, and does not stand in a later apply's way.
+
+    Returns a dictionary: ``restored`` (list of paths that are as they were before), ``failed`` (list of those
+    that are not), ``notes`` (sentences on these, and on what others had edited meanwhile); ``None`` when there was
+    nothing to resolve. Raises ``CommandExecutionError`` when another run holds the lock for two minutes, or the
+    journal cannot be removed.
 
     CLI Example:
 
@@ -229,10 +302,10 @@ def recover():
 
         salt '*' mta_transaction.recover
     """
-    if not _is_open():
+    if not _is_open() and not __salt__["mta_journal.committed"]():
         return None
     with _lock():
-        return _recover() if _is_open() else None
+        return _recover()
 
 
 def undo(reason):
@@ -242,8 +315,12 @@ def undo(reason):
     reason
         Why, as a sentence; the later members of the run report it.
 
-    Returns a dictionary: ``restored`` (list of paths) and ``answers`` (whether the server answers as it did
-    before; ``None`` when it did not answer before).
+    Every file is tried, and the daemons are brought back, whatever happens.
+
+    Returns a dictionary: ``restored`` (list of the paths that are as they were before), ``failed`` (list of those
+    that are not), ``notes`` (sentences on these, and on what others had edited meanwhile), ``answers`` (whether
+    the server answers as it did before; ``None`` when it did not answer before), and ``comment``: all of that for
+    people; empty when there was nothing to undo.
 
     CLI Example:
 
@@ -252,28 +329,36 @@ def undo(reason):
         salt '*' mta_transaction.undo 'no longer wanted'
     """
     run = _run()
-    run["undone"] = reason
+    undone = {"restored": [], "failed": [], "notes": [], "answers": None, "comment": ""}
+    run["undone"] = run["undone"] or f"This apply was undone: {reason}"
     if not run["lock"]:
-        return {"restored": [], "answers": None}
+        return undone
+    if not _is_open():
+        run["undone"] = f"This apply was interrupted after its commit: {reason}"
+        _end(run)
+        return undone
     try:
-        restored = _resolve()
-        _bring_back(run["before"], run["activated"])
-        answers = None
+        undone.update(_roll_back(run["before"], run["activated"]))
         if run["before"]["services"]["postfix"]["active"]:
             # Also when it did not answer before: this returns when it is up again.
-            answers = _answers_now(timeout=20, patience=15) or (False if run["before"]["answers"] else None)
-        __salt__["mta_journal.drop"]()
+            answers = _attempt("The server cannot be asked", _answers_now, 20, 15)
+            undone["answers"] = answers or (False if run["before"]["answers"] else None)
+    except OSError as err:
+        undone["notes"].append(f"The journal cannot be removed, and the next apply undoes it again: {err}")
     finally:
         _end(run)
-    return {"restored": restored, "answers": answers}
+    if undone["failed"]:
+        run["undone"] = f"This apply was undone in part only, without {', '.join(undone['failed'])}: {reason}"
+    undone["comment"] = _undone_text(undone)
+    return undone
 
 
 # -- what members call -------------------------------------------------------------------------
 
 
-def _record(path, kind, facts=None):
-    """Save what is at ``path`` before the member that runs changes it."""
-    __salt__["mta_journal.record"](path, kind, {"module": _run()["module"], **(facts or {})})
+def _record(path, kind, facts=None, contents=None):
+    """Save what is at ``path`` before the member that runs changes it, and a fingerprint of what it will write."""
+    __salt__["mta_journal.record"](path, kind, {"module": _run()["module"], **(facts or {})}, contents)
 
 
 def _numeric(user, group, status):
@@ -330,7 +415,7 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
         uid, gid = _numeric(user, group, path.stat() if exists else os.stat("/"))
         if bits is None:
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
-        _record(path, "file" if exists else "absent")
+        _record(path, "file" if exists else "absent", contents=contents)
         need(activate)
         __salt__["mta_journal.replace"](path, contents, uid, gid, bits)
     except OSError as err:
@@ -551,7 +636,7 @@ def outlook():
     Tell what the closing state will have to do.
 
     Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
-    "undone": reason or None, "members": {module: changes}}``: in a real run what the members did, in test mode
+    "undone": a sentence or None, "members": {module: changes}}``: in a real run what the members did, in test mode
     what they announced.
 
     CLI Example:
@@ -607,7 +692,7 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
     subject = subject or name
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
     if transaction and run["undone"]:
-        ret.update(result=False, comment=f"{subject}: not applied; this apply was undone: {run['undone']}")
+        ret.update(result=False, comment=f"{subject} has not been applied. {run['undone']}")
         return ret
     try:
         plan = __salt__[f"{module}.{functions[0]}"](**args)
@@ -638,8 +723,7 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         ret.update(result=False, changes={}, comment=f"{subject}: {err}")
         if not test:
             undone = undo(f"{subject}: {err}")
-            if undone["restored"]:
-                ret["comment"] += "\n" + _undone_text(undone)
+            ret["comment"] = "\n".join(filter(None, [ret["comment"], undone["comment"]]))
     except BaseException as err:
         if not test:
             undo(f"{subject}: {err!r}")
@@ -652,37 +736,48 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
 
 
 def _undone_text(undone):
-    text = "Undone: " + ", ".join(undone["restored"]) + "."
-    if undone["answers"]:
-        text += " The server answers as it did before."
-    elif undone["answers"] is False:
-        text += " THE SERVER DOES NOT ANSWER as it did before this apply: look at its log."
-    return text
+    lines = list(undone["notes"])
+    if undone["restored"]:
+        lines.insert(0, "Undone: " + ", ".join(undone["restored"]) + ".")
+    if lines and undone["answers"]:
+        lines.append("The server answers as it did before.")
+    elif lines and undone["answers"] is False:
+        lines.append("THE SERVER DOES NOT ANSWER as it did before this apply: look at its log.")
+    return "\n".join(lines)
 
 
 # -- closing -----------------------------------------------------------------------------------
 
 
-def _server_log(since):
-    """The server's own warnings and errors since ``since`` (Unix time), newest last."""
+def _server_log(since, until):
+    """The server's own warnings and errors between two moments (Unix time), newest last: what can be had soon."""
     lines = []
-    if os.path.isdir("/run/systemd/system"):
-        done = subprocess.run(
-            ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--since=@{since}", "SYSLOG_FACILITY=2"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=20,
-            check=False,
-        )
-        lines = done.stdout.decode(errors="replace").splitlines()
-    elif os.path.exists("/var/log/mail.log"):
-        with open("/var/log/mail.log", "rb") as handle:
-            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 32768))
-            lines = handle.read().decode(errors="replace").splitlines()
+    try:
+        if os.path.isdir("/run/systemd/system"):
+            argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", "SYSLOG_FACILITY=2"]
+            lines = _output([*argv, f"--since=@{since}", f"--until=@{until}"], LOG_PATIENCE)
+        elif os.path.exists("/var/log/mail.log"):
+            with open("/var/log/mail.log", "rb") as handle:
+                handle.seek(max(0, os.fstat(handle.fileno()).st_size - 32768))
+                lines = handle.read().decode(errors="replace").splitlines()
+    except OSError as err:
+        log.warning("Cannot read the server's log: %s", err)
     wanted = [line for line in lines if any(word in line for word in ("fatal:", "error:", "panic:", "warning:"))]
     # What the conversation itself provokes: a login with a random name, a message with too many hops.
     wanted = [line for line in wanted if "hopcount exceeded" not in line and "authentication fail" not in line]
     return list(dict.fromkeys(wanted))[-LOG_LINES:]
+
+
+def _output(argv, seconds):
+    """The lines that a command writes within some seconds; it is not waited for any longer."""
+    job = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        output = job.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired as err:
+        job.kill()
+        output = err.output or b""
+        log.warning("'%s' did not end within %s seconds", shlex.join(argv), seconds)
+    return output.decode(errors="replace").splitlines()
 
 
 def _responsible(changes, text):
@@ -731,6 +826,7 @@ def close(services=None, verify=None):
     verify = dict(verify or {})
     enabled = verify.pop("enabled", True)
     problems, notes, transcript = [], [], []
+    headline = "The server did not answer as it should:"
     try:
         done = _activate(run, services or [])
         if not enabled:
@@ -742,36 +838,60 @@ def close(services=None, verify=None):
             checked = __salt__["mta_probe.check"](**thorough, **verify)
             problems, transcript = checked["problems"], checked["transcript"]
             notes = ["The server answers.", *checked["notes"]]
-    except CommandExecutionError as err:
+        if not problems:
+            headline = "What this apply changed could not be recorded, so it has not been kept:"
+            _commit(run)
+    except (CommandExecutionError, OSError) as err:
         problems = [str(err)]
     except BaseException as err:
-        undo(f"the conversation was interrupted: {err!r}")
+        undo(f"it was interrupted: {err!r}")
         raise
     if not problems:
-        __salt__["mta_originals.keep"]()
-        __salt__["mta_apply.wrote"]([entry["path"] for entry in __salt__["mta_journal.entries"]()])
-        __salt__["mta_previous.describe"](run["activate"])
-        __salt__["mta_journal.drop"](keep=True)
         left = []
         try:
             done += _put_away(run)
-        except CommandExecutionError as err:
+        except (CommandExecutionError, OSError) as err:
             left = [f"All is in force, but: {err}"]
         _end(run)
-        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes + left)
+        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes + left + run["notes"])
         return {"result": not left, "comment": comment, "transcript": transcript}
-    server_log = _server_log(run["before"]["time"])
-    text = "\n".join(problems + server_log)
-    changed = run["changes"].get("postconf", {})
-    parts = ["The server did not answer as it should:", *[f"  {line}" for line in problems]]
+    # First of all; what might explain it is for afterwards.
+    changed, since, until = run["changes"].get("postconf", {}), run["before"]["time"], int(time.time()) + 1
+    undone = undo(f"{headline[:-1].lower()}: {problems[0]}")
+    server_log = _server_log(since, until)
+    parts = [headline, *[f"  {line}" for line in problems]]
     if server_log:
         parts += ["Its log says:", *[f"  {line}" for line in server_log]]
     if changed:
+        text = "\n".join(problems + server_log)
         parts.append("Changed parameters that may be responsible: " + ", ".join(_responsible(changed, text)))
-    undone = undo("the live conversation failed: " + problems[0])
-    if undone["restored"]:
-        parts.append(_undone_text(undone))
+    parts += [undone["comment"]] * bool(undone["comment"]) + run["notes"]
     return {"result": False, "comment": "\n".join(parts), "transcript": transcript}
+
+
+def _commit(run):
+    """
+    Commit: write down all that has to be known of it, then rename the journal, then do what may fail.
+
+    Raises ``OSError`` when it is not committed.
+    """
+    paths = [entry["path"] for entry in __salt__["mta_journal.entries"]()]
+    try:
+        __salt__["mta_originals.keep"]()
+        __salt__["mta_previous.describe"](run["activate"])
+        __salt__["mta_journal.commit"]()
+    except OSError:
+        # An undo may need the room.
+        _attempt("Drafts stay", __salt__["mta_originals.discard"])
+        raise
+    _attempt("What the next apply makes up for", _finish)
+    _attempt("main.cf and master.cf are not recorded", __salt__["mta_apply.wrote"], paths)
+
+
+def _finish():
+    """Do what a commit leaves to be done; where a run dies over it, the next one does it."""
+    __salt__["mta_originals.settle"]()
+    __salt__["mta_journal.finish"]()
 
 
 def _activate(run, services):

@@ -37,24 +37,26 @@ def recovered(name):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "No interrupted apply was left behind."}
     left = __salt__["mta_transaction.pending"]()
-    if left is None:
-        return ret
+    recovered = None
     try:
         if not __opts__["test"]:
-            left = __salt__["mta_transaction.recover"]()
-        elif __salt__["mta_transaction.under_way"]():
-            left = None
+            recovered = __salt__["mta_transaction.recover"]()
+        elif left is not None and not __salt__["mta_transaction.under_way"]():
+            recovered = {"restored": left, "failed": [], "notes": []}
     except CommandExecutionError as err:
         ret.update(result=False, comment=str(err))
         return ret
-    if left is None:
-        ret["comment"] = "Another apply was under way, and nothing was left behind."
+    if recovered is None:
+        if left is not None:
+            ret["comment"] = "Another apply was under way, and nothing was left behind."
         return ret
     change = {"old": "from an interrupted apply", "new": "as before it"}
-    ret["changes"] = {path: change for path in left or [name]}
-    ret["comment"] = "An interrupted apply has been undone."
+    ret["changes"] = {path: change for path in recovered["restored"] or [name]}
     if __opts__["test"]:
         ret.update(result=None, comment="An interrupted apply would have been undone.")
+        return ret
+    part = " in part only" if recovered["failed"] else ""
+    ret["comment"] = "\n".join([f"An interrupted apply has been undone{part}.", *recovered["notes"]])
     return ret
 
 
@@ -76,7 +78,7 @@ def committed(name, services=None, verify=None):
     ret = {"name": name, "changes": {}, "result": True, "comment": "Nothing had to be activated."}
     outlook = __salt__["mta_transaction.outlook"]()
     if outlook["undone"]:
-        ret.update(result=False, comment=f"This apply was undone: {outlook['undone']}")
+        ret.update(result=False, comment=outlook["undone"])
         return ret
     try:
         status = __salt__["mta_service.status"](services or [])
@@ -102,8 +104,12 @@ def committed(name, services=None, verify=None):
             ret.update(result=False, changes={})
     except CommandExecutionError as err:
         undone = __salt__["mta_transaction.undo"](str(err))
-        restored = ", ".join(undone["restored"]) or "nothing"
-        ret.update(result=False, changes={}, comment=f"{err}\nUndone: {restored}")
+        comment = "\n".join(filter(None, [str(err), undone["comment"]]))
+        ret.update(result=False, changes={}, comment=comment)
+    except BaseException as err:
+        if not __opts__["test"]:
+            __salt__["mta_transaction.undo"](repr(err))
+        raise
     return ret
 
 

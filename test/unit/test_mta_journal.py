@@ -1,8 +1,39 @@
 """Entries of the journal are put back, by the formula and by the boot; a draft is none."""
 
+import os
+import re
+import shutil
 import subprocess
 
 import pytest
+
+SHELLS = [["sh"], ["bash", "--posix"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
+
+
+@pytest.fixture(params=["undo", "recover", *map(" ".join, SHELLS)])
+def roll_back(request, transaction, modules, context, tmp_path):
+    """
+    A function that undoes the transaction: in its own run, in the next one, or as the boot does. ``env``: of the
+    script. Returns what it says.
+    """
+
+    def run(**env):
+        if request.param == "undo":
+            return transaction("undo", "no reason")["comment"]
+        context["mta_transaction"]["lock"].close()
+        context.clear()
+        if request.param == "recover":
+            return "\n".join(transaction("recover")["notes"])
+        script = tmp_path / "recover.sh"
+        script.write_text(
+            modules["mta_journal.entries"].func.__globals__["_recover_script"](tmp_path / "state", tmp_path)
+        )
+        argv = [*request.param.split(), str(script)]
+        done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **env}, check=False)
+        assert done.returncode == len(list((tmp_path / "state").glob("not-restored-*")))
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture
@@ -21,22 +52,154 @@ def changed(transaction, tmp_path):
     return {"option": tmp_path / "option", "folder": folder, "database": database}
 
 
-def test_the_formula_puts_everything_back(transaction, changed):
-    transaction("undo", "no reason")
-    assert changed["database"].read_text() == "sasl:\n"
-    assert not changed["folder"].exists()
-    assert not changed["option"].exists()
-
-
-def test_the_boot_puts_everything_back(changed, modules, tmp_path):
-    text = modules["mta_journal.entries"].func.__globals__["RECOVER_TEXT"]
-    script = tmp_path / "recover.sh"
-    script.write_text(text.format(state_dir=tmp_path / "state", unit_dir=tmp_path, unit="u"))
-    subprocess.run(["sh", script], check=True)
+def test_everything_is_put_back(changed, modules, roll_back, tmp_path):
+    roll_back()
     assert changed["database"].read_text() == "sasl:\n"
     assert not changed["folder"].exists()
     assert not changed["option"].exists()
     assert modules["mta_journal.entries"]() == []
+    assert list((tmp_path / "state").glob("*journal")) == []
+    assert list(tmp_path.glob("*edited*")) == []
+
+
+def test_one_that_cannot_be_put_back_does_not_keep_the_others(changed, main_cf, transaction, roll_back, tmp_path):
+    transaction("write", str(main_cf), "new\n", mode="0644")
+    # Neither rename(2) nor mv(1) replaces a directory by a file.
+    for path in (main_cf, changed["option"]):
+        path.unlink()
+        path.mkdir()
+    transaction("write", str(tmp_path / "last"), "new\n")
+    said = roll_back()
+    assert changed["database"].read_text() == "sasl:\n"
+    assert not (tmp_path / "last").exists()
+    (aside,) = (tmp_path / "state").glob("not-restored-*")
+    assert {(entry / "path").read_text() for entry in aside.iterdir()} == {str(main_cf), str(changed["option"])}
+    (content,) = aside.glob("*/content")
+    assert content.read_text() == "myhostname = old\n"
+    for path in (main_cf, changed["option"]):
+        assert re.search(f"{path} could not be (restored|put back)", said)
+    assert transaction("pending") is None
+    assert list(tmp_path.glob("*edited*")) == []
+
+
+def test_the_next_apply_works_after_one_that_could_not_be_undone(main_cf, transaction, roll_back, tmp_path):
+    transaction("write", str(main_cf), "new\n")
+    main_cf.unlink()
+    main_cf.mkdir()
+    roll_back()
+    main_cf.rmdir()
+    transaction("write", str(main_cf), "newer\n")
+    assert transaction("close")["result"] is True
+    assert main_cf.read_text() == "newer\n"
+
+
+def test_what_is_as_it_was_saved_is_left_alone(main_cf, transaction, roll_back, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o750)
+    transaction("write", str(main_cf), main_cf.read_text())
+    transaction("directory", str(folder), folder.stat().st_uid, folder.stat().st_gid, "0750")
+    before = [(path.stat().st_ino, path.stat().st_ctime_ns) for path in (main_cf, folder)]
+    roll_back()
+    assert [(path.stat().st_ino, path.stat().st_ctime_ns) for path in (main_cf, folder)] == before
+
+
+def test_a_mode_that_was_changed_comes_back(main_cf, transaction, roll_back, tmp_path):
+    transaction("write", str(main_cf), main_cf.read_text(), mode="0600")
+    roll_back()
+    assert main_cf.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.glob("*edited*")) == []
+
+
+def test_what_somebody_else_has_edited_is_kept_beside_it(main_cf, transaction, roll_back, tmp_path):
+    option = tmp_path / "option"
+    for path in (main_cf, option):
+        transaction("write", str(path), "new\n", mode="0600")
+        path.write_text("mended by hand\n")
+    said = roll_back()
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert not option.exists()
+    for path in (main_cf, option):
+        (kept,) = tmp_path.glob(f"{path.name}.edited-meanwhile-*")
+        assert kept.read_text() == "mended by hand\n"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert str(kept) in said
+
+
+def test_what_somebody_else_has_put_in_the_place_of_a_removed_file_is_kept(
+    main_cf, transaction, roll_back, tmp_path
+):
+    transaction("remove", str(main_cf))
+    main_cf.write_text("mended by hand\n")
+    roll_back()
+    assert main_cf.read_text() == "myhostname = old\n"
+    (kept,) = tmp_path.glob("main.cf.edited-meanwhile-*")
+    assert kept.read_text() == "mended by hand\n"
+
+
+def test_a_version_that_cannot_be_replaced_is_not_kept_twice(
+    main_cf, transaction, roll_back, tmp_path, monkeypatch
+):
+    transaction("write", str(main_cf), "new\n")
+    main_cf.write_text("mended by hand\n")
+
+    def refuse(*_):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "mv").write_text('#!/bin/sh\n[ "$1" = -f ] || exec /bin/mv "$@"\nexit 1\n')
+    (programs / "mv").chmod(0o755)
+    roll_back(PATH=f"{programs}:{os.environ['PATH']}")
+    assert main_cf.read_text() == "mended by hand\n"
+    assert list(tmp_path.glob("*edited*")) == []
+    assert list(tmp_path.glob("*main.cf*")) == [main_cf]
+
+
+@pytest.mark.parametrize("last", ["first", "second"])
+def test_nothing_that_the_transaction_wrote_is_kept(main_cf, transaction, roll_back, tmp_path, monkeypatch, last):
+    transaction("write", str(main_cf), "first\n")
+    replace = os.replace
+
+    def die(*args):
+        if last == "second":
+            replace(*args)
+        raise SystemExit
+
+    # It dies immediately before, or after, it switches the second version.
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(SystemExit):
+        transaction("write", str(main_cf), "second\n")
+    monkeypatch.setattr(os, "replace", replace)
+    assert main_cf.read_text() == f"{last}\n"
+    roll_back()
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert list(tmp_path.glob("*edited*")) == []
+
+
+def test_on_a_full_disk_what_was_saved_gets_its_name_back(main_cf, transaction, roll_back, tmp_path, monkeypatch):
+    transaction("write", str(main_cf), "new\n", mode="0644")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "cp").write_text('#!/bin/sh\n: >"$3"\nexit 1\n')
+    (programs / "cp").chmod(0o755)
+    roll_back(PATH=f"{programs}:{os.environ['PATH']}")
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert main_cf.stat().st_mode & 0o777 == 0o640
+    assert list((tmp_path / "state").glob("not-restored-*")) == []
+
+
+def test_a_boot_script_that_dies_can_be_repeated(main_cf, transaction, roll_back, tmp_path):
+    transaction("write", str(main_cf), "new\n")
+    draft = tmp_path / "main.cf.postfix_mta"
+    os.link(tmp_path / "state" / "journal" / "0000" / "content", draft)
+    roll_back()
+    assert main_cf.read_text() == "myhostname = old\n"
 
 
 def test_a_directory_in_which_somebody_else_has_put_something_stays(transaction, changed):

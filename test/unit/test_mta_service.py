@@ -165,6 +165,27 @@ def test_a_script_that_never_ends_is_given_up(host, modules, inside, monkeypatch
         modules["mta_service.start"]("saslauthd")
 
 
+def test_on_a_full_disk_a_service_is_started_nevertheless(host, modules, monkeypatch):
+    def full():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    status_file = host / "proc/79/status"
+    write(host / "fake", "Name:\tsaslauthd\nState:\tS (sleeping)\n")
+    script(host, f"mkdir -p {status_file.parent}; cp {host}/fake {status_file}")
+    modules["mta_service.start"]("saslauthd")
+    assert status(modules, "saslauthd", "active")
+
+
+def test_a_log_that_takes_long_is_not_waited_for(host, inside, monkeypatch):
+    systemd(host)
+    command = inside["_command"]
+    monkeypatch.setitem(inside, "_command", lambda argv, **limits: command(["sleep", "10"], **limits))
+    began = time.monotonic()
+    assert inside["_log"]("saslauthd") == ""
+    assert time.monotonic() - began < 5
+
+
 def test_a_missing_script_is_an_error(host, modules):
     with pytest.raises(CommandExecutionError, match="Cannot run"):
         modules["mta_service.stop"]("saslauthd")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -58,7 +59,7 @@ def test_a_killed_run_is_resolved_by_the_next(transaction, context, main_cf):
     transaction("write", str(main_cf), "half\n", activate={"postfix": "restart"})
     forget_run(context)
     assert transaction("pending") == [str(main_cf)]
-    assert transaction("recover") == [str(main_cf)]
+    assert transaction("recover") == {"restored": [str(main_cf)], "failed": [], "notes": []}
     assert main_cf.read_text() == "myhostname = old\n"
     assert transaction("pending") is None
 
@@ -79,7 +80,7 @@ def test_a_run_that_is_killed_while_postfix_stands_has_it_started_by_the_next(
     transaction("halt")
     transaction("write", str(main_cf), "new\n")
     forget_run(context)
-    assert transaction("recover") == [str(main_cf)]
+    assert transaction("recover")["restored"] == [str(main_cf)]
     assert [action for action, name in server.actions if name == "postfix"] == ["stop", "start"]
 
 
@@ -97,15 +98,208 @@ def test_a_recovery_that_is_killed_can_be_repeated(transaction, context, main_cf
     replace = os.replace
 
     def die(*_):
-        raise OSError(28, "No space left on device")
+        raise SystemExit
 
     monkeypatch.setattr(os, "replace", die)
-    with pytest.raises(CommandExecutionError, match="Cannot put back"):
+    with pytest.raises(SystemExit):
         transaction("recover")
     monkeypatch.setattr(os, "replace", replace)
-    assert set(transaction("recover")) == {str(main_cf), str(other)}
+    assert set(transaction("recover")["restored"]) == {str(main_cf), str(other)}
     assert main_cf.read_text() == "myhostname = old\n"
     assert not other.exists()
+
+
+def stuck(path):
+    """Have a directory where a file was: no file can replace it."""
+    path.unlink()
+    path.mkdir()
+
+
+def test_an_undo_says_what_it_could_not_undo_and_brings_the_daemons_back(transaction, server, main_cf, tmp_path):
+    other = tmp_path / "other.cf"
+    other.write_text("other\n")
+    transaction("halt")
+    transaction("write", str(other), "new\n", activate={"postfix": "restart"})
+    transaction("write", str(main_cf), "new\n")
+    stuck(main_cf)
+    undone = transaction("undo", "no reason")
+    (kept,) = (tmp_path / "state").glob("not-restored-*/*/content")
+    assert kept.read_text() == "myhostname = old\n"
+    assert (undone["restored"], undone["failed"]) == ([str(other)], [str(main_cf)])
+    assert f"Undone: {other}.\n" in undone["comment"]
+    assert f"NOT UNDONE: {main_cf} could not be restored" in undone["comment"]
+    assert str(kept) in undone["comment"]
+    assert f"in part only, without {main_cf}: no reason" in transaction("outlook")["undone"]
+    assert other.read_text() == "other\n"
+    assert server.actions[-1] == ("start", "postfix")
+
+
+@pytest.mark.parametrize("function", ["mta_service.stop", "mta_journal.restore"])
+def test_the_daemons_come_back_whatever_an_undo_meets(transaction, server, main_cf, pretend, function):
+    transaction("halt")
+    transaction("write", str(main_cf), "new\n")
+
+    def fail(*_):
+        raise RuntimeError("unforeseen")
+
+    pretend(function, fail)
+    transaction("undo", "no reason")
+    assert server.actions[-1] == ("start", "postfix")
+    assert transaction("pending") is None
+
+
+@pytest.fixture
+def journalctl(tmp_path, monkeypatch):
+    """A function that makes a shell script the host's journalctl."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    isdir = os.path.isdir
+    monkeypatch.setattr(os.path, "isdir", lambda path: path == "/run/systemd/system" or isdir(path))
+
+    def install(text):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "journalctl").write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / "journalctl").chmod(0o755)
+
+    return install
+
+
+@pytest.fixture
+def without_the_boot_unit(modules, monkeypatch):
+    """No unit is installed, though this looks like a host with systemd."""
+    monkeypatch.setitem(modules["mta_journal.begin"].func.__globals__, "_arm", lambda: None)
+
+
+@pytest.mark.usefixtures("without_the_boot_unit")
+class TestTheServersLog:
+    def test_a_log_that_takes_long_is_not_waited_for(self, transaction, server, main_cf, journalctl):
+        journalctl("echo 'warning: slow'; sleep 30")
+        transaction("write", str(main_cf), "broken\n")
+        server.broken = True
+        began = time.monotonic()
+        outcome = transaction("close")
+        assert time.monotonic() - began < 10
+        assert outcome["result"] is False
+        assert "warning: slow" in outcome["comment"]
+        assert main_cf.read_text() == "myhostname = old\n"
+
+    def test_the_undo_comes_before_it(self, transaction, server, main_cf, journalctl, tmp_path):
+        journalctl(f"cat {main_cf} >{tmp_path}/seen; echo 'warning: {main_cf} is bad'")
+        transaction("write", str(main_cf), "broken\n")
+        server.broken = True
+        assert f"warning: {main_cf} is bad" in transaction("close")["comment"]
+        assert (tmp_path / "seen").read_text() == "myhostname = old\n"
+
+    def test_without_it_a_bad_change_is_undone_too(self, transaction, server, main_cf, journalctl):
+        journalctl("exit 1")
+        os.environ["PATH"] = os.environ["PATH"].partition(os.pathsep)[0]
+        (main_cf.parent / "bin" / "journalctl").chmod(0)
+        transaction("write", str(main_cf), "broken\n")
+        server.broken = True
+        assert "451 4.3.0 broken" in transaction("close")["comment"]
+        assert main_cf.read_text() == "myhostname = old\n"
+
+
+# What stands in the way of a commit, made after the transaction has begun.
+OBSTACLES = {
+    "the store of the originals": lambda state: (state / "originals").touch(),
+    "what the transaction leaves": lambda state: (state / "journal" / "left").mkdir(),
+    "the rename": lambda state: (state / "committed" / "x").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_cannot_be_committed_is_undone(transaction, server, main_cf, tmp_path, name):
+    transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+    OBSTACLES[name](tmp_path / "state")
+    outcome = transaction("close")
+    assert outcome["result"] is False
+    assert "could not be recorded" in outcome["comment"]
+    assert f"Undone: {main_cf}." in outcome["comment"]
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert server.actions[-1] == ("restart", "postfix")
+    assert transaction("pending") is None
+
+
+def contents(folder):
+    """All files below a directory, and what is in them."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_apply_that_could_not_be_committed_has_left_no_trace(transaction, main_cf, tmp_path):
+    transaction("write", str(main_cf), "first\n")
+    assert transaction("close")["result"]
+    stores = [contents(tmp_path / "state" / name) for name in ("originals", "previous")]
+    transaction("write", str(main_cf), "second\n")
+    transaction("write", str(tmp_path / "new"), "second\n")
+    (tmp_path / "state" / "journal" / "left").mkdir()
+    assert transaction("close")["result"] is False
+    assert [contents(tmp_path / "state" / name) for name in ("originals", "previous")] == stores
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_run_that_dies_after_its_commit_is_finished_by_the_next(
+    transaction, context, modules, main_cf, monkeypatch, tmp_path, steps
+):
+    rename, done = os.rename, []
+
+    def die(old, new):
+        if len(done) > steps:
+            raise SystemExit
+        rename(old, new)
+        done.append(new)
+
+    transaction("write", str(main_cf), "first\n")
+    assert transaction("close")["result"]
+    other = tmp_path / "other"
+    transaction("write", str(main_cf), "second\n")
+    transaction("write", str(other), "second\n")
+    monkeypatch.setattr(os, "rename", die)
+    with pytest.raises(SystemExit):
+        transaction("close")
+    monkeypatch.setattr(os, "rename", rename)
+    assert len(done) == steps + 1
+    context.clear()
+    assert transaction("recover") is None
+    assert (main_cf.read_text(), other.read_text()) == ("second\n", "second\n")
+    for store in ("originals", "previous"):
+        assert [entry["path"] for entry in modules["mta_journal.entries"](store)] == [str(main_cf), str(other)]
+    assert modules["mta_previous.take_back"]()["result"]
+    assert (main_cf.read_text(), other.exists()) == ("first\n", False)
+
+
+class TestTheStates:
+    """What users read of it."""
+
+    def test_an_undo_in_part_is_called_so(self, states, transaction, context, main_cf):
+        transaction("write", str(main_cf), "new\n")
+        stuck(main_cf)
+        forget_run(context)
+        result = states["mta_transaction.recovered"]("t")
+        assert result["result"] is True
+        assert "undone in part only" in result["comment"]
+        assert f"NOT UNDONE: {main_cf}" in result["comment"]
+        assert str(main_cf) not in result["changes"]
+
+    def test_later_members_say_so_too(self, states, transaction, server, main_cf):
+        transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+        stuck(main_cf)
+        server.broken = True
+        closed = states["mta_transaction.committed"]("t")
+        assert f"NOT UNDONE: {main_cf}" in closed["comment"]
+        again = states["mta_transaction.committed"]("t")
+        assert again["comment"].startswith(f"This apply was undone in part only, without {main_cf}: ")
+
+    def test_whatever_the_closing_state_meets_is_undone(self, states, transaction, pretend, server, main_cf):
+        transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+
+        def fail(names):
+            pretend("mta_service.status", server.status)
+            raise RuntimeError("unforeseen")
+
+        pretend("mta_service.status", fail)
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            states["mta_transaction.committed"]("t")
+        assert main_cf.read_text() == "myhostname = old\n"
 
 
 def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context, main_cf, modules, monkeypatch):

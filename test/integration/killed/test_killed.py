@@ -150,10 +150,16 @@ class Server:
         self.container.put({"/etc/postfix/sasl/smtpd.conf": "pwcheck_method: saslauthd\nmech_list: plain\n"})
         return self.inspect()
 
-    def interrupt(self, name="SIGKILL"):
-        """Send a signal to an apply that has just switched main.cf; return what was on disk before it."""
+    def interrupt(self, name="SIGKILL", switched="/etc/postfix/main.cf", **keys):
+        """
+        Send a signal to an apply that has just switched a file; return what was on disk before it.
+
+        keys: what else its pillar has.
+        """
         before = self.prepare()
-        argv = ["python3", "-c", INTERRUPT, "/etc/postfix/main.cf", OUTPUT, name, *self.command]
+        if keys:
+            self.container.set_pillar({"postfix_mta": {**pillar(self.number)["postfix_mta"], **keys}})
+        argv = ["python3", "-c", INTERRUPT, switched, OUTPUT, name, *self.command]
         self.process = self.container.exec(argv).stdout.strip()
         assert self.inspect()["journal"]
         return before
@@ -351,3 +357,174 @@ class TestASecondApply:
         assert result["result"], result
         for name, value in (("later", "alice"), ("changing", f"alice+{server.number}")):
             assert server.container.exec(["postalias", "-q", name, "/etc/aliases"]).stdout.strip() == value
+
+
+# What a live conversation does not find, however good the settings are.
+UNANSWERABLE = {"verify": {"capabilities": ["NOSUCH"]}}
+STATE = "/var/lib/postfix_mta"
+
+
+def aside(server):
+    """What could not be restored: path to the SHA-256 of what has been set aside of it."""
+    command = f"cd {STATE} && for e in not-restored-*/*; do cat $e/path; echo; sha256sum < $e/content; done"
+    lines = server.container.exec(command).stdout.splitlines()
+    return {path: total.split()[0] for path, total in zip(lines[::2], lines[1::2])}
+
+
+def edited(server):
+    """The files that have been kept beside restored ones."""
+    return server.container.exec("find /etc -name '*.edited-meanwhile-*'").stdout.split()
+
+
+class TestAnUndo:
+    """An apply that is undone while something stands in its way, or somebody else changes the same files."""
+
+    @pytest.fixture(autouse=True)
+    def cleaned(self, server):
+        """Afterwards nothing is mounted or set aside."""
+        yield
+        # A path may have several mounts, one over the other.
+        unmount = "while umount -l $path 2>/dev/null; do :; done"
+        server.container.exec(f"for path in /etc/aliases /etc/postfix {STATE}; do {unmount}; done")
+        server.container.exec(f"rm -rf {STATE}/not-restored-*; find /etc -name '*.edited-meanwhile-*' -delete")
+        server.container.exec("if [ -e /srv/journalctl ]; then mv /srv/journalctl /usr/bin/journalctl; fi")
+        server.container.exec("systemctl restart postfix")
+
+    @pytest.fixture
+    def small_disk(self, server):
+        """A function that puts a directory on a small file system of its own; :func:`fill` fills it."""
+
+        def mount(path):
+            server.container.exec(
+                f"cp -a {path} /srv/small && mount -t tmpfs -o size=8m,mode=$(stat -c %a {path}) tmpfs {path}"
+                f" && cp -a /srv/small/. {path} && rm -r /srv/small"
+            )
+
+        return mount
+
+    def is_whole_but_for(self, server, before, paths):
+        """Whether every file but these is as it was, no journal is left, and mail is delivered."""
+        now = server.inspect()
+        assert now["journal"] is None
+        different = [path for path in FILES if now["files"][path] != before["files"][path]]
+        assert different == sorted(paths, key=FILES.index)
+        assert server.container.exec(f"ls {BOOT_UNIT}", check=False).stdout == ""
+        assert server.container.exec("systemctl is-active postfix saslauthd").stdout.split() == ["active"] * 2
+        server.delivers(f"after-undo-{server.number}-{len(paths)}")
+
+    def test_a_file_that_cannot_be_switched_is_no_obstacle_to_the_undo(self, server):
+        before = server.prepare()
+        server.container.exec("mount --bind /etc/aliases /etc/aliases")
+        results = server.container.apply()
+        comments = "\n".join(state["comment"] for state in results.values() if state["result"] is False)
+        assert "Cannot write /etc/aliases: Device or resource busy" in comments
+        assert "NOT UNDONE" not in comments
+        self.is_whole_but_for(server, before, [])
+
+    def test_a_file_that_cannot_be_restored_keeps_nothing_else_from_being(self, server):
+        before = server.interrupt("SIGSTOP", "/etc/aliases", **UNANSWERABLE)
+        server.container.exec("mount --bind /etc/aliases /etc/aliases")
+        closed = named(server.resume(), "postfix_mta_committed")
+        assert closed["result"] is False
+        assert "NOSUCH" in closed["comment"]
+        assert "NOT UNDONE: /etc/aliases could not be restored (Device or resource busy)" in closed["comment"]
+        assert "The server answers as it did before." in closed["comment"]
+        self.is_whole_but_for(server, before, ["/etc/aliases"])
+        assert aside(server) == {"/etc/aliases": before["files"]["/etc/aliases"][0]}
+        # The next apply works, even while the file is still as it is.
+        server.container.call("postconf.set", parameters={"smtpd_error_sleep_time": "4s"})
+        assert "smtpd_error_sleep_time = 4s\n" in server.inspect()["main.cf"]
+        server.container.call("postconf.reset", ["smtpd_error_sleep_time"])
+
+    def test_a_full_disk_keeps_nothing_else_from_being_restored(self, server, small_disk):
+        small_disk("/etc/postfix")
+        before = server.interrupt("SIGSTOP", **UNANSWERABLE)
+        server.container.exec("cat /dev/zero >/etc/postfix/fill", check=False)
+        results = server.resume()
+        comments = "\n".join(state["comment"] for state in results.values() if state["result"] is False)
+        assert "NOT UNDONE: /etc/postfix/main.cf could not be restored (No space left on device)" in comments
+        self.is_whole_but_for(server, before, [path for path in aside(server) if path in FILES])
+        assert aside(server)["/etc/postfix/main.cf"] == before["files"]["/etc/postfix/main.cf"][0]
+
+    def test_the_next_apply_undoes_a_killed_one_but_for_what_it_cannot(self, server):
+        server.interrupt("SIGKILL", "/etc/aliases")
+        server.container.exec("mount --bind /etc/aliases /etc/aliases")
+        results = server.container.apply()
+        recovered = named(results, "postfix_mta_recovered")
+        assert recovered["result"] is True
+        assert recovered["comment"].startswith("An interrupted apply has been undone in part only.\n")
+        assert "NOT UNDONE: /etc/aliases" in recovered["comment"]
+        assert f"ESMTP {server.number}\n" in server.inspect()["main.cf"]
+
+    def test_the_boot_script_undoes_a_killed_one_but_for_what_it_cannot(self, server):
+        before = server.interrupt("SIGKILL")
+        server.container.exec("mount --bind /etc/aliases /etc/aliases")
+        done = server.container.exec(f"sh {STATE}/recover.sh", check=False)
+        assert done.returncode == 1
+        assert "/etc/aliases could not be restored" in done.stdout
+        server.container.exec("systemctl daemon-reload; systemctl restart saslauthd postfix")
+        self.is_whole_but_for(server, before, ["/etc/aliases"])
+        assert aside(server) == {"/etc/aliases": before["files"]["/etc/aliases"][0]}
+
+    def test_what_postconf_has_set_meanwhile_is_kept(self, server):
+        before = server.interrupt("SIGSTOP", **UNANSWERABLE)
+        # It waits for the lock that the apply has on main.cf.
+        server.container.exec("setsid postconf -e smtpd_error_sleep_time=7s >/dev/null 2>&1 </dev/null &")
+        closed = named(server.resume(), "postfix_mta_committed")
+        assert closed["result"] is False
+        (kept,) = edited(server)
+        assert kept.startswith("/etc/postfix/main.cf.edited-meanwhile-")
+        assert kept in closed["comment"]
+        text = server.container.exec(["cat", kept]).stdout
+        assert "\nsmtpd_error_sleep_time = 7s\n" in text
+        self.is_whole_but_for(server, before, [])
+
+    @pytest.mark.parametrize("way", ["the next apply", "the boot"])
+    def test_what_has_been_mended_by_hand_after_a_kill_is_kept(self, server, way):
+        before = server.interrupt("SIGKILL")
+        server.container.exec(
+            "sed -i 's/^smtpd_banner.*/smtpd_banner = $myhostname ESMTP by hand/' /etc/postfix/main.cf"
+            " && chmod 0640 /etc/postfix/main.cf"
+        )
+        if way == "the boot":
+            server.container.restart()
+            said = server.container.exec("journalctl -b --output=cat -u postfix-mta-recover.service").stdout
+            assert server.inspect() == before
+        else:
+            said = named(server.container.apply(), "postfix_mta_recovered")["comment"]
+        (kept,) = edited(server)
+        assert kept.startswith("/etc/postfix/main.cf.edited-meanwhile-")
+        assert kept in said
+        assert "ESMTP by hand" in server.container.exec(["cat", kept]).stdout
+        assert server.container.exec(["stat", "-c", "%a", kept]).stdout == "640\n"
+
+    def test_a_log_that_hangs_does_not_keep_a_bad_change_in_force(self, server):
+        before = server.prepare()
+        server.container.exec("cp /usr/bin/journalctl /srv")
+        server.container.exec(
+            "printf '#!/bin/sh\\nsleep 600\\n' >/srv/hangs && install /srv/hangs /usr/bin/journalctl"
+        )
+        bad = {**pillar(server.number)["postfix_mta"], **UNANSWERABLE}
+        closed = named(server.container.apply(pillar={"postfix_mta": bad}), "postfix_mta_committed")
+        assert closed["result"] is False
+        assert "NOSUCH" in closed["comment"]
+        assert "Undone: " in closed["comment"]
+        self.is_whole_but_for(server, before, [])
+
+    def test_a_disk_that_is_full_at_the_commit_undoes_the_apply(self, server, small_disk):
+        small_disk(STATE)
+        before = server.interrupt("SIGSTOP")
+        # The first connection after the switch is the conversation: all is switched, nothing committed.
+        connected = "ss -Htn state established 'sport = :25' | grep -q ."
+        fill = f"until {connected}; do sleep 0.01; done; cat /dev/zero >{STATE}/fill"
+        server.container.exec(["setsid", "--fork", "sh", "-c", fill])
+        closed = named(server.resume(), "postfix_mta_committed")
+        assert closed["result"] is False
+        assert "could not be recorded, so it has not been kept:\n" in closed["comment"]
+        assert "No space left on device" in closed["comment"]
+        self.is_whole_but_for(server, before, [])
+
+    def test_after_all_of_that_an_apply_succeeds(self, server):
+        server.prepare()
+        server.converges()
+        server.delivers("after-undos")

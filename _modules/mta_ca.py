@@ -364,14 +364,10 @@ def apply(name, key, **arguments):
     """
     Create or renew the authority, and correct what others could read, as part of the transaction.
 
+    For states: by itself it is refused.
+
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` for an existing authority that cannot be
     used, or a file that cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_ca.apply /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
     """
     wanted, now, files = _arguments(arguments), _now(), {}
     found = _survey(now, name, key, wanted)

@@ -23,6 +23,8 @@ import stat
 import subprocess
 import tempfile
 
+from salt.exceptions import CommandExecutionError
+
 log = logging.getLogger(__name__)
 
 HALTED = "halted"
@@ -139,21 +141,27 @@ def fact(entry, name):
         return ""
 
 
+def _of_a_transaction():
+    """Raise unless this run has a transaction open: a journal that nobody closes is undone at the next boot."""
+    if not __context__.get("mta_transaction", {}).get("lock"):
+        raise CommandExecutionError(
+            "This is for states, within a transaction: by itself it would leave a transaction open, which the next"
+            " apply or the next boot undoes"
+        )
+
+
 def begin(before):
     """
     Make the journal of a new transaction, and arm the unit that resolves it at the next boot.
+
+    For states: outside of a transaction it is refused.
 
     before
         What the server was like, a dictionary for :func:`before`.
 
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.begin '{"services": {}}'
     """
+    _of_a_transaction()
     _arm()
     journal = _store("journal")
     draft = journal.with_name(".journal")
@@ -185,14 +193,11 @@ def halt():
     """
     Note in the journal that files are switched which Postfix must not see one without the other.
 
+    For states: outside of a transaction it is refused.
+
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.halt
     """
+    _of_a_transaction()
     (_store("journal") / HALTED).touch()
     _sync(_store("journal"))
 
@@ -268,6 +273,8 @@ def record(path, kind, facts=None):
     """
     Save what is at a path as the journal's next entry, unless this transaction has saved it already.
 
+    For states: outside of a transaction it is refused.
+
     path
         Absolute path, or the name of what a command changes.
 
@@ -278,13 +285,8 @@ def record(path, kind, facts=None):
         Dictionary of further facts, name to text, for :func:`fact`. Default: none.
 
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.record /etc/aliases file
     """
+    _of_a_transaction()
     journal, path = _store("journal"), pathlib.Path(path)
     there = entries()
     if any(entry["path"] == str(path) for entry in there):

@@ -389,9 +389,11 @@ def missing_types(types):
     return [kind for kind in types if kind not in there]
 
 
-def compiled(contents, kind, program="postmap"):
+def compiled(contents, kind, program="postmap", **job):
     """
     Return the compiled form of a table's source, as bytes; nothing on the host changes.
+
+    For states and other modules: as a job it is refused.
 
     contents
         The source, as bytes.
@@ -404,13 +406,8 @@ def compiled(contents, kind, program="postmap"):
 
     For other modules. Raises ``CommandExecutionError`` when the program cannot compile it, and when postmap(1)
     would leave out a part of it.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.compiled 'a@example.com b' hash
     """
+    __salt__["mta_state.refuse_job"]("mta_map.compiled", job)
     if isinstance(contents, str):
         contents = contents.encode("utf-8", "surrogateescape")
     with _private(contents) as (folder, source):
@@ -420,9 +417,11 @@ def compiled(contents, kind, program="postmap"):
         return _read(source + SUFFIXES[kind])
 
 
-def is_current(path, contents, kind, program="postmap"):
+def is_current(path, contents, kind, program="postmap", **job):
     """
     Tell what is wrong with the compiled form of a table; ``None`` when nothing is.
+
+    For states and other modules: as a job it is refused.
 
     path
         Of the source. It need not exist.
@@ -435,13 +434,8 @@ def is_current(path, contents, kind, program="postmap"):
 
     It reads both files, and starts a process only when the compiled form is not the one that it was when this was
     asked, or it was made, the last time.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.is_current /etc/postfix/virtual 'a@example.com b' hash
     """
+    __salt__["mta_state.refuse_job"]("mta_map.is_current", job)
     target = path + SUFFIXES[kind]
     found = _read(target)
     if found is None:
@@ -532,9 +526,11 @@ def show(path, kind):
     return [[key, value] for key, value, _ in _parsed(kind, text)]
 
 
-def unfit(path, kind, entries, secret=False):
+def unfit(path, kind, entries, secret=False, **job):
     """
     Return why a table cannot hold entries, as ``key: reason``; ``None`` when it can.
+
+    For states and other modules: as a job it is refused.
 
     path
         Of the source: what was found right the last time is not looked at again.
@@ -546,13 +542,8 @@ def unfit(path, kind, entries, secret=False):
         As for the state ``mta_map.managed``.
 
     The value of a secret is not part of the answer.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.unfit /etc/postfix/virtual hash '{"a b": "c"}'
     """
+    __salt__["mta_state.refuse_job"]("mta_map.unfit", job)
     kind = kind or default_type()
     if _record()["tables"].get(path, {}).get("asked") == _asked_digest(kind, entries, secret):
         return None
@@ -796,17 +787,13 @@ def apply(name, **table):
     """
     Write a table and compile it, as a part of the transaction.
 
+    For states: by itself it is refused.
+
     name, table
         As for :func:`plan`.
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when Postfix does not have the type, or does not
     take the table.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.apply /etc/postfix/virtual entries='{"info@example.com": "alice"}'
     """
     __salt__["mta_transaction.need"]({"postfix": "reload"})
     table = _prepare(name, **_public(table))
@@ -937,14 +924,10 @@ def only_apply(keep=None, absent=None):
     """
     Remove the tables that nobody asks for any more, with their compiled forms, as a part of the transaction.
 
+    For states: by itself it is refused.
+
     keep, absent
         As for :func:`only_plan`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.only_apply absent='[/etc/postfix/virtual]'
     """
     stale, _ = _removable(keep or {}, absent or [])
     for path in stale:

@@ -113,16 +113,12 @@ def give_back(paths):
     """
     Put back what was there before the first apply, as part of the transaction; at its commit it is forgotten.
 
+    For states: by itself it is refused.
+
     A directory that was not there is removed when the transaction is committed, as a daemon may still use it.
 
     paths
         List of paths, as :func:`superseded` returns them.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_originals.give_back '[/etc/saslauthd.conf]'
     """
     for entry in reversed(__salt__["mta_journal.entries"](STORE)):
         if entry["path"] in paths:
@@ -174,11 +170,7 @@ def apply():
     """
     Put every file back to how it was before the first apply that committed, as one transaction.
 
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_originals.apply
+    For states: by itself it is refused.
     """
     planned = plan()
     give_back(list(planned["changes"]))

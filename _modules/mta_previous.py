@@ -82,14 +82,10 @@ def apply(commit=None):
     """
     Put every file back to how it was before the last apply that changed something, as one transaction.
 
+    For states: by itself it is refused.
+
     commit
         As for :func:`take_back`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_previous.apply
     """
     activate = _described()["activate"]
     halted = __salt__["mta_journal.halted"](STORE)

@@ -49,6 +49,8 @@ def keep():
         if entry["path"] in kept:
             pathlib.Path(kept[entry["path"]], "left").write_text(word)
             continue
+        if __salt__["mta_journal.fact"](entry, "protect"):
+            continue
         draft = store / f".{number:04d}"
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(entry["folder"], draft)
@@ -59,6 +61,24 @@ def keep():
         (draft / "left").write_text(word)
         os.rename(draft, store / f"{number:04d}")
         number += 1
+
+
+def content(path, **job):
+    """
+    Return what was in a file before the first apply.
+
+    For states and other modules: as a job it is refused.
+
+    path
+        Absolute path; a symbolic link is followed.
+
+    Returns bytes; ``None`` when there was no such file, or it was never changed.
+    """
+    __salt__["mta_state.refuse_job"]("mta_originals.content", job)
+    for entry in __salt__["mta_journal.entries"](STORE):
+        if entry["path"] == os.path.realpath(path) and entry["kind"] == "file":
+            return pathlib.Path(entry["folder"], "content").read_bytes()
+    return None
 
 
 def _changes(entries):

@@ -180,7 +180,7 @@ def create(path, data, mode, **job):
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror}") from err
 
 
-def write(files, halted=False, **job):
+def write(files, halted=False, protect=None, **job):
     """
     Write files that belong together, as part of the transaction; missing directories are made.
 
@@ -194,6 +194,9 @@ def write(files, halted=False, **job):
 
     halted
         Whether Postfix is stopped meanwhile, as it must not see one of them without the others. Default ``False``.
+
+    protect
+        Path to the stores that forget its former content, as for ``mta_transaction.write``. Default: none.
 
     Raises ``CommandExecutionError`` when a file cannot be written.
     """
@@ -218,6 +221,7 @@ def write(files, halted=False, **job):
             group="root",
             mode="0600" if private else "0644",
             activate={"postfix": "reload"},
+            protect=(protect or {}).get(path, ()),
         )
     if ran:
         __salt__["mta_service.start"]("postfix")

@@ -36,6 +36,11 @@ def get(path, longest=LONGEST, **job):
     return None if value is None else resolve(value, path, longest)
 
 
+def _is_utf_8(text):
+    """Whether a text can be encoded: an error that says where it cannot would have it in its arguments."""
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
 def resolve(value, path, longest=LONGEST, **job):
     """
     Return the secret that a value is, or that its ``sdb://`` URI leads to.
@@ -60,6 +65,6 @@ def resolve(value, path, longest=LONGEST, **job):
         uri, value = value, __salt__["sdb.get"](value)
         if not value or value == uri:  # without such a profile Salt returns the URI itself
             raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= longest:
+    if not isinstance(value, str) or not _is_utf_8(value) or not 1 <= len(value.encode()) <= longest:
         raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {longest} bytes: quote it")
     return value

@@ -35,8 +35,8 @@ STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 UNIT_DIR = "/etc/systemd/system"
 ALONE = (
-    "This is for states: by itself it would leave a transaction open, which the next apply or the next boot undoes."
-    " Use state.apply, or a function that changes and verifies in one, such as postconf.set"
+    "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
+    " state.apply, or a function that changes and verifies in one, such as postconf.set"
 )
 
 
@@ -100,6 +100,11 @@ def _begin(closing=False):
     try:
         if _is_open():
             log.warning("undid an interrupted apply: %s", ", ".join(_recover()))
+        try:
+            # For a run that was killed right after its commit.
+            __salt__["mta_previous.protect"]()
+        except CommandExecutionError as err:
+            log.error("%s", err)
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
             "answers": _answers_now(timeout=10, patience=1),
@@ -306,7 +311,7 @@ def _mode(mode):
         raise SaltInvocationError(f"mode must be an octal string such as '0644', not {mode!r}") from None
 
 
-def write(path, contents, user=None, group=None, mode=None, activate=None):
+def write(path, contents, user=None, group=None, mode=None, activate=None, protect=()):
     """
     Replace a file as part of the transaction; the old one comes back when the transaction is undone.
 
@@ -327,6 +332,10 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
     activate
         What has to happen before the change is in force: ``{"postfix": "reload"}``, or ``restart``.
 
+    protect
+        Stores (``previous``, ``originals``) that forget at the commit what is there now, as the change is to
+        protect it: a key that was not encrypted. Until then it comes back as all else does. Default: none.
+
     Raises ``CommandExecutionError`` when the file cannot be written; ``SaltInvocationError`` for a bad mode.
     """
     path = pathlib.Path(os.path.realpath(path))
@@ -337,7 +346,7 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
         uid, gid = _numeric(user, group, path.stat() if exists else os.stat("/"))
         if bits is None:
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
-        _record(path, "file" if exists else "absent")
+        _record(path, "file" if exists else "absent", {"protect": " ".join(protect)})
         need(activate)
         __salt__["mta_journal.replace"](path, contents, uid, gid, bits)
     except OSError as err:
@@ -552,9 +561,7 @@ def outlook():
     }
 
 
-def member(
-    name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply"), **job
-):
+def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply"), **job):
     """
     Run one member's plan, and its apply when there is something to change; return a complete state result.
 
@@ -797,6 +804,7 @@ def _put_away(run):
     finds what is left.
     """
     done = []
+    __salt__["mta_previous.protect"]()
     for name, action in run["activate"].items():
         if action == "stop" and __salt__["mta_service.status"]([name])[name]["enabled"]:
             __salt__["mta_service.disable"](name)

@@ -109,10 +109,10 @@ def host(tmp_path, server, pretend, modules, monkeypatch):
     program = tmp_path / "state" / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
+    prepared = {"changes": {"biff": {"old": None, "new": "yes"}}, "activate": {"postfix": "reload"}}
     for loader in (modules, modules.pack["__salt__"]):
         monkeypatch.setitem(loader["saslauthd.apply"].func.__globals__, "PROGRAM", str(program))
         # There is no Postfix here to try main.cf with.
-        prepared = {"changes": {"biff": {"old": None, "new": "yes"}}, "activate": {"postfix": "reload"}}
         postconf = loader["postconf.apply"].func.__globals__
         monkeypatch.setitem(postconf, "_installed", lambda: True)
         monkeypatch.setitem(postconf, "_prepare", lambda *_: prepared)
@@ -193,6 +193,7 @@ class TestKeys:
             ("mta_x509.make_certificate", ["x", "2030-01-01", 1, {}, ["mail.example.com"], "KEY"]),
             ("mta_x509.make_request", ["KEY", {}, ["mail.example.com"]]),
             ("mta_x509.serve", ["x", "2030-01-01", "KEY"]),
+            ("mta_originals.content", ["{0}"]),
             ("mta_pem.read", ["{0}"]),
             ("mta_pem.source", ["{0}", True]),
             ("mta_pem.create", ["{0}.new", "KEY", 384]),
@@ -204,9 +205,13 @@ class TestKeys:
             ("mta_map.unfit", ["{0}.new", "hash", {"a": {"secret": "geheim"}}]),
         ],
     )
-    def test_what_is_handed_a_key_or_a_secret_or_answers_with_one_is_no_job(self, modules, secrets, name, arguments):
+    def test_what_is_handed_a_key_or_a_secret_or_answers_with_one_is_no_job(
+        self, modules, secrets, name, arguments
+    ):
         key = secrets.read_text()
-        filled = json.loads(json.dumps(arguments).replace("{0}", str(secrets)).replace("KEY", key.replace("\n", "\\n")))
+        filled = json.loads(
+            json.dumps(arguments).replace("{0}", str(secrets)).replace("KEY", key.replace("\n", "\\n"))
+        )
         with pytest.raises(SaltException, match="is for states and other modules") as refused:
             job(modules, name, filled)
         assert key not in str(refused.value)

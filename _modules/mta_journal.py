@@ -126,9 +126,9 @@ def fact(entry, name):
 
     name
         ``module``: the member that made the change. ``left``, of an original: the :func:`word` for what the last
-        apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
-        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``:
-        names of the stores that forget it at the commit.
+        apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a daemon
+        leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``: names of the stores
+        that forget it at the commit.
 
     CLI Example:
 

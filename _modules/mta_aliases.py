@@ -352,16 +352,12 @@ def apply(name=ALIASES, aliases=None, seeded=None, absent_only=None):
     """
     Write what is wanted into the file and compile it, as part of the transaction.
 
+    For states: by itself it is refused.
+
     name, aliases, seeded, absent_only
         As for :func:`plan`.
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when postalias(1) fails.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_aliases.apply aliases='{"root": "alice", "old": null}'
     """
     # First, so that nobody else changes the file between here and the end.
     __salt__["mta_transaction.need"]({"postfix": "reload"})

@@ -16,6 +16,7 @@ The state ``mta_cert.ca_managed`` keeps it right for years; :func:`plan` and :fu
 passphrase is named by its pillar path and looked up here, so that it is in no argument, log, change or comment.
 """
 
+import contextlib
 import datetime
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -313,7 +314,8 @@ def plan(name, key, **arguments):
       passphrase: an error.
     - Near its end, or when strict clients refuse it (the how-to's own lacks the key usage), its certificate is
       renewed with the same key and name: what it signed before stays valid.
-    - A passphrase in pillar encrypts a key that is not encrypted yet, or that the previous passphrase encrypts.
+    - A passphrase in pillar encrypts a key that is not encrypted yet, or that the previous passphrase encrypts. No
+      copy of it as it was is kept when that is committed: a roll back leaves it encrypted.
     - One that is not valid *yet* is an error: the clock is wrong.
 
     name, key
@@ -364,16 +366,12 @@ def apply(name, key, **arguments):
     """
     Create or renew the authority, and correct what others could read, as part of the transaction.
 
+    For states: by itself it is refused.
+
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` for an existing authority that cannot be
     used, or a file that cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_ca.apply /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
     """
-    wanted, now, files = _arguments(arguments), _now(), {}
+    wanted, now, files, protect = _arguments(arguments), _now(), {}, {}
     found = _survey(now, name, key, wanted)
     pem, passphrase = found["key"], found["passphrase"]
     if pem is None:
@@ -381,6 +379,7 @@ def apply(name, key, **arguments):
         passphrase = found["new_passphrase"]
     elif found["lock"]:
         pem = __salt__["mta_x509.lock_key"](pem, found["new_passphrase"], passphrase)
+        protect[key] = _to_forget(key, found["public"], [found["new_passphrase"], passphrase])
         passphrase = found["new_passphrase"]
     if found["write_key"]:
         files[key] = pem
@@ -392,8 +391,18 @@ def apply(name, key, **arguments):
         if problems:
             raise CommandExecutionError(f"The new {name} is not good: {'; '.join(problems)}")
         files[name] = certificate
-    __salt__["mta_pem.write"](files)
+    __salt__["mta_pem.write"](files, protect=protect)
     _planned().pop(name, None)
+
+
+def _to_forget(path, public, passphrases):
+    """The stores that must not keep a key that gets a new passphrase: of the originals, the same key only."""
+    original = __salt__["mta_originals.content"](path)
+    for passphrase in passphrases if original else ():
+        with contextlib.suppress(CommandExecutionError):
+            if __salt__["mta_x509.describe_key"](original, passphrase)["public"] == public:
+                return ("previous", "originals")
+    return ("previous",)
 
 
 def _survey(now, name, key, wanted):

@@ -535,14 +535,10 @@ def apply(name, key, hostname, **arguments):
     """
     Make the key and the certificate what :func:`plan` says, as part of the transaction.
 
+    For states: by itself it is refused.
+
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the pair cannot be made or is not good,
     or a file cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.apply /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com
     """
     wanted, now = _arguments(arguments), _now()
     found = _survey(now, name, key, hostname, wanted)
@@ -599,14 +595,10 @@ def only_apply(keep):
     """
     Remove the files of pairs that the settings no longer have, as part of the transaction.
 
+    For states: by itself it is refused.
+
     keep
         As for :func:`only_plan`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.only_apply '[/etc/ssl/private/smtpd.key, /etc/ssl/certs/smtpd.crt]'
     """
     __salt__["mta_originals.give_back"](list(_needless(keep)[0]))
 

@@ -31,6 +31,8 @@ import subprocess
 import tempfile
 import time
 
+from salt.exceptions import CommandExecutionError
+
 log = logging.getLogger(__name__)
 
 HALTED = "halted"
@@ -194,10 +196,10 @@ def fact(entry, name):
 
     name
         ``module``: the member that made the change. ``left``, of an original: the :func:`word` for what the last
-        apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
-        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``wrote``:
-        the :func:`fingerprint` of each content that the transaction has written, or was about to write, one in a
-        line.
+        apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a daemon
+        leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``: names of the stores
+        that forget it at the commit. ``wrote``: the :func:`fingerprint` of each content that the transaction has
+        written, or was about to write, one in a line.
 
     CLI Example:
 
@@ -211,21 +213,27 @@ def fact(entry, name):
         return ""
 
 
+def _of_a_transaction():
+    """Raise unless this run has a transaction open: a journal that nobody closes is undone at the next boot."""
+    if not __context__.get("mta_transaction", {}).get("lock"):
+        raise CommandExecutionError(
+            "This is for states, within a transaction: by itself it would leave a transaction open, which the next"
+            " apply or the next boot undoes"
+        )
+
+
 def begin(before):
     """
     Make the journal of a new transaction, and arm the unit that resolves it at the next boot.
+
+    For states: outside of a transaction it is refused.
 
     before
         What the server was like, a dictionary for :func:`before`.
 
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.begin '{"services": {}}'
     """
+    _of_a_transaction()
     _arm()
     journal = _store("journal")
     draft = journal.with_name(".journal")
@@ -257,14 +265,11 @@ def halt():
     """
     Note in the journal that files are switched which Postfix must not see one without the other.
 
+    For states: outside of a transaction it is refused.
+
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.halt
     """
+    _of_a_transaction()
     (_store("journal") / HALTED).touch()
     _sync(_store("journal"))
 
@@ -434,6 +439,8 @@ def record(path, kind, facts=None, contents=None):
     """
     Save what is at a path as the journal's next entry, unless this transaction has saved it already.
 
+    For states: outside of a transaction it is refused.
+
     path
         Absolute path, or the name of what a command changes.
 
@@ -447,13 +454,8 @@ def record(path, kind, facts=None, contents=None):
         ``bytes`` or ``str`` that are about to be written there. Default: none.
 
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.record /etc/aliases file
     """
+    _of_a_transaction()
     journal, path = _store("journal"), pathlib.Path(path)
     there = entries()
     wrote = "" if contents is None else f"{fingerprint(contents)}\n"

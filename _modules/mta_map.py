@@ -39,6 +39,8 @@ RULES = ("pcre", "regexp", "cidr")
 SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 TYPES = (*SUFFIXES, "texthash", *RULES, *SETTINGS)
 PASSWORDS = ("password", "bind_pw")
+SETTING = "[A-Za-z0-9_]+"
+LOGIN_IN_URI = r"://[^/@\s]*:[^/@\s]*@"
 HEADER = "# Entries come from the Salt pillar; changes of them in this file are undone.\n"
 SHOWN = 50
 SECONDS = 60
@@ -153,61 +155,93 @@ def _places(kind, present, wanted):
     return places, list(missing.items())
 
 
-def _wanted(kind, entries, secret=False, resolve=lambda value, path: value):
+def _is_text(value, where):
+    """A secret as it is, for who only asks whether a table can hold it; raises for what is no text."""
+    if not isinstance(value, str):
+        raise SaltInvocationError(f"{where}: the value is not a text; put it in quotes")
+    return value
+
+
+def _wanted(kind, entries, secret=False, resolve=lambda value, key, where: _is_text(value, where)):
     """
     Normalise entries: ``[(key, value)]``, and the set of the keys whose values are secret.
 
-    ``resolve``: what gives the text of a secret (an sdb URI, say). Raises ``SaltInvocationError`` for what a table
-    of this type cannot hold; a secret value is never part of the message.
+    ``resolve``: what gives the text of a secret (an sdb URI, say), from its value, its key, and what to call it in
+    a message. Raises ``SaltInvocationError`` for what a table of this type cannot hold; a secret is never part of
+    the message, and in a table with secrets neither is a line that is no key and value: it may be one.
     """
-    items = []
-    if isinstance(entries, dict):
-        items = list(entries.items())
-    elif isinstance(entries, (list, tuple)):
-        for number, item in enumerate(entries):
-            if isinstance(item, dict) and len(item) == 1:
-                items += item.items()
-            elif isinstance(item, str):
-                items.append(_pair(kind, item))
-            else:
-                raise SaltInvocationError(f"{number}: one line of the table, or a mapping of one key to its value")
-    elif entries is not None:
-        raise SaltInvocationError("entries are a mapping or a list")
+    items = _items(kind, entries)
+    private = secret or kind in SETTINGS or any(_marked(value) for _, value in items)
     pairs, hidden, seen = [], set(), set()
-    for key, value in items:
+    for number, (key, value) in enumerate(items):
+        named = not private or (value not in (None, "") and not re.search(rf"[{BLANKS}=]", str(key)))
+        where = str(key) if named else f"entry {number + 1} (not shown, as it may hold a secret)"
         if isinstance(key, bool) or not isinstance(key, (str, int)):
-            raise SaltInvocationError(f"{key}: not a key; put it in quotes")
+            raise SaltInvocationError(f"{where}: not a key; put it in quotes")
         key = str(key)
-        marked = isinstance(value, dict) and set(value) == {"secret"}
-        if marked or secret or (kind in SETTINGS and key in PASSWORDS):
+        if secret or _marked(value) or _is_secret(kind, key, value):
             hidden.add(key)
-            value = resolve(value["secret"] if marked else value, [key, "secret"] if marked else [key])
-        text = _text(kind, key, value)
-        reason = _unfit(kind, key, text)
+            marked = _marked(value)
+            value = resolve(value["secret"] if marked else value, key, f"{where}:secret" if marked else where)
+        text, reason = _text(kind, value)
+        reason = reason or _unfit(kind, key, text)
         folded = key if kind in SETTINGS else key.casefold()
         if not reason and kind not in RULES and folded in seen:
             reason = "it is there twice; upper and lower case are the same"
         if reason:
-            raise SaltInvocationError(f"{key}: {reason}")
+            raise SaltInvocationError(f"{where}: {reason}")
         seen.add(folded)
         pairs.append((key, text))
     return pairs, hidden
 
 
-def _text(kind, key, value):
-    """The text of a value; several destinations are a list."""
+def _items(kind, entries):
+    """The pairs of key and value of entries as pillar has them."""
+    if entries is None:
+        return []
+    if isinstance(entries, dict):
+        return list(entries.items())
+    if not isinstance(entries, (list, tuple)):
+        raise SaltInvocationError("entries are a mapping or a list")
+    items = []
+    for number, item in enumerate(entries):
+        if isinstance(item, dict) and len(item) == 1:
+            items += item.items()
+        elif isinstance(item, str):
+            items.append(_pair(kind, item))
+        else:
+            raise SaltInvocationError(f"{number}: one line of the table, or a mapping of one key to its value")
+    return items
+
+
+def _marked(value):
+    """Whether an entry's value is marked as a secret: ``{secret: TEXT}``."""
+    return isinstance(value, dict) and set(value) == {"secret"}
+
+
+def _is_secret(kind, key, value):
+    """Whether a setting is a password by its nature, or a URI with one in it."""
+    return kind in SETTINGS and (
+        key in PASSWORDS or (isinstance(value, str) and bool(re.search(LOGIN_IN_URI, value)))
+    )
+
+
+def _text(kind, value):
+    """The text of a value (several destinations are a list), or why it has none: one of them is ``None``."""
     if kind in SETTINGS and isinstance(value, bool):
-        return "yes" if value else "no"
+        return "yes" if value else "no", None
     parts = value if isinstance(value, (list, tuple)) and kind not in RULES else [value]
     if any(isinstance(part, bool) or not isinstance(part, (str, int)) for part in parts):
-        raise SaltInvocationError(f"{key}: the value is not a text; put it in quotes")
-    return ", ".join(str(part) for part in parts)
+        return None, "the value is not a text; put it in quotes"
+    return ", ".join(str(part) for part in parts), None
 
 
 def _unfit(kind, key, value):
     """Why a table of the type cannot hold an entry, or ``None``."""
     if CONTROL.search(key + value):
         return "a line break or a control character"
+    if kind in SETTINGS and not re.fullmatch(SETTING, key):
+        return "not a setting, which is a name, = and a value"
     if not value and kind not in RULES and kind not in SETTINGS:
         return "no value"
     if key.endswith(":") and kind not in RULES and kind not in SETTINGS:
@@ -231,7 +265,13 @@ def _difference(kind, old, new, hidden):
     for key in {**before, **after}:
         if before.get(key) != after.get(key):
             texts = ["; ".join(pairs[key]) if key in pairs else None for pairs in (before, after)]
-            if key in hidden or "*" in hidden:
+            bare = not any(texts) or (kind in SETTINGS and not re.fullmatch(SETTING, key))
+            if bare and (hidden or kind in SETTINGS):
+                # It is no key and value: what it is instead may be the secret.
+                key = "a line without a value"
+                seen = changes.get(key, {"old": None, "new": None})
+                texts = [there if text is None else "(hidden)" for text, there in zip(texts, seen.values())]
+            elif key in hidden or "*" in hidden:
                 texts = [text and word for text, word in zip(texts, ("(hidden)", "(hidden, changed)"))]
             changes[key] = dict(zip(("old", "new"), texts))
     if not changes and old != new and kind in RULES:
@@ -389,9 +429,11 @@ def missing_types(types):
     return [kind for kind in types if kind not in there]
 
 
-def compiled(contents, kind, program="postmap"):
+def compiled(contents, kind, program="postmap", **job):
     """
     Return the compiled form of a table's source, as bytes; nothing on the host changes.
+
+    For states and other modules: as a job it is refused.
 
     contents
         The source, as bytes.
@@ -404,13 +446,8 @@ def compiled(contents, kind, program="postmap"):
 
     For other modules. Raises ``CommandExecutionError`` when the program cannot compile it, and when postmap(1)
     would leave out a part of it.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.compiled 'a@example.com b' hash
     """
+    __salt__["mta_state.refuse_job"]("mta_map.compiled", job)
     if isinstance(contents, str):
         contents = contents.encode("utf-8", "surrogateescape")
     with _private(contents) as (folder, source):
@@ -420,9 +457,11 @@ def compiled(contents, kind, program="postmap"):
         return _read(source + SUFFIXES[kind])
 
 
-def is_current(path, contents, kind, program="postmap"):
+def is_current(path, contents, kind, program="postmap", **job):
     """
     Tell what is wrong with the compiled form of a table; ``None`` when nothing is.
+
+    For states and other modules: as a job it is refused.
 
     path
         Of the source. It need not exist.
@@ -435,13 +474,8 @@ def is_current(path, contents, kind, program="postmap"):
 
     It reads both files, and starts a process only when the compiled form is not the one that it was when this was
     asked, or it was made, the last time.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.is_current /etc/postfix/virtual 'a@example.com b' hash
     """
+    __salt__["mta_state.refuse_job"]("mta_map.is_current", job)
     target = path + SUFFIXES[kind]
     found = _read(target)
     if found is None:
@@ -532,9 +566,11 @@ def show(path, kind):
     return [[key, value] for key, value, _ in _parsed(kind, text)]
 
 
-def unfit(path, kind, entries, secret=False):
+def unfit(path, kind, entries, secret=False, mode=None, source=None, **job):
     """
-    Return why a table cannot hold entries, as ``key: reason``; ``None`` when it can.
+    Return why a table cannot be as it is asked for; ``None`` when it can.
+
+    For states and other modules: as a job it is refused.
 
     path
         Of the source: what was found right the last time is not looked at again.
@@ -542,51 +578,64 @@ def unfit(path, kind, entries, secret=False):
     kind
         Type; ``None``: the default one.
 
-    entries, secret
+    entries, secret, mode, source
         As for the state ``mta_map.managed``.
 
-    The value of a secret is not part of the answer.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.unfit /etc/postfix/virtual hash '{"a b": "c"}'
+    Returns text that begins with the argument at fault: ``entries:key: reason``, ``mode: reason``. A secret is not
+    part of it.
     """
+    __salt__["mta_state.refuse_job"]("mta_map.unfit", job)
     kind = kind or default_type()
-    if _record()["tables"].get(path, {}).get("asked") == _asked_digest(kind, entries, secret):
+    if mode is not None:
+        # The file is fetched only where it matters who may read it.
+        fetch = source and kind in SETTINGS and _wrong_mode(mode, True)
+        pairs = _of_file_server(kind, source)[0] if fetch else []
+        secrets = secret or any(_is_secret(kind, *pair) for pair in pairs) or _has_secrets(kind, entries)
+        reason = _wrong_mode(mode, secrets)
+        if reason:
+            return f"mode: {reason}"
+    asked = _asked_digest(kind, entries, secret)
+    if source or (asked and _record()["tables"].get(path, {}).get("asked") == asked):
         return None
     try:
         _wanted(kind, entries, secret)
     except SaltInvocationError as err:
-        return str(err)
+        return f"entries:{err}"
     return None
 
 
 def _asked_digest(kind, entries, secret):
-    """Digest of what is asked for; ``None`` when that is not all in pillar."""
-    text = json.dumps([kind, entries, secret], default=str)
+    """Digest of what is asked for; ``None`` when that is not all in pillar, or no table can hold it."""
+    try:
+        text = json.dumps([kind, entries, secret], default=str)
+    except TypeError:
+        return None
     return None if "sdb://" in text else hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def _asked(kind, entries, entries_pillar, source, secret, logins):
     """What the table is to be: ``(pairs, secret keys, text or None)``; the text is that of a file to be copied."""
     if source:
-        path = __salt__["cp.cache_file"](source, __opts__.get("saltenv") or "base")
-        if not path:
-            raise CommandExecutionError(f"{source} is not on the file server")
-        text = _read(path).decode("utf-8", "surrogateescape")
-        pairs = [(key, value) for key, value, _ in _parsed(kind, text)]
-        passwords = {key for key, _ in pairs if kind in SETTINGS and key in PASSWORDS}
+        pairs, text = _of_file_server(kind, source)
+        passwords = {key for key, value in pairs if _is_secret(kind, key, value)}
         return pairs, {"*"} if secret else passwords, text
 
-    def resolve(value, keys):
+    def resolve(value, key, where):
         if logins:
-            return _login(logins[keys[0]])
-        return __salt__["mta_secret.resolve"](value, ":".join([entries_pillar or "entries", *keys]))
+            return _login(logins[key])
+        return __salt__["mta_secret.resolve"](value, f"{entries_pillar or 'entries'}:{where}")
 
     pairs, hidden = _wanted(kind, entries, secret, resolve)
     return pairs, {"*"} if secret else hidden, None
+
+
+def _of_file_server(kind, source):
+    """The pairs and the text of a table that is on the file server."""
+    path = __salt__["cp.cache_file"](source, __opts__.get("saltenv") or "base")
+    if not path:
+        raise CommandExecutionError(f"{source} is not on the file server")
+    text = _read(path).decode("utf-8", "surrogateescape")
+    return [(key, value) for key, value, _ in _parsed(kind, text)], text
 
 
 def _login(path):
@@ -623,10 +672,13 @@ def _prepare(
     if kind is not None and kind not in TYPES:
         raise SaltInvocationError(f"{name}: no table of type {kind!r} has a file; allowed: {', '.join(TYPES)}")
     contents = _read(name)
+    # Before what is known of the table: it may be from a time at which this was not looked at.
+    _refuse_open(name, mode, secret or (not source and _has_secrets(kind, entries)))
     asked = None if source else _asked_digest(kind, entries, secret)
     if contents is not None and _is_as_known(name, kind, contents, asked, mode):
         return {"changes": {}, "errors": [], "notes": None}
     pairs, hidden, text = _asked(kind, entries, entries_pillar, source, secret, logins)
+    _refuse_open(name, mode, hidden)
     present = None if contents is None else contents.decode("utf-8", "surrogateescape")
     old = [(key, value) for key, value, _ in _parsed(kind, present or "")]
     if text is None:
@@ -650,7 +702,8 @@ def _prepare(
             errors = [_no_such_type(kind)]
     elif kind and _installed():
         if kind in SUFFIXES and not changes:
-            wrong = is_current(name, encoded, kind)
+            with _words_hidden(kind, bool(hidden) or not bits & 0o004):
+                wrong = is_current(name, encoded, kind)
             target = os.stat(name + SUFFIXES[kind]) if wrong != "missing" else status
             if not wrong and _rights(target) != _rights(status):
                 wrong = f"{_rights(target)}"
@@ -659,13 +712,14 @@ def _prepare(
         if changes:
             errors = _tried(kind, encoded)
             if errors and (hidden or not bits & 0o004):
-                errors = [f"postmap refuses this as {kind}; its words are not shown, as they may hold a secret"]
+                errors = [_unsaid(kind)]
         else:
             _notice(name, _facts(kind, encoded, asked, mode, rights))
     return {
         "facts": _facts(kind, encoded, asked, mode, rights),
         "kind": kind,
         "contents": encoded,
+        "private": bool(hidden) or not bits & 0o004,
         "changes": changes,
         "errors": errors,
         "notes": notes,
@@ -677,6 +731,31 @@ def _prepare(
     }
 
 
+def _refuse_open(name, mode, secrets):
+    """Raise for a mode that is none, or that lets others read a table with secrets."""
+    reason = _wrong_mode(mode, secrets)
+    if reason:
+        raise SaltInvocationError(f"{name}: the mode {reason}")
+
+
+def _wrong_mode(mode, secrets):
+    """Why a table cannot have the mode, in words that follow ``mode``; ``None`` when it can."""
+    if mode is None:
+        return None
+    if not isinstance(mode, str) or not re.fullmatch("[0-7]{3,4}", mode):
+        return f'{mode!r} is not an octal text, such as "0640"'
+    if secrets and int(mode, 8) & 0o007:
+        return f'"{mode}" lets others at what is secret in it; allowed: "0600", or "0640" for the daemons\' group'
+    return None
+
+
+def _has_secrets(kind, entries):
+    """Whether one of the entries is a secret, as far as they have the shape of entries."""
+    with contextlib.suppress(SaltInvocationError):
+        return any(_marked(value) or _is_secret(kind, key, value) for key, value in _items(kind, entries))
+    return False
+
+
 def _once_secret(kind, old, pairs, hidden, name):
     """
     Keys whose values in the file that is there may be secrets, though pillar no longer says so; ``*``: all.
@@ -686,7 +765,7 @@ def _once_secret(kind, old, pairs, hidden, name):
     private = bool(hidden) or (os.path.exists(name) and not os.stat(name).st_mode & 0o004)
     if kind in SETTINGS:
         wanted = {key for key, _ in pairs}
-        return {key for key, _ in old if key in PASSWORDS or (private and key not in wanted)}
+        return {key for key, value in old if _is_secret(kind, key, value) or (private and key not in wanted)}
     return {"*"} if private else set()
 
 
@@ -707,6 +786,21 @@ def _is_as_known(name, kind, contents, asked, mode):
     if is_current(name, contents, kind) is not None:
         return False
     return _rights(os.stat(name + SUFFIXES[kind])) == rights
+
+
+def _unsaid(kind):
+    return f"postmap refuses this as {kind}; its words are not shown, as they may hold a secret"
+
+
+@contextlib.contextmanager
+def _words_hidden(kind, private):
+    """Keep the words of postmap(1) about a ``private`` table out of the error: they may quote it."""
+    try:
+        yield
+    except CommandExecutionError as err:
+        if private:
+            raise CommandExecutionError(_unsaid(kind)) from None
+        raise err
 
 
 def _no_such_type(kind):
@@ -796,17 +890,13 @@ def apply(name, **table):
     """
     Write a table and compile it, as a part of the transaction.
 
+    For states: by itself it is refused.
+
     name, table
         As for :func:`plan`.
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when Postfix does not have the type, or does not
     take the table.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.apply /etc/postfix/virtual entries='{"info@example.com": "alice"}'
     """
     __salt__["mta_transaction.need"]({"postfix": "reload"})
     table = _prepare(name, **_public(table))
@@ -824,7 +914,8 @@ def apply(name, **table):
         write(name, table["contents"], activate={"postfix": "reload"}, **rights)
     facts = table["facts"]
     if kind in SUFFIXES:
-        new = compiled(table["contents"], kind)
+        with _words_hidden(kind, table["private"]):
+            new = compiled(table["contents"], kind)
         facts["compiled"] = _digest(new, kind)
         write(name + SUFFIXES[kind], new, activate={"postfix": "reload"}, **rights)
     _notice(name, facts)
@@ -937,14 +1028,10 @@ def only_apply(keep=None, absent=None):
     """
     Remove the tables that nobody asks for any more, with their compiled forms, as a part of the transaction.
 
+    For states: by itself it is refused.
+
     keep, absent
         As for :func:`only_plan`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.only_apply absent='[/etc/postfix/virtual]'
     """
     stale, _ = _removable(keep or {}, absent or [])
     for path in stale:

@@ -60,6 +60,8 @@ def keep():
             pathlib.Path(kept[entry["path"]], ".left").write_text(word)
             __salt__["mta_journal.make_safe"](kept[entry["path"]])
             continue
+        if __salt__["mta_journal.fact"](entry, "protect"):
+            continue
         draft = store / f".{number:04d}"
         shutil.copytree(entry["folder"], draft)
         content = pathlib.Path(entry["folder"]) / "content"
@@ -105,6 +107,24 @@ def settle():
     """
     for draft, name in _drafts():
         os.rename(draft, name)
+
+
+def content(path, **job):
+    """
+    Return what was in a file before the first apply.
+
+    For states and other modules: as a job it is refused.
+
+    path
+        Absolute path; a symbolic link is followed.
+
+    Returns bytes; ``None`` when there was no such file, or it was never changed.
+    """
+    __salt__["mta_state.refuse_job"]("mta_originals.content", job)
+    for entry in __salt__["mta_journal.entries"](STORE):
+        if entry["path"] == os.path.realpath(path) and entry["kind"] == "file":
+            return pathlib.Path(entry["folder"], "content").read_bytes()
+    return None
 
 
 def _changes(entries):
@@ -159,16 +179,12 @@ def give_back(paths):
     """
     Put back what was there before the first apply, as part of the transaction; at its commit it is forgotten.
 
+    For states: by itself it is refused.
+
     A directory that was not there is removed when the transaction is committed, as a daemon may still use it.
 
     paths
         List of paths, as :func:`superseded` returns them.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_originals.give_back '[/etc/saslauthd.conf]'
     """
     for entry in reversed(__salt__["mta_journal.entries"](STORE)):
         if entry["path"] in paths:
@@ -220,11 +236,7 @@ def apply():
     """
     Put every file back to how it was before the first apply that committed, as one transaction.
 
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_originals.apply
+    For states: by itself it is refused.
     """
     planned = plan()
     give_back(list(planned["changes"]))

@@ -26,9 +26,11 @@ def _trusted(uid):
     return uid in (0, os.geteuid())
 
 
-def read(path):
+def read(path, **job):
     """
     Read the regular file at a path, through a link that root made.
+
+    For states and other modules: as a job it is refused.
 
     path
         Absolute path.
@@ -37,13 +39,8 @@ def read(path):
 
     Raises ``SaltInvocationError`` when the path is not absolute, ``CommandExecutionError`` for what is no regular
     file, a link that is not followed, or a file that cannot be read.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_pem.read /etc/ssl/certs/smtpd.crt
     """
+    __salt__["mta_state.refuse_job"]("mta_pem.read", job)
     if not isinstance(path, str) or not os.path.isabs(path):
         raise SaltInvocationError(f"An absolute path is needed, not {path!r}")
     try:
@@ -102,9 +99,11 @@ def _group(gid):
         return None
 
 
-def source(where, private=False):
+def source(where, private=False, **job):
     """
     Return PEM text from where an administrator keeps it.
+
+    For states and other modules: as a job it is refused.
 
     where
         Absolute path of a file, or the pillar path of the text, or of an ``sdb://`` URI that leads to it.
@@ -113,13 +112,8 @@ def source(where, private=False):
         It is a private key: a file that others can read is refused.
 
     Returns bytes. Raises ``CommandExecutionError`` when nothing is there, or others can read a key.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_pem.source /etc/letsencrypt/live/mail.example.com/fullchain.pem
     """
+    __salt__["mta_state.refuse_job"]("mta_pem.source", job)
     if not where.startswith("/"):
         text = __salt__["mta_secret.get"](where, longest=LONGEST)
         if text is None:
@@ -152,9 +146,11 @@ def refuse_existing(*paths):
             raise CommandExecutionError(f"{path} is there already and is not overwritten")
 
 
-def create(path, data, mode):
+def create(path, data, mode, **job):
     """
     Create a file that must not exist, with its mode from the first moment, outside of any transaction.
+
+    For states and other modules: as a job it is refused.
 
     path
         Absolute path.
@@ -166,13 +162,8 @@ def create(path, data, mode):
         A number, such as ``0o600``.
 
     Raises ``CommandExecutionError`` when something is there, or the file cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.create_key /etc/ssl/private/smtpd.key
     """
+    __salt__["mta_state.refuse_job"]("mta_pem.create", job)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         try:
@@ -189,9 +180,11 @@ def create(path, data, mode):
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror}") from err
 
 
-def write(files, halted=False):
+def write(files, halted=False, protect=None, **job):
     """
     Write files that belong together, as part of the transaction; missing directories are made.
+
+    For states and other modules: as a job it is refused.
 
     Before the first of them is replaced it is tried whether there is room for all of them, and for the old ones
     should they have to come back: a full disk or a read-only file system changes nothing.
@@ -202,14 +195,12 @@ def write(files, halted=False):
     halted
         Whether Postfix is stopped meanwhile, as it must not see one of them without the others. Default ``False``.
 
+    protect
+        Path to the stores that forget its former content, as for ``mta_transaction.write``. Default: none.
+
     Raises ``CommandExecutionError`` when a file cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.apply /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com
     """
+    __salt__["mta_state.refuse_job"]("mta_pem.write", job)
     needed = {}
     for path, data in files.items():
         directory = os.path.dirname(os.path.realpath(path))
@@ -230,6 +221,7 @@ def write(files, halted=False):
             group="root",
             mode="0600" if private else "0644",
             activate={"postfix": "reload"},
+            protect=(protect or {}).get(path, ()),
         )
     if ran:
         __salt__["mta_service.start"]("postfix")

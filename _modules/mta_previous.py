@@ -10,6 +10,8 @@ import pathlib
 import shutil
 import time
 
+from salt.exceptions import CommandExecutionError
+
 STORE = "previous"
 
 
@@ -33,6 +35,32 @@ def describe(activate):
     text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
     pathlib.Path(__salt__["mta_state.path"]("journal/left")).write_text(text)
     __salt__["mta_journal.make_safe"](__salt__["mta_state.path"]("journal"))
+
+
+def protect():
+    """
+    Forget what the last apply was to protect: a private key as it was before it was encrypted.
+
+    Part of each commit, and of the next change for a run that was killed right after its commit. Raises
+    ``CommandExecutionError`` when it cannot be removed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_previous.protect
+    """
+    for entry in __salt__["mta_journal.entries"](STORE):
+        stores = __salt__["mta_journal.fact"](entry, "protect").split()
+        try:
+            if "originals" in stores:
+                __salt__["mta_originals.forget_entries"]([entry["path"]])
+            if STORE in stores:
+                shutil.rmtree(entry["folder"])
+        except OSError as err:
+            raise CommandExecutionError(
+                f"{entry['path']} is protected now, but its former content cannot be removed: {err}"
+            ) from err
 
 
 def _described():
@@ -71,25 +99,29 @@ def plan(commit=None):
         return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
     if commit is not None and left["commit"] != commit:
         return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
-    since = [path for path, word in left["paths"].items() if __salt__["mta_journal.word"](path) != word]
+    kept = {entry["path"] for entry in __salt__["mta_journal.entries"](STORE)}
+    stays = [path for path in left["paths"] if path not in kept]
+    note = None
+    if stays:
+        note = f"{', '.join(stays)} stays as it is: it was encrypted, and its former content was not kept"
+    if stays and not kept:
+        return {"changes": {}, "errors": [f"there is nothing that could be taken back; {note}"]}
+    since = [path for path in kept if __salt__["mta_journal.word"](path) != left["paths"][path]]
     if since:
         return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
     change = {"old": "as the last apply made it", "new": "as before it"}
-    return {"changes": dict.fromkeys(left["paths"], change), "activate": left["activate"]}
+    changes = {path: change for path in left["paths"] if path in kept}
+    return {"changes": changes, "activate": left["activate"], "comment": note}
 
 
 def apply(commit=None):
     """
     Put every file back to how it was before the last apply that changed something, as one transaction.
 
+    For states: by itself it is refused.
+
     commit
         As for :func:`take_back`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_previous.apply
     """
     activate = _described()["activate"]
     halted = __salt__["mta_journal.halted"](STORE)
@@ -116,7 +148,7 @@ def take_back(commit=None, test=False):
 
     Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
     pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
-    overwritten: nothing is taken back then.
+    overwritten: nothing is taken back then. A private key that the apply has encrypted stays encrypted.
 
     Returns a state's result: ``result``, ``changes``, ``comment``.
 

@@ -11,9 +11,11 @@ from salt.utils.data import traverse_dict_and_list
 LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
 
 
-def get(path, longest=LONGEST):
+def get(path, longest=LONGEST, **job):
     """
     Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
+
+    For states and other modules: as a job it is refused.
 
     For other modules: called from a command line, the answer is in the job cache.
 
@@ -27,21 +29,23 @@ def get(path, longest=LONGEST):
 
     Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and ``SaltInvocationError`` when what is
     there is no text of 1 to ``longest`` bytes. Neither shows the value.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_secret.get postfix_mta:verify:login:password
     """
+    __salt__["mta_state.refuse_job"]("mta_secret.get", job)
     # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
     value = traverse_dict_and_list(__pillar__, path, None) if path else None
     return None if value is None else resolve(value, path, longest)
 
 
-def resolve(value, path, longest=LONGEST):
+def _is_utf_8(text):
+    """Whether a text can be encoded: an error that says where it cannot would have it in its arguments."""
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+def resolve(value, path, longest=LONGEST, **job):
     """
     Return the secret that a value is, or that its ``sdb://`` URI leads to.
+
+    For states and other modules: as a job it is refused.
 
     For other modules, whose pillar has keys that a pillar path cannot hold, with a colon in them.
 
@@ -55,17 +59,12 @@ def resolve(value, path, longest=LONGEST):
         How many bytes it may have.
 
     Raises as :func:`get` does.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_secret.resolve sdb://vault/relay 'maps:relay'
     """
+    __salt__["mta_state.refuse_job"]("mta_secret.resolve", job)
     if isinstance(value, str) and value.startswith("sdb://"):
         uri, value = value, __salt__["sdb.get"](value)
         if not value or value == uri:  # without such a profile Salt returns the URI itself
             raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= longest:
+    if not isinstance(value, str) or not _is_utf_8(value) or not 1 <= len(value.encode()) <= longest:
         raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {longest} bytes: quote it")
     return value

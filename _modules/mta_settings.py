@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "ca64f5d656ca"
+REVISION = "c1714435c26c"
 
 
 def revision():
@@ -250,13 +250,13 @@ def _relay(relay, file):
     The table, arguments of ``mta_map.managed``, is of the type texthash: read as it is, without a compiled form.
     Its ``logins`` are pillar paths.
     """
-    host, tls = relay["host"], relay["tls"]
+    host, tls = _host(relay), relay["tls"]
     logins, levels, senders = {}, {}, {}
     level = "none" if tls == "none" else "secure" if relay["ca_file"] else "encrypt"
     for sender, own in [(None, relay), *relay["senders"].items()]:
-        if not isinstance(own, Mapping) or not (own.get("host") or host):
+        if not isinstance(own, Mapping) or not (_host(own) or host):
             continue
-        hop = f"[{own.get('host') or host}]:{own.get('port') or relay['port'] or _RELAY_PORTS.get(tls, 25)}"
+        hop = f"[{_host(own) or host}]:{own.get('port') or relay['port'] or _RELAY_PORTS.get(tls, 25)}"
         levels[hop] = level
         if sender is not None:
             senders[sender] = hop
@@ -286,6 +286,12 @@ def _relay(relay, file):
         )
     table = {"name": file, "type": "texthash", "logins": logins, "mode": "0600"}
     return parameters, {_RELAY_TABLE: table} if logins else {}
+
+
+def _host(section):
+    """Return a smarthost's name; none where it has a login in it, which :func:`problems` refuses unseen."""
+    host = section.get("host")
+    return None if "@" in str(host) else host
 
 
 def _get_ready(settings, ready, own_ports):
@@ -347,7 +353,8 @@ def _serve(settings, given):
         if section["key_size"] is None:
             section["key_size"] = {"rsa": 3072, "ec": 256}.get(section["key_type"])
         for part, value in _mapping(raw.get("files")).items():
-            if part in section["files"] and isinstance(value, str) and not value.startswith("/"):
+            is_path = isinstance(value, str) and value.startswith("/")
+            if part in section["files"] and value is not None and not is_path:
                 section["files"][part] = f"{path}:{part}"
     both = (second["files"]["certificate"] if taken else second["key_type"]) is not None
     pairs = [{"id": "postfix_mta_certificate", **certificate}]
@@ -619,10 +626,11 @@ def _unfit_tables(pillar, key, settings):
     found, kinds = [], {}
     for name, table in settings["maps"].items():
         kinds.setdefault(table["type"], name)
-        if table.get("entries_pillar"):
+        if not table.get("logins"):
+            given = {argument: table[argument] for argument in ("secret", "mode", "source")}
             entries = pillar["maps"][name].get("entries")
-            reason = __salt__["mta_map.unfit"](table["name"], table["type"], entries, table["secret"])
-            found += [f"{key}:maps:{name}:entries:{reason}"] if reason else []
+            reason = __salt__["mta_map.unfit"](table["name"], table["type"], entries, **given)
+            found += [f"{key}:maps:{name}:{reason}"] if reason else []
     # A type that a package of the formula's brings may come with it.
     asked = [kind for kind, name in kinds.items() if kind and not settings["maps"][name].get("package")]
     for kind in __salt__["mta_map.missing_types"](asked):
@@ -851,7 +859,7 @@ def _section(path, value, schema):
     for key, item in value.items():
         where = f"{path}:{_name(key)}"
         if key not in schema:
-            yield f"{where}: unknown key; {_meant(path, key, schema)}"
+            yield f"{path}:{_unknown(key)}: unknown key; {_meant(path, key, schema)}"
         elif isinstance(schema[key], dict):
             yield from _section(where, item, schema[key])
         elif item is not None:
@@ -859,12 +867,13 @@ def _section(path, value, schema):
             yield from check(where, item, **options)
 
 
-def _boolean(path, value):
+def _boolean(path, value, hidden=False):
     if not isinstance(value, bool):
         hint = ""
         if isinstance(value, str) and value.lower() in ("yes", "no", "true", "false", "on", "off"):
             hint = " without quotes"
-        yield f"{path}: {_shown(value)} is not a boolean; allowed: true, false{hint}"
+        shown = "the value (hidden)" if hidden else _shown(value)
+        yield f"{path}: {shown} is not a boolean; allowed: true, false{hint}"
 
 
 def _integer(path, value, low, high, unit=""):
@@ -888,25 +897,26 @@ def _choice(path, value, allowed, later=()):
         yield f"{path}: {_shown(value)} is not known; allowed: {_listed(allowed)}{hint}"
 
 
-def _text(path, value, what="a text", empty=False, pattern=None, longest=1024):
-    """A text in one line, with nothing in it that cannot be seen."""
+def _text(path, value, what="a text", empty=False, pattern=None, longest=1024, hidden=False):
+    """A text in one line, with nothing in it that cannot be seen; ``hidden``: it is not shown."""
+    shown = "the value (hidden)" if hidden else _shown(value)
     if not isinstance(value, str):
         hint = ""
         if isinstance(value, bool):
             hint = f", in quotes ({_YAML_BOOLEANS})"
         elif isinstance(value, (int, float)):
             hint = ", in quotes"
-        yield f"{path}: {_shown(value)} is not a text; allowed: {what}{hint}"
+        yield f"{path}: {shown} is not a text; allowed: {what}{hint}"
         return
     wrong = _invisible(value)
     if wrong:
-        yield f"{path}: {_shown(value)} contains {wrong}; allowed: {what} in one line"
+        yield f"{path}: {shown} contains {wrong}; allowed: {what} in one line"
     elif not value.strip() and not empty:
         yield f"{path}: it is empty; allowed: {what}"
     elif len(value) > longest:
-        yield f"{path}: {_shown(value)} is longer than {longest} characters"
+        yield f"{path}: {shown} is longer than {longest} characters"
     elif pattern and not re.fullmatch(pattern, value):
-        yield f"{path}: {_shown(value)} is not valid; allowed: {what}"
+        yield f"{path}: {shown} is not valid; allowed: {what}"
 
 
 def _secret(path, value, shortest=1, blanks=True):
@@ -915,6 +925,8 @@ def _secret(path, value, shortest=1, blanks=True):
         yield f"{path}: the value (hidden) is {_kind(value)}; allowed: a text, in quotes"
     elif any(ord(character) < 32 or ord(character) == 127 for character in value):
         yield f"{path}: the value (hidden) contains a line break or a control character; allowed: one line"
+    elif any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+        yield f"{path}: the value (hidden) contains half of a character, which UTF-8 does not have"
     elif not shortest <= len(value.encode(errors="replace")) <= 1023:
         yield f"{path}: the value (hidden) is too short or too long; allowed: {shortest} to 1023 bytes"
     elif not blanks and value != value.strip():
@@ -934,7 +946,7 @@ def _pem(path, value, kind):
     what = f"an absolute path, an sdb:// URI, or the text of a PEM {kind}"
     if not isinstance(value, str):
         yield f"{path}: the value (hidden) is {_kind(value)}; allowed: {what}"
-    elif value.startswith("/"):
+    elif value.startswith("/") and value.isprintable():
         yield from _path(path, value)
     elif not value.startswith("sdb://") and not re.search(rf"-----BEGIN [A-Z ]*{kind.upper()}-----", value):
         yield f"{path}: the value (hidden) is neither; allowed: {what}"
@@ -1016,7 +1028,8 @@ def _items(path, value, check, options, longest=None, shortest=0):
 def _entries(path, value, name, pattern, check, options):
     """A mapping with free names, each entry with a check of its own; null takes an entry out."""
     if not isinstance(value, Mapping):
-        yield f"{path}: {_shown(value)} is not a mapping; allowed: a mapping of {name} to value"
+        # A list or a text in place of tables may have their secrets.
+        yield f"{path}: {_kind(value)} is not a mapping; allowed: a mapping of {name} to value"
         return
     for key, item in value.items():
         where = f"{path}:{_name(key)}"
@@ -1139,13 +1152,15 @@ def _table(path, value):
         for name in ("path", "source", "secret", "mode"):
             if value.get(name):
                 yield f"{path}:{name}: a table of type inline is in main.cf, for all to read; allowed: entries"
-        for name, item in _mapping(entries).items():
+        for number, (name, item) in enumerate(_mapping(entries).items()):
+            # Where it was taken for a table with secrets, what looks like a key may be one.
+            label = f"entry {number + 1}" if value.get("secret") or isinstance(item, Mapping) else _name(name)
             if (
                 not isinstance(item, (str, int))
                 or re.search(r"[{}\x00-\x1f]", f"{name}{item}")
                 or "=" in str(name)
             ):
-                yield f"{path}:entries:{_name(name)}: not one line of text without braces, and no = in the key"
+                yield f"{path}:entries:{label}: not one line of text without braces, and no = in the key"
         if entries is not None and not isinstance(entries, Mapping):
             yield f"{path}:entries: {_kind(entries)} is not a mapping; allowed: a mapping of key to value"
     elif value.get("path") is not None:
@@ -1249,6 +1264,8 @@ def _as_text(value):
 def _shown(value):
     """Return a value, no secret, in one short line."""
     if isinstance(value, str):
+        # A password may stand in the address of a host.
+        value = re.sub(r"[^\s/@:]*:[^\s/@]*@", "(hidden)@", value)
         short = value if len(value) <= 60 else value[:60] + "…"
         return json.dumps(short, ensure_ascii=not value.isprintable())
     if isinstance(value, (bool, type(None))):
@@ -1283,6 +1300,12 @@ def _name(key):
     if isinstance(key, str) and key and len(key) <= 60 and key.isprintable():
         return key
     return _shown(key)
+
+
+def _unknown(key):
+    """Return what a key that there is not is called: of ``password:hush``, all that may be shown is the name."""
+    name = re.match(r"[\w.-]*", key)[0] if isinstance(key, str) else ""
+    return _name(key) if name == key or not isinstance(key, str) else f"{name}… (not shown in full)"
 
 
 def _listed(allowed):
@@ -1374,7 +1397,13 @@ _RELAY = {
     "port": (_integer, {"low": 1, "high": 65535}),
     "username": (
         _text,
-        {"what": "a user name without a colon", "pattern": r"[^\s:]([^:]*[^\s:])?", "longest": 256},
+        {
+            "what": "a user name without a colon",
+            "pattern": r"[^\s:]([^:]*[^\s:])?",
+            "longest": 256,
+            # What has a colon may be user name and password.
+            "hidden": True,
+        },
     ),
     "password": (_secret, {"blanks": False}),
 }
@@ -1390,7 +1419,8 @@ _TABLE = {
     "path": (_text, {"what": "an absolute path"}),
     "entries": (_table_entries, {}),
     "source": (_text, {"what": "a file on the file server, such as salt://mail/virtual", "pattern": "salt://.+"}),
-    "secret": (_boolean, {}),
+    # One level too high, an entry's ``secret: TEXT`` is here.
+    "secret": (_boolean, {"hidden": True}),
     "mode": (_text, {"what": 'a mode such as "0640", in quotes', "pattern": "0?[0-7][0-7][0-5]"}),
     "package": (_text, {"what": "the name of a package", "pattern": "[A-Za-z0-9][A-Za-z0-9.+_-]*"}),
 }
@@ -1566,7 +1596,7 @@ _SCHEMA = {
         ),
         "timeout": (_integer, {"low": 1, "high": 600, "unit": " seconds"}),
         "login": {
-            "username": (_text, {"what": "a user name", "longest": 256}),
+            "username": (_text, {"what": "a user name", "longest": 256, "hidden": True}),
             "password": (_secret, {}),
         },
     },

@@ -8,7 +8,7 @@ import contextlib
 import json
 import pathlib
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 STATE_DIR = "/var/lib/postfix_mta"
 
@@ -79,6 +79,33 @@ def write(name, data):
         with contextlib.suppress(OSError):
             draft.unlink()
         raise CommandExecutionError(f"Cannot write {file}: {err.strerror or err}") from err
+
+
+def refuse_job(function, job):
+    """
+    Refuse to be called as a job, or from a command line: for functions that states and other modules call.
+
+    What such a function is handed or returns, a private key say, would be in the arguments of a process, in an
+    event and in the job cache.
+
+    function (str)
+        Its name.
+
+    job (dict)
+        Its further keyword arguments. Salt adds some to those of a job, for a function that takes any.
+
+    Raises ``CommandExecutionError`` for a job, ``SaltInvocationError`` for an argument that there is not.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_state.refuse_job mta_x509.make_key '{}'
+    """
+    if any(name.startswith("__pub_") for name in job):
+        raise CommandExecutionError(f"{function} is for states and other modules, and is refused as a job")
+    if job:
+        raise SaltInvocationError(f"{function} has no argument {', '.join(job)}")
 
 
 def forget(name):

@@ -36,6 +36,10 @@ SERVICES = ("saslauthd", "postfix")
 STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 UNIT_DIR = "/etc/systemd/system"
+ALONE = (
+    "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
+    " state.apply, or a function that changes and verifies in one, such as postconf.set"
+)
 
 
 def _run():
@@ -83,16 +87,27 @@ def _is_open():
     return os.path.exists(__salt__["mta_state.path"]("journal"))
 
 
-def _begin():
-    """Open the transaction at its first change: lock, look at the server as it is, arm the boot unit."""
+def _begin(closing=False):
+    """
+    Open the transaction at its first change: lock, look at the server as it is, arm the boot unit.
+
+    Only for a participant, whose state closes it or has another one close it, and for what closes it.
+    """
     run = _run()
     if run["lock"]:
         return
-    lock = _lock()
+    if not (run["module"] or closing):
+        raise CommandExecutionError(ALONE)
+    lock = run["lock"] = _lock()
     try:
         recovered = _recover()
         if recovered:
             run["notes"] = recovered["notes"]
+        try:
+            # For a run that was killed right after its commit.
+            __salt__["mta_previous.protect"]()
+        except CommandExecutionError as err:
+            log.error("%s", err)
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
             "answers": _answers_now(timeout=10, patience=1),
@@ -100,12 +115,14 @@ def _begin():
         }
         __salt__["mta_journal.begin"](before)
     except OSError as err:
+        run["lock"] = None
         lock.close()
         raise CommandExecutionError(f"Nothing was changed: cannot write the journal: {err}") from err
     except BaseException:
+        run["lock"] = None
         lock.close()
         raise
-    run.update(lock=lock, before=before, activate={}, activated=False, given_back=[])
+    run.update(before=before, activate={}, activated=False, given_back=[])
 
 
 def _answers_now(timeout, patience=0):
@@ -380,9 +397,11 @@ def _mode(mode):
         raise SaltInvocationError(f"mode must be an octal string such as '0644', not {mode!r}") from None
 
 
-def write(path, contents, user=None, group=None, mode=None, activate=None):
+def write(path, contents, user=None, group=None, mode=None, activate=None, protect=()):
     """
     Replace a file as part of the transaction; the old one comes back when the transaction is undone.
+
+    For states: by itself it is refused.
 
     path
         Absolute path. A symbolic link is followed: the file that it leads to is replaced.
@@ -399,13 +418,11 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
     activate
         What has to happen before the change is in force: ``{"postfix": "reload"}``, or ``restart``.
 
+    protect
+        Stores (``previous``, ``originals``) that forget at the commit what is there now, as the change is to
+        protect it: a key that was not encrypted. Until then it comes back as all else does. Default: none.
+
     Raises ``CommandExecutionError`` when the file cannot be written; ``SaltInvocationError`` for a bad mode.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.write /etc/postfix/sasl/smtpd.conf 'mech_list: plain login'
     """
     path = pathlib.Path(os.path.realpath(path))
     bits = None if mode is None else _mode(mode)
@@ -415,7 +432,7 @@ def write(path, contents, user=None, group=None, mode=None, activate=None):
         uid, gid = _numeric(user, group, path.stat() if exists else os.stat("/"))
         if bits is None:
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
-        _record(path, "file" if exists else "absent", contents=contents)
+        _record(path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
         need(activate)
         __salt__["mta_journal.replace"](path, contents, uid, gid, bits)
     except OSError as err:
@@ -426,17 +443,13 @@ def remove(path, activate=None):
     """
     Remove a file as part of the transaction. A file that is not there is no error.
 
+    For states: by itself it is refused.
+
     path
         Absolute path; a symbolic link itself is not followed.
 
     activate
         As for :func:`write`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.remove /etc/postfix/old.cf
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -454,6 +467,8 @@ def directory(path, user="root", group="root", mode="0755", runtime=()):
     """
     Create a directory, or correct its owner and mode, as part of the transaction.
 
+    For states: by itself it is refused.
+
     path
         Absolute path. Missing parents are created, 0755 and root's.
 
@@ -463,12 +478,6 @@ def directory(path, user="root", group="root", mode="0755", runtime=()):
     runtime
         Names of files that a daemon leaves in it; they go with the directory when it is taken away again. Default:
         none; a directory that is not empty then stays.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.directory /var/spool/postfix/var/run/saslauthd root sasl 0710
     """
     path = pathlib.Path(path)
     bits = _mode(mode)
@@ -491,6 +500,8 @@ def command(item, do, undo, evidence):
     """
     Change what only a command of the system may change, as part of the transaction: an entry in its database.
 
+    For states: by itself it is refused.
+
     item
         A name for what is changed, such as ``group sasl: postfix``; it is shown, and must be unique.
 
@@ -504,13 +515,6 @@ def command(item, do, undo, evidence):
         ``[path, regular expression]``: a file in which a match shows that the change is in force.
 
     Raises ``CommandExecutionError`` when a command of ``do`` fails.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.command 'group sasl: postfix' '[[gpasswd, --add, postfix, sasl]]'
-            '[[gpasswd, --delete, postfix, sasl]]' '[/etc/group, "^sasl:.*postfix"]'
     """
     _begin()
     facts = {"do": _script(do), "undo": _script(undo), "evidence": json.dumps(evidence)}
@@ -547,16 +551,12 @@ def halt():
     """
     Stop Postfix, for the moment in which files are switched that it must not see one without the other.
 
+    For states: by itself it is refused.
+
     An undo, of this run or of one that was killed, stops it too before it puts such files back. Whoever calls
     starts it again; what ends the transaction otherwise does.
 
     Returns whether it ran. Raises ``CommandExecutionError`` when it cannot be stopped.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.halt
     """
     _begin()
     if not __salt__["mta_service.status"](["postfix"])["postfix"]["active"]:
@@ -573,18 +573,13 @@ def put_back(entry, forget=False):
     """
     Put back what an earlier transaction saved, as part of this one. A directory that was made stays.
 
+    For states: by itself it is refused.
+
     entry
         One of ``mta_journal.entries`` of the store ``originals`` or ``previous``.
 
     forget
         At the commit, forget the entry of ``originals``. Default: no.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.put_back '{"folder": "/var/lib/postfix_mta/originals/0000", "kind": "absent",
-            "path": "/etc/saslauthd.conf"}'
     """
     _begin()
     path, kind = entry["path"], entry["kind"]
@@ -615,15 +610,11 @@ def need(activate):
     """
     Say what has to happen at the end for the changes to be in force.
 
+    For states: by itself it is refused.
+
     activate
         ``{"postfix": "reload"}``; a restart is stronger than a reload. ``stop``: the service is stopped after all
         others are activated, and disabled once the transaction has been committed. ``None``: nothing.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.need '{"postfix": "restart"}'
     """
     if activate:
         _begin()
@@ -656,9 +647,11 @@ def outlook():
     }
 
 
-def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")):
+def member(name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply"), **job):
     """
     Run one member's plan, and its apply when there is something to change; return a complete state result.
+
+    For states: as a job of its own it is refused.
 
     name
         The state's name.
@@ -680,13 +673,8 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
 
     functions
         Names of the two functions; default ``("plan", "apply")``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.member /etc/aliases mta_aliases '{"name": "/etc/aliases"}' test=True
     """
+    __salt__["mta_state.refuse_job"]("mta_transaction.member", job)
     run = _run()
     run["module"] = module
     subject = subject or name
@@ -802,9 +790,11 @@ def _responsible(changes, text):
     return by_name or by_value or list(changes)
 
 
-def close(services=None, verify=None):
+def close(services=None, verify=None, **job):
     """
     Close the transaction: activate, hold the live conversation, then commit, or undo everything.
+
+    For states: as a job of its own it is refused.
 
     services
         Names of services that must be enabled and running afterwards. Default: none is enabled; those that
@@ -814,15 +804,10 @@ def close(services=None, verify=None):
         Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
 
     Returns ``{"result": bool, "comment": str, "transcript": [str]}``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_transaction.close
     """
+    __salt__["mta_state.refuse_job"]("mta_transaction.close", job)
     run = _run()
-    _begin()
+    _begin(closing=True)
     verify = dict(verify or {})
     enabled = verify.pop("enabled", True)
     problems, notes, transcript = [], [], []
@@ -940,6 +925,7 @@ def _put_away(run):
     finds what is left.
     """
     done = []
+    __salt__["mta_previous.protect"]()
     for name, action in run["activate"].items():
         if action == "stop" and __salt__["mta_service.status"]([name])[name]["enabled"]:
             __salt__["mta_service.disable"](name)

@@ -278,9 +278,11 @@ def _name(fields):
 # -- PEM ---------------------------------------------------------------------------------------
 
 
-def pick(pem, kind):
+def pick(pem, kind, **job):
     """
     Return what matters of a PEM file: all of its certificates, or its first private key, and nothing else.
+
+    For states and other modules: as a job it is refused.
 
     So a file that holds a key too never becomes a certificate file that everybody may read.
 
@@ -291,13 +293,8 @@ def pick(pem, kind):
         ``certificates`` or ``key``.
 
     Returns bytes that end with a line break; empty when there is none.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.pick "$(cat fullchain.pem)" certificates
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.pick", job)
     pem = pem.encode() if isinstance(pem, str) else pem
     if kind == "key":
         found = re.search(KEY_BLOCK, pem)
@@ -307,19 +304,16 @@ def pick(pem, kind):
     return b"".join(block.replace(b"\r\n", b"\n") + b"\n" for block in blocks)
 
 
-def is_locked(pem):
+def is_locked(pem, **job):
     """
     Tell whether a passphrase locks a PEM private key (PKCS 8, RFC 7468; or OpenSSL's traditional form).
 
+    For states and other modules: as a job it is refused.
+
     pem
         Bytes.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.is_locked '-----BEGIN ENCRYPTED PRIVATE KEY-----'
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.is_locked", job)
     pem = pem.encode() if isinstance(pem, str) else pem
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
 
@@ -327,22 +321,19 @@ def is_locked(pem):
 # -- keys --------------------------------------------------------------------------------------
 
 
-def make_key(kind, size, passphrase=None):
+def make_key(kind, size, passphrase=None, **job):
     """
     Make a private key: PKCS 8 in PEM, as bytes.
+
+    For states and other modules: as a job it is refused.
 
     kind, size
         As :func:`key_parameters` returns them.
 
     passphrase
         Bytes that lock it. Default: not locked.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.make_key ec 256
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.make_key", job)
     lib = _library()
     if kind == "rsa":
         private = lib.rsa.generate_private_key(65537, size)
@@ -353,9 +344,11 @@ def make_key(kind, size, passphrase=None):
     return _key_pem(private, passphrase)
 
 
-def lock_key(pem, passphrase, previous=None):
+def lock_key(pem, passphrase, previous=None, **job):
     """
     Return a private key locked by another passphrase.
+
+    For states and other modules: as a job it is refused.
 
     pem
         Bytes of the key, locked or not.
@@ -367,13 +360,8 @@ def lock_key(pem, passphrase, previous=None):
         Bytes of the passphrase that locks it now. Default: none does.
 
     Raises ``CommandExecutionError`` as :func:`describe_key` does.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.lock_key "$(cat key.pem)" secret
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.lock_key", job)
     return _key_pem(_load_key(pem, previous), passphrase)
 
 
@@ -405,9 +393,11 @@ def _load_key(pem, passphrase=None, thorough=False):
         raise CommandExecutionError(f"is not a PEM private key: {err}") from err
 
 
-def describe_key(pem, passphrase=None, thorough=False):
+def describe_key(pem, passphrase=None, thorough=False, **job):
     """
     Tell what a private key is.
+
+    For states and other modules: as a job it is refused.
 
     pem
         Bytes.
@@ -423,13 +413,8 @@ def describe_key(pem, passphrase=None, thorough=False):
 
     Raises ``CommandExecutionError`` when it cannot be loaded, in words that follow a file's name: ``is not a PEM
     private key``, ``is encrypted, and …``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.describe_key "$(cat key.pem)"
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.describe_key", job)
     public = _load_key(pem, passphrase, thorough).public_key()
     return {
         "key": _key_text(public),
@@ -747,9 +732,11 @@ def _subject_text(certificate):
     return certificate.subject.rfc4514_string() or "(no subject)"
 
 
-def serve(pem, now, key=None, anchors=None):
+def serve(pem, now, key=None, anchors=None, **job):
     """
     Load a key and certificates into the TLS context of a server, and verify the chain as strict clients do.
+
+    For states and other modules: as a job it is refused.
 
     OpenSSL's security level applies: a weak key does not load.
 
@@ -767,13 +754,8 @@ def serve(pem, now, key=None, anchors=None):
         signed it.
 
     Returns a list of texts; empty when nothing is wrong. Raises as :func:`describe` and :func:`describe_key` do.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.serve "$(cat /etc/ssl/certs/smtpd.crt)" '2027-01-31 12:00'
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.serve", job)
     SSL, crypto = _openssl()
     lib = _library()
     try:
@@ -868,10 +850,12 @@ def _usage(*usages):
     return x509.KeyUsage(**{name: name in usages for name in known})
 
 
-def make_authority(key, now, days, fields=None, passphrase=None, renewed=None):
+def make_authority(key, now, days, fields=None, passphrase=None, renewed=None, **job):
     """
     Make the certificate of an authority, which signs itself: basic constraints and key usage are critical (RFC
     5280, 4.2.1.9 and 4.2.1.3).
+
+    For states and other modules: as a job it is refused.
 
     key
         Bytes of its private key.
@@ -893,13 +877,8 @@ def make_authority(key, now, days, fields=None, passphrase=None, renewed=None):
         which signs no other authorities (path length 0).
 
     Returns PEM bytes. Raises ``CommandExecutionError`` when the key cannot be loaded.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.make_authority "$(cat cakey.pem)" '2027-01-31 12:00' 3650 '{"COMMON_NAME": "CA"}'
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.make_authority", job)
     x509 = _library().x509
     private, subject, path_length = _load_key(key, passphrase, thorough=True), None, 0
     if renewed is None:
@@ -916,9 +895,11 @@ def make_authority(key, now, days, fields=None, passphrase=None, renewed=None):
     )
 
 
-def make_certificate(public, now, days, fields, names, key, passphrase=None, issuer=None):
+def make_certificate(public, now, days, fields, names, key, passphrase=None, issuer=None, **job):
     """
     Make a server's certificate.
+
+    For states and other modules: as a job it is refused.
 
     It ends with its issuer at the latest. Only an RSA key enciphers keys (RFC 3279, 2.3.1; RFC 5480, 3). The names
     are critical when there is no subject (RFC 5280, 4.2.1.6). The authority key identifier is the issuer's subject
@@ -944,13 +925,8 @@ def make_certificate(public, now, days, fields, names, key, passphrase=None, iss
         Bytes of the certificate of that key. Default: the certificate signs itself.
 
     Returns PEM bytes. Raises ``CommandExecutionError`` when the key cannot be loaded.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.sign /root/mail.csr mail.example.com ca_certificate=/root/ca.pem ca_key=/root/ca.key
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.make_certificate", job)
     lib = _library()
     x509 = lib.x509
     own = lib.serialization.load_der_public_key(public)
@@ -983,9 +959,11 @@ def make_certificate(public, now, days, fields, names, key, passphrase=None, iss
     )
 
 
-def make_request(key, fields, names):
+def make_request(key, fields, names, **job):
     """
     Make a certificate request (PKCS 10) for a key.
+
+    For states and other modules: as a job it is refused.
 
     key
         Bytes of the private key.
@@ -994,13 +972,8 @@ def make_request(key, fields, names):
         As :func:`check_subject` and :func:`check_names` return them.
 
     Returns PEM text. Raises ``CommandExecutionError`` when the key cannot be loaded.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.make_request "$(cat smtpd.key)" '{}' '[mail.example.com]'
     """
+    __salt__["mta_state.refuse_job"]("mta_x509.make_request", job)
     private = _load_key(key, thorough=True)
     request = (
         _library()

@@ -1828,18 +1828,14 @@ def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep
     """
     Make the changes that :func:`plan` tells, as a part of the transaction.
 
+    For states: by itself it is refused.
+
     name, parameters, services, unmanaged, revert
         As for the state ``postconf.managed``.
 
     main.cf and master.cf are switched only if they are still what the new ones were made from; a file that
     was edited meanwhile is planned again. Raises ``CommandExecutionError`` when Postfix refuses the result,
     is not installed, or the files cannot be locked or written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' postconf.apply parameters='{"biff": false}'
     """
     # What is made, or undone later, is announced no longer.
     __context__.pop("postconf.announced", None)

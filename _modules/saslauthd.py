@@ -657,17 +657,13 @@ def apply(**args):
     """
     Make what :func:`plan` tells true, through the transaction that is open.
 
+    For states: by itself it is refused.
+
     args
         As for :func:`plan`.
 
     Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when something cannot be
     changed.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' saslauthd.apply mechanisms='[pam]'
     """
     wanted = _arguments(args)
     work = _work(wanted)
@@ -720,13 +716,9 @@ def absent_apply():
     Stop the daemon and keep it from starting at boot, and put back what was there before it was managed, through
     the transaction that is open.
 
+    For states: by itself it is refused.
+
     Raises ``CommandExecutionError`` when something cannot be changed.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' saslauthd.absent_apply
     """
     planned = absent_plan()
     __salt__["mta_transaction.need"](planned["activate"])

@@ -56,7 +56,7 @@ def managed(
     entries_pillar
         Pillar path of the entries, in place of ``entries``: Salt logs a state's arguments. There a value may be
         ``{secret: TEXT}``; it, like ``password`` and ``bind_pw`` of a file of settings, is never shown, and may be
-        an ``sdb://`` URI.
+        an ``sdb://`` URI. A setting that is a URI with a password in it is a secret too.
 
     source
         URL of a file on the file server, in place of entries. Default: none.
@@ -67,7 +67,7 @@ def managed(
     mode
         Octal text, of the source and its compiled form. Default: that of the file which is there, ``"0644"`` for a
         new one; with secrets ``"0600"``, ``"0640"`` for a file of settings. The group is ``postfix`` where it may
-        read and others may not.
+        read and others may not. One that lets others read, write or execute a table with secrets is refused.
 
     package
         Package that brings the type, so that test mode knows that it will be there. Default: none.

@@ -114,6 +114,22 @@ def main_cf(tmp_path):
 
 
 @pytest.fixture
-def transaction(modules, server):
-    """The functions of ``mta_transaction`` by name."""
-    return lambda function, *args, **kwargs: modules[f"mta_transaction.{function}"](*args, **kwargs)
+def participate(modules, context):
+    """Call a function by name as a participant's state does: it may begin a transaction, and leave it open."""
+
+    def call(function, *args, **kwargs):
+        modules["mta_transaction.outlook"]()
+        run = context["mta_transaction"]
+        participant, run["module"] = run["module"], run["module"] or "tested"
+        try:
+            return modules[function](*args, **kwargs)
+        finally:
+            run["module"] = participant
+
+    return call
+
+
+@pytest.fixture
+def transaction(participate, server):
+    """The functions of ``mta_transaction`` by name, called as a participant's state calls them."""
+    return lambda function, *args, **kwargs: participate(f"mta_transaction.{function}", *args, **kwargs)

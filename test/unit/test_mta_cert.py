@@ -633,6 +633,117 @@ def test_a_passphrase_that_comes_later_locks_the_key(host, passphrase):
     assert host.settle()[0]["changes"] == {}
 
 
+def unlocked_keys(folder, *allowed):
+    """Files with the authority's key in a form that a passphrase change was to protect."""
+    texts = [path.read_bytes() for path in allowed]
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and b"PRIVATE KEY" in path.read_bytes() and path.read_bytes() not in texts
+    ]
+
+
+@pytest.fixture
+def locked_later(host, passphrase, tmp_path, request):
+    """An authority whose key was not encrypted, in ``originals`` too where it was there first; then it is."""
+    if request.param == "own":
+        host.ca_key.parent.mkdir(parents=True, mode=0o700)
+        host.ca_key.write_bytes(private_pem())
+        host.ca_key.chmod(0o644)
+    result = host.authority()
+    assert result["result"] is True, result
+    host.before = host.ca_key.read_bytes()
+    assert (request.param == "own") == bool(unlocked_keys(tmp_path / "state" / "originals"))
+    passphrase(SECRET)
+    return host
+
+
+@pytest.mark.parametrize("locked_later", ["made", "own"], indirect=True)
+def test_no_store_keeps_a_key_that_was_encrypted(locked_later, tmp_path, modules):
+    host = locked_later
+    assert host.authority()["result"] is True
+    assert b"ENCRYPTED" in host.ca_key.read_bytes()
+    assert unlocked_keys(tmp_path / "state") == []
+    # A roll back does not bring it back either, and says so.
+    locked = host.ca_key.read_bytes()
+    taken_back = modules["mta_previous.take_back"]()
+    assert taken_back["result"] is False
+    assert f"{host.ca_key} stays as it is: it was encrypted" in taken_back["comment"]
+    restored = host.states["mta_transaction.restored"]("postfix_mta")
+    assert restored["result"] is True, restored["comment"]
+    if host.ca_key.exists():
+        assert host.ca_key.read_bytes() == locked
+
+
+@pytest.mark.parametrize("locked_later", ["made", "own"], indirect=True)
+def test_a_roll_back_takes_the_rest_back_and_leaves_the_key_encrypted(locked_later, tmp_path, modules):
+    host = locked_later
+    host.now += 3630 * DAY
+    before = host.ca.read_bytes()
+    assert set(host.authority()["changes"]) == {str(host.ca), str(host.ca_key), "activation"}
+    locked = host.ca_key.read_bytes()
+    predicted = modules["mta_previous.take_back"](test=True)
+    taken_back = modules["mta_previous.take_back"]()
+    assert taken_back["result"] is True, taken_back["comment"]
+    assert taken_back["changes"] == predicted["changes"]
+    assert str(host.ca_key) not in taken_back["changes"]
+    assert "stays as it is: it was encrypted" in taken_back["comment"]
+    assert (host.ca.read_bytes(), host.ca_key.read_bytes()) == (before, locked)
+    assert unlocked_keys(tmp_path / "state") == []
+
+
+@pytest.mark.parametrize("locked_later", ["made", "own"], indirect=True)
+def test_an_undone_passphrase_leaves_key_and_stores_as_they_were(locked_later, tmp_path, pretend):
+    host, stores = locked_later, (tmp_path / "state" / "originals", tmp_path / "state" / "previous")
+    before = [{path: path.read_bytes() for path in store.rglob("*") if path.is_file()} for store in stores]
+    problems = {"answers": False, "problems": ["no answer"], "notes": [], "transcript": []}
+    pretend("mta_probe.check", lambda **_: problems)
+    pretend("mta_service.status", lambda names: {name: RUNNING for name in names})
+    for action in ("restart", "reload", "stop", "start"):
+        pretend(f"mta_service.{action}", lambda *_, **__: None)
+    assert host.authority()["result"] is False
+    assert host.ca_key.read_bytes() == host.before
+    assert [{path: path.read_bytes() for path in store.rglob("*") if path.is_file()} for store in stores] == before
+
+
+@pytest.mark.parametrize("locked_later", ["own"], indirect=True)
+def test_a_run_that_is_killed_after_its_commit_is_made_up_for_by_the_next_change(
+    locked_later, tmp_path, modules, context
+):
+    host = locked_later
+    loaders = (modules, modules.pack["__salt__"])
+    real = [loader["mta_previous.protect"].func for loader in loaders]
+    for loader in loaders:
+        loader._dict["mta_previous.protect"] = lambda: None
+    assert host.authority()["result"] is True
+    assert len(unlocked_keys(tmp_path / "state", host.ca_key)) == 2
+    context.clear()
+    for loader, function in zip(loaders, real):
+        loader._dict["mta_previous.protect"] = function
+    assert host.pair()["result"] is True
+    assert unlocked_keys(tmp_path / "state", host.ca_key, host.key) == []
+
+
+@pytest.mark.parametrize("locked_later", ["own"], indirect=True)
+def test_the_key_of_another_authority_stays_in_the_store(locked_later, tmp_path):
+    host, other = locked_later, private_pem()
+    (entry,) = [path.parent for path in (tmp_path / "state" / "originals").glob("*/content")]
+    (entry / "content").write_bytes(other)
+    assert host.authority()["result"] is True
+    assert [pathlib.Path(path).read_bytes() for path in unlocked_keys(tmp_path / "state", host.ca_key)] == [other]
+
+
+def test_a_change_of_the_passphrase_forgets_what_the_former_one_opens(host, secret, modules, tmp_path):
+    host.settle()
+    former = host.ca_key.read_bytes()
+    previous = "postfix_mta:certificate:ca:previous_passphrase"
+    pillar = {"postfix_mta": {"certificate": {"ca": {"passphrase": "a new one", "previous_passphrase": SECRET}}}}
+    for loader in (modules, modules.pack["__salt__"]):
+        loader.pack["__pillar__"] = pillar
+    assert host.authority(previous_passphrase_pillar=previous)["result"] is True
+    assert [path for path in (tmp_path / "state").rglob("content") if path.read_bytes() == former] == []
+
+
 @pytest.mark.parametrize("value", [1234, "", ["a"], "x" * 1024])
 def test_a_passphrase_that_is_no_usable_text_is_refused_without_showing_it(host, passphrase, value):
     passphrase(value)
@@ -874,7 +985,8 @@ def test_every_public_function_documents_itself():
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
         assert functions
         for function in functions:
-            assert "CLI Example:" in ast.get_docstring(function), f"{module}.{function.name}"
+            said = ast.get_docstring(function)
+            assert "CLI Example:" in said or "it is refused" in said, f"{module}.{function.name}"
 
 
 # -- files of an administrator or an ACME client -------------------------------------------------

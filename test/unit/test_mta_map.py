@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import stat
+import subprocess
 
 import pytest
 import salt.loader
@@ -27,7 +28,7 @@ tr a-z A-Z <"$file" >"$file$suffix"
 POSTCONF = """\
 #!/bin/sh
 echo "$@" >>"$0.calls"
-case "$1" in -m) echo hash btree pcre texthash cidr mysql;; *) echo hash;; esac
+case "$1" in -m) echo hash btree pcre texthash cidr mysql ldap pgsql;; *) echo hash;; esac
 """
 
 TABLE = """\
@@ -130,7 +131,7 @@ def test_a_pattern_with_blanks_is_one_key():
         ("hash", "a b", "a mapping or a list"),
         ("pcre", ["# comment"], "cannot be written"),
         ("pcre", [{"/a/": "b", "/c/": "d"}], "a mapping of one key"),
-        ("mysql", {"a=b": "c"}, "cannot be written"),
+        ("mysql", {"a=b": "c"}, "not a setting"),
     ],
 )
 def test_what_a_table_cannot_hold_is_refused(kind, entries, words):
@@ -214,6 +215,116 @@ def test_modes_hold_for_both_forms(modules, apply, path):
     path.with_name("virtual.db").chmod(0o644)
     plan = modules["mta_map.plan"](str(path), type="hash", entries={"a": {"secret": "b"}})
     assert plan["changes"] == {"compiled": {"old": "0644 root", "new": "as its source"}}
+
+
+SECRET_TABLES = [
+    {"type": "hash", "entries": {"a": {"secret": "b"}}},
+    {"type": "hash", "entries": [{"a": {"secret": "b"}}, "c d"]},
+    {"type": "hash", "entries": {"a": "b"}, "secret": True},
+    {"type": "texthash", "logins": {"[smtp.example.net]:587": "mail:relay"}},
+    {"type": "mysql", "entries": {"user": "x", "password": "b"}},
+    {"type": "ldap", "entries": ["bind_pw = b"]},
+    {"type": "pgsql", "entries": {"hosts": "postgresql://x:b@db.example.com/mail"}},
+    {"type": "mysql", "source": "salt://users"},
+]
+
+
+@pytest.fixture
+def served(opts, modules, tmp_path, pretend):
+    """A file server with a table of settings, and pillar with a login."""
+    (tmp_path / "users").write_text("user = x\npassword = geheim\n")
+    pretend("cp.cache_file", lambda url, saltenv: str(tmp_path / url.replace("salt://", "")))
+    pretend("mta_map.missing_types", lambda types: [])
+    for loader in (modules, modules.pack["__salt__"]):
+        loader.pack["__pillar__"] = {"mail": {"relay": {"username": "x", "password": "geheim"}}}
+
+
+@pytest.mark.parametrize("mode", ["0644", "644", "0604", "0641", "0666"])
+@pytest.mark.parametrize("table", SECRET_TABLES, ids=str)
+def test_no_mode_lets_others_read_a_secret(modules, apply, served, path, table, mode):
+    for function in ("plan", "apply"):
+        with pytest.raises(SaltInvocationError, match=f'"{mode}" lets others at what is secret in it'):
+            modules[f"mta_map.{function}"](str(path), **table, mode=mode)
+    assert not list(path.parent.glob("virtual*"))
+
+
+@pytest.mark.parametrize("table", SECRET_TABLES, ids=str)
+def test_the_group_of_the_daemons_may_read_a_secret(apply, served, path, table):
+    path.write_text("a b\n")
+    path.chmod(0o644)
+    for mode, allowed in ((None, (0o600, 0o640)), ("0640", (0o640,)), ("0600", (0o600,))):
+        apply(path, **table, mode=mode)
+        for file in path.parent.glob("virtual*"):
+            assert stat.S_IMODE(file.stat().st_mode) in allowed, file
+
+
+def test_a_table_that_others_could_read_before_this_was_refused_does_not_stay(modules, apply, path, context):
+    table = {"type": "hash", "entries": {"a": {"secret": "b"}}}
+    apply(path, **table)
+    record = modules["mta_state.read"]("maps.json")
+    for file in path.parent.glob("virtual*"):
+        file.chmod(0o644)
+    rights = modules["mta_map.plan"].func.__globals__["_rights"](path.stat())
+    record["tables"][str(path)].update(mode="0644", rights=rights)
+    modules["mta_state.write"]("maps.json", record)
+    with pytest.raises(SaltInvocationError, match="lets others"):
+        modules["mta_map.plan"](str(path), **table, mode="0644")
+    assert modules["mta_map.plan"](str(path), **table)["changes"][f"{path} mode"]["new"].startswith("0600")
+
+
+@pytest.mark.parametrize("mode", [644, 420, "rw", "08", True])
+def test_a_mode_that_is_none_is_refused_in_words(modules, path, mode):
+    with pytest.raises(SaltInvocationError, match="is not an octal text"):
+        modules["mta_map.plan"](str(path), type="hash", entries={"a": "b"}, mode=mode)
+
+
+def test_a_table_with_secrets_is_not_readable_for_a_moment(
+    modules, participate, installed, server, path, monkeypatch
+):
+    """Nor are drafts, the compiled form, and what is kept of the table before."""
+    seen = {}
+    fsync, run = os.fsync, subprocess.run
+
+    def look():
+        for file in path.parent.rglob("*"):
+            if file.is_file() and b"geheim" in file.read_bytes().lower():
+                barriers = [file, *(folder for folder in file.parents if path.parent in folder.parents)]
+                seen.setdefault(str(file), []).append(all(one.stat().st_mode & 0o007 for one in barriers))
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), look()))
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: (run(*args, **kwargs), look())[0])
+    umask = os.umask(0)
+    try:
+        for text in ("geheim-1", "geheim-2"):
+            participate("mta_map.apply", str(path), type="hash", entries={"a": {"secret": text}})
+            modules["mta_transaction.close"](verify={"enabled": False})
+            look()
+    finally:
+        os.umask(umask)
+    # The source and its compiled form: staged, drafted, switched, kept.
+    assert len(seen) >= 8
+    assert [file for file, readable in seen.items() if any(readable)] == []
+
+
+@pytest.mark.parametrize("kind", ["hash", "texthash", "pcre", "mysql", "ldap"])
+@pytest.mark.parametrize("mistake", ["geheim", "[smtp.example.net]:587=geheim", "bind_pw geheim", "#geheim"])
+def test_a_line_without_a_separator_is_not_shown(modules, installed, path, kind, mistake):
+    for entries in ([mistake], {mistake: None}, ["a = b", mistake], {"a": "b", mistake: ""}):
+        assert "geheim" not in str(modules["mta_map.unfit"](str(path), kind, entries, secret=True))
+        try:
+            said = modules["mta_map.plan"](str(path), type=kind, entries=entries, secret=True)
+        except SaltInvocationError as err:
+            said = err
+        assert "geheim" not in str(said)
+    path.write_text(f"a b\n{mistake}\n")
+    path.chmod(0o600)
+    assert "geheim" not in str(modules["mta_map.plan"](str(path), type=kind, entries={"a": "c"}))
+
+
+def test_an_entry_that_is_not_shown_is_told_by_its_number(modules, installed, path):
+    said = modules["mta_map.unfit"](str(path), "hash", ["[smtp.example.net]:587 alice:x", "geheim"], secret=True)
+    assert said == "entries:entry 2 (not shown, as it may hold a secret): no value"
+    assert modules["mta_map.unfit"](str(path), "hash", ["a"]) == "entries:a: no value"
 
 
 def test_the_value_of_a_former_secret_is_not_shown_when_it_goes(modules, apply, path):

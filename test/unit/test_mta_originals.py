@@ -6,9 +6,9 @@ import pytest
 
 
 @pytest.fixture
-def originals(modules, server):
-    """The functions of ``mta_originals`` by name."""
-    return lambda function, *args, **kwargs: modules[f"mta_originals.{function}"](*args, **kwargs)
+def originals(participate, server):
+    """The functions of ``mta_originals`` by name, called as a participant's state calls them."""
+    return lambda function, *args, **kwargs: participate(f"mta_originals.{function}", *args, **kwargs)
 
 
 @pytest.fixture

@@ -410,6 +410,29 @@ def test_a_secret_is_never_shown(problems, pillar):
     assert SECRET not in "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "{type: hash, entries: {a: {secret: b}}, mode: '0644'}",
+        "{type: hash, entries: [{a: {secret: b}}], mode: '0604'}",
+        "{type: hash, entries: {a: b}, secret: true, mode: '0644'}",
+        "{type: mysql, entries: {user: x, password: y}, mode: '0644'}",
+        "{type: ldap, entries: ['bind_pw = y'], mode: '0644'}",
+        "{type: ldap, source: 'salt://users', mode: '0644'}",
+    ],
+)
+def test_a_mode_that_lets_others_read_a_secret_is_refused_with_its_path(
+    problems, modules, tmp_path, pretend, table
+):
+    (tmp_path / "users").write_text("bind_pw = geheim\n")
+    pretend("cp.cache_file", lambda *_: str(tmp_path / "users"))
+    pretend("mta_map.missing_types", lambda types: [])
+    found = problems(f"maps: {{logins: {table}}}")
+    assert [line.partition(": ")[0] for line in found] == ["postfix_mta:maps:logins:mode"]
+    assert '"0600" or "0640"' in found[0] or '"0600", or "0640"' in found[0]
+    assert problems(f"maps: {{logins: {table.replace('0644', '0640').replace('0604', '0640')}}}") == []
+
+
 def test_an_unknown_operating_system_family_is_refused(problems, modules):
     problems({})
     found = modules["mta_settings.problems"]("postfix_mta", "mail.example.com", "Arch")

@@ -153,6 +153,20 @@ def test_secrets_are_readable_by_root_alone_in_both_forms_and_shown_nowhere(cont
     ]
 
 
+def test_no_mode_lets_others_read_a_secret(container, client):
+    listing = "stat -c '%a %U %G' /etc/postfix/logins /etc/postfix/logins.db"
+    secret = maps("one")["logins"]
+    for mode, ok, expected in (("0644", False, "600 root root"), ("0640", True, "640 root postfix")):
+        found = applied(container, pillar(maps("one", logins={**secret, "mode": mode})), ok=ok)
+        assert SECRET not in str(found)
+        assert container.exec(listing).stdout.split("\n")[:2] == [expected] * 2
+    container.put({f"{container.root}srv/salt/tables/users": f"hosts = localhost\npassword = {SECRET}\n"})
+    served = {"type": "texthash", "source": "salt://tables/users", "secret": True, "mode": "0644"}
+    found = applied(container, pillar(maps("one", served=served)), ok=False)
+    assert "postfix_mta:maps:served:mode" in str(found) and SECRET not in str(found)
+    applied(container, pillar(maps("one")))
+
+
 def test_all_tables_change_while_they_are_looked_up(container, client):
     for kind in KINDS:
         ask(container, kind, "one", "two")

@@ -121,6 +121,85 @@ class TestCertificate:
         assert all(state["result"] for state in container.apply().values())
 
 
+class TestSecretsOfTheAuthority:
+    """What is kept for an undo and a roll back does not outlive the change that was to protect it."""
+
+    KEY = "/etc/ssl/private/cakey.pem"
+
+    @pytest.fixture
+    def forms(self, host):
+        """How often the stores have the authority's key: not encrypted, and opened by a passphrase."""
+        own = host.check_output(f"openssl pkey -in {self.KEY} -passin pass:not-in-any-log -pubout")
+
+        def count(passphrase):
+            files = host.run("grep -rlF 'PRIVATE KEY' /var/lib/postfix_mta").stdout.split()
+            shown = [host.run("openssl pkey -in %s -passin pass:%s -pubout", path, passphrase) for path in files]
+            return [path for path, done in zip(files, shown) if done.rc == 0 and done.stdout.strip() == own]
+
+        return count
+
+    def test_a_key_that_was_not_encrypted_is_in_no_store_once_it_is(self, host, container, forms):
+        host.check_output(
+            f"umask 077; openssl pkey -in {self.KEY} -passin pass:not-in-any-log -out /root/open.pem"
+            f" && cp /root/open.pem {self.KEY} && rm /root/open.pem"
+        )
+        assert "ENCRYPTED" not in host.file(self.KEY).content_string
+        done = result(container.apply(), "postfix_mta_ca")
+        assert done["result"] is True and self.KEY in done["changes"]
+        assert "ENCRYPTED" in host.file(self.KEY).content_string
+        assert forms("none") == []
+        locked = host.file(self.KEY).content_string
+        refused = container.call("mta_previous.take_back")
+        assert refused["result"] is False
+        assert f"{self.KEY} stays as it is: it was encrypted" in refused["comment"]
+        assert host.file(self.KEY).content_string == locked
+        assert not any(state["changes"] for state in container.apply().values())
+
+    def test_a_change_of_the_passphrase_leaves_none_that_the_former_one_opens(
+        self, host, container, instance, forms
+    ):
+        pillar = instance.provisioner["pillars"]["postfix_mta.sls"]["postfix_mta"]
+        for new, former in (("another-one", "not-in-any-log"), ("not-in-any-log", "another-one")):
+            ca = {"passphrase": new, "previous_passphrase": former}
+            certificate = {**pillar["certificate"], "ca": ca}
+            results = container.apply(pillar={"postfix_mta": {**pillar, "certificate": certificate}})
+            assert all(state["result"] for state in results.values())
+            assert forms(former) == []
+            assert host.run(f"openssl pkey -noout -in {self.KEY} -passin pass:{new}").rc == 0
+        container.set_pillar({"postfix_mta": pillar})
+        assert not any(state["changes"] for state in container.apply().values())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mta_transaction.write", "/etc/postfix/by-hand", "x"],
+        ["mta_transaction.remove", "/etc/aliases"],
+        ["mta_transaction.need", '{"postfix": "restart"}'],
+        ["mta_transaction.close"],
+        ["mta_transaction.member", "/etc/aliases", "mta_aliases", '{"aliases": {"x": "bob"}}', "transaction=t"],
+        ["mta_aliases.apply", 'aliases={"x": "bob"}'],
+        ["postconf.apply", 'parameters={"biff": true}'],
+        ["mta_journal.begin", "{}"],
+        ["mta_previous.apply"],
+        ["mta_x509.make_key", "ec", "256"],
+        ["mta_pem.read", "/etc/ssl/private/smtpd.key"],
+        ["mta_secret.get", "postfix_mta:certificate:ca:passphrase"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_part_of_an_apply_is_no_command(host, container, command):
+    before = host.check_output("sha256sum /etc/aliases /etc/postfix/main.cf /var/lib/postfix_mta/previous/left")
+    config = f"--config-dir={container.root}etc/salt"
+    done = container.exec(["salt-call", "--local", config, *command], check=False)
+    assert done.returncode != 0
+    assert "is for states" in done.stdout + done.stderr
+    assert "PRIVATE KEY" not in done.stdout and "not-in-any-log" not in done.stdout + done.stderr
+    assert not host.file("/var/lib/postfix_mta/journal").exists
+    after = host.check_output("sha256sum /etc/aliases /etc/postfix/main.cf /var/lib/postfix_mta/previous/left")
+    assert after == before
+
+
 class TestUnmanaged:
     """What main.cf and master.cf hold that neither the pillar nor the package names."""
 

@@ -41,6 +41,30 @@ BROKEN = {
         {"certificate": {"ca": {"passphrase": 12345678}}},
         "postfix_mta:certificate:ca:passphrase",
     ),
+    "a secret that others could read": (
+        {"maps": {"logins": {"type": "hash", "entries": {"a": {"secret": "alice:geheim"}}, "mode": "0644"}}},
+        "postfix_mta:maps:logins:mode",
+    ),
+    "a password that others could read": (
+        {"maps": {"users": {"type": "texthash", "entries": {"a": "b"}, "secret": True, "mode": "0604"}}},
+        "postfix_mta:maps:users:mode",
+    ),
+    "a secret line without a separator": (
+        {"maps": {"logins": {"type": "hash", "entries": ["[smtp.example.net]:587=alice:geheim"], "secret": True}}},
+        "postfix_mta:maps:logins:entries:entry 1 (not shown, as it may hold a secret)",
+    ),
+    "a secret one level too high": (
+        {"maps": {"logins": {"type": "hash", "secret": "alice:geheim"}}},
+        "postfix_mta:maps:logins:secret",
+    ),
+    "a password in a user name": (
+        {"relay": {"host": "smtp.example.net", "username": "alice:geheim", "password": "x"}},
+        "postfix_mta:relay:username",
+    ),
+    "a password in a host": (
+        {"relay": {"host": "smtp://alice:geheim@smtp.example.net"}},
+        "postfix_mta:relay:host",
+    ),
 }
 
 SNAPSHOT = """
@@ -71,7 +95,7 @@ def test_a_broken_pillar_changes_nothing(container, snapshot, name):
     refused = [state for state in failed.values() if state["__id__"] == "postfix_mta_settings"]
     assert len(refused) == 1
     assert expected in refused[0]["comment"]
-    assert "12345678" not in str(result)
+    assert "12345678" not in str(result) and "geheim" not in str(result)
     assert not any(state["changes"] for state in result.values())
     assert snapshot() == before
 

@@ -402,9 +402,10 @@ def convert(pillar=None):
     pillar
         Dictionary: what the key ``postfix`` holds. Default: the minion's.
 
-    A service that this pillar names comes out as that formula writes it: what the pillar does not say of it is that
-    formula's default. A service, or parameter, that the pillar does not name is not in the result:
-    ``postconf.export`` on a host that it has set up tells more. Raises ``SaltInvocationError`` without a pillar to convert.
+    A service that this pillar names comes out as that formula writes it, with that formula's defaults for what the
+    pillar does not say. A service, or parameter, that the pillar does not name is not in the result:
+    ``postconf.export`` on a host that it has set up tells more. Raises ``SaltInvocationError`` without a pillar to
+    convert.
 
     CLI Example:
 

@@ -24,8 +24,8 @@ reason (str)
 queue_id (str or list)
     Queue ids, as in the log.
 
-The queue may be of any length: postqueue(1) is read message by message, and what is kept is bounded by ``limit``,
-where there is one. A message is acted on as a whole, also for its other recipients. Messages come and go meanwhile: one that has left
+The queue may be of any length: postqueue(1) is read message by message, and what is kept is bounded by ``limit``.
+A message is acted on as a whole, also for its other recipients. Messages come and go meanwhile: one that has left
 is no error, and postqueue(1) may list one twice that changes queues. A short queue id can be reused by another
 message (postconf(5): ``enable_long_queue_ids``).
 """
@@ -560,8 +560,8 @@ def delete(
         Only tell which messages it would be.
 
     limit (int, 1 or more; default: all that match)
-        For how many of them at most, the oldest first: by the time of arrival, and by the queue id where that is the
-        same.
+        For how many of them at most, the oldest first: by the time of arrival, and of those of one second by the
+        queue id.
 
     Returns ``action``, ``matched`` (how many messages match), ``done`` (for how many of them postsuper(1) did it;
     fewer when messages left the queue meanwhile; ``None`` with ``test``), ``comment`` (these numbers in a
@@ -711,7 +711,7 @@ def flush(
             done += 1
         return done
 
-    return {"action": "flush", **_chosen(("deferred",), arguments, "handed to the queue manager for delivery", act)}
+    return {"action": "flush", **_chosen(("deferred",), arguments, "handed on for delivery", act)}
 
 
 def _run_postqueue(*arguments):

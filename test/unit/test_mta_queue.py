@@ -247,7 +247,8 @@ def test_without_a_limit_the_oldest_hundred_are_shown_of_all_that_it_was_done_fo
     with open(tmp_path / "listing", "w") as handle:
         for number in range(250):
             about = {"queue_name": "deferred", "queue_id": f"{number:03X}", "arrival_time": LAST - number}
-            handle.write(json.dumps({**about, "message_size": 1, "sender": "a@b.example", "recipients": []}) + "\n")
+            about.update(message_size=1, sender="a@b.example", recipients=[])
+            handle.write(json.dumps(about) + "\n")
     done = queue("hold", sender="a@b.example")
     assert (done["matched"], done["done"], len(log()) - 1) == (250, 250, 250)
     assert ids(done["messages"]) == [f"{number:03X}" for number in range(249, 149, -1)]

@@ -201,9 +201,7 @@ def test_a_listener_that_is_asked_to_go_or_still_answers_undoes_nothing(
 
 
 @pytest.mark.parametrize("function", ["mta_previous", "mta_originals"])
-def test_what_is_taken_back_takes_its_listener_with_it(
-    transaction, server, main_cf, pretend, function
-):
+def test_what_is_taken_back_takes_its_listener_with_it(transaction, server, main_cf, pretend, function):
     pretend("postconf.listeners", lambda *_: server.listeners)
     server.listeners, server.silent = [SMTP], {587}
     transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})

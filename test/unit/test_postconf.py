@@ -812,7 +812,9 @@ def test_a_listener_that_is_taken_out_is_let_go_and_one_with_another_program_is_
     assert private["_let_go"](str(host.directory), prepared, arguments["services"]) == let_go
 
 
-@pytest.mark.parametrize("command", ["smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "qmgr", "pickup"])
+@pytest.mark.parametrize(
+    "command", ["smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "qmgr", "pickup"]
+)
 def test_a_program_that_takes_no_mail_from_the_network_is_no_listener(host, modules, command):
     wanted = {"smtp/inet": {"command": command}}
     words = f"smtp/inet: command: {command} takes no mail from the network; what does is smtpd or postscreen"

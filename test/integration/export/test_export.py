@@ -112,12 +112,12 @@ def test_the_conversation_is_switched_off_only_where_the_server_does_not_pass_it
 
 # The services of the community formula, as its pillar: those that it has switched on, and those that it has not.
 COMMUNITY_ON = (
-    "smtp pickup cleanup qmgr tlsmgr rewrite bounce defer trace verify flush proxymap proxywrite smtp-unix relay showq"
-    " error retry discard local virtual lmtp anvil scache"
+    "smtp pickup cleanup qmgr tlsmgr rewrite bounce defer trace verify flush proxymap proxywrite smtp-unix relay"
+    " showq error retry discard local virtual lmtp anvil scache"
 )
 COMMUNITY_OFF = (
-    "smtp-postscreen smtpd dnsblog tlsproxy submission smtps 628 qmgr-oqmgr maildrop cyrus old-cyrus uucp ifmail bsmtp"
-    " scalemail-backend mailman"
+    "smtp-postscreen smtpd dnsblog tlsproxy submission smtps 628 qmgr-oqmgr maildrop cyrus old-cyrus uucp ifmail"
+    " bsmtp scalemail-backend mailman"
 )
 ASK = """
 import smtplib

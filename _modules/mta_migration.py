@@ -518,7 +518,7 @@ def _converted_fields(name, given, config, notes):
     entry["command"] = fields.get("command", name)
     overrides = {} if "args" in given else dict(OVERRIDES.get(name, {}))
     for parameter, value in overrides.items():
-        # One that does not exist is nothing, and a warning.
+        # To Postfix a parameter that is not set is an empty text, and a warning.
         if value.startswith("$mua_") and value[1:] not in config:
             overrides[parameter] = ""
     words = []

@@ -196,9 +196,9 @@ def _selection(filters):
     return lambda message, now: all(test(message, now) for test in tests)
 
 
-def _limit(value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise SaltInvocationError(f"limit: {value!r} is not a whole number, 0 or more")
+def _limit(value, least=0):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SaltInvocationError(f"limit: {value!r} is not a whole number, {least} or more")
     return value
 
 
@@ -455,8 +455,8 @@ def _chosen(queues, arguments, participle, act):
     for name, flag in (("everything", everything), ("test", test)):
         if not isinstance(flag, bool):
             raise SaltInvocationError(f"{name}: {flag!r} is not a boolean")
-    if limit is not None and _limit(limit) == 0:
-        raise SaltInvocationError("Nothing was done: limit=0 is for no message; leave it out for all that match")
+    if limit is not None:
+        _limit(limit, 1)
     filters = _filters(arguments)
     given = [name for name, value in filters.items() if value is not None]
     if not given and not everything:

@@ -298,7 +298,7 @@ def _text(settings, notes):
 
 # -- the community formula -----------------------------------------------------------------------------
 
-# Its names of master.cf's columns, and of services that are not of type unix.
+# Its names of master.cf's columns.
 COLUMNS = {
     "private": "private",
     "unpriv": "unprivileged",
@@ -306,18 +306,83 @@ COLUMNS = {
     "wakeup": "wakeup",
     "maxproc": "process_limit",
 }
-NAMES = {
-    "smtp": "smtp/inet",
-    "smtp-postscreen": "smtp/inet",
-    "smtp-unix": "smtp/unix",
-    "qmgr-oqmgr": "qmgr/unix",
-    "smtpd": "smtpd/pass",
-    "submission": "submission/inet",
-    "smtps": "smtps/inet",
-    "628": "628/inet",
+# What its services are where its pillar does not say it: name/type, the columns private, unprivileged, wakeup and
+# maxproc, and the program. None of them is chrooted. They are in the order of its master.cf: of two that are the
+# same service, Postfix takes the second.
+SERVICES = {
+    "smtp": "smtp/inet n - - - smtpd",
+    "smtp-postscreen": "smtp/inet n - - 1 postscreen",
+    "smtpd": "smtpd/pass - - - - smtpd",
+    "dnsblog": "dnsblog/unix - - - 0 dnsblog",
+    "tlsproxy": "tlsproxy/unix - - - 0 tlsproxy",
+    "submission": "submission/inet n - - - smtpd",
+    "smtps": "smtps/inet n - - - smtpd",
+    "628": "628/inet n - - - qmqpd",
+    "pickup": "pickup/unix n - 60 1 pickup",
+    "cleanup": "cleanup/unix n - - 0 cleanup",
+    "qmgr": "qmgr/unix n - 300 1 qmgr",
+    "qmgr-oqmgr": "qmgr/unix n - 300 1 oqmgr",
+    "tlsmgr": "tlsmgr/unix - - 1000? 1 tlsmgr",
+    "rewrite": "rewrite/unix - - - - trivial-rewrite",
+    "bounce": "bounce/unix - - - 0 bounce",
+    "defer": "defer/unix - - - 0 bounce",
+    "trace": "trace/unix - - - 0 bounce",
+    "verify": "verify/unix - - - 1 verify",
+    "flush": "flush/unix n - 1000? 0 flush",
+    "proxymap": "proxymap/unix - - - - proxymap",
+    "proxywrite": "proxywrite/unix - - - 1 proxymap",
+    "smtp-unix": "smtp/unix - - - - smtp",
+    "relay": "relay/unix - - - - smtp",
+    "showq": "showq/unix n - - - showq",
+    "error": "error/unix - - - - error",
+    "retry": "retry/unix - - - - error",
+    "discard": "discard/unix - - - - discard",
+    "local": "local/unix - n - - local",
+    "virtual": "virtual/unix - n - - virtual",
+    "lmtp": "lmtp/unix - - - - lmtp",
+    "anvil": "anvil/unix - - - 1 anvil",
+    "scache": "scache/unix - - - 1 scache",
+    "maildrop": "maildrop/unix - n - - pipe",
+    "cyrus": "cyrus/unix - n - - pipe",
+    "old-cyrus": "old-cyrus/unix - n - - pipe",
+    "uucp": "uucp/unix - n - - pipe",
+    "ifmail": "ifmail/unix - n - - pipe",
+    "bsmtp": "bsmtp/unix - n - - pipe",
+    "scalemail-backend": "scalemail-backend/unix - n - 2 pipe",
+    "mailman": "mailman/unix - n - - pipe",
 }
-# What it has in its tables for services that are off until they are switched on.
-COMMANDS = {"smtp-postscreen": "postscreen", "qmgr-oqmgr": "oqmgr", "submission": "smtpd", "smtps": "smtpd"}
+# Those that are a comment in its master.cf as long as its pillar does not name them.
+ON_REQUEST = {"smtp-postscreen", "smtpd", "dnsblog", "tlsproxy", "submission", "smtps", "628", "qmgr-oqmgr"}
+# What its pipe(8) services run: flags, user, the program, and what follows it.
+PIPES = {
+    "maildrop": ("DRhu", "vmail", "/usr/local/bin/maildrop", "-d ${recipient}"),
+    "cyrus": (None, "cyrus", "/cyrus/bin/deliver", "-e -r ${sender} -m ${extension} ${user}"),
+    "old-cyrus": ("R", "cyrus", "/cyrus/bin/deliver", "-e -m ${extension} ${user}"),
+    "uucp": ("Fqhu", "uucp", "uux", "-r -n -z -a$sender - $nexthop!rmail ($recipient)"),
+    "ifmail": ("F", "ftn", "/usr/lib/ifmail/ifmail", "-r $nexthop ($recipient)"),
+    "bsmtp": ("Fq.", "bsmtp", "/usr/local/sbin/bsmtp", "-f $sender $nexthop $recipient"),
+    "scalemail-backend": (
+        "R",
+        "scalemail",
+        "/usr/lib/scalemail/bin/scalemail-store",
+        "${nexthop} ${user} ${extension}",
+    ),
+    "mailman": ("FR", "list", "/usr/lib/mailman/bin/postfix-to-mailman.py", "${nexthop} ${user}"),
+}
+# The overrides of its listeners for users.
+FOR_USERS = {
+    "smtpd_sasl_auth_enable": "yes",
+    "smtpd_reject_unlisted_recipient": "no",
+    "smtpd_client_restrictions": "$mua_client_restrictions",
+    "smtpd_helo_restrictions": "$mua_helo_restrictions",
+    "smtpd_sender_restrictions": "$mua_sender_restrictions",
+    "smtpd_recipient_restrictions": "permit_sasl_authenticated,reject",
+    "milter_macro_daemon_name": "ORIGINATING",
+}
+OVERRIDES = {
+    "submission": {"syslog_name": "postfix/submission", "smtpd_tls_security_level": "encrypt", **FOR_USERS},
+    "smtps": {"syslog_name": "postfix/smtps", "smtpd_tls_wrappermode": "yes", **FOR_USERS},
+}
 LATER = {
     "transport": "a table: put it into maps, and name it in parameters:transport_maps",
     "vmail": "the access to a database, with its password: it stays in /etc/postfix/*.cf",
@@ -337,8 +402,10 @@ def convert(pillar=None):
     pillar
         Dictionary: what the key ``postfix`` holds. Default: the minion's.
 
-    What that formula sets without being asked is not in its pillar, and so not in the result: ``postconf.export``
-    on a host that it has set up tells more. Raises ``SaltInvocationError`` without a pillar to convert.
+    A service that this pillar names comes out as that formula writes it, with that formula's defaults for what the
+    pillar does not say. A service, or parameter, that the pillar does not name is not in the result:
+    ``postconf.export`` on a host that it has set up tells more. Raises ``SaltInvocationError`` without a pillar to
+    convert.
 
     CLI Example:
 
@@ -362,7 +429,7 @@ def convert(pillar=None):
     settings["parameters"] = _without_secrets("config", parameters, notes)
     settings["services"] = {}
     if pillar.get("manage_master_config", True):
-        settings["services"] = _converted_services(pillar.get("master_config") or {}, notes)
+        settings["services"] = _converted_services(pillar.get("master_config") or {}, config, notes)
     spf = pillar.get("policyd-spf") or {}
     if spf.get("enabled"):
         settings["services"]["policy-spf/unix"] = {
@@ -395,11 +462,11 @@ def convert(pillar=None):
     return CONVERTED + _text(settings, notes)
 
 
-def _converted_services(master, notes):
-    """``postfix:master_config`` as services."""
+def _converted_services(master, config, notes):
+    """``postfix:master_config`` as services; ``config``: its ``postfix:config``."""
     services = {}
-    given = dict(master.get("services") or {})
-    if master.get("enable_dovecot"):
+    given = {str(name): fields for name, fields in (master.get("services") or {}).items()}
+    if master.get("enable_dovecot") and "dovecot" not in given:
         own = master.get("dovecot") or {}
         user = f"{own.get('user', 'vmail')}:{own.get('group', 'vmail')}"
         given["dovecot"] = {
@@ -423,40 +490,68 @@ def _converted_services(master, notes):
             "command": "smtpd",
             "overrides": overrides or default,
         }
-    for name, fields in given.items():
-        fields = fields or {}
-        target = NAMES.get(name) or f"{fields.get('service', name)}/{fields.get('type', 'unix')}"
-        if fields.get("enable", True) is False:
-            services[target] = None
+    ranks = {name: rank for rank, name in enumerate(SERVICES)}
+    for name in sorted(given, key=lambda name: ranks.get(name, len(ranks))):
+        fields = given[name] or {}
+        own, kind = SERVICES.get(name, f"{name}/unix").split()[0].rsplit("/", 1)
+        target = f"{fields.get('service', own)}/{fields.get('type', kind)}"
+        if not fields.get("enable", True):
+            # The other one that is this service may be on.
+            if not any(_is_on_unasked(other, target, given) for other in SERVICES):
+                services.setdefault(target, None)
             continue
-        services[target] = _converted_fields(name, fields, notes)
+        if services.get(target):
+            notes[f"master_config:services:{name}"] = f"another one is {target}, too; Postfix takes this one"
+        services[target] = _converted_fields(name, fields, config, notes)
     return services
 
 
-def _converted_fields(name, fields, notes):
-    """One service."""
+def _is_on_unasked(name, target, given):
+    """Whether that formula has the service ``target`` by ``name``, which its pillar does not name."""
+    return name not in {*given, *ON_REQUEST, *PIPES} and SERVICES[name].startswith(f"{target} ")
+
+
+def _converted_fields(name, given, config, notes):
+    """One service, with that formula's defaults for what its pillar does not say."""
+    fields = {**_community(name), **{key: value for key, value in given.items() if value is not None}}
     entry = {ours: fields[theirs] for theirs, ours in COLUMNS.items() if fields.get(theirs) is not None}
-    command = fields.get("command") or COMMANDS.get(name)
-    if command or fields.get("enable"):
-        entry["command"] = command or fields.get("service", name)
+    entry["command"] = fields.get("command", name)
+    overrides = {} if "args" in given else dict(OVERRIDES.get(name, {}))
+    for parameter, value in overrides.items():
+        # To Postfix a parameter that is not set is an empty text, and a warning.
+        if value.startswith("$mua_") and value[1:] not in config:
+            overrides[parameter] = ""
     words = []
     for word in fields.get("args") or []:
         text = str(word).strip()
         override = re.match(r"-o\s*(\w+)\s*[=:]\s*(.*)\Z", text)
         if override:
-            entry.setdefault("overrides", {})[override[1]] = override[2]
+            overrides[override[1]] = override[2]
         elif not text.startswith("#"):
             words.append(text)
+    if overrides:
+        entry["overrides"] = overrides
     if fields.get("argv") and not fields.get("no_args"):
         words += [f"{key}={fields[key]}" for key in ("flags", "user", "argv") if fields.get(key)]
     if fields.get("extras"):
         words.append(str(fields["extras"]))
     if words:
         entry["arguments"] = " ".join(words)
-    if fields.get("enable") and not entry.get("overrides") and name in ("submission", "smtps"):
-        ready = {"submission": "submission", "smtps": "submissions"}[name]
-        notes[f"master_config:services:{name}"] = f"its overrides are that formula's own; see services:{ready}"
     return _services_without_secrets({name: entry}, notes)[name]
+
+
+def _community(name):
+    """What that formula has of a service by itself, in its own names; empty for one of the pillar's own."""
+    if name not in SERVICES:
+        return {}
+    _, private, unprivileged, wakeup, limit, command = SERVICES[name].split()
+    pipe = dict(zip(("flags", "user", "argv", "extras"), PIPES.get(name, ())))
+    fields = {"chroot": False, "command": command, **pipe}
+    columns = {"private": private, "unpriv": unprivileged, "wakeup": wakeup, "maxproc": limit}
+    for column, text in columns.items():
+        if text != "-":
+            fields[column] = False if text == "n" else int(text) if text.isdigit() else text
+    return fields
 
 
 def _converted_aliases(aliases, notes):

@@ -239,8 +239,9 @@ def apply():
     For states: by itself it is refused.
     """
     planned = plan()
+    listeners = [listener["service"] for listener in __salt__["postconf.listeners"]()]
     give_back(list(planned["changes"]))
-    __salt__["mta_transaction.need"](planned["activate"])
+    __salt__["mta_transaction.need"](planned["activate"], let_go=listeners)
 
 
 def forget():

@@ -124,13 +124,14 @@ def apply(commit=None):
         As for :func:`take_back`.
     """
     activate = _described()["activate"]
+    listeners = [listener["service"] for listener in __salt__["postconf.listeners"]()]
     halted = __salt__["mta_journal.halted"](STORE)
     if halted:
         __salt__["mta_transaction.halt"]()
     for entry in reversed(__salt__["mta_journal.entries"](STORE)):
         if entry["kind"] != "command":
             __salt__["mta_transaction.put_back"](entry)
-    __salt__["mta_transaction.need"](activate)
+    __salt__["mta_transaction.need"](activate, let_go=listeners)
     if halted:
         __salt__["mta_service.start"]("postfix")
 

@@ -1114,8 +1114,9 @@ def check(
     patience
         Seconds for which a listener that refuses the connection is tried again. Default 0.
 
-    Returns a dictionary: ``answers``, ``listening`` (whether any listener accepted a connection),
-    ``problems``, ``notes``, ``transcript`` (lists of lines) and ``conversations`` (see :func:`converse`).
+    Returns a dictionary: ``answers``, ``listening`` (whether any listener accepted a connection), ``speaking``
+    (those of ``listeners`` that answered EHLO), ``problems``, ``notes``, ``transcript`` (lists of lines) and
+    ``conversations`` (see :func:`converse`).
 
     Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the configuration cannot
     be read.
@@ -1143,7 +1144,7 @@ def check(
         "deadline": started + timeout,
         "patient_until": started + patience,
     }
-    conversations, problems, notes, transcript = [], [], [], []
+    conversations, speaking, problems, notes, transcript = [], [], [], [], []
     if not listeners:
         problems.append("master.cf has no SMTP listener")
     with contextlib.ExitStack() as stack:
@@ -1153,6 +1154,7 @@ def check(
         for listener, (talks, faults) in zip(listeners, run(lambda one: _examine(one, want), listeners)):
             conversations += talks
             problems += faults
+            speaking += [listener] if talks[0]["ehlo"] or talks[0]["ehlo_tls"] else []
             for number, talk in enumerate(talks):
                 title = f"{_label(listener)}, login {number}" if number else _label(listener)
                 transcript += [f"-- {title}", *talk["transcript"]]
@@ -1168,6 +1170,7 @@ def check(
     return {
         "answers": not problems,
         "listening": any(talk["connected"] for talk in conversations),
+        "speaking": speaking,
         "problems": problems,
         "notes": notes,
         "transcript": transcript,

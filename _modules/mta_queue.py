@@ -46,13 +46,15 @@ POSTSUPER = "/usr/sbin/postsuper"
 
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 SPOOL = (*QUEUES, "corrupt")
-# What postsuper(1) is told, and the queues that it works on.
+# What postsuper(1) is told, the queues that it works on, and what has been done then.
 ACTIONS = {
-    "delete": ("-d", QUEUES),
-    "hold": ("-h", ("incoming", "active", "deferred")),
-    "release": ("-H", ("hold",)),
-    "requeue": ("-r", ("incoming", "active", "deferred", "hold")),
+    "delete": ("-d", QUEUES, "deleted"),
+    "hold": ("-h", ("incoming", "active", "deferred"), "put on hold"),
+    "release": ("-H", ("hold",), "released"),
+    "requeue": ("-r", ("incoming", "active", "deferred", "hold"), "requeued"),
 }
+# Of the messages that an action is for, so many are shown.
+SHOWN = 100
 NULL_SENDER = "<>"
 QUEUE_ID = re.compile("[0-9A-Za-z]{1,64}")
 DONE = re.compile(r"postsuper: [A-Z][a-z -]+: (\d+) messages?\s*")
@@ -194,9 +196,9 @@ def _selection(filters):
     return lambda message, now: all(test(message, now) for test in tests)
 
 
-def _limit(value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise SaltInvocationError(f"limit: {value!r} is not a whole number, 0 or more")
+def _limit(value, least=0):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SaltInvocationError(f"limit: {value!r} is not a whole number, {least} or more")
     return value
 
 
@@ -416,17 +418,45 @@ def _filters(arguments):
     return {name: arguments[name] for name in names}
 
 
-def _chosen(queues, arguments, act):
-    """
-    Hand the ids of the messages that an action is for, one in a line of a file, to ``act(file, number)``.
+class _Oldest:
+    """Of the messages that are added, the ``size`` that arrived first; of those of one second, the lowest ids."""
 
-    queues: those that the action works on. Returns what every action returns. The ids are collected before the
-    first message is touched: an action changes what postqueue(1) would list.
+    def __init__(self, size):
+        self.size = size
+        self.found = {}
+
+    def add(self, message, kept=None):
+        # By this key a message that postqueue(1) lists twice is one.
+        self.found[message["arrived"], message["id"]] = kept
+        if len(self.found) > 2 * self.size:
+            self.shrink()
+
+    def shrink(self):
+        self.found = {key: self.found[key] for key in sorted(self.found)[: self.size]}
+
+    def ids(self):
+        self.shrink()
+        return [queue_id for _, queue_id in self.found]
+
+    def kept(self):
+        self.shrink()
+        return list(self.found.values())
+
+
+def _chosen(queues, arguments, participle, act):
     """
-    everything, test, limit = arguments["everything"], arguments["test"], _limit(arguments["limit"])
+    Hand the ids of the messages that an action is for, one in a line of a file, to ``act(file)``.
+
+    queues: those that the action works on. participle: what has been done to a message then. Returns what every
+    action returns. The ids are collected before the first message is touched: an action changes what
+    postqueue(1) would list.
+    """
+    everything, test, limit = arguments["everything"], arguments["test"], arguments["limit"]
     for name, flag in (("everything", everything), ("test", test)):
         if not isinstance(flag, bool):
             raise SaltInvocationError(f"{name}: {flag!r} is not a boolean")
+    if limit is not None:
+        _limit(limit, 1)
     filters = _filters(arguments)
     given = [name for name, value in filters.items() if value is not None]
     if not given and not everything:
@@ -434,7 +464,8 @@ def _chosen(queues, arguments, act):
     if given and everything:
         raise SaltInvocationError(f"Nothing was done: everything=True contradicts the filter {', '.join(given)}")
     now, selected = time.time(), _selection(filters)
-    matched, shown = 0, []
+    matched, done = 0, None
+    first, shown = _Oldest(limit or 0), _Oldest(min(limit or SHOWN, SHOWN))
     with tempfile.TemporaryFile() as ids:
         with contextlib.closing(_messages()) as messages:
             for message in messages:
@@ -443,25 +474,40 @@ def _chosen(queues, arguments, act):
                 if not QUEUE_ID.fullmatch(message["id"]):
                     raise CommandExecutionError(f"postqueue lists a queue id that is none: {message['id']!r}")
                 matched += 1
-                ids.write(message["id"].encode() + b"\n")
-                if len(shown) < limit:
-                    shown.append(_aged(message, now))
-        done = None if test else 0
-        if matched and not test:
+                shown.add(message, _aged(message, now))
+                if limit:
+                    first.add(message)
+                else:
+                    ids.write(message["id"].encode() + b"\n")
+        ids.writelines(queue_id.encode() + b"\n" for queue_id in first.ids())
+        if not test:
             ids.seek(0)
-            done = act(ids)
-    return {"matched": matched, "done": done, "messages": shown}
+            done = act(ids) if matched else 0
+    comment = _told(matched, done, limit, participle)
+    return {"matched": matched, "done": done, "comment": comment, "messages": shown.kept()}
+
+
+def _told(matched, done, limit, participle):
+    """In a sentence, how many messages match and for how many of them it was done."""
+    meant = min(matched, limit or matched)
+    text = f"{matched} {'message matches' if matched == 1 else 'messages match'}"
+    text += f"; {meant} would be {participle}" if done is None else f"; {done} {participle}"
+    if meant < matched:
+        text += f", as limit is {limit}: the oldest first"
+    if done is not None and done < meant:
+        text += f"; {meant - done} left the queue meanwhile"
+    return f"{text}."
 
 
 def _postsuper(action, arguments):
     """Let postsuper(1) do ``action`` with what is selected."""
-    option, queues = ACTIONS[action]
+    option, queues, participle = ACTIONS[action]
 
     def act(ids):
         # The queues again, so that a message that has changed queues meanwhile is no longer meant.
         return _run_postsuper([POSTSUPER, option, "-", *_queues(queues, arguments["queue"])], ids)
 
-    return {"action": action, **_chosen(queues, arguments, act)}
+    return {"action": action, **_chosen(queues, arguments, participle, act)}
 
 
 def _queues(possible, wanted):
@@ -499,7 +545,7 @@ def delete(
     queue_id=None,
     everything=False,
     test=False,
-    limit=100,
+    limit=None,
 ):
     """
     Delete the messages that a filter selects; there is no way back.
@@ -513,12 +559,13 @@ def delete(
     test (bool, default False)
         Only tell which messages it would be.
 
-    limit (int, default 100)
-        How many of the messages to show.
+    limit (int, 1 or more; default: all that match)
+        For how many of them at most, the oldest first: by the time of arrival, and of those of one second by the
+        queue id.
 
-    Returns ``action``, ``matched`` (how many messages were selected), ``done`` (for how many of them postsuper(1)
-    did it; fewer when messages left the queue meanwhile; ``None`` with ``test``), and ``messages``: up to
-    ``limit`` of those selected, as :func:`list` returns them.
+    Returns ``action``, ``matched`` (how many messages match), ``done`` (for how many of them postsuper(1) did it;
+    fewer when messages left the queue meanwhile; ``None`` with ``test``), ``comment`` (these numbers in a
+    sentence), and ``messages``: the oldest of those that are meant, up to 100, as :func:`list` returns them.
 
     Raises ``SaltInvocationError`` without a filter and for a bad one, ``CommandExecutionError`` when postqueue(1)
     or postsuper(1) fails.
@@ -528,6 +575,7 @@ def delete(
     .. code-block:: bash
 
         salt '*' mta_queue.delete sender='*@spam.example' older_than=3600 test=True
+        salt '*' mta_queue.delete sender='*@spam.example' limit=10
         salt '*' mta_queue.delete everything=True
     """
     return _postsuper("delete", locals())
@@ -543,7 +591,7 @@ def hold(
     queue_id=None,
     everything=False,
     test=False,
-    limit=100,
+    limit=None,
 ):
     """
     Put the messages that a filter selects on hold: Postfix does not try to deliver them until they are released.
@@ -572,7 +620,7 @@ def release(
     queue_id=None,
     everything=False,
     test=False,
-    limit=100,
+    limit=None,
 ):
     """
     Release the messages on hold that a filter selects.
@@ -601,7 +649,7 @@ def requeue(
     queue_id=None,
     everything=False,
     test=False,
-    limit=100,
+    limit=None,
 ):
     """
     Queue the messages that a filter selects anew, under new ids: addresses are rewritten and routed once more.
@@ -632,7 +680,7 @@ def flush(
     queue_id=None,
     everything=False,
     test=False,
-    limit=100,
+    limit=None,
 ):
     """
     Try to deliver the deferred messages that a filter selects now.
@@ -641,7 +689,8 @@ def flush(
         As for :func:`delete`.
 
     Returns and raises as :func:`delete` does; ``done`` is for how many messages Postfix was asked to. Each
-    selected message takes a process of some 10 ms (``postqueue -i``); everything takes one (``postqueue -f``).
+    selected message takes a process of some 10 ms (``postqueue -i``); everything, without a limit, takes one
+    (``postqueue -f``).
 
     CLI Example:
 
@@ -653,7 +702,7 @@ def flush(
     arguments = locals()
 
     def act(ids):
-        if everything:
+        if everything and limit is None:
             _run_postqueue("-f")
             return sum(1 for _ in ids)
         done = 0
@@ -662,7 +711,7 @@ def flush(
             done += 1
         return done
 
-    return {"action": "flush", **_chosen(("deferred",), arguments, act)}
+    return {"action": "flush", **_chosen(("deferred",), arguments, "handed on for delivery", act)}
 
 
 def _run_postqueue(*arguments):

@@ -108,9 +108,10 @@ def _begin(closing=False):
             __salt__["mta_previous.protect"]()
         except CommandExecutionError as err:
             log.error("%s", err)
+        looked = _look(timeout=10, patience=1)
         before = {
             "services": __salt__["mta_service.status"](list(SERVICES)),
-            "answers": _answers_now(timeout=10, patience=1),
+            "answers": looked["answers"],
             "time": int(time.time()),
         }
         __salt__["mta_journal.begin"](before)
@@ -123,14 +124,19 @@ def _begin(closing=False):
         lock.close()
         raise
     run.update(before=before, activate={}, activated=False, given_back=[])
+    run.update(spoke=looked["speaking"], let_go=set())
+
+
+def _look(timeout, patience=0):
+    """Whether the server answers at this moment, and which listeners do; a server that does not run, does not."""
+    try:
+        return __salt__["mta_probe.check"](timeout=timeout, patience=patience)
+    except CommandExecutionError:
+        return {"answers": False, "speaking": []}
 
 
 def _answers_now(timeout, patience=0):
-    """Whether the server answers at this moment; a server that does not run, does not."""
-    try:
-        return __salt__["mta_probe.check"](timeout=timeout, patience=patience)["answers"]
-    except CommandExecutionError:
-        return False
+    return _look(timeout, patience)["answers"]
 
 
 def _end(run):
@@ -606,20 +612,25 @@ def put_back(entry, forget=False):
         run["given_back"].append(path)
 
 
-def need(activate):
+def need(activate, let_go=()):
     """
-    Say what has to happen at the end for the changes to be in force.
+    Say what has to happen at the end for the changes to be in force, and which listeners they take out.
 
     For states: by itself it is refused.
 
     activate
         ``{"postfix": "reload"}``; a restart is stronger than a reload. ``stop``: the service is stopped after all
         others are activated, and disabled once the transaction has been committed. ``None``: nothing.
+
+    let_go
+        Services of master.cf, such as ``submission/inet``, that are asked to be SMTP listeners no longer. Any
+        other that spoke SMTP when the transaction began has to speak it when it is closed. Default: none.
     """
     if activate:
         _begin()
         run = _run()
         run["activate"] = _stronger(run["activate"], activate)
+        run["let_go"].update(let_go)
 
 
 def outlook():
@@ -822,6 +833,7 @@ def close(services=None, verify=None, **job):
             thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
             checked = __salt__["mta_probe.check"](**thorough, **verify)
             problems, transcript = checked["problems"], checked["transcript"]
+            problems = problems + _fallen_silent(run, checked["speaking"])
             notes = ["The server answers.", *checked["notes"]]
         if not problems:
             headline = "What this apply changed could not be recorded, so it has not been kept:"
@@ -877,6 +889,30 @@ def _finish():
     """Do what a commit leaves to be done; where a run dies over it, the next one does it."""
     __salt__["mta_originals.settle"]()
     __salt__["mta_journal.finish"]()
+
+
+def _fallen_silent(run, speaking):
+    """
+    Tell which listeners spoke SMTP when the transaction began and do not now, though nobody asked for that.
+
+    A service of which a listener is among those that are ``speaking`` now is there, at whatever address the
+    parameters give it. Another one has to speak where it did.
+    """
+    there = {listener["service"] for listener in speaking} | run["let_go"]
+    found = []
+    for listener in run["spoke"]:
+        service, host, port = (listener[key] for key in ("service", "host", "port"))
+        if service in there:
+            continue
+        wrapped = listener["wrappermode"]
+        talk = __salt__["mta_probe.converse"](host, port, wrappermode=wrapped, starttls=False)
+        if not (talk["ehlo"] or talk["ehlo_tls"]):
+            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            found.append(
+                f"{place} ({service} in master.cf) spoke SMTP before this apply and does not now;"
+                f" what takes it out on purpose is services: {{{service}: null}}"
+            )
+    return found
 
 
 def _activate(run, services):

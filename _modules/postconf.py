@@ -62,6 +62,9 @@ LISTS = (
 FLAGS = ("private", "unprivileged", "chroot")
 FIELDS = (*FLAGS, "wakeup", "process_limit", "command")
 TYPES = ("inet", "unix", "unix-dgram", "fifo", "pass")
+# The programs that speak SMTP with a client; and those that only the queue manager, or master(8), talks to.
+SERVERS = ("smtpd", "postscreen")
+NO_SERVERS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "qmgr", "oqmgr", "pickup")
 PORTS = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465, "urd": 465}
 
 # master(8) "ignores a value change" of the first two (master_vars.c, postconf(5)): the values after expansion
@@ -382,6 +385,8 @@ def _wanted_service(service, fields, present):
     if not entry["command"]:
         raise SaltInvocationError(f"{service}: a new entry needs its command")
     reason = _bad_field(kind, entry)
+    if kind == "inet" and fields.get("command") in NO_SERVERS:
+        reason = f"command: {entry['command']} takes no mail from the network; what does is {' or '.join(SERVERS)}"
     if reason:
         raise SaltInvocationError(f"{service}: {reason}")
     if fields.get("arguments") is not None:
@@ -1545,12 +1550,31 @@ def ports(config_directory=CONFIG_DIRECTORY):
 
 def _announced_ports(config_directory, prepared):
     """What :func:`ports` will return after the changes."""
-    main = {**_parameters(prepared["base"]["main.cf"]), **prepared["parameters"]}
     # Every package's master.cf has this one.
-    master = _services(prepared["base"]["master.cf"]) or {"smtp/inet": {"command": "smtpd", "overrides": {}}}
-    master.update(prepared["services"])
-    given = [{name: value for name, value in items.items() if value is not None} for items in (main, master)]
-    return _ports(config_directory, *given)
+    return _ports(config_directory, *_after(prepared, {"smtp/inet": {"command": "smtpd", "overrides": {}}}))
+
+
+def _after(prepared, otherwise=None):
+    """Parameters and services as they are after the changes; ``otherwise``: services where there were none."""
+    main = {**_parameters(prepared["base"]["main.cf"]), **prepared["parameters"]}
+    master = {**(_services(prepared["base"]["master.cf"]) or otherwise or {}), **prepared["services"]}
+    return [{name: value for name, value in items.items() if value is not None} for items in (main, master)]
+
+
+def _let_go(config_directory, prepared, services):
+    """
+    The listeners that the changes take out on request: by ``null``, by what is asked for no longer, by
+    ``unmanaged: remove`` or ``master_service_disable``.
+
+    One to which ``services`` gives another program is not meant to go.
+    """
+    texts = prepared["texts"]
+    before = _parameters(texts["main.cf"] or ""), _services(texts["master.cf"] or "")
+    there, left = (
+        {service for _, service, _ in _inet(config_directory, *given)[1]} for given in (before, _after(prepared))
+    )
+    asked = {service: (fields or {}).get("command", "smtpd") for service, fields in (services or {}).items()}
+    return sorted(service for service in there - left if asked.get(service, "smtpd") in SERVERS)
 
 
 def _ports(config_directory, parameters, services):
@@ -1572,7 +1596,7 @@ def _inet(config_directory, parameters, services):
     found = []
     for service, entry in services.items():
         name, _, kind = service.rpartition("/")
-        listens = kind == "inet" and entry["command"] in ("smtpd", "postscreen")
+        listens = kind == "inet" and entry["command"] in SERVERS
         if listens and not {"inet", service, f"{name}.inet"} & set(disabled):
             found.append((name, service, entry))
     return main, found
@@ -1849,7 +1873,7 @@ def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep
         if staged["errors"] or staged["missing"]:
             raise CommandExecutionError("\n".join(staged["errors"] + staged["missing"]))
         # This takes the transaction's lock and looks at the server, before postconf(1) is kept waiting.
-        __salt__["mta_transaction.need"](prepared["activate"])
+        __salt__["mta_transaction.need"](prepared["activate"], _let_go(name, prepared, services))
         with _edit_locks(name):
             if _read_both(name) == prepared["texts"]:
                 _switch(name, prepared, staged["texts"])

@@ -71,10 +71,16 @@ def runners(opts, context):
 
 
 class Server:
-    """Stands in for the daemons and the conversation: ``broken`` makes every conversation fail."""
+    """
+    Stands in for the daemons and the conversation: ``broken`` makes every conversation fail.
+
+    ``listeners``: those of master.cf; ``silent``: ports at which nobody speaks SMTP.
+    """
 
     def __init__(self):
         self.broken = False
+        self.listeners = []
+        self.silent = set()
         self.actions = []
         self.active = True
 
@@ -83,7 +89,12 @@ class Server:
 
     def check(self, **_):
         problems = ["127.0.0.1:25 RCPT TO: 451 4.3.0 broken"] if self.broken else []
-        return {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
+        speaking = [listener for listener in self.listeners if listener["port"] not in self.silent]
+        result = {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
+        return {**result, "speaking": speaking}
+
+    def converse(self, host, port, **_):
+        return {"ehlo": [] if port in self.silent else [host], "ehlo_tls": []}
 
     def act(self, action):
         def note(name=None, **_):
@@ -100,6 +111,7 @@ def server(pretend):
     fake = Server()
     pretend("mta_service.status", fake.status)
     pretend("mta_probe.check", fake.check)
+    pretend("mta_probe.converse", fake.converse)
     for action in ("start", "stop", "restart", "reload", "enable", "disable", "daemon_reload"):
         pretend(f"mta_service.{action}", fake.act(action))
     return fake

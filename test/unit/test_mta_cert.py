@@ -99,7 +99,8 @@ def host(tmp_path, opts, states, modules, pretend, monkeypatch):
         lambda names: {name: dict.fromkeys(("installed", "enabled", "active"), False) for name in names},
     )
     pretend("mta_service.daemon_reload", lambda: None)
-    pretend("mta_probe.check", lambda **_: {"answers": True, "problems": [], "notes": [], "transcript": []})
+    answer = {"answers": True, "speaking": [], "problems": [], "notes": [], "transcript": []}
+    pretend("mta_probe.check", lambda **_: answer)
     made = Host(tmp_path / "ssl", opts, states, modules)
     for function in ("mta_cert.plan", "mta_ca.plan"):
         made.replace(monkeypatch, function, "_now", lambda: made.now)
@@ -1045,7 +1046,7 @@ class TestNeedless:
 
     def test_an_undo_brings_it_back(self, host, second, pretend):
         before = [path.read_bytes() for path in second]
-        answer = {"answers": False, "problems": ["no"], "notes": [], "transcript": []}
+        answer = {"answers": False, "speaking": [], "problems": ["no"], "notes": [], "transcript": []}
         pretend("mta_service.status", lambda names: {name: RUNNING for name in names})
         pretend("mta_service.restart", lambda name: None)
         pretend("mta_probe.check", lambda **_: answer)

@@ -208,9 +208,10 @@ def problem(found):
     return "\n".join(found["problems"])
 
 
-def test_a_healthy_server_answers(check, certificates, server):
+def test_a_healthy_server_answers(check, certificates, server, listener):
     found = check(hostname=HOST, ca_file=certificates["good"], capabilities=["SIZE 10240000", "auth login plain"])
     assert (found["answers"], found["listening"], found["problems"], found["notes"]) == (True, True, [], [])
+    assert found["speaking"] == [listener]
     tls = found["conversations"][0]["tls"]
     assert tls["verified"] and tls["error"] is None and tls["version"].startswith("TLS")
     assert found["transcript"][1:3] == [f"S: 220 {HOST} ESMTP Postfix", "C: EHLO localhost"]
@@ -285,6 +286,7 @@ def test_nobody_listens(check, server):
     found = check()
     assert (found["answers"], found["listening"]) == (False, False)
     assert found["problems"] == [f"127.0.0.1:{server.port} connect: connection refused"]
+    assert found["speaking"] == []
 
 
 def test_no_listener_is_a_problem(modules):

@@ -164,6 +164,9 @@ def test_a_filter_selects(queue, filters, found):
         {"queue_id": "../x"},
         {"queue_id": ["ABCDEF", "-d"]},
         {"queue_id": {}, "limit": -1},
+        {"everything": True, "limit": 0},
+        {"everything": True, "limit": True},
+        {"everything": True, "limit": "1"},
     ],
     ids=str,
 )
@@ -176,6 +179,7 @@ def test_what_selects_nothing_or_everything_by_accident_is_refused(queue, log, a
 @pytest.mark.parametrize("action", ["delete", "hold", "release", "requeue", "flush"])
 def test_a_filter_that_matches_nothing_does_nothing(queue, log, action):
     done = queue(action, sender="nobody@example.com")
+    assert done.pop("comment").startswith("0 messages match; 0 ")
     assert done == {"action": action, "matched": 0, "done": 0, "messages": []}
     assert log() == []
 
@@ -192,12 +196,66 @@ def test_everything_is_what_the_action_can_do_something_with(queue, log, action,
 def test_test_mode_shows_the_messages_and_does_nothing(queue, log):
     would = queue("delete", domain="refused.example", test=True, limit=2)
     assert (would["matched"], would["done"]) == (3, None)
+    assert would["comment"] == "3 messages match; 2 would be deleted, as limit is 2: the oldest first."
     assert ids(would["messages"]) == ["8092D1921A5", "9AC131921E4"]
     assert log() == []
 
 
+# In the order of the listing; the time of arrival, and then the id, decides.
+MIXED = [("C3", 300), ("A1", 300), ("F6", 100), ("B2", 200), ("D4", 300), ("E5", 400)]
+OLDEST = ["F6", "B2", "A1", "C3", "D4", "E5"]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Messages of several ages, all in the queues that every action works on, as the listing has them."""
+
+    def fill(queue="deferred"):
+        lines = []
+        for queue_id, second in MIXED:
+            about = {"queue_name": queue, "queue_id": queue_id, "arrival_time": LAST - 1000 + second}
+            about.update(message_size=1, sender="a@b.example", recipients=[{"address": "r@c.example"}])
+            lines.append(json.dumps(about))
+        # One that changes queues meanwhile is listed twice.
+        (tmp_path / "listing").write_text("\n".join([*lines, lines[2], ""]))
+
+    return fill
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5])
+@pytest.mark.parametrize("action", ["delete", "hold", "release", "requeue", "flush"])
+@pytest.mark.parametrize("selection", [{"sender": "a@b.example"}, {"everything": True}], ids=["filter", "all"])
+def test_the_limit_is_for_what_is_done_and_the_oldest_come_first(queue, log, mixed, action, limit, selection):
+    mixed("hold" if action == "release" else "deferred")
+    would = queue(action, limit=limit, test=True, **selection)
+    assert log() == []
+    done = queue(action, limit=limit, **selection)
+    asked = [line.rpartition(" ")[2] for line in log() if not line.startswith("postsuper")]
+    assert asked == ids(done["messages"]) == ids(would["messages"]) == OLDEST[:limit]
+    assert (done["matched"], done["done"], would["done"]) == (7, limit, None)
+    assert done["comment"].startswith(f"7 messages match; {limit} ")
+    assert done["comment"].endswith(f", as limit is {limit}: the oldest first.")
+
+
+def test_a_limit_that_is_not_reached_limits_nothing(queue, log):
+    done = queue("hold", domain="refused.example", limit=50)
+    assert done["comment"] == "2 messages match; 2 put on hold."
+    assert log()[1:] == ["8092D1921A5", "A916F20835D"]
+
+
+def test_without_a_limit_the_oldest_hundred_are_shown_of_all_that_it_was_done_for(queue, log, tmp_path):
+    with open(tmp_path / "listing", "w") as handle:
+        for number in range(250):
+            about = {"queue_name": "deferred", "queue_id": f"{number:03X}", "arrival_time": LAST - number}
+            about.update(message_size=1, sender="a@b.example", recipients=[])
+            handle.write(json.dumps(about) + "\n")
+    done = queue("hold", sender="a@b.example")
+    assert (done["matched"], done["done"], len(log()) - 1) == (250, 250, 250)
+    assert ids(done["messages"]) == [f"{number:03X}" for number in range(249, 149, -1)]
+
+
 def test_ids_go_to_postsuper_on_its_standard_input_with_the_queues_that_are_meant(queue, log):
-    queue("delete", domain="refused.example", limit=1)
+    queue("delete", domain="refused.example")
     asked = ["postsuper -d - maildrop incoming active deferred hold", "8092D1921A5", "9AC131921E4", "A916F20835D"]
     assert log() == asked
     queue("hold", queue=["deferred", "hold"], older_than=60)
@@ -206,12 +264,9 @@ def test_ids_go_to_postsuper_on_its_standard_input_with_the_queues_that_are_mean
 
 def test_a_message_that_left_the_queue_meanwhile_is_not_counted_as_done(queue, tmp_path):
     (tmp_path / "gone").write_text("9AC131921E4\n")
-    assert queue("delete", domain="refused.example", limit=0) == {
-        "action": "delete",
-        "matched": 3,
-        "done": 2,
-        "messages": [],
-    }
+    done = queue("delete", domain="refused.example")
+    assert (done["action"], done["matched"], done["done"], len(done["messages"])) == ("delete", 3, 2, 3)
+    assert done["comment"] == "3 messages match; 2 deleted; 1 left the queue meanwhile."
 
 
 def test_flush_asks_for_each_message_or_once_for_everything(queue, log):
@@ -302,14 +357,16 @@ def test_a_queue_of_any_length_takes_bounded_memory(queue, tmp_path, monkeypatch
     tracemalloc.start()
     try:
         summary = queue("summary", limit=3)
-        done = queue("delete", older_than=1, limit=5)
+        done = queue("delete", older_than=1)
+        limited = queue("delete", older_than=1, limit=5)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 2_000_000
     assert next(iter(summary["domains"].items())) == ("big.example", 3_000)
     assert sum(summary["domains"].values()) == sum(summary["reasons"].values()) == 6_000
-    assert (done["matched"], done["done"], len(done["messages"])) == (6_000, 6_000, 5)
+    assert (done["matched"], done["done"], len(done["messages"])) == (6_000, 6_000, 100)
+    assert (limited["matched"], limited["done"], len(limited["messages"])) == (6_000, 5, 5)
 
 
 class TestSize:

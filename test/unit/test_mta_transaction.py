@@ -342,6 +342,76 @@ def test_a_new_secret_is_never_readable_by_others(transaction, tmp_path, monkeyp
     assert stat.S_IMODE((tmp_path / "state" / "journal").stat().st_mode) == 0o700
 
 
+def listening(service, port, host="127.0.0.1"):
+    return {"service": service, "host": host, "port": port, "wrappermode": False}
+
+
+SMTP, SUBMISSION = listening("smtp/inet", 25), listening("submission/inet", 587)
+
+
+@pytest.mark.parametrize("left", [[SUBMISSION], [SUBMISSION, SMTP]], ids=["gone", "silent"])
+def test_a_listener_that_spoke_smtp_before_and_does_not_now_undoes_the_change(transaction, server, main_cf, left):
+    server.listeners = [SMTP, SUBMISSION]
+    transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+    server.listeners, server.silent = left, {25}
+    outcome = transaction("close")
+    assert outcome["result"] is False
+    words = "127.0.0.1:25 (smtp/inet in master.cf) spoke SMTP before this apply and does not now"
+    assert words in outcome["comment"]
+    assert "services: {smtp/inet: null}" in outcome["comment"]
+    assert main_cf.read_text() == "myhostname = old\n"
+
+
+def test_an_ipv6_listener_is_named_as_one_writes_it(transaction, server, main_cf):
+    server.listeners = [listening("[::1]:25/inet", 25, "::1"), SUBMISSION]
+    transaction("write", str(main_cf), "new\n")
+    server.listeners, server.silent = [SUBMISSION], {25}
+    assert "[::1]:25 ([::1]:25/inet in master.cf)" in transaction("close")["comment"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "silent", "let_go"),
+    [
+        # Taken out on request.
+        ([SMTP, SUBMISSION], [SMTP], {587}, ["submission/inet"]),
+        # At another address, as the parameters say.
+        ([SMTP], [listening("smtp/inet", 2525, "192.0.2.1")], {25}, []),
+        # By another program, which speaks it too.
+        ([SMTP, SUBMISSION], [SUBMISSION], set(), []),
+        # It did not speak before either.
+        ([SUBMISSION], [SUBMISSION], {25}, []),
+    ],
+    ids=["let go", "moved", "answered", "never there"],
+)
+def test_a_listener_that_is_asked_to_go_or_still_answers_undoes_nothing(
+    transaction, server, main_cf, before, after, silent, let_go
+):
+    server.listeners = before
+    transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+    transaction("need", {"postfix": "reload"}, let_go=let_go)
+    server.listeners, server.silent = after, silent
+    assert transaction("close")["result"] is True
+    assert main_cf.read_text() == "new\n"
+
+
+@pytest.mark.parametrize("function", ["mta_previous", "mta_originals"])
+def test_what_is_taken_back_takes_its_listener_with_it(transaction, server, main_cf, pretend, function):
+    pretend("postconf.listeners", lambda *_: server.listeners)
+    server.listeners, server.silent = [SMTP], {587}
+    transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+    server.listeners, server.silent = [SMTP, SUBMISSION], set()
+    assert transaction("close")["result"] is True
+
+    def old(name):
+        server.listeners, server.silent = [SMTP], {587}
+
+    pretend("mta_service.reload", old)
+    pretend("mta_service.restart", old)
+    outcome = transaction("member", "x", function, {})
+    assert outcome["result"] is True, outcome["comment"]
+    assert main_cf.read_text() == "myhostname = old\n"
+
+
 def test_a_service_stops_last_and_is_disabled_after_the_commit(transaction, server, main_cf):
     transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop", "postfix": "reload"})
     transaction("need", {"saslauthd": "restart"})

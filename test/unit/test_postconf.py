@@ -142,7 +142,7 @@ def written(host, pretend):
             handle.write(contents)
 
     pretend("mta_transaction.write", write)
-    pretend("mta_transaction.need", lambda activate: calls.append(("need", activate)))
+    pretend("mta_transaction.need", lambda activate, let_go: calls.append(("need", activate)))
     return calls
 
 
@@ -670,7 +670,7 @@ def test_a_broken_master_cf_is_mended(host, log, written):
 def test_an_edit_between_plan_and_switch_is_not_overwritten(host, log, written, pretend):
     edits = iter(["admin_one = 1\n", "admin_two = 2\n"])
 
-    def administrator(_):
+    def administrator(*_):
         host.write(host.main() + next(edits, ""))
 
     pretend("mta_transaction.need", administrator)
@@ -681,7 +681,7 @@ def test_an_edit_between_plan_and_switch_is_not_overwritten(host, log, written, 
 
 
 def test_an_administrator_who_never_stops_editing_wins(host, log, written, pretend):
-    pretend("mta_transaction.need", lambda _: host.write(host.main() + "# again\n"))
+    pretend("mta_transaction.need", lambda *_: host.write(host.main() + "# again\n"))
     with pytest.raises(CommandExecutionError, match="keeps editing"):
         host.apply(parameters={"biff": True})
     assert "biff = no" in host.main() and written == []
@@ -784,6 +784,48 @@ def test_the_last_listener_is_not_taken_away(host):
     texts = {"main.cf": MAIN, "master.cf": MASTER.replace("smtp      inet", "#")}
     assert host.private["_missing_services"](prepared, texts) == ["smtp/inet: no SMTP listener would be left"]
     assert host.private["_missing_services"](prepared, {**texts, "master.cf": MASTER}) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "let_go"),
+    [
+        ({"services": {"smtps/inet": None}}, ["smtps/inet"]),
+        ({"services": {"smtps/inet": {"command": "spawn"}}}, []),
+        ({"services": {"smtps/inet": {"command": "postscreen"}}}, []),
+        ({"services": {"smtps/inet": {"process_limit": 3}, "smtp/inet": None}}, ["smtp/inet"]),
+        ({"services": {"smtps/inet": None, "587/inet": {"command": "smtpd"}}}, ["smtps/inet"]),
+        ({"parameters": {"master_service_disable": "smtps.inet"}}, ["smtps/inet"]),
+        ({"parameters": {"inet_interfaces": "loopback-only"}}, []),
+        ({"unmanaged": "remove"}, ["2525/inet"]),
+        ({"unmanaged": "remove", "services": {"2525/inet": {"process_limit": 3}}}, []),
+    ],
+    ids=str,
+)
+def test_a_listener_that_is_taken_out_is_let_go_and_one_with_another_program_is_not(
+    host, private, tmp_path, monkeypatch, arguments, let_go
+):
+    (tmp_path / "master.dist").write_text(f"{MASTER}smtps inet n - y - - smtpd\n")
+    monkeypatch.setitem(private, "PACKAGE_MASTER", (str(tmp_path / "master.dist"),))
+    host.write(master=f"{MASTER}smtps inet n - y - - smtpd\n2525 inet n - y - - smtpd\n")
+    arguments = {"parameters": {}, "services": {}, "unmanaged": "keep", "revert": None, **arguments}
+    prepared = private["_prepare"](str(host.directory), **arguments)
+    assert private["_let_go"](str(host.directory), prepared, arguments["services"]) == let_go
+
+
+@pytest.mark.parametrize(
+    "command", ["smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "qmgr", "pickup"]
+)
+def test_a_program_that_takes_no_mail_from_the_network_is_no_listener(host, modules, command):
+    wanted = {"smtp/inet": {"command": command}}
+    words = f"smtp/inet: command: {command} takes no mail from the network; what does is smtpd or postscreen"
+    with pytest.raises(SaltInvocationError, match=f"^{words}$"):
+        host.changes(services=wanted)
+    assert host.refused({}, wanted) == [{"service": "smtp/inet", "reason": words, "nearest": None}]
+    # Another type, another program, and one that is there already.
+    assert host.changes(services={"smtp/unix": {"command": command}})
+    assert host.changes(services={"10025/inet": {"command": "spawn"}})
+    host.write(master=MASTER.replace("smtpd", command))
+    assert host.changes(services={"smtp/inet": {"process_limit": 3}})
 
 
 def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(host, log, pretend):
@@ -998,7 +1040,7 @@ class TestRevert:
             pathlib.Path(path).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
 
         pretend("mta_transaction.write", write)
-        pretend("mta_transaction.need", lambda activate: None)
+        pretend("mta_transaction.need", lambda activate, let_go: None)
         run = host.private["_run"]
 
         def answer(*command):

@@ -23,6 +23,7 @@ GUIDE = {"root_recipient": "alice"}
 SUBMISSION = {"command": "smtpd", "private": False, "chroot": True}
 # What a second listener needs to be worth a test: a port of its own.
 OTHER_PORT = "127.0.0.1:2525/inet"
+ECHO = "user=nobody argv=/bin/cat"
 
 SNAPSHOT = """
 find /etc/postfix -printf '%y %m %u %g %p %l\\n' | sort
@@ -196,7 +197,13 @@ OTHERS = {
     "a process limit that is not a number": service("smtp/inet", process_limit="few"),
     "a wakeup time that is not a number": service("pickup/unix", wakeup="often"),
     "a type that does not exist": service("smtp/tcp", command="smtpd"),
-    "a program that is another": service("smtp/inet", command="qmgr", live=True),
+    "a program that is another": service("smtp/inet", command="qmgr"),
+    "the client for the server, beside another listener": Bad(
+        "smtp/inet", services={"smtp/inet": {"command": "smtp"}, OTHER_PORT: SUBMISSION}
+    ),
+    "a program that does not speak SMTP": service(
+        "smtp/inet", chroot=False, unprivileged=False, command="spawn", arguments=ECHO, live=True
+    ),
     "no lookups without its service": Bad("rewrite/unix", services={"rewrite/unix": None}, live=True),
     "no queue without its service": Bad("cleanup/unix", services={"cleanup/unix": None}, live=True),
     "no listener left": Bad("smtp/inet", services={"smtp/inet": None}),
@@ -301,6 +308,50 @@ def test_a_bad_setting_changes_nothing(container, client, healthy, capsys, name)
     assert container.exec(SNAPSHOT).stdout == healthy
     if not bad.live:
         assert lost == [], f"not refused before the switch: {shlex.quote(comments)}"
+
+
+def test_a_listener_that_becomes_another_program_undoes_the_apply(container, client, healthy):
+    # The other listener answers: who asks only those that master.cf still has sees nothing.
+    echo = {"chroot": False, "unprivileged": False, "command": "spawn", "arguments": ECHO}
+    services = {"smtp/inet": echo, OTHER_PORT: SUBMISSION}
+    states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": services}})
+    ended = time.time()
+    comments = "\n".join(state["comment"] for state in failed(states))
+    assert "127.0.0.1:25 (smtp/inet in master.cf) spoke SMTP before this apply and does not now" in comments
+    assert "The server answers as it did before." in comments
+    assert not any(state["changes"] for state in failed(states))
+    assert client.is_served(ended)
+    assert container.exec(SNAPSHOT).stdout == healthy
+
+
+@pytest.mark.parametrize(
+    "pillar",
+    [
+        {"services": {OTHER_PORT: None}},
+        {"services": {OTHER_PORT: None, "127.0.0.1:2526/inet": SUBMISSION}},
+        {"parameters": {"master_service_disable": "127.0.0.1:2525.inet"}},
+        {"parameters": {"inet_interfaces": "loopback-only"}, "services": {OTHER_PORT: None}},
+    ],
+    ids=["null", "another port", "disabled", "null and loopback only"],
+)
+def test_a_listener_that_the_pillar_takes_out_goes(container, client, healthy, pillar):
+    listens = "ss -Hltn 'sport = :2525'"
+    states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": {OTHER_PORT: SUBMISSION}}})
+    assert failed(states) == []
+    assert container.exec(listens).stdout
+    states = container.apply(pillar={"postfix_mta": {**GUIDE, **pillar}})
+    assert failed(states) == []
+    assert not container.exec(listens).stdout
+    assert client.is_served(time.time())
+
+
+def test_a_listener_that_the_last_apply_brought_is_taken_back_with_it(container, client, healthy):
+    states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": {OTHER_PORT: SUBMISSION}}})
+    assert failed(states) == []
+    taken_back = container.call("mta_previous.take_back")
+    assert taken_back["result"] is True, taken_back["comment"]
+    assert "2525" not in container.exec("postconf -M").stdout
+    assert client.is_served(time.time())
 
 
 def test_a_good_setting_is_still_taken(container, client):

@@ -7,6 +7,8 @@ import pathlib
 import pytest
 import yaml
 
+from rig import results
+
 HERE = pathlib.Path(__file__).parent
 CONFIGURATIONS = {
     folder.name: yaml.safe_load((folder / "case.yaml").read_text())
@@ -106,6 +108,47 @@ def test_what_is_left_out_is_named(case, name):
 def test_the_conversation_is_switched_off_only_where_the_server_does_not_pass_it(case, name):
     switched_off = "verify" in case["pillar"]["postfix_mta"]
     assert switched_off == (CONFIGURATIONS.get(name, {}).get("verified") is False), case["text"]
+
+
+# The services of the community formula, as its pillar: those that it has switched on, and those that it has not.
+COMMUNITY_ON = (
+    "smtp pickup cleanup qmgr tlsmgr rewrite bounce defer trace verify flush proxymap proxywrite smtp-unix relay"
+    " showq error retry discard local virtual lmtp anvil scache"
+)
+COMMUNITY_OFF = (
+    "smtp-postscreen smtpd dnsblog tlsproxy submission smtps 628 qmgr-oqmgr maildrop cyrus old-cyrus uucp ifmail"
+    " bsmtp scalemail-backend mailman"
+)
+ASK = """
+import smtplib
+client = smtplib.SMTP("127.0.0.1", 25, timeout=10)
+client.ehlo()
+print(client.docmd("MAIL FROM:<>")[0], client.docmd("RCPT TO:<postmaster@mail.example.com>")[0])
+"""
+
+
+def test_the_community_formulas_services_are_converted_to_a_server_that_answers(container, found):
+    container.exec("cp /root/package/main.cf /root/package/master.cf /etc/postfix/")
+    container.exec("systemctl reset-failed postfix; systemctl restart postfix")
+    services = {name: {"enable": True} for name in COMMUNITY_ON.split()}
+    services.update({name: {"enable": False} for name in COMMUNITY_OFF.split()})
+    services["smtp"]["maxproc"] = 10
+    community = {"config": {"myhostname": "mail.example.com"}, "master_config": {"services": services}}
+    pillar = yaml.safe_load(container.call("mta_migration.convert", pillar=community))
+    states = container.apply(pillar=pillar)
+    assert not results.failures(states)
+    assert container.exec(["python3", "-c", ASK]).stdout == "250 250\n"
+    master = container.exec("postconf -M").stdout.splitlines()
+    smtp = [line.split() for line in master if line.startswith("smtp ")]
+    assert sorted(line[1:] for line in smtp) == [
+        ["inet", "n", "-", "n", "-", "10", "smtpd"],
+        ["unix", "-", "-", "n", "-", "-", "smtp"],
+    ]
+    programs = {line.split()[0]: line.split()[7] for line in master}
+    renamed = {"rewrite": "trivial-rewrite", "trace": "bounce", "proxywrite": "proxymap", "retry": "error"}
+    assert {**programs, **renamed} == programs
+    assert not {*COMMUNITY_OFF.split()} & {*programs}
+    assert not results.changed(container.apply(pillar=pillar))
 
 
 def test_it_is_quick_enough(found, capsys):

@@ -78,17 +78,33 @@ def test_hold_and_release_are_for_what_is_selected(host, queue):
     would = queue("hold", domain="gone.example", test=True)
     assert (would["matched"], would["done"], len(would["messages"])) == (150, None, 100)
     assert files(host, "hold") == set()
-    assert queue("hold", domain="gone.example", limit=0) == {
-        "action": "hold",
-        "matched": 150,
-        "done": 150,
-        "messages": [],
-    }
+    assert queue("hold", domain="gone.example")["comment"] == "150 messages match; 150 put on hold."
     assert len(files(host, "hold")) == 150
     assert queue("hold", domain="gone.example")["matched"] == 0
     assert queue("release", recipient="r299@gone.example")["done"] == 1
     assert queue("release", everything=True)["done"] == 149
     assert files(host, "hold") == set()
+
+
+def test_a_limit_is_for_how_many_messages_it_is_done_and_the_oldest_come_first(host, queue):
+    by_age = sorted(queue("list", domain="gone.example"), key=lambda message: (message["arrived"], message["id"]))
+    oldest = {message["id"] for message in by_age[:2]}
+    would = queue("hold", domain="gone.example", limit=2, test=True)
+    assert would["comment"] == "150 messages match; 2 would be put on hold, as limit is 2: the oldest first."
+    assert {message["id"] for message in would["messages"]} == oldest
+    done = queue("hold", domain="gone.example", limit=2)
+    assert (done["matched"], done["done"]) == (150, 2)
+    assert files(host, "hold") == oldest
+    released = queue("release", everything=True, limit=1)
+    assert (released["matched"], released["done"], len(files(host, "hold"))) == (2, 1, 1)
+    requeued = queue("requeue", domain="gone.example", limit=1)
+    assert (requeued["matched"], requeued["done"]) == (150, 1)
+    queue("release", everything=True)
+    host.check_output("postkick public pickup W")
+    deadline = time.monotonic() + 30
+    while len(files(host, "deferred")) != 300:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_requeued_messages_have_new_ids(host, queue):
@@ -116,13 +132,15 @@ def test_flush_tries_the_selected_messages_again(host, queue):
 
 
 def test_messages_that_leave_meanwhile_are_no_error(host, container, queue):
-    # Another administrator deletes, message by message, what is being deleted here.
     ids = sorted(message["id"] for message in queue("list", domain="gone.example"))
+    assert queue("delete", queue_id=ids[20:], limit=3)["done"] == 3
+    assert len(set(ids[20:]) & files(host, "deferred")) == len(ids) - 23
+    # Another administrator deletes, message by message, what is being deleted here.
     container.exec(
         ["sh", "-c", "while read -r id; do postsuper -d $id; done >/dev/null 2>&1 &"],
         input="".join(f"{item}\n" for item in ids[:20]),
     )
-    done = queue("delete", domain="gone.example", limit=0)
+    done = queue("delete", domain="gone.example")
     assert done["done"] <= done["matched"] <= 150
     time.sleep(1)
     assert not set(ids) & files(host, "deferred")
@@ -131,11 +149,7 @@ def test_messages_that_leave_meanwhile_are_no_error(host, container, queue):
 def test_everything_is_deleted_when_it_is_said(host, queue):
     left = len(files(host, "deferred"))
     assert left == 150
-    assert queue("delete", sender="nobody@example.com") == {
-        "action": "delete",
-        "matched": 0,
-        "done": 0,
-        "messages": [],
-    }
-    assert queue("delete", everything=True, limit=0)["done"] == left
+    nothing = queue("delete", sender="nobody@example.com")
+    assert (nothing["matched"], nothing["done"], nothing["messages"]) == (0, 0, [])
+    assert queue("delete", everything=True)["done"] == left
     assert queue("summary")["messages"] == queue("size")["total"] == 0

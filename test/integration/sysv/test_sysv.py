@@ -18,7 +18,7 @@ MODULES = ("salt", "json", "site", "sitecustomize", "usercustomize", "argparse",
 VARIABLES = {"PYTHONPATH": HOSTILE, "PYTHONSTARTUP": f"{HOSTILE}/salt.py", "PYTHONHASHSEED": "7"}
 START = f"cd {HOSTILE}; umask 000; " + "".join(f"export {name}={value}; " for name, value in VARIABLES.items())
 
-# Starts a program and sends it a signal when a line of its output has begun with some words; prints the exit code, and
+# Starts a program and sends it a signal when a line of its output begins with some words; prints the exit code and
 # what is left of the program.
 INTERRUPT = """
 import glob, json, os, signal, subprocess, sys, time

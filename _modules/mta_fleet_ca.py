@@ -187,10 +187,10 @@ def _understood(answer, seconds, ca_minion, call, identifier):
 
 def only_signs():
     """
-    Tell whether this minion signs for a fleet and is no mail server. Then nothing but ``state.apply`` by name makes
-    it one, and ``postfix_mta.clean`` leaves its authority alone.
+    Tell whether this minion signs for a fleet and is no mail server.
 
-    It signs when ``state.apply postfix_mta.fleet_ca`` has run here, or its pillar says for whom. It is a mail server
+    Then nothing but ``state.apply postfix_mta`` makes it one, and ``postfix_mta.clean`` keeps its authority. It
+    signs when ``state.apply postfix_mta.fleet_ca`` has run here, or its pillar says for whom. It is a mail server
     from the first ``state.apply postfix_mta`` on, until ``postfix_mta.clean``.
 
     Returns the paths of the authority's certificate and key (``certificate``, ``key``), or ``None``.

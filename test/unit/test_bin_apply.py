@@ -85,6 +85,20 @@ def test_a_salt_call_whose_python_lacks_pyopenssl_is_not_usable(apply, tmp_path)
     assert not apply.usable(program(tmp_path / "salt-call", f"#!{python}\n"))
 
 
+def test_the_python_of_salts_own_packages_is_isolated_too(apply, tmp_path):
+    said = f'echo "$@" >> {tmp_path}/said; echo salt-call 3008.3'
+    program(tmp_path / "opt" / "bin" / "python3.14", f"#!/bin/sh\n{said}\n")
+    text = """#!/bin/sh\n"true" ''''\n"exec" "$(dirname "$(readlink -f "$0")")/bin/python3.14" "$0" "$@"\n'''\n"""
+    program(tmp_path / "opt" / "salt-call", text)
+    (tmp_path / "salt-call").symlink_to(tmp_path / "opt" / "salt-call")
+    assert apply.usable(str(tmp_path / "salt-call"))
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == [f"-I {tmp_path}/salt-call --version", "-I -c import OpenSSL"]
+    # As the script itself would.
+    subprocess.run([tmp_path / "salt-call", "--version"], check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "said").read_text().splitlines()[2:] == [f"{tmp_path}/salt-call --version"]
+
+
 def test_the_salt_on_the_path_comes_before_the_private_one(apply, tmp_path, monkeypatch):
     script = "#!/bin/sh\necho salt-call 3008.3\n"
     private = program(apply.PRIVATE / "bin" / "salt-call", script)

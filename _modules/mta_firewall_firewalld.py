@@ -64,8 +64,8 @@ def plan(ports, zones):
     zones (list of str)
         The zones in which they are open; empty: the default zone. Our line goes out of every other zone.
 
-    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": []}``. Where firewalld does not run only the files
-    are changed.
+    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": [text]}``. Where firewalld does not run only the
+    files are changed.
 
     Raises ``CommandExecutionError`` when firewalld is not installed, there is no such zone, or a zone's file
     cannot be understood.
@@ -76,13 +76,15 @@ def plan(ports, zones):
 
         salt '*' mta_firewall_firewalld.plan '[25, 993]' '[]'
     """
-    changes = {}
+    changes, notes = {}, []
     for path, (old, new) in _files(ports, zones).items():
         if old != new:
             changes[path] = {"old": _shown(old), "new": _shown(new)}
     if changes and in_force(zones):
         changes["running rules"] = {"old": "before the change", "new": "as in the files"}
-    return {"changes": changes, "notes": []}
+    elif changes:
+        notes.append("firewalld does not run: only its files are changed")
+    return {"changes": changes, "notes": notes}
 
 
 def apply(ports, zones):

@@ -2,11 +2,15 @@
 Keep ports open in rules files for iptables-restore(8) and ip6tables-restore(8), as the how-to does by hand.
 
 A block of rules stands between two marker comments. Rules that open a port already, in whatever spelling, are left
-to do so. A file is tested before it replaces the old one, and a file that does not load is taken back, with the
-running rules. Loading a file replaces the whole tables that are in it, as the how-to's command does.
+to do so. A file is tested before it replaces the old one.
+
+The file is never loaded: that would replace whole tables, and put in force what perhaps never was, such as a rule
+that drops everything. The chain INPUT of the kernel gets the rules that it lacks, before the one that drops what
+is left, and loses those of ours that are no longer wanted; what others have put there stays. Where it is empty and
+accepts everything, the firewall is off and stays so: only the file is changed.
 
 What the kernel has is asked at every run, by one ``iptables -S INPUT`` for each family that has a file: the file
-does not tell whether it has been loaded.
+does not tell whether it has been loaded. A rule there that is spelled as ours counts as ours.
 """
 
 import os
@@ -27,7 +31,10 @@ GROUPS = (
     ("# Allows imap and imaps connections", (143, 993)),
 )
 LOG_LINE = r"(?i)\s*#.*log iptables denied calls"
-
+# As ``iptables -S`` shows a rule of ours, and what logs before everything is dropped.
+RUNNING_RULE = "-A INPUT -p tcp -m tcp --dport {} -j ACCEPT"
+RUNNING_LOG = r"-A INPUT (.* )?-j (LOG|NFLOG|ULOG)\b"
+OFF = ["-P INPUT ACCEPT"]
 
 # Options of a rule that do not limit whom it lets in, with the values for which that is so (None: any value).
 UNLIMITED = {
@@ -83,9 +90,7 @@ def plan(ports, rules_file, rules_file_v6):
     rules_file_v6 (str)
         A file for ip6tables-restore(8). Where it does not exist IPv6 is left alone.
 
-    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": []}``. The running rules are to be loaded when the
-    file changes, and when they drop what the file accepts. A host whose firewall is off keeps it off, unless the
-    file gets a port.
+    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": [text]}``. A firewall that is off stays off.
 
     Raises ``CommandExecutionError`` when the rules cannot be read, and when a new file does not pass
     ``iptables-restore --test``.
@@ -101,10 +106,12 @@ def plan(ports, rules_file, rules_file_v6):
             f"There is no {rules_file}, and a firewall is not invented here. Write your rules to it "
             "(iptables-save shows those that run now), or set the backend to auto or none"
         )
-    changes = {}
-    for program, path, running in _families(rules_file, rules_file_v6):
-        changes.update(_plan_family(program, path, running, ports))
-    return {"changes": changes, "notes": []}
+    changes, notes = {}, []
+    for family in _families(rules_file, rules_file_v6):
+        planned = _planned(family, ports)
+        changes.update(planned["changes"])
+        notes += planned["notes"]
+    return {"changes": changes, "notes": notes}
 
 
 def _families(rules_file, rules_file_v6):
@@ -113,33 +120,75 @@ def _families(rules_file, rules_file_v6):
     return [family for family in families if os.path.exists(family[1])]
 
 
-def _plan_family(program, path, running, ports):
+def _planned(family, ports):
+    """
+    Return what is to be done for a family: ``changes`` and ``notes``, the file's ``old`` and ``new`` text, and for
+    iptables-restore what brings the kernel's rules up to date (``add``), and ``back`` again.
+    """
+    program, path, running = family
     old = __salt__["mta_firewall.read"](path)
-    new = _with_ports(old, ports)
-    changes = {}
-    if ports or new != old:
-        rules = _run([program, "-w", "5", "-S", "INPUT"]).splitlines()
-        closed = _closed_when_running(rules, ports)
-        if new != old:
-            changes[path] = {"old": _block(old), "new": _block(new)}
-        # More than the line with the policy: a firewall is on.
-        if closed or (new != old and (ports or len(rules) > 1)):
-            before = f"without port {', '.join(map(str, closed))}" if closed else "before the change"
-            changes[running] = {"old": before, "new": f"loaded from {path}"}
-    if changes:
-        _run([f"{program}-restore", "-w", "5", "--test"], stdin=new)
-    return changes
+    planned = {"old": old, "new": _with_ports(old, ports), "add": "", "back": "", "changes": {}, "notes": []}
+    if not ports and planned["new"] == old:
+        return planned
+    lines = _run([program, "-w", "5", "-S", "INPUT"]).splitlines()
+    if planned["new"] != old:
+        planned["changes"][path] = {"old": _block(old), "new": _block(planned["new"])}
+        _run([f"{program}-restore", "-w", "5", "--test"], stdin=planned["new"])
+        if lines == OFF:
+            planned["notes"].append(f"No rules of {program} are in force: only the file {path} is changed")
+    if lines == OFF:
+        return planned
+    obsolete = [port for port in _ports_of_block(old) if port not in ports]
+    wanted, unwanted, planned["add"], planned["back"] = _running_changes(lines, ports, obsolete)
+    if wanted or unwanted:
+        planned["changes"][running] = {"old": "\n".join(unwanted), "new": "\n".join(wanted)}
+    return planned
+
+
+def _running_changes(lines, ports, obsolete):
+    """
+    Return what has to change in the kernel's rules, as ``iptables -S INPUT`` prints them.
+
+    These are: the rules that are added, those that are taken away, and what ``iptables-restore --noflush`` has to
+    read for that and for its contrary.
+    """
+    rules = [line for line in lines if line.startswith("-A INPUT ")]
+    closed, drop = _closed(rules, ports)
+    if drop == len(rules) and OFF[0] in lines:
+        closed = []
+    while drop and re.match(RUNNING_LOG, rules[drop - 1]):
+        drop -= 1
+    wanted = [RUNNING_RULE.format(port) for port in closed]
+    unwanted = [rule for rule in map(RUNNING_RULE.format, obsolete) if rule in rules]
+    # Their numbers count from 1, before the change.
+    places = sorted((rules.index(rule) + 1, rule) for rule in unwanted)
+    add = [_inserted(rule, number) for number, rule in enumerate(wanted, drop + 1)]
+    add += [_deleted(rule) for rule in unwanted]
+    back = [_deleted(rule) for rule in wanted] + [_inserted(rule, number) for number, rule in places]
+    return wanted, unwanted, _batch(add), _batch(back)
+
+
+def _inserted(rule, number):
+    return rule.replace("-A INPUT", f"-I INPUT {number}", 1)
+
+
+def _deleted(rule):
+    return rule.replace("-A INPUT", "-D INPUT", 1)
+
+
+def _batch(commands):
+    return "\n".join(["*filter", *commands, "COMMIT", ""]) if commands else ""
 
 
 def apply(ports, rules_file, rules_file_v6):
     """
-    Write the rules files and load them, as far as :py:func:`plan` finds it necessary.
+    Write the rules files and change the running rules, as far as :py:func:`plan` finds it necessary.
 
     ports, rules_file, rules_file_v6
         As for :py:func:`plan`.
 
     Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and
-    the running rules as they were, when the rules cannot be loaded.
+    the running rules as they were, when the kernel does not take the rules.
 
     CLI Example:
 
@@ -147,25 +196,27 @@ def apply(ports, rules_file, rules_file_v6):
 
         salt '*' mta_firewall_iptables.apply '[25, 993]' /etc/iptables.firewall.rules /etc/ip6tables.firewall.rules
     """
-    changes = plan(ports, rules_file, rules_file_v6)["changes"]
+    plan(ports, rules_file, rules_file_v6)
     undo = []
     try:
         for program, path, running in _families(rules_file, rules_file_v6):
-            old = __salt__["mta_firewall.read"](path)
-            new = _with_ports(old, ports)
-            saved = _saved(program, new) if running in changes else None
-            undo.append((program, path, old if path in changes else None, saved))
-            if path in changes:
-                __salt__["mta_firewall.replace"](path, new)
-            if saved is not None:
-                _run([f"{program}-restore", "-w", "5"], stdin=new)
+            planned = _planned((program, path, running), ports)
+            if planned["new"] != planned["old"]:
+                undo.append((__salt__["mta_firewall.replace"], (path, planned["old"])))
+                __salt__["mta_firewall.replace"](path, planned["new"])
+            if planned["add"]:
+                # All of it or, when it fails, nothing.
+                _load(program, planned["add"])
+                undo.append((_load, (program, planned["back"])))
     except CommandExecutionError:
-        for program, path, old, saved in reversed(undo):
-            if old is not None:
-                __salt__["mta_firewall.replace"](path, old)
-            if saved is not None:
-                _run([f"{program}-restore", "-w", "5"], stdin=saved)
+        for function, arguments in reversed(undo):
+            function(*arguments)
         raise
+
+
+def _load(program, batch):
+    """Change the kernel's rules; what the batch does not name stays."""
+    _run([f"{program}-restore", "-w", "5", "--noflush"], stdin=batch)
 
 
 def _with_ports(text, ports):
@@ -224,6 +275,12 @@ def _block(text):
     return "".join(lines[slice(*_block_range(lines))]).strip()
 
 
+def _ports_of_block(text):
+    """Return the ports that our block in a rules file opens."""
+    found = [_rule(line)[1] or () for line in _block(text).splitlines()]
+    return [port for ports in found for port in ports]
+
+
 def _filter_table(lines):
     """Return the index of the first line in the filter table, and that of its COMMIT."""
     words = [line.strip() for line in lines]
@@ -243,12 +300,6 @@ def _closed(lines, ports):
         if target == "ACCEPT":
             closed = [port for port in closed if opened is not None and port not in opened]
     return closed, len(lines)
-
-
-def _closed_when_running(lines, ports):
-    """Return the ports that the output of ``iptables -S INPUT`` closes: none where the firewall is off."""
-    closed, drop = _closed(lines, ports)
-    return [] if drop == len(lines) and "-P INPUT ACCEPT" in lines else closed
 
 
 def _rule(line):
@@ -290,26 +341,6 @@ def _port_range(text):
         except OSError:
             return range(0)
     return range(ends[0], ends[-1] + 1)
-
-
-def _saved(program, text):
-    """
-    Return rules that bring the tables of a rules file back to how they are now.
-
-    A table that is not in use is missing in iptables-save's output: it is emptied, and its chains accept.
-    """
-    saved = []
-    unused = False
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("*"):
-            now = _run([f"{program}-save", "-t", line[1:]])
-            unused = line not in now.splitlines()
-            saved.append(line if unused else now)
-        elif unused and re.match(r":\S+ (ACCEPT|DROP)\b", line):
-            saved.append(f"{line.split()[0]} ACCEPT [0:0]")
-        elif unused and line == "COMMIT":
-            saved.append(line)
-    return "\n".join(saved) + "\n"
 
 
 def _run(argv, stdin=""):

@@ -140,6 +140,9 @@ def _planned(ports, nftables_file):
             planned["changes"][path] = {"old": _our_rules(old[path]), "new": _our_rules(text)}
     hooked = [key for text in old.values() for key, chain in _chains(text).items() if _hooked(chain)]
     listing = _nft(["-a", "-t", "list", "ruleset"])
+    loaded = _chains(listing)
+    if new != old and not any(key in loaded for key in hooked):
+        planned["notes"].append(f"None of the chains of {nftables_file} is in force: only the file is changed")
     commands, running = _commands(listing, hooked, ports, planned["notes"])
     planned["commands"] = commands
     planned["changes"].update(running)

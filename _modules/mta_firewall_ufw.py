@@ -8,7 +8,8 @@ end, or before the first rule that denies whatever comes; a rule that denies one
 left, too, and reported.
 
 Whether something has to change is read from ufw's files, where it also writes what is in force, so a run that
-changes nothing starts no process.
+changes nothing starts no process. Where ufw is enabled, but has been stopped, it would put some of its rules in
+force with any change: then nothing is changed.
 """
 
 import collections
@@ -52,10 +53,11 @@ def plan(ports):
     ports (list of int)
         TCP ports. With an empty list our rules go.
 
-    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": [text]}``. Where ufw is not active the rules wait
+    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": [text]}``. Where ufw is not enabled the rules wait
     for it.
 
-    Raises ``CommandExecutionError`` when ufw is not installed.
+    Raises ``CommandExecutionError`` when ufw is not installed, and when something has to change while it is
+    enabled but its rules are not in force.
 
     CLI Example:
 
@@ -75,6 +77,13 @@ def plan(ports):
         ours = [rule.ports for rule in rules if rule.ours]
         if ours != wanted or _misplaced(rules, last):
             changes[f"{family} rules of ufw"] = {"old": _shown(ours), "new": _shown(wanted)}
+    if changes and not in_force():
+        notes.append("ufw is not enabled: only its files are changed")
+    elif changes and "Status: active" not in _ufw(["status"]):
+        raise CommandExecutionError(
+            "ufw is enabled, but its rules are not in force, and a firewall is not switched on here: ufw reload"
+            " puts them in force, ufw disable keeps them off after a reboot, too"
+        )
     return {"changes": changes, "notes": notes}
 
 
@@ -243,4 +252,5 @@ def _setting(path, name):
 
 
 def _ufw(arguments):
-    __salt__["mta_firewall.run"](["ufw", *arguments])
+    """Run ufw and return what it printed."""
+    return __salt__["mta_firewall.run"](["ufw", *arguments])

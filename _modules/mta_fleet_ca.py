@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 
 DAYS = 825
 TIMEOUT = 30  # seconds for the CA minion's answer
+RECORD = "fleet_ca.json"
 
 # Clocks differ: a certificate made now is used at once by clients whose clock is a little behind.
 BACKDATED = datetime.timedelta(hours=1)
@@ -182,6 +183,53 @@ def _understood(answer, seconds, ca_minion, call, identifier):
 
 
 # -- on the CA minion --------------------------------------------------------------------------
+
+
+def only_signs():
+    """
+    Tell whether this minion signs for a fleet and is no mail server.
+
+    Then nothing but ``state.apply postfix_mta`` makes it one, and ``postfix_mta.clean`` keeps its authority. It
+    signs when ``state.apply postfix_mta.fleet_ca`` has run here, or its pillar says for whom. It is a mail server
+    from the first ``state.apply postfix_mta`` on, until ``postfix_mta.clean``.
+
+    Returns the paths of the authority's certificate and key (``certificate``, ``key``), or ``None``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ca.example.com mta_fleet_ca.only_signs
+    """
+    if __salt__["mta_apply.last"]():
+        return None
+    authority = __salt__["mta_state.read"](RECORD)
+    if authority:
+        return authority
+    certificate = __salt__["mta_settings.effective"]()["certificate"]
+    if not certificate["fleet"]["minions"]:
+        return None
+    return {name: certificate["ca"][name] for name in ("certificate", "key")}
+
+
+def record(certificate, key):
+    """
+    Record that ``postfix_mta.fleet_ca`` has made, or found, an authority here.
+
+    certificate, key
+        Absolute paths of its certificate and its key.
+
+    Raises ``CommandExecutionError`` when it cannot be written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ca.example.com mta_fleet_ca.record /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
+    """
+    authority = {"certificate": certificate, "key": key}
+    if __salt__["mta_state.read"](RECORD) != authority:
+        __salt__["mta_state.write"](RECORD, authority)
 
 
 def certificate():

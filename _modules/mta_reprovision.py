@@ -4,6 +4,8 @@ Applies that events ask for: one at a time, not in a loop, and not more than the
 The master's reactor (``postfix_mta/reactor/react.sls``) calls :func:`request`; what the event said is not handed
 on. The decision is made here, by what this host knows itself:
 
+- Where the formula was never applied, no event makes a mail server: not on a host whose pillar has nothing to do
+  with mail, nor on a minion that only signs for a fleet (``mta_fleet_ca.only_signs``).
 - What the beacon is said to have found leads to an apply only while the beacon's own memory has a condition.
 - The first request becomes the run. Requests that come while it is under way are one more apply, whatever their
   number, and not earlier than ``pause`` seconds after the last one unless a condition asks for it.
@@ -90,7 +92,8 @@ def due():
 
 def request(reason="reprovision"):
     """
-    Apply the formula soon, unless an apply that is going to begin does it anyway, or there is no need.
+    Apply the formula soon, unless an apply that is going to begin does it anyway, there is no need, or this is no
+    mail server of the formula's yet.
 
     reason (str, default ``reprovision``)
         ``beacon``: a condition. ``reprovision``: somebody asks. ``pillar``: the pillar has changed, for many
@@ -107,6 +110,8 @@ def request(reason="reprovision"):
     """
     if reason not in REASONS:
         raise SaltInvocationError(f"reason must be one of {', '.join(REASONS)}")
+    if not __salt__["mta_apply.last"]():
+        return {"accepted": False, "comment": "No mail server: state.apply postfix_mta has never run here"}
     if reason == "beacon" and not __salt__["mta_beacon.conditions"]():
         return {"accepted": False, "comment": "The beacon knows of no condition"}
     now = time.time()

@@ -27,8 +27,8 @@ def report(thorough=False, login=True, look=False):
     look (bool, default False)
         Look at the beacon's conditions now, in place of what it has seen at its last interval.
 
-    Returns ``None`` on a host that is no mail server: no Postfix, no pillar ``postfix_mta``, no apply. Else a
-    dictionary:
+    Returns ``None`` on a host that is no mail server: no Postfix, no apply, and no pillar ``postfix_mta`` or only
+    that of a minion that signs for a fleet. Else a dictionary:
 
     - ``fqdn``, ``postfix`` (version), ``revision`` (of the formula), ``profile``
     - ``running`` (whether Postfix does), ``answers`` (whether the server answers as its configuration promises),
@@ -59,8 +59,10 @@ def report(thorough=False, login=True, look=False):
 
     gather("postfix", _version)
     gather("last_apply", _last_apply)
-    if row["postfix"] is None and not row["last_apply"] and not __salt__["pillar.get"]("postfix_mta"):
-        return None
+    if row["postfix"] is None and not row["last_apply"]:
+        gather("signs", __salt__["mta_fleet_ca.only_signs"])
+        if row.pop("signs") or not __salt__["pillar.get"]("postfix_mta"):
+            return None
     settings = {}
     gather("settings", __salt__["mta_settings.effective"])
     settings = row.pop("settings") or {}

@@ -1,5 +1,5 @@
 """
-The certificate of a fleet's authority in the system's trust store.
+The certificate of a fleet's authority in the system's trust store, and what the CA minion is.
 
 .. code-block:: yaml
 
@@ -40,6 +40,27 @@ def untrusted(name, command):
         As for :func:`trusted`.
     """
     return _trust_store(name, None, command)
+
+
+def signs(name, key):
+    """
+    Have the minion known as one that signs for a fleet: nothing but an apply by name makes it a mail server.
+
+    name
+        Absolute path of the authority's certificate.
+
+    key
+        Absolute path of its private key.
+
+    It has no changes of its own.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "This minion signs for a fleet."}
+    try:
+        if not __opts__["test"]:
+            __salt__["mta_fleet_ca.record"](name, key)
+    except CommandExecutionError as err:
+        ret.update(result=False, comment=str(err))
+    return ret
 
 
 def _trust_store(name, source, command):

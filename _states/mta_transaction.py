@@ -121,8 +121,12 @@ def restored(name):
         The transaction's name, as the members gave it.
 
     The services that did not run before the first apply are stopped and disabled. Mail, packages and what others
-    changed elsewhere stay.
+    changed elsewhere stay. So does the authority of a minion that only signs for a fleet.
     """
+    authority = __salt__["mta_fleet_ca.only_signs"]()
+    if authority:
+        comment = f"This minion only signs for a fleet: {' and '.join(authority.values())} stay as they are."
+        return {"name": name, "changes": {}, "result": True, "comment": comment}
     ret = __salt__["mta_transaction.member"](
         name,
         "mta_originals",

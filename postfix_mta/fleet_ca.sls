@@ -12,3 +12,10 @@ postfix_mta_fleet_ca:
 {%- endfor %}
     - require:
       - mta_transaction: postfix_mta_recovered
+
+postfix_mta_signs:
+  mta_fleet_ca.signs:
+    - name: {{ mta.authority.name | json }}
+    - key: {{ mta.authority.key | json }}
+    - require:
+      - mta_cert: postfix_mta_fleet_ca

@@ -3,11 +3,16 @@
 import importlib.machinery
 import importlib.util
 import json
+import os
 import pathlib
+import pty
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -76,8 +81,22 @@ def test_a_recent_salt_call_is_usable_and_an_old_one_is_not(apply, tmp_path):
 
 
 def test_a_salt_call_whose_python_lacks_pyopenssl_is_not_usable(apply, tmp_path):
-    python = program(tmp_path / "python3", '#!/bin/sh\n[ "$1" = -c ] && exit 1\necho salt-call 3008.3\n')
+    python = program(tmp_path / "python3", '#!/bin/sh\n[ "$2" = -c ] && exit 1\necho salt-call 3008.3\n')
     assert not apply.usable(program(tmp_path / "salt-call", f"#!{python}\n"))
+
+
+def test_the_python_of_salts_own_packages_is_isolated_too(apply, tmp_path):
+    said = f'echo "$@" >> {tmp_path}/said; echo salt-call 3008.3'
+    program(tmp_path / "opt" / "bin" / "python3.14", f"#!/bin/sh\n{said}\n")
+    text = """#!/bin/sh\n"true" ''''\n"exec" "$(dirname "$(readlink -f "$0")")/bin/python3.14" "$0" "$@"\n'''\n"""
+    program(tmp_path / "opt" / "salt-call", text)
+    (tmp_path / "salt-call").symlink_to(tmp_path / "opt" / "salt-call")
+    assert apply.usable(str(tmp_path / "salt-call"))
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == [f"-I {tmp_path}/salt-call --version", "-I -c import OpenSSL"]
+    # As the script itself would.
+    subprocess.run([tmp_path / "salt-call", "--version"], check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "said").read_text().splitlines()[2:] == [f"{tmp_path}/salt-call --version"]
 
 
 def test_the_salt_on_the_path_comes_before_the_private_one(apply, tmp_path, monkeypatch):
@@ -266,3 +285,215 @@ def test_a_server_that_is_down_is_an_error(apply):
         port = listener.getsockname()[1]
     with pytest.raises(apply.Stop, match="does not answer"):
         apply.conversation("127.0.0.1", port)
+
+
+# What the script is called with in these tests: root's rights and Debian are taken for granted, and all its
+# directories are below the first argument.
+AS_ROOT = """
+import importlib.machinery, importlib.util, pathlib, sys
+sys.dont_write_bytecode = True
+here = pathlib.Path(sys.argv[1])
+loader = importlib.machinery.SourceFileLoader("bin_apply", {script!r})
+apply = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_apply", loader))
+loader.exec_module(apply)
+apply.check_host = lambda: None
+apply.PRIVATE, apply.CACHE = here / "opt", here / "cache"
+apply.TEMPORARY, apply.JOURNAL = here / "tmp", here / "journal"
+apply.print_conversation = lambda result: None
+sys.exit(apply.main(sys.argv[2:]))
+"""
+# A salt-call that takes its time, and notes how it is started. It ends like Salt by Ctrl-C: after what it is at.
+SALT_CALL = """\
+#!{python}
+import json, os, pathlib, sys, time
+here = pathlib.Path({here!r})
+if "--version" in sys.argv:
+    print("salt-call 3008.3")
+    sys.exit()
+umask = os.umask(0o022)
+facts = dict(isolated=sys.flags.isolated, umask=umask, argv=sys.argv, pid=os.getpid())
+facts["environment"] = [name for name in os.environ if name.startswith("PYTHON")]
+facts["pillar"] = sorted(path.name for path in here.glob("tmp/*/pillar/*"))
+(here / "new").write_text(json.dumps(facts))
+os.rename(here / "new", here / "started")
+try:
+    time.sleep(SECONDS)
+except KeyboardInterrupt:
+    time.sleep(0.3)
+    (here / "undone").touch()
+    raise
+print(json.dumps(dict(local=dict())))
+"""
+
+
+@pytest.fixture
+def as_root(tmp_path):
+    """Start the script with a salt-call that runs for some seconds; the process."""
+    (tmp_path / "tmp").mkdir()
+    driver = tmp_path / "driver.py"
+    driver.write_text(AS_ROOT.format(script=str(SCRIPT)))
+    pillar = tmp_path / "mail.sls"
+    pillar.write_text("postfix_mta: {relay: {password: geheim}}\n")
+    started = []
+
+    def start(seconds=60, leader=(), **options):
+        text = SALT_CALL.replace("SECONDS", str(seconds)).format(python=sys.executable, here=str(tmp_path))
+        program(tmp_path / "path" / "salt-call", text)
+        environment = {**os.environ, "PATH": f"{tmp_path / 'path'}:{os.environ['PATH']}", **options.pop("env", {})}
+        argv = [*leader, sys.executable, driver, tmp_path, "mail.example.com", "--pillar", pillar]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        process = subprocess.Popen(argv, env=environment, text=True, **{**streams, **options})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def until(path):
+    """Wait for a file, and return what it says."""
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_salt_and_leaves_no_pillar(as_root, tmp_path, number):
+    process = as_root()
+    facts = json.loads(until(tmp_path / "started"))
+    assert facts["pillar"] == ["given.sls", "hostname.sls", "top.sls"]
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert (tmp_path / "undone").exists()
+    assert not alive(facts["pid"])
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_second_signal_does_not_cut_short_what_salt_undoes(as_root, tmp_path):
+    process = as_root()
+    until(tmp_path / "started")
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.05)
+    assert process.wait(30) == 128 + signal.SIGINT
+    assert (tmp_path / "undone").exists()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_at_whatever_moment_it_comes(as_root, tmp_path, number):
+    """Runs of half a second; the signal comes ever later, from the start of Python on."""
+    codes = set()
+    for step in range(12):
+        (tmp_path / "started").unlink(missing_ok=True)
+        process = as_root(seconds=0.1)
+        time.sleep(0.05 * step)
+        process.send_signal(number)
+        codes.add(process.wait(30))
+        assert list((tmp_path / "tmp").iterdir()) == [], step
+        if (tmp_path / "started").exists():
+            assert not alive(json.loads((tmp_path / "started").read_text())["pid"]), step
+    # 1: Python had hardly begun, and its own way to end is a traceback.
+    assert 128 + number in codes
+    assert codes <= {0, 1, 128 + number, -number}
+
+
+def test_what_is_left_of_a_transaction_is_said(as_root, tmp_path):
+    process = as_root()
+    until(tmp_path / "started")
+    (tmp_path / "journal").mkdir()
+    process.terminate()
+    assert "taken back by the next one" in process.communicate(timeout=30)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+# The leader of a terminal's session: as shells do it hands on that the terminal has gone. Notes the exit code.
+LEADER = """
+import fcntl, os, signal, subprocess, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+process = subprocess.Popen(sys.argv[2:])
+signal.signal(signal.SIGHUP, lambda number, _: process.send_signal(number))
+code = process.wait()
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(str(code))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+
+
+def test_a_terminal_that_goes_away_is_a_signal_like_others(as_root, tmp_path):
+    controller, terminal = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    leader = [sys.executable, "-c", LEADER, tmp_path / "code"]
+    as_root(leader=leader, start_new_session=True, **streams)
+    os.close(terminal)
+    facts = json.loads(until(tmp_path / "started"))
+    os.close(controller)
+    assert until(tmp_path / "code") == str(128 + signal.SIGHUP)
+    assert not alive(facts["pid"])
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_salt_runs_isolated_and_what_it_makes_is_as_roots_files_are(as_root, tmp_path, umask):
+    variables = {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1"}
+    process = as_root(seconds=0, env=variables, preexec_fn=lambda: os.umask(umask))
+    assert process.wait(30) == 0
+    facts = json.loads((tmp_path / "started").read_text())
+    assert (facts["isolated"], facts["umask"], facts["environment"]) == (1, 0o022, [])
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_every_python_that_sets_salt_up_is_isolated(apply, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(apply, "checked", lambda command, **_: commands.append(list(map(str, command))))
+    monkeypatch.setattr(apply, "output", lambda command: commands.append(list(map(str, command))))
+    monkeypatch.setattr(apply, "apt", lambda *_: None)
+    apply.install_salt(tmp_path / "salt", test=False)
+    assert [command[2] for command in commands] == ["-c", "-m", "-m", "-m"]
+    assert {command[1] for command in commands} == {"-I"}
+
+
+HOSTILE = "import pathlib; pathlib.Path({!r}).touch()\nraise SystemExit(99)\n"
+
+
+@pytest.mark.parametrize("script", ["apply", "export", "update-revision", "test"])
+def test_nothing_is_imported_from_the_current_directory_or_where_variables_point(tmp_path, script):
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for name in ("salt", "json", "site", "sitecustomize", "usercustomize", "argparse", "venv", "rig", "hashlib"):
+        (hostile / f"{name}.py").write_text(HOSTILE.format(str(tmp_path / "imported")))
+    variables = {"PYTHONPATH": str(hostile), "PYTHONSTARTUP": str(hostile / "site.py"), "PYTHONHOME": ""}
+    done = subprocess.run(
+        [SCRIPT.with_name(script), "--help"],
+        cwd=hostile,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not (tmp_path / "imported").exists()
+    assert script in done.stdout, done
+
+
+def test_a_salt_call_of_the_current_directory_is_not_run(apply, tmp_path, monkeypatch):
+    program(tmp_path / "salt-call", f"#!/bin/sh\ntouch {tmp_path}/run\necho salt-call 3008.3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ".:/bin:/usr/bin")
+    assert shutil.which("salt-call") == "./salt-call"
+    assert apply.find_salt() is None
+    assert not (tmp_path / "run").exists()

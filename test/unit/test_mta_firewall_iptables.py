@@ -54,27 +54,66 @@ def firewall(modules):
     return sys.modules[modules["mta_firewall_iptables.plan"].__module__]
 
 
+# iptables-restore: with --noflush rules are inserted and deleted, else a file takes the place of all of them.
+RESTORE = """
+import pathlib, sys
+here = pathlib.Path({here!r})
+text = sys.stdin.read()
+if "bad" in text:
+    sys.exit("line 7 failed")
+if "--test" in sys.argv:
+    sys.exit()
+with open(here / "loads", "a") as file:
+    file.write("add" if "--noflush" in sys.argv else "load")
+    file.write("\\n")
+if "--dport 666" in text:
+    sys.exit("no such chain")
+rules = (here / "running").read_text().splitlines()
+if "--noflush" not in sys.argv:
+    rules = ["-P INPUT ACCEPT"] + [line for line in text.splitlines() if line.startswith("-A INPUT")]
+else:
+    for words in map(str.split, text.splitlines()):
+        if words[0] == "-I":
+            place = [number for number, rule in enumerate(rules) if rule.startswith("-A")]
+            place = (place + [len(rules)])[int(words[2]) - 1]
+            rules.insert(place, " ".join(["-A INPUT", *words[3:]]))
+        elif words[0] == "-D":
+            rules.remove(" ".join(["-A INPUT", *words[2:]]))
+(here / "running").write_text("\\n".join(rules) + "\\n")
+"""
+
+# Rules that run, and have little to do with those of the file.
+RUNNING = """\
+-P INPUT ACCEPT
+-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd
+-A INPUT -i lo -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+-A INPUT -m limit --limit 5/min -j LOG --log-prefix "iptables denied: " --log-level 7
+-A INPUT -j DROP
+"""
+
+
+def running_with(*ports):
+    """The running rules with some ports open."""
+    logs = RUNNING.splitlines(keepends=True)[4]
+    rules = "".join(f"-A INPUT -p tcp -m tcp --dport {port} -j ACCEPT\n" for port in ports)
+    return RUNNING.replace(logs, rules + logs)
+
+
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """A rules file, and programs of iptables that keep the running rules in a file beside it."""
     for name, script in {
-        "iptables": f"cat {tmp_path}/running",
-        "iptables-save": f"echo '*filter'; grep -v -e -P {tmp_path}/running; echo COMMIT",
-        "iptables-restore": f"""
-            rules=$(cat)
-            case $rules in *bad*) echo 'line 7 failed' >&2; exit 2 ;; esac
-            case $* in *--test*) exit 0 ;; esac
-            echo load >> {tmp_path}/loads
-            case $rules in *late*) echo 'no such chain' >&2; exit 1 ;; esac
-            {{ echo '-P INPUT ACCEPT'; echo "$rules" | grep -e '-A INPUT'; }} > {tmp_path}/running""",
+        "iptables": f"#!/bin/sh\ncat {tmp_path}/running\n",
+        "iptables-restore": f"#!{sys.executable}\n{RESTORE.format(here=str(tmp_path))}",
     }.items():
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.write_text(script)
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     (tmp_path / "rules").write_text(RULES)
-    (tmp_path / "running").write_text("-P INPUT ACCEPT\n-A INPUT -j DROP\n")
+    (tmp_path / "running").write_text(RUNNING)
     return tmp_path
 
 
@@ -179,21 +218,24 @@ def test_a_file_that_is_not_whole_is_an_error(firewall, text):
         firewall._with_ports(text, PORTS)
 
 
-def test_closed_ports_count_only_while_a_firewall_is_running(firewall):
-    assert firewall._closed_when_running(["-P INPUT ACCEPT"], PORTS) == []
-    assert firewall._closed_when_running(["-P INPUT DROP"], PORTS) == PORTS
-    assert firewall._closed_when_running(["-P INPUT ACCEPT", "-A INPUT -j REJECT"], [25]) == [25]
-    assert (
-        firewall._closed_when_running(["-P INPUT DROP", "-A INPUT -p tcp -m tcp --dport 25 -j ACCEPT"], [25]) == []
-    )
-
-
-def test_what_is_saved_empties_a_table_that_was_not_in_use(firewall, monkeypatch):
-    monkeypatch.setattr(firewall, "_run", lambda argv: "*nat\nCOMMIT\n" if argv[-1] == "nat" else "")
-    saved = firewall._saved(
-        "iptables", "*nat\nCOMMIT\n*filter\n:INPUT DROP [0:0]\n:mine - [0:0]\n-A INPUT -j DROP\nCOMMIT\n"
-    )
-    assert saved.split() == ["*nat", "COMMIT", "*filter", ":INPUT", "ACCEPT", "[0:0]", "COMMIT"]
+@pytest.mark.parametrize(
+    ("lines", "added"),
+    [
+        (["-P INPUT DROP"], ["-I INPUT 1 -p tcp -m tcp --dport 25 -j ACCEPT"]),
+        (
+            ["-P INPUT ACCEPT", "-A INPUT -i lo -j ACCEPT", "-A INPUT -j REJECT"],
+            ["-I INPUT 2 -p tcp -m tcp --dport 25 -j ACCEPT"],
+        ),
+        (["-P INPUT DROP", "-A INPUT -p tcp -m multiport --dports 25,80 -j ACCEPT"], []),
+        (["-P INPUT ACCEPT", "-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT"], []),
+    ],
+)
+def test_a_running_rule_is_added_where_it_counts_and_only_if_the_port_is_closed(firewall, lines, added):
+    wanted, unwanted, add, back = firewall._running_changes(lines, [25], [])
+    assert (len(wanted), unwanted) == (len(added), [])
+    assert add.splitlines() == (["*filter", *added, "COMMIT"] if added else [])
+    deleted = ["-D INPUT -p tcp -m tcp --dport 25 -j ACCEPT"] * len(added)
+    assert back.splitlines() == (["*filter", *deleted, "COMMIT"] if added else [])
 
 
 def test_auto_without_a_rules_file_manages_no_firewall(states, tmp_path):
@@ -236,7 +278,7 @@ def test_test_mode_tells_exactly_what_the_run_then_does(in_mode, host):
     assert done["changes"] == predicted["changes"]
     assert done["changes"][str(rules)] == {"old": "", "new": BLOCK.strip()}
     assert states["mta_firewall.managed"]("mail", rules_file=str(rules))["changes"] == {}
-    assert (host / "loads").read_text() == "load\n"
+    assert (host / "loads").read_text() == "add\n"
 
 
 def test_the_file_keeps_its_mode_and_a_symbolic_link_stays_one(states, host):
@@ -248,7 +290,40 @@ def test_the_file_keeps_its_mode_and_a_symbolic_link_stays_one(states, host):
     assert [path for path in host.iterdir() if path.name.startswith(".")] == []
 
 
-def test_running_rules_that_lost_a_port_are_loaded_again(states, host):
+def test_a_file_that_was_not_in_force_is_not_loaded_where_no_rules_run(in_mode, host):
+    (host / "running").write_text("-P INPUT ACCEPT\n")
+    for test in (True, False):
+        ret = in_mode(test)["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+        assert list(ret["changes"]) == [str(host / "rules")]
+        assert f"No rules of iptables are in force: only the file {host / 'rules'} is changed" in ret["comment"]
+    assert (host / "running").read_text() == "-P INPUT ACCEPT\n"
+    assert "--dport 25 -j ACCEPT" in (host / "rules").read_text()
+    assert not (host / "loads").exists()
+
+
+def test_of_rules_that_run_none_is_lost(states, host):
+    done = states["mta_firewall.managed"]("mail", ports=[25, 587], rules_file=str(host / "rules"))
+    assert done["result"] is True, done
+    assert (host / "running").read_text() == running_with(25, 587)
+    new = "\n".join(f"-A INPUT -p tcp -m tcp --dport {port} -j ACCEPT" for port in (25, 587))
+    assert done["changes"]["running rules"] == {"old": "", "new": new}
+    states["mta_firewall.managed"]("mail", ports=[587, 110], rules_file=str(host / "rules"))
+    assert (host / "running").read_text() == running_with(587, 110)
+    states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))
+    assert (host / "running").read_text() == RUNNING
+    assert (host / "rules").read_text() == RULES
+
+
+def test_where_nothing_is_dropped_the_file_is_not_loaded_either(states, host):
+    """Rules run, fail2ban's say, and yet the firewall of the file is off."""
+    running = "-P INPUT ACCEPT\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n"
+    (host / "running").write_text(running)
+    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+    assert list(ret["changes"]) == [str(host / "rules")]
+    assert (host / "running").read_text() == running
+
+
+def test_running_rules_that_lost_a_port_get_it_back(states, host):
     states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
     (host / "running").write_text("-P INPUT DROP\n")
     ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
@@ -274,16 +349,32 @@ def test_a_file_that_does_not_pass_the_test_is_left(in_mode, host, test):
     assert not (host / "loads").exists()
 
 
-def test_a_file_that_does_not_load_is_taken_back_with_the_running_rules(states, host):
-    late = RULES + "# late\n"
-    (host / "rules").write_text(late)
-    running = (host / "running").read_text()
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+def test_rules_that_the_kernel_does_not_take_leave_the_file_as_it_was(states, host):
+    ret = states["mta_firewall.managed"]("mail", ports=[25, 666], rules_file=str(host / "rules"))
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "no such chain" in ret["comment"]
-    assert (host / "rules").read_text() == late
-    assert (host / "running").read_text() == running
-    assert (host / "loads").read_text() == "load\nload\n"
+    assert (host / "rules").read_text() == RULES
+    assert (host / "running").read_text() == RUNNING
+    assert (host / "loads").read_text() == "add\n"
+
+
+def test_what_ip6tables_does_not_take_is_taken_back_from_iptables(states, host):
+    states["mta_firewall.managed"]("mail", ports=[110], rules_file=str(host / "rules"))
+    before = (host / "rules").read_text(), (host / "running").read_text()
+    (host / "rules6").write_text(RULES)
+    (host / "bin" / "ip6tables").write_text(f"#!/bin/sh\ncat {host}/running6\n")
+    (host / "running6").write_text(RUNNING)
+    (host / "bin" / "ip6tables-restore").write_text(
+        '#!/bin/sh\ncase $* in *--test*) ;; *) echo "not today" >&2; exit 1 ;; esac\n'
+    )
+    for name in ("ip6tables", "ip6tables-restore"):
+        (host / "bin" / name).chmod(0o755)
+    files = {"rules_file": str(host / "rules"), "rules_file_v6": str(host / "rules6")}
+    ret = states["mta_firewall.managed"]("mail", ports=[25, 587], **files)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "not today" in ret["comment"]
+    assert ((host / "rules").read_text(), (host / "running").read_text()) == before
+    assert (host / "rules6").read_text() == RULES
 
 
 def test_absent_gives_the_file_back_as_it_was(states, host):

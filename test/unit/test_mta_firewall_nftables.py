@@ -285,8 +285,11 @@ def test_included_files_are_read_changed_and_checked_as_one(modules, nft, tmp_pa
 def test_a_firewall_that_is_off_stays_off(modules, nft, tmp_path):
     nft.listing = ""
     (tmp_path / "conf").write_text(FILE)
+    notes = modules["mta_firewall_nftables.plan"]([25], str(tmp_path / "conf"))["notes"]
+    assert notes == [f"None of the chains of {tmp_path}/conf is in force: only the file is changed"]
     modules["mta_firewall_nftables.apply"]([25], str(tmp_path / "conf"))
     assert nft.told == []
+    assert modules["mta_firewall_nftables.plan"]([25], str(tmp_path / "conf")) == {"changes": {}, "notes": []}
 
 
 def test_it_is_in_force_when_the_service_is_enabled_and_filters_what_comes_in(

@@ -76,11 +76,13 @@ def host(ufw, monkeypatch, pretend, tmp_path):
 
     def run(argv, stdin=""):
         words = argv[1:]
+        if words == ["status"]:
+            return f"Status: {host.status}\n"
         host.told.append(" ".join(words))
         if host.refuses and host.refuses in host.told[-1]:
             raise CommandExecutionError("ufw failed: no")
         if words == ["reload"]:
-            return
+            return ""
         path = tmp_path / ("user6.rules" if "::/0" in words else "user.rules")
         text = path.read_text()
         numbers = words[words.index("port") + 1]
@@ -95,9 +97,10 @@ def host(ufw, monkeypatch, pretend, tmp_path):
             path.write_text(text[:start] + rule + text[start:])
         else:
             path.write_text(text.replace(END, rule + END))
+        return ""
 
     class Host:
-        path, refuses = tmp_path, None
+        path, refuses, status = tmp_path, None, "active"
 
     host = Host()
     host.told = []
@@ -189,3 +192,21 @@ def test_it_is_in_force_when_it_is_active_and_installed(modules, host):
     assert plan([]) == {"changes": {}, "notes": []}
     with pytest.raises(CommandExecutionError, match="not installed"):
         plan([25])
+
+
+def test_an_enabled_ufw_that_has_been_stopped_is_not_started(modules, host):
+    host.status = "inactive"
+    for function in ("plan", "apply"):
+        with pytest.raises(CommandExecutionError, match="not switched on here"):
+            modules[f"mta_firewall_ufw.{function}"]([25])
+    assert host.told == []
+    assert modules["mta_firewall_ufw.plan"]([]) == {"changes": {}, "notes": []}
+
+
+def test_where_ufw_is_not_enabled_only_its_files_are_changed(modules, host):
+    (host.path / "ufw.conf").write_text("ENABLED=no\n")
+    host.status = "inactive"
+    assert modules["mta_firewall_ufw.plan"]([25])["notes"] == ["ufw is not enabled: only its files are changed"]
+    modules["mta_firewall_ufw.apply"]([25])
+    assert modules["mta_firewall_ufw.plan"]([25]) == {"changes": {}, "notes": []}
+    assert "reload" not in host.told

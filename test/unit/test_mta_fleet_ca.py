@@ -2,9 +2,12 @@
 
 import datetime
 import logging
+import pathlib
 import subprocess
 
 import pytest
+import salt.loader
+import salt.template
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
@@ -12,6 +15,7 @@ from salt.exceptions import CommandExecutionError
 
 CA, MAIL1, MAIL2 = "ca.example.com", "mail1.example.com", "mail2.example.com"
 PASSPHRASE = "geheim-7431"
+STARTED = pathlib.Path(__file__).resolve().parents[2] / "postfix_mta" / "started.sls"
 
 
 @pytest.fixture
@@ -89,6 +93,78 @@ def issue(authority):
         return authority["mta_fleet_ca.issue"](text, policy, __pub_id=sender, __pub_fun="x", **kwargs)
 
     return call
+
+
+class TestAMinionThatOnlySigns:
+    FILES = ("certificate", "key")
+
+    def test_the_pillar_tells_it_before_anything_was_applied(self, ca_minion, pillar):
+        files = pillar["postfix_mta"]["certificate"]["ca"]
+        assert ca_minion["mta_fleet_ca.only_signs"]() == {name: files[name] for name in self.FILES}
+
+    def test_what_fleet_ca_has_left_tells_it_whatever_the_pillar_says(self, modules, opts, context, tmp_path):
+        paths = dict.fromkeys(self.FILES, str(tmp_path / "x"))
+        assert modules["mta_fleet_ca.only_signs"]() is None
+        for test in (True, False):
+            states = salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
+            ret = states["mta_fleet_ca.signs"](paths["certificate"], paths["key"])
+            assert (ret["result"], ret["changes"]) == (True, {})
+            assert modules["mta_fleet_ca.only_signs"]() == (None if test else paths)
+
+    def test_a_host_that_is_a_mail_server_too_is_treated_as_one(self, ca_minion):
+        ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
+        ca_minion["mta_apply.ended"]({})
+        assert ca_minion["mta_fleet_ca.only_signs"]() is None
+        # .clean
+        ca_minion["mta_apply.forget"]()
+        assert ca_minion["mta_fleet_ca.only_signs"]() == {"certificate": "/ca.pem", "key": "/ca.key"}
+
+    def test_clean_changes_nothing_of_it_and_says_so(self, ca_minion, pillar, server, states):
+        files = pillar["postfix_mta"]["certificate"]["ca"]
+        made = states["mta_cert.ca_managed"](files["certificate"], files["key"], key_type="ec")
+        assert made["result"] is True, made
+        states["mta_fleet_ca.signs"](files["certificate"], files["key"])
+        before = [pathlib.Path(files[name]).read_bytes() for name in self.FILES]
+        cleaned = states["mta_transaction.restored"]("postfix_mta")
+        assert (cleaned["result"], cleaned["changes"]) == (True, {})
+        for name in self.FILES:
+            assert files[name] in cleaned["comment"]
+        assert [pathlib.Path(files[name]).read_bytes() for name in self.FILES] == before
+
+    def test_its_own_start_does_not_make_it_a_mail_server(self, ca_minion, opts, pillar, tmp_path):
+        assert self.started(ca_minion, opts, pillar) == "nothing"
+        ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
+        assert self.started(ca_minion, opts, {"postfix_mta": {"root_recipient": "alice"}}) == "nothing"
+
+    def test_nor_where_it_has_not_synced_the_modules_yet(self, ca_minion, opts, pillar):
+        bare = {**opts, "module_dirs": [], "extension_modules": "/nowhere"}
+        unsynced = salt.loader.minion_mods(bare, context={})
+        assert "mta_fleet_ca.only_signs" not in unsynced
+        assert self.started(unsynced, bare, pillar) == "nothing"
+        assert self.started(unsynced, bare, {"postfix_mta": {}}) == "all of it"
+        ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
+        assert self.started(unsynced, bare, {"postfix_mta": {}}) == "nothing"
+
+    def test_the_start_of_others_goes_on_to_do_so(self, ca_minion, opts, pretend):
+        assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "all of it"
+        assert self.started(ca_minion, opts, {}) == "nothing"
+        ca_minion["mta_apply.ended"]({})
+        assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "nothing"
+        pretend("mta_beacon.conditions", lambda: {"saslauthd": {}})
+        assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "all of it"
+
+    @staticmethod
+    def started(functions, opts, pillar):
+        """What postfix_mta.started comes to."""
+        for loader in (functions, functions.pack["__salt__"]):
+            loader.pack["__pillar__"] = pillar
+        renderers = salt.loader.render({**opts, "pillar": pillar}, functions)
+        blocked = opts["renderer_blacklist"], opts["renderer_whitelist"]
+        data = salt.template.compile_template(str(STARTED), renderers, "jinja|yaml", *blocked, saltenv="base")
+        if data == {"include": ["postfix_mta"]}:
+            return "all of it"
+        assert data == {"postfix_mta_started": {"test.nop": [{"name": "nothing to do"}]}}
+        return "nothing"
 
 
 class TestTheCAMinion:

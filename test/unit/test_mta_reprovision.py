@@ -36,7 +36,9 @@ def clock(modules, monkeypatch):
 @pytest.fixture
 def world(modules, pretend, clock, monkeypatch):
     """A host on which an apply takes 10 seconds, and what there is to be seen of it."""
-    facts = {"applies": [], "good": True, "conditions": {}, "heals": True, "events": [], "flushed": 0, "last": {}}
+    facts = {"applies": [], "good": True, "conditions": {}, "heals": True, "events": [], "flushed": 0}
+    # Long ago.
+    facts["last"] = {"result": True, "time": 0, "failed": []}
     inside = modules["mta_reprovision.request"].func.__globals__
 
     def apply():
@@ -83,6 +85,21 @@ def test_what_the_beacon_is_said_to_have_found_is_believed_only_if_it_has(reques
 def test_no_other_reason_is_taken(request_, world, reason):
     with pytest.raises(SaltInvocationError):
         request_(reason)
+
+
+@pytest.mark.parametrize("reason", ["beacon", "reprovision", "pillar"])
+def test_a_host_on_which_nothing_was_ever_applied_is_no_mail_server_and_does_not_become_one(
+    modules, request_, world, reason
+):
+    world.update(last={}, conditions={"saslauthd": {}})
+    answer = request_(reason)
+    assert answer["accepted"] is False
+    assert "state.apply postfix_mta has never run here" in answer["comment"]
+    assert world["applies"] == []
+    assert modules["mta_reprovision.due"]() is True  # by the condition; but nothing was noted
+    world.update(last={"result": False, "time": 0}, conditions={})
+    assert modules["mta_reprovision.due"]() is False
+    assert request_()["applies"] == 1
 
 
 def test_a_storm_is_two_applies(request_, world, clock):
@@ -161,9 +178,9 @@ def test_a_changed_pillar_is_applied_after_the_masters_window_and_at_a_moment_of
     request_("pillar")
     assert world["applies"] == [began + 21]
     world["settings"]["splay"] = 300
-    world["last"], moments = {}, set()
+    long_ago, moments = {"result": True, "time": 0}, set()
     for _ in range(5):
-        asked, world["last"] = clock.now, {}
+        asked, world["last"] = clock.now, long_ago
         request_("pillar")
         moments.add(round(world["applies"][-1] - asked))
     assert len(moments) > 1

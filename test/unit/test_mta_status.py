@@ -159,6 +159,15 @@ def test_the_certificate_that_ends_first_counts(report, pretend):
     assert report()["certificate_days"] in (-2, -3)
 
 
+def test_a_minion_that_only_signs_for_a_fleet_is_no_mail_server(report, pretend, modules):
+    pretend("mta_package.versions", lambda names: dict.fromkeys(names))
+    pretend("mta_apply.last", lambda: {})
+    modules.pack["__pillar__"].update(postfix_mta={"certificate": {"fleet": {"minions": {"mail1": []}}}})
+    assert report() is None
+    pretend("mta_fleet_ca.only_signs", lambda: None)
+    assert report()["profile"] == "guide"
+
+
 def test_the_beacons_conditions_are_remembered_or_looked_at(report, pretend):
     pretend("mta_beacon.found", lambda: {"saslauthd": {"socket": "/mux"}})
     assert report()["conditions"] == ["queue"]

@@ -50,6 +50,7 @@ with concurrent.futures.ThreadPoolExecutor(len(targets)) as pool:
 """.replace("PORTS", str([*OPEN, *CLOSED])).replace("ADDRESSES", str(ADDRESSES))
 SAVED = "nftables.conf ufw firewalld iptables.firewall.rules ip6tables.firewall.rules"
 EVERYTHING_OPEN = sorted([address, port] for address in ADDRESSES for port in OPEN)
+NO_FIREWALL = sorted([address, port] for address in ADDRESSES for port in [*OPEN, *CLOSED])
 
 RULES = """\
 *filter
@@ -108,6 +109,7 @@ FIREWALLS = {
         """,
         "bad": "echo 'table inet broken { chain x { no such rule; }; }' >> /etc/nftables.conf",
         "rules": "nft -s list ruleset | grep -v postfix_mta; grep -v postfix_mta /etc/nftables.conf",
+        "off": "nft flush ruleset",
         "stop": "systemctl disable -q --now nftables",
     },
     "ufw": {
@@ -118,6 +120,7 @@ FIREWALLS = {
             { iptables -S; ip6tables -S; } | grep -v -- '-dports \(25\|110\)'
             grep -v -e 25,587 -e 110,587 -e '^$' /etc/ufw/user.rules /etc/ufw/user6.rules
         """,
+        "off": "/lib/ufw/ufw-init force-stop",
         "stop": "ufw disable",
     },
     "firewalld": {
@@ -134,6 +137,7 @@ FIREWALLS = {
             nft -s list ruleset | grep -v -e 'tcp dport \(25\|587\|110\) '
             sed 's/ target="default"//' /etc/firewalld/zones/*.xml | grep -v postfix_mta
         """,
+        "off": "systemctl stop firewalld",
         "stop": "systemctl disable -q --now firewalld",
     },
     "iptables": {
@@ -142,13 +146,24 @@ FIREWALLS = {
             "/etc/ip6tables.firewall.rules": RULES.replace("ICMP", "ipv6-icmp"),
             "/etc/systemd/system/rules.service": BOOT_UNIT,
         },
-        "start": "systemctl enable -q --now rules.service",
+        "start": """
+            systemctl enable -q rules.service
+            systemctl restart rules.service
+            iptables -N others
+            iptables -A others -s 203.0.113.8/32 -j DROP
+            iptables -I INPUT -j others
+        """,
         "bad": "sed -i 's/^-A INPUT -i lo.*/-A INPUT -i/' /etc/ip6tables.firewall.rules",
         "rules": r"""
             { iptables -S; ip6tables -S; } | grep -v -e '--dport \(25\|587\|110\)'
             sed '/postfix_mta: begin/,/postfix_mta: end/d' /etc/ip*tables.firewall.rules | grep -v '^$'
         """,
-        "stop": "systemctl disable -q rules; rm /etc/ip*tables.firewall.rules; iptables -F; ip6tables -F",
+        "off": "iptables -F; ip6tables -F; iptables -X",
+        "stop": """
+            systemctl disable -q rules
+            rm /etc/ip*tables.firewall.rules
+            iptables -F; ip6tables -F; iptables -X
+        """,
     },
 }
 
@@ -185,9 +200,9 @@ def firewall(request, firewalls):
     firewalls.exec(made["stop"])
 
 
-def pillar(*ports):
-    """A pillar with these ports."""
-    return {"postfix_mta": {"hostname": "mail.example.com", "firewall": {"ports": ports}}}
+def pillar(*ports, **firewall):
+    """A pillar with these ports, and further settings of the firewall."""
+    return {"postfix_mta": {"hostname": "mail.example.com", "firewall": {"ports": ports, **firewall}}}
 
 
 def rules(container, made):
@@ -277,3 +292,26 @@ def test_clean_removes_ours_and_nothing_else(firewalls, firewall):
     )
     again = state(firewalls.apply(sls="postfix_mta.clean"), "postfix_mta_firewall_clean")
     assert again["changes"] == {}
+
+
+@pytest.mark.parametrize("name", FIREWALLS)
+def test_a_firewall_that_does_not_run_is_not_switched_on(firewalls, name):
+    made = FIREWALLS[name]
+    firewalls.put(made["files"])
+    firewalls.exec(f"set -e\n{made['start']}")
+    firewalls.exec(made["off"])
+    assert reached(firewalls) == NO_FIREWALL
+    firewalls.set_pillar(pillar("listeners", backend=name))
+    predicted, done = applied(firewalls, test=True), applied(firewalls)
+    assert reached(firewalls) == NO_FIREWALL, done
+    assert done["changes"] == predicted["changes"]
+    # ufw would load some of its rules with any change.
+    refused = name == "ufw"
+    assert done["result"] is not refused, done
+    assert bool(done["changes"]) is not refused
+    assert not any("running" in item for item in done["changes"])
+    assert ("is not switched on here" if refused else "only") in done["comment"]
+    assert applied(firewalls)["changes"] == {}
+    assert state(firewalls.apply(sls="postfix_mta.clean"), "postfix_mta_firewall_clean")["result"] is True
+    assert reached(firewalls) == NO_FIREWALL
+    firewalls.exec(made["stop"])

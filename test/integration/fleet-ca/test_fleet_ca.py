@@ -5,10 +5,13 @@ The attacks are those of somebody who has root on the first mail minion: whateve
 """
 
 import json
+import time
 
 import pytest
+import yaml
 
 from rig import results
+from rig.fleet import STATES
 
 CA = "ca.example.com"
 MAIL = ["mail1.example.com", "mail2.example.com", "mail3.example.com"]
@@ -19,6 +22,10 @@ TRUST_STORE = "/usr/local/share/ca-certificates/postfix_mta.crt"
 
 # As the docstring of mta_fleet_ca has it.
 PEER = {r"mail\d+\.example\.com$": [{CA: [r"mta_fleet_ca\.(issue|certificate)$"]}]}
+
+# As the README has it.
+SLS = [f"{STATES}/postfix_mta/reactor/react.sls"]
+REACTOR = {"reactor": [{"postfix_mta/pillar_changed": SLS}, {"salt/minion/*/start": SLS}]}
 
 # What an administrator may have beside the formula's own policies.
 OFFICE = {
@@ -323,3 +330,76 @@ def test_the_comment_says_that_the_ca_minion_does_not_answer(fleet):
 def test_the_comment_says_that_the_master_does_not_permit_it_or_knows_no_such_minion(fleet):
     assert "add that to 'peer'" in fleet.salt(MAIL[1], "mta_fleet_ca.authority", MAIL[2])[MAIL[1]]
     assert "knows no minion nobody" in fleet.salt(MAIL[1], "mta_fleet_ca.authority", "nobody")[MAIL[1]]
+
+
+# A minion that only signs
+
+
+def answered(fleet, function, words=""):
+    """What the CA minion returned to the last job with that function, and those words in its arguments."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for jid, job in sorted(fleet.run("jobs.list_jobs", search_function=function).items(), reverse=True):
+            returns = fleet.run("jobs.lookup_jid", jid) if words in str(job["Arguments"]) else {}
+            if CA in returns:
+                return returns[CA]
+        time.sleep(2)
+    raise AssertionError(f"{function} {words}: no answer")
+
+
+def authority_of(host):
+    """The authority's files, as they are."""
+    return host.exec(f"sha256sum {AUTHORITY} /etc/ssl/private/cakey.pem").stdout
+
+
+def no_mail_server(host):
+    """Whether nothing of a mail server is on a host."""
+    traces = "/etc/postfix /etc/default/saslauthd /etc/ssl/private/smtpd.key /var/lib/postfix_mta/applied.json"
+    return not host.exec(f"ls -d {traces}", check=False).stdout
+
+
+def test_neither_its_start_nor_a_changed_pillar_makes_the_ca_minion_a_mail_server(fleet):
+    host = fleet.minions[CA]
+    before = authority_of(host)
+    assert no_mail_server(host)
+    fleet.master.put({"/etc/salt/master.d/reactor.conf": yaml.safe_dump(REACTOR)})
+    fleet.restart()
+    fleet.restart(CA)
+    (started,) = answered(fleet, "state.apply", "postfix_mta.started").values()
+    assert (started["__id__"], started["name"]) == ("postfix_mta_started", "nothing to do")
+    assert no_mail_server(host)
+    fleet.master.exec(["salt-run", "event.send", "postfix_mta/pillar_changed"])
+    assert answered(fleet, "mta_reprovision.request")["accepted"] is False
+    assert no_mail_server(host)
+    assert authority_of(host) == before
+
+
+def test_the_table_of_mail_servers_does_not_have_it(fleet):
+    fleet.master.exec("salt-run saltutil.sync_runners")
+    assert sorted(fleet.run("postfix_mta.status", format="json")["minions"]) == MAIL
+
+
+def test_clean_changes_nothing_of_the_authority_and_says_so(fleet):
+    host = fleet.minions[CA]
+    before = authority_of(host)
+    for test in (True, False):
+        states = fleet.apply(CA, "postfix_mta.clean", test=test)[CA]
+        assert not results.failures(states)
+        assert not results.changed(states)
+        (said,) = [state["comment"] for state in states.values() if state["__id__"] == "postfix_mta_clean"]
+        assert "only signs" in said
+        assert "/etc/ssl/private/cakey.pem" in said
+    assert authority_of(host) == before
+    assert "BEGIN CERTIFICATE" in fleet.salt(MAIL[1], "mta_fleet_ca.authority", CA)[MAIL[1]]
+
+
+def test_by_an_apply_of_its_own_it_becomes_both(fleet, requests):
+    host = fleet.minions[CA]
+    before = authority_of(host)
+    assert not results.failures(fleet.apply(CA)[CA])
+    assert not no_mail_server(host)
+    assert authority_of(host) == before
+    pem = fleet.salt(MAIL[0], "mta_fleet_ca.sign_request", requests["ec"], CA)[MAIL[0]]
+    assert "BEGIN CERTIFICATE" in pem
+    assert fleet.salt(CA, "mta_reprovision.request", timeout=120)[CA]["result"] is True
+    assert CA in fleet.run("postfix_mta.status", format="json")["minions"]

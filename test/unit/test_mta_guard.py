@@ -29,11 +29,20 @@ LIBRARY = "import _mta_below\n\nWORD = {!r}\n\n\ndef said():\n    return WORD, _
 
 
 @pytest.fixture(autouse=True)
-def forget():
-    """No private file stays imported for other tests."""
-    yield
-    for name in [name for name in sys.modules if name.startswith("_mta_")]:
+def as_in_a_new_process(monkeypatch):
+    """No private file is imported, or within reach of a plain import; what other tests imported comes back."""
+
+    def loaded():
+        return {name: module for name, module in sys.modules.items() if name.startswith("_mta_")}
+
+    before = loaded()
+    for name in before:
         del sys.modules[name]
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(GUARD.parent)])
+    yield
+    for name in loaded():
+        del sys.modules[name]
+    sys.modules.update(before)
 
 
 class Tree:

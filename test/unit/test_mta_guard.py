@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import signal
 import sys
 import threading
+import time
 
 import pytest
 import salt.loader
@@ -173,26 +175,42 @@ def test_nothing_stays_behind_in_the_import_machinery(tree):
     assert (sys.meta_path, sys.path) == (finders, path)
 
 
-def test_threads_that_load_at_the_same_time(tree):
-    """As a minion without processes of its own for jobs does, while files change."""
-    wrong = []
+def test_a_thread_waits_for_another_one_that_is_importing(tree, tmp_path):
+    """As in a minion without processes of its own for jobs, or a reactor; files change meanwhile."""
+    slow = "import pathlib\nimport time\n\npathlib.Path({!r}).touch()\ntime.sleep(0.5)\n"
+    tree.put("_mta_probation", slow.format(str(tmp_path / "begun")) + LIBRARY.format("old"))
+    said = []
+    thread = threading.Thread(target=lambda: said.append(tree.said()))
+    thread.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    tree.put("_mta_below", "NUMBER = 2\n")
+    assert tree.said("second") == (("old", 2), 2)
+    thread.join()
+    assert said == [(("old", 1), 1)]
 
-    def load():
-        for _ in range(20):
-            (word, below), own = tree.said()
-            if below != own or word != "old":
-                wrong.append((word, below, own))
 
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
+def test_a_process_forked_while_a_thread_was_importing_imports_too(tree, tmp_path):
+    tree.said()
+    forked = []
+    with sys.modules["_mta_guard"].library(str(tree.directory / "first.py")):
+        thread = threading.Thread(target=lambda: forked.append(os.fork() or os._exit(exit_code(tree))))
         thread.start()
-    for number in range(100, 150):
-        path = tree.directory / "_mta_below.py"
-        draft = path.with_suffix(".draft")
-        draft.write_text(f"NUMBER = {number}\n")
-        os.utime(draft, ns=(0, Tree.put.clock * 10**9))
-        Tree.put.clock += 1
-        os.replace(draft, path)
-    for thread in threads:
         thread.join()
-    assert not wrong
+    (pid,) = forked
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            pytest.fail("it waits for a thread that it does not have")
+        time.sleep(0.05)
+    assert os.WEXITSTATUS(ended[1]) == 0
+
+
+def exit_code(tree):
+    """In the forked process: what import leads to, as an exit code."""
+    try:
+        return 0 if tree.said() == (("old", 1), 1) else 1
+    except BaseException:
+        return 2

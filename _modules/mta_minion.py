@@ -12,6 +12,11 @@ import os
 from salt.exceptions import CommandExecutionError
 from salt.utils.yaml import YAMLError, safe_dump, safe_load
 
+import _mta_guard
+
+with _mta_guard.library(__file__):
+    import _mta_system
+
 
 def path(name):
     """
@@ -47,9 +52,8 @@ def read(name, option):
         salt '*' mta_minion.read postfix_mta.conf beacons
     """
     try:
-        with open(path(name), encoding="utf-8") as handle:
-            value = safe_load(handle)[option]
-    except (OSError, KeyError, TypeError, ValueError, YAMLError):
+        value = safe_load(_mta_system.read(path(name)) or "")[option]
+    except (CommandExecutionError, KeyError, TypeError, ValueError, YAMLError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -76,18 +80,15 @@ def write(name, option, value, source):
         salt '*' mta_minion.write postfix_mta.conf beacons '{}' postfix_mta:beacon
     """
     file = path(name)
-    draft = f"{file}.new"
+    if not value:
+        _mta_system.remove(file)
+        return
     try:
-        if value:
-            os.makedirs(os.path.dirname(file), exist_ok=True)
-            with open(draft, "w", encoding="utf-8") as handle:
-                handle.write(f"# From the pillar's {source}.\n")
-                handle.write(safe_dump({option: value}, default_flow_style=False))
-            os.replace(draft, file)
-        elif os.path.exists(file):
-            os.unlink(file)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {file}: {err.strerror or err}") from err
+    text = safe_dump({option: value}, default_flow_style=False)
+    _mta_system.replace(file, f"# From the pillar's {source}.\n{text}")
 
 
 def is_this():

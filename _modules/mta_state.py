@@ -4,13 +4,16 @@ Small facts that have to outlive a process, each a JSON file that only root can 
 They are below ``/var/lib/postfix_mta`` (the minion option ``mta_state_dir`` moves it).
 """
 
-import contextlib
-import json
-import pathlib
-
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-STATE_DIR = "/var/lib/postfix_mta"
+import _mta_guard
+
+with _mta_guard.library(__file__):
+    import _mta_system
+
+
+def _directory():
+    return _mta_system.StateDirectory(__opts__.get("mta_state_dir"))
 
 
 def path(name):
@@ -26,7 +29,7 @@ def path(name):
 
         salt '*' mta_state.path applied.json
     """
-    return str(pathlib.Path(__opts__.get("mta_state_dir", STATE_DIR)) / name)
+    return _directory().path(name)
 
 
 def read(name):
@@ -42,11 +45,7 @@ def read(name):
 
         salt '*' mta_state.read applied.json
     """
-    try:
-        data = json.loads(pathlib.Path(path(name)).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return _directory().read(name)
 
 
 def write(name, data):
@@ -67,18 +66,7 @@ def write(name, data):
 
         salt '*' mta_state.write note.json '{"by": "hand"}'
     """
-    file = pathlib.Path(path(name))
-    draft = file.with_name(f".{file.name}.new")
-    try:
-        file.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(data))
-        draft.replace(file)
-    except OSError as err:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise CommandExecutionError(f"Cannot write {file}: {err.strerror or err}") from err
+    _directory().write(name, data)
 
 
 def refuse_job(function, job):
@@ -121,5 +109,4 @@ def forget(name):
 
         salt '*' mta_state.forget note.json
     """
-    with contextlib.suppress(OSError):
-        pathlib.Path(path(name)).unlink()
+    _directory().forget(name)

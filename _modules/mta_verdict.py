@@ -13,8 +13,17 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_guard
+
+with _mta_guard.library(__file__):
+    import _mta_system
+
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "005fa81bf916"
+REVISION = "b059c31c77e4"
+
+
+def _state():
+    return _mta_system.StateDirectory(__opts__.get("mta_state_dir"))
 
 
 def _name(subject):
@@ -89,7 +98,7 @@ def recall(subject, evidence, now=None):
     """
     now = time.time() if now is None else now
     try:
-        verdict = __salt__["mta_state.read"](_name(subject))
+        verdict = _state().read(_name(subject))
         holds = verdict["since"] <= now < verdict["until"] and verdict["digest"] == _digest(evidence)
     except (KeyError, TypeError):
         return None
@@ -119,4 +128,4 @@ def remember(subject, evidence, said, since, until):
     """
     verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
     with contextlib.suppress(CommandExecutionError):
-        __salt__["mta_state.write"](_name(subject), verdict)
+        _state().write(_name(subject), verdict)

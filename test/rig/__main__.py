@@ -2,7 +2,7 @@
 Run this formula's tests.
 
     bin/test                                 everything
-    bin/test lint                            ruff, yamllint and salt-lint
+    bin/test lint                            ruff, mypy, yamllint, salt-lint, and test/library.py
     bin/test unit [PYTEST-ARGS]              unit tests, with each Salt line
     bin/test integration [SUITE] [PLATFORM] [PYTEST-ARGS]
                                              container suites as kitchen.yml defines them; default: all.
@@ -91,9 +91,13 @@ def run(argv, env=None, live=True):
 def lint():
     """One count for each linter: passed or failed."""
     states = sorted(path for kind in ("*.sls", "*.jinja") for path in (REPOSITORY / "postfix_mta").rglob(kind))
+    # Copies of the guard are not other files.
+    private = {path.name: path for path in sorted(REPOSITORY.glob("_*/_mta_*.py"), reverse=True)}
     linters = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
+        ["python", "test/library.py"],
+        ["mypy", *private.values()],
         ["yamllint", "--strict", "."],
         ["salt-lint", *states],
     ]

@@ -47,6 +47,18 @@ UNIT = """
 Type=exec
 ExecStart=/usr/local/bin/salt-api
 """
+# What a newer revision adds to a module, with a private file that it has in common with others.
+NEWER = """
+
+import _mta_guard
+
+with _mta_guard.library(__file__):
+    import _mta_system
+
+
+def newer():
+    return _mta_system.NEWER
+"""
 POST = (
     "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:8000/hook/{}', data=b'x=1')).read())"
 )
@@ -122,13 +134,15 @@ def test_gitfs(fleet, from_gitfs):
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory):
-    """A newer revision of the formula: one of its modules and one of its settings are others."""
+    """A newer revision of the formula: a module, a private file and a setting are others."""
     tree = tmp_path_factory.mktemp("newer")
     for name in (*PARTS, "bin"):
         source = REPOSITORY / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tree / name)
     with open(tree / "_modules/mta_queue.py", "a", encoding="utf-8") as module:
-        module.write("\n\ndef newer():\n    return True\n")
+        module.write(NEWER)
+    with open(tree / "_modules/_mta_system.py", "a", encoding="utf-8") as private:
+        private.write("\nNEWER = True\n")
     profile = tree / "postfix_mta/profiles.yaml"
     profile.write_text(
         re.sub(r"(?m)^(guide:\n(?s:.*?)  parameters:\n)", r"\1    smtpd_timeout: 123s\n", profile.read_text())

@@ -1,0 +1,335 @@
+"""
+The operating system, as the formula uses it: files, programs, the state directory, lines of Postfix's files.
+
+Nothing here knows Salt but for its exceptions: what cannot be done raises ``CommandExecutionError`` with a message
+for users (and the ``OSError`` as its cause); what is not there is ``None``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Union
+
+from salt.exceptions import CommandExecutionError
+
+Path = Union[str, "os.PathLike[str]"]
+
+STATE_DIRECTORY = "/var/lib/postfix_mta"
+# As in the C locale's isspace(3), which Postfix uses.
+BLANKS = " \t\n\v\f\r"
+# Those of /proc/PID/ go while they are read.
+ABSENT = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
+
+
+def _failure(what: str, path: Path, error: OSError) -> CommandExecutionError:
+    return CommandExecutionError(f"Cannot {what} {os.fspath(path)}: {error.strerror or error}")
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Return what is in a file; ``None`` when there is none. Raises ``CommandExecutionError``."""
+    try:
+        with open(path, "rb") as handle:
+            return handle.read()
+    except ABSENT:
+        return None
+    except OSError as error:
+        raise _failure("read", path, error) from error
+
+
+def read(path: Path) -> str | None:
+    """
+    Return the text of a file, line ends as they are; ``None`` when there is none.
+
+    Bytes that are not UTF-8 become surrogates (``surrogateescape``), and bytes again where text is written here.
+    Raises ``CommandExecutionError``.
+    """
+    contents = read_bytes(path)
+    return None if contents is None else contents.decode("utf-8", "surrogateescape")
+
+
+def replace(
+    path: Path,
+    contents: str | bytes,
+    *,
+    mode: int | None = None,
+    uid: int | None = None,
+    gid: int | None = None,
+    times: tuple[int, int] | None = None,
+) -> None:
+    """
+    Replace a file atomically, or create it: a reader sees the old or the new one whole, also after a power loss.
+
+    contents
+        Text is written as UTF-8, with the bytes that :func:`read` could not decode.
+
+    mode, uid, gid
+        Default: those of the file that is there; else 0644, and those of this process. Extended attributes and
+        access control lists of the file that is there are kept.
+
+    times
+        Access and modification time in nanoseconds. Default: now.
+
+    A symbolic link is replaced, not what it points to. Raises ``CommandExecutionError``.
+    """
+    path = os.fspath(path)
+    data = contents.encode("utf-8", "surrogateescape") if isinstance(contents, str) else contents
+    directory, name = os.path.split(path)
+    try:
+        with contextlib.suppress(*ABSENT):
+            old = os.lstat(path)
+            if stat.S_ISREG(old.st_mode):
+                mode = stat.S_IMODE(old.st_mode) if mode is None else mode
+                uid = old.st_uid if uid is None else uid
+                gid = old.st_gid if gid is None else gid
+        descriptor, draft = tempfile.mkstemp(dir=directory, prefix=f".{name}.")
+        try:
+            with open(descriptor, "wb") as handle:
+                os.fchown(descriptor, -1 if uid is None else uid, -1 if gid is None else gid)
+                with contextlib.suppress(OSError):
+                    for attribute in os.listxattr(path):
+                        os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
+                # After an access control list, whose mask it sets: 0600 stays 0600.
+                os.fchmod(descriptor, 0o644 if mode is None else mode)
+                handle.write(data)
+                handle.flush()
+                os.fsync(descriptor)
+            if times is not None:
+                os.utime(draft, ns=times)
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+            raise
+        _sync(directory)
+    except OSError as error:
+        raise _failure("write", path, error) from error
+
+
+def remove(path: Path) -> bool:
+    """
+    Remove a file; a power loss does not bring it back. Return whether there was one.
+
+    Raises ``CommandExecutionError``.
+    """
+    path = os.fspath(path)
+    try:
+        try:
+            os.unlink(path)
+        except ABSENT:
+            return False
+        _sync(os.path.dirname(path))
+    except OSError as error:
+        raise _failure("remove", path, error) from error
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory safe from a power loss. Raises ``CommandExecutionError``."""
+    try:
+        _sync(path)
+    except OSError as error:
+        raise _failure("write", path, error) from error
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- what has to outlive a process -------------------------------------------------------------
+
+
+class StateDirectory:
+    """
+    Small facts that have to outlive a process, each a JSON file that only root can read.
+
+    path
+        The minion option ``mta_state_dir``. ``None``: ``/var/lib/postfix_mta``.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self._path = path or STATE_DIRECTORY
+
+    def path(self, name: str = "") -> str:
+        """Return the absolute path of a file in the directory; default: that of the directory."""
+        return os.path.join(self._path, name) if name else self._path
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what was written under a name; an empty dictionary when nothing was, or it cannot be read."""
+        try:
+            data = json.loads(read_bytes(self.path(name)) or b"")
+        except (CommandExecutionError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def write(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write what JSON can hold under a name, in place of what was there. Raises ``CommandExecutionError``."""
+        path = self.path(name)
+        try:
+            # Each by itself: the mode is that of the last directory.
+            os.makedirs(self._path, mode=0o700, exist_ok=True)
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _failure("write", path, error) from error
+        replace(path, json.dumps(data), mode=0o600)
+
+    def forget(self, name: str) -> None:
+        """Remove what was written under a name, if that can be done."""
+        with contextlib.suppress(CommandExecutionError):
+            remove(self.path(name))
+
+
+# -- programs ----------------------------------------------------------------------------------
+
+
+class Finished(NamedTuple):
+    """What became of a program: its exit code, and what it wrote to standard output and standard error."""
+
+    code: int
+    output: bytes
+    errors: bytes
+
+    @property
+    def text(self) -> str:
+        """The output as text; bytes that are not UTF-8 are surrogates."""
+        return self.output.decode("utf-8", "surrogateescape")
+
+    @property
+    def message(self) -> str:
+        """What it said, for a message to users: standard error, or else the output."""
+        return (self.errors.strip() or self.output.strip()).decode("utf-8", "replace")
+
+
+def search_path() -> str:
+    """Return the PATH of programs; that of a daemon may lack sbin."""
+    return os.pathsep.join(filter(None, [os.environ.get("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin"]))
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program; ``None`` when it is not installed."""
+    return shutil.which(name, path=search_path())
+
+
+def run(
+    command: Sequence[str],
+    *,
+    stdin: str | bytes | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = 60,
+    check: bool = True,
+) -> Finished:
+    """
+    Run a program without a shell, in the C locale and the root directory, to its end.
+
+    Daemons that it starts may keep its output open: it goes to memory, not to pipes, which would not end before
+    they do.
+
+    command
+        The program and its arguments, none of them secret.
+
+    stdin
+        Its standard input, text as UTF-8. Default: nothing.
+
+    environment
+        Further variables; without them it gets PATH and LC_ALL only.
+
+    timeout
+        Seconds, after which it is killed with all that it started. ``None``: it may take as long as it likes.
+
+    check
+        Whether an exit code other than 0 is an error. Default: yes.
+
+    Raises ``CommandExecutionError``, with what the program said.
+    """
+    data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin
+    name = shlex.join(command)
+    with open(os.memfd_create("output"), "w+b") as output, open(os.memfd_create("errors"), "w+b") as errors:
+        try:
+            process = subprocess.Popen(
+                [word.encode("utf-8", "surrogateescape") for word in command],
+                stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+                env={**(environment or {}), "LC_ALL": "C", "PATH": search_path()},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CommandExecutionError(f"Cannot run '{command[0]}': {error.strerror}") from error
+        try:
+            process.communicate(data, timeout=timeout)
+        except BaseException as error:
+            # `postfix check` is a tree of shell scripts.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CommandExecutionError(f"'{name}' did not end within {timeout} seconds") from None
+            raise
+        output.seek(0)
+        errors.seek(0)
+        done = Finished(process.returncode, output.read(), errors.read())
+    if check and done.code:
+        raise CommandExecutionError(f"'{name}' failed with exit code {done.code}: {done.message}")
+    return done
+
+
+# -- Postfix's files ---------------------------------------------------------------------------
+
+
+def logical_lines(text: str, blanks: str = BLANKS) -> list[tuple[str, list[int]]]:
+    """
+    Join the physical lines of a Postfix file (main.cf, master.cf, a table, aliases) as readlline(3) does.
+
+    A line that begins with a blank continues the one before it, also across comments and empty lines; where there
+    is none it is a logical line of its own, which begins with a blank. Return each with the indexes of its lines.
+    """
+    found: list[tuple[str, list[int]]] = []
+    for index, line in enumerate(text.split("\n")):
+        first = line[:1]
+        if first == "#" or not first:
+            continue
+        if first not in blanks:
+            found.append((line, [index]))
+            continue
+        content = line.strip(blanks)
+        if not content or content[0] == "#":
+            continue
+        if found:
+            joined, indexes = found[-1]
+            indexes.append(index)
+            found[-1] = (joined + line, indexes)
+        else:
+            found.append((line, [index]))
+    return found
+
+
+# -- other -------------------------------------------------------------------------------------
+
+
+def nearest(name: str, names: Iterable[str], similarity: float = 0.6) -> str | None:
+    """Return the one of ``names`` of which ``name`` is probably a misspelling; ``None`` when none is similar."""
+    import difflib  # only mistakes need it
+
+    return next(iter(difflib.get_close_matches(name, list(names), 1, similarity)), None)
+
+
+def now() -> datetime.datetime:
+    """Return the time, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc)

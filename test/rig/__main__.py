@@ -136,18 +136,10 @@ def verify(instance, args):
     container = Container.start(name, instance.driver, image, [run_label(RUN)])
     try:
         container.provision(instance.provisioner)
-        tests = [f"test/integration/{instance.suite}"]
-        if instance.converges:
-            tests.insert(0, "test/integration/test_converge.py")
-        # The names of Test Kitchen's verifier, and one that says who has started the host.
-        env = {
-            "KITCHEN_SUITE": instance.suite,
-            "KITCHEN_PLATFORM": instance.platform,
-            "KITCHEN_CONTAINER_ID": name,
-            "POSTFIX_MTA_TEST_RUN": RUN,
-        }
+        # Those of Test Kitchen's verifier, and one that says who has started the host.
+        env = {**instance.environment(name), "POSTFIX_MTA_TEST_RUN": RUN}
         pytest = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
-        output, code = run([*pytest, f"--hosts=docker://{name}", *tests, *args], env, live=False)
+        output, code = run([*pytest, *instance.pytest_args(name), *args], env, live=False)
     finally:
         container.remove()
     with output_lock:

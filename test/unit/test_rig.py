@@ -16,6 +16,7 @@ provisioner:
   formula: postfix_mta
   state_top: {base: {"*": [postfix_mta]}}
   pillars: {top.sls: {base: {"*": [postfix_mta]}}}
+  salt_copy_filter: [__pycache__]
 platforms:
   - {name: debian-12-salt-3008, driver: {image: a}}
   - {name: debian-13-salt-3008, driver: {image: b}}
@@ -146,8 +147,8 @@ def test_a_drivers_settings_become_docker_options():
         "run_command": "sh -ec 'mount x; exec /sbin/init'",
     }
     assert container.run_argv(driver, "image", "name", ["a=b"]) == [
-        *("run", "--detach", "--name=name", "--hostname=mail.example.com", "--label=a=b"),
-        *("--env=container=docker", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"),
+        *("run", "--detach", "--label=a=b", "--env=container=docker", "--name=name"),
+        *("--hostname=mail.example.com", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"),
         *("--cgroupns=private", "--tmpfs=/run", "--tmpfs=/run/lock", "--init=true"),
         *("image", "sh", "-ec", "mount x; exec /sbin/init"),
     ]
@@ -162,10 +163,11 @@ def test_a_host_without_systemd_keeps_the_other_settings():
 
 
 def test_a_minion_gets_what_kitchen_salt_copies(tmp_path):
-    for name in ("postfix_mta", "_states", "_modules/__pycache__", "_beacons", "docs"):
+    for name in ("postfix_mta", "_states", "_modules/__pycache__", "docs"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "postfix_mta/init.sls").write_text("")
     (tmp_path / "_modules/postconf.py").write_text("")
+    (tmp_path / "_modules/__pycache__/postconf.pyc").write_text("")
     (tmp_path / "pillar.example").write_text("postfix_mta: {}\n")
     provisioner = {
         **kitchen.instances(KITCHEN)[0].provisioner,

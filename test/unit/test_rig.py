@@ -1,6 +1,8 @@
 """The rig's own logic: kitchen.yml read as Test Kitchen reads it, images, containers, results."""
 
 import io
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -8,7 +10,7 @@ import tarfile
 import pytest
 import yaml
 
-from rig import REPOSITORY, __main__, container, engine, fleet, images, kitchen, results, venvs
+from rig import REPOSITORY, __main__, container, engine, fleet, images, kitchen, programs, results, venvs
 
 KITCHEN = """
 driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
@@ -192,6 +194,37 @@ def test_a_minion_gets_what_kitchen_salt_copies(tmp_path):
     }
 
 
+# Programs
+
+
+def test_programs_are_linted_by_what_their_first_line_says(tmp_path):
+    for path, text in {
+        "bin/shell": "#!/bin/sh\n",
+        "bin/both": f'#!/bin/sh\n{programs.BOTH}\nexec python3 "$0"\n"""\nimport os\n',
+        "bin/python": "#!/usr/bin/env python3\n",
+        "bin/notes": "a shell reads this: sh\n",
+        "test/module.py": "#!/usr/bin/env python3\n",
+        "test/deep/setup.sh": "set -e\n",
+        ".ci/run": "#!/usr/bin/env bash\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    python, shell = programs.scripts(tmp_path)
+    assert python == ["bin/both", "bin/python"]
+    assert shell == [".ci/run", "bin/both", "bin/shell", "test/deep/setup.sh"]
+    part = programs.shell_part((tmp_path / "bin/both").read_text())
+    assert part == f'#!/bin/sh\n{programs.BOTH}\nexec python3 "$0"\n'
+    assert programs.shell_part("#!/bin/sh\ntrue\n") == "#!/bin/sh\ntrue\n"
+
+
+def test_all_programs_of_the_repository_are_linted():
+    python, shell = programs.scripts()
+    assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "bin").iterdir()} <= {
+        *python,
+        *shell,
+    }
+
+
 # Results
 
 
@@ -238,6 +271,12 @@ def test_pytests_last_line_is_counted(last, code, expected):
     assert tuple(results.count(f"test_x.py ...\n{last}\n", code).values()) == expected
 
 
+def test_a_choice_of_tests_of_which_a_run_has_none_is_no_failure():
+    nothing = "no tests ran in 0.01s\n"
+    assert results.count(nothing, 5, chosen=True) == {"passed": 0, "failed": 0, "skipped": 0}
+    assert results.count("ERROR: file or directory not found: x\n", 4, chosen=True)["failed"] == 1
+
+
 def test_the_closing_line_adds_everything_up():
     assert results.closing_line([{"passed": 2, "failed": 0, "skipped": 0}] * 2) == "4 passed, 0 failed"
     assert results.closing_line([{"passed": 2, "failed": 1, "skipped": 3}]) == "2 passed, 1 failed, 3 skipped"
@@ -248,6 +287,87 @@ def test_the_closing_line_adds_everything_up():
 )
 def test_the_exit_code_is_0_only_when_something_ran_and_nothing_failed(counts, code):
     assert __main__.finish([dict(zip(("passed", "failed", "skipped"), item)) for item in counts]) == code
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([{"passed": 0, "failed": 0, "skipped": 0}] * 2, "bin/test: no test was selected"),
+        ([{"passed": 0, "failed": 0, "skipped": 2}], "bin/test: no test ran"),
+    ],
+)
+def test_a_run_without_a_test_says_so(counts, said, capsys):
+    assert __main__.finish(counts) == 1
+    assert capsys.readouterr().out.splitlines()[1] == said
+
+
+def test_a_run_ends_with_where_the_time_went(capsys, monkeypatch):
+    times = [("lint", "", 4.0), ("unit tests", "Salt 3008", 80.4), ("default", "debian-12-salt-3008", 100.0)]
+    monkeypatch.setattr(__main__, "times", times)
+    __main__.finish([{"passed": 1, "failed": 0, "skipped": 0}])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "   100  default     debian-12-salt-3008",
+        "    80  unit tests  Salt 3008",
+        "     4  lint",
+        "",
+        "1 passed, 0 failed",
+    ]
+
+
+@pytest.mark.parametrize("words", [["a", "--seed", "7", "-x"], ["a", "--seed=7", "-x"]])
+def test_an_option_of_the_rig_stands_anywhere(words):
+    assert __main__.take(words, "--seed") == ("7", ["a", "-x"])
+    assert __main__.take(["a"], "--seed") == (None, ["a"])
+    with pytest.raises(ValueError, match="--seed needs a value"):
+        __main__.take(["a", "--seed"], "--seed")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The rig's environment, without a seed and put back afterwards."""
+    for name in ("POSTFIX_MTA_SEED", "PYTEST_ADDOPTS"):
+        monkeypatch.setenv(name, "")
+    return os.environ
+
+
+def test_random_draws_have_one_seed_and_another_on_request(environment, capsys):
+    __main__.seed_draws(__main__.SEED)
+    assert environment["POSTFIX_MTA_SEED"] == "1"
+    assert environment["PYTEST_ADDOPTS"] == "--hypothesis-seed=1"
+    assert capsys.readouterr().out == ""
+    environment["PYTEST_ADDOPTS"] = "-x"
+    __main__.seed_draws("77")
+    assert environment["PYTEST_ADDOPTS"] == "-x --hypothesis-seed=77"
+    assert capsys.readouterr().out == "Random draws with --seed 77\n"
+
+
+def test_a_seed_that_nobody_knows_is_said(environment, capsys):
+    __main__.seed_draws("random")
+    assert capsys.readouterr().out == f"Random draws with --seed {environment['POSTFIX_MTA_SEED']}\n"
+    with pytest.raises(ValueError, match="--seed: not a number: x"):
+        __main__.seed_draws("x")
+
+
+def test_the_same_seed_draws_the_same(tmp_path):
+    """A property that fails for some values: which ones, two runs agree about."""
+    (tmp_path / "test_draw.py").write_text(
+        "from hypothesis import given, strategies as st\n"
+        "drawn = []\n"
+        "@given(st.integers())\n"
+        "def test_draw(number):\n"
+        "    drawn.append(number)\n"
+        "def test_show():\n"
+        "    print('DRAWN', drawn)\n"
+    )
+
+    def draws(*seed):
+        argv = [sys.executable, "-m", "rig", "pytest", *seed, "-q", "-s", "-p", "no:cacheprovider", str(tmp_path)]
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "test"), "PYTEST_ADDOPTS": ""}
+        done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        return re.search("DRAWN .*", done.stdout)[0]
+
+    assert draws() == draws("--seed", "1")
+    assert draws("--seed", "2") != draws()
 
 
 def test_options_go_to_pytest():

@@ -225,6 +225,15 @@ def test_all_programs_of_the_repository_are_linted():
     }
 
 
+def test_no_test_reads_what_lies_beside_the_repository():
+    found = []
+    for path in (REPOSITORY / "test").rglob("*.py"):
+        text, depth = path.read_text(), len(path.relative_to(REPOSITORY).parts)
+        above = [match for match in re.finditer(r"parents\[(\d+)\]", text) if int(match[1]) >= depth]
+        found += [f"{path}: {match[0]}" for match in [*above, *re.finditer(r"REPOSITORY\s*\.\s*parent", text)]]
+    assert not found
+
+
 # Results
 
 

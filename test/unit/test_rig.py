@@ -443,3 +443,35 @@ def test_a_master_serves_everything_that_minions_sync():
 
 def test_a_minions_pillar_has_a_name_without_directories():
     assert fleet._pillar_name("mail1.example.com") == "minion-mail1-example-com"
+
+
+# Documents for developers
+
+
+DOCUMENTS = ("CONTRIBUTING.md", "docs/testing.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_files_and_commands_that_there_are(document):
+    text = (REPOSITORY / document).read_text()
+    paths = set(re.findall(r"\b(?:test|docs|bin|postfix_mta)/[\w./-]+[\w/](?=[`\s:)\]])", text))
+    assert paths
+    assert not [path for path in paths if not (REPOSITORY / path).exists() and "X" not in path]
+    commands = set(re.findall(r"bin/test ([a-z]+)", text))
+    assert commands <= set(re.findall(r"bin/test \[?([a-z]+)", __main__.__doc__))
+    named = set(re.findall(r"::(test_\w+)", text))
+    tests = "\n".join(path.read_text() for path in (REPOSITORY / "test/unit").glob("test_*.py"))
+    assert not [name for name in named if f"def {name}(" not in tests]
+
+
+def test_the_document_has_every_suite_in_order():
+    text = (REPOSITORY / "docs/testing.md").read_text()
+    suites = list(dict.fromkeys(instance.suite for instance in kitchen.instances(excluded=True)))
+    assert re.findall(r"(?m)^\| `([\w-]+)` \|", text) == suites
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_links_of_a_document_lead_somewhere(document):
+    path = REPOSITORY / document
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target

@@ -30,15 +30,18 @@ import sys
 import threading
 import time
 
-from rig import PREFIX, REPOSITORY, engine, images, kitchen, programs, results, venvs
+from rig import PREFIX, REPOSITORY, engine, gate, images, kitchen, programs, results, venvs
 from rig.container import Container, remove_all, run_label
 
 STARTED = time.monotonic()
 RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
 WORKERS = 2
-# Suites that run beside each other: a third of their time they wait, for daemons and for clocks.
-HOSTS = (os.cpu_count() or 1) + 1
+CORES = os.cpu_count() or 1
+# Suites that run beside each other: at least, and at most.
+FEW, MANY = CORES, 3 * CORES
 TOOLS = pathlib.Path(sys.executable).parent
+# Of the unit tests in a full run: suites have clients that count seconds, they go first.
+NICENESS = 5
 # Suites that measure CPU time: nothing else runs beside them.
 ALONE = ("cost",)
 # Suites that take several minutes: they start first, so that none of them runs on alone at the end.
@@ -139,12 +142,12 @@ def bytecode():
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(venvs.cache() / "bytecode")}
 
 
-def unit(args, lines=None):
-    """The unit tests' counts, with each Salt line, or with some."""
+def unit(args, lines=None, niceness=0):
+    """The unit tests' counts, with each Salt line, or with some. niceness: see nice(1)."""
 
     def tests(line):
         with timed("unit tests", f"Salt {line}"):
-            pytest = [venvs.python(line), "-m", "pytest"]
+            pytest = ["nice", f"-n{niceness}", venvs.python(line), "-m", "pytest"]
             output, code = run([*pytest, *(args or ["test/unit"])], bytecode(), live=False)
         with output_lock:
             say(f"unit tests with Salt {line}")
@@ -183,19 +186,34 @@ def verify(instance, args):
 def integration(chosen, args):
     """The counts of instances: several at a time, and then one after the other those that measure."""
     build(instance.platform for instance in chosen)
+    return together(chosen, args) + alone(chosen, args)
+
+
+def together(chosen, args):
+    """The counts of the instances that run beside others: as many as the processors have time for."""
+    chosen = [instance for instance in chosen if instance.suite not in ALONE]
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
-    beside = [instance for instance in chosen if instance.suite not in ALONE]
-    beside.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
-    with concurrent.futures.ThreadPoolExecutor(HOSTS) as pool:
-        jobs = [pool.submit(guarded, instance, args) for instance in beside]
+    chosen.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
+    door = gate.Gate(FEW)
+
+    def one(instance):
+        with door.entered():
+            return guarded(instance, args)
+
+    with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
+        jobs = [pool.submit(one, instance) for instance in chosen]
         try:
-            counts = [job.result() for job in jobs]
+            return [job.result() for job in jobs]
         except BaseException:
             for job in jobs:
                 job.cancel()
             stop_processes()
             raise
-    return counts + [guarded(instance, args) for instance in chosen if instance.suite in ALONE]
+
+
+def alone(chosen, args):
+    """The counts of the instances that measure."""
+    return [guarded(instance, args) for instance in chosen if instance.suite in ALONE]
 
 
 def guarded(instance, args):
@@ -207,6 +225,21 @@ def guarded(instance, args):
         with output_lock:
             say(f"{instance.name}: no tests ran\n{error}")
         return {"passed": 0, "failed": 1, "skipped": 0}
+
+
+def everything():
+    """The counts of all: the unit tests take what the processors have left beside images and container suites."""
+    chosen = kitchen.instances()
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        try:
+            units = beside.submit(unit, [], niceness=NICENESS)
+            counts = lint()
+            with timed("images"):
+                build(kitchen.platforms())
+            return counts + together(chosen, []) + units.result() + alone(chosen, [])
+        except BaseException:
+            stop_processes()
+            raise
 
 
 def stop_processes():
@@ -279,12 +312,8 @@ def main(command="all", *words):
     if line is not None and (command != "unit" or line not in venvs.lines()):
         raise ValueError(f"--salt is for bin/test unit, and one of {', '.join(venvs.lines())}")
     if command == "all" and not words:
-        with clean_engine(), concurrent.futures.ThreadPoolExecutor(1) as beside:
-            images_built = beside.submit(build, kitchen.platforms())
-            counts = lint() + unit([])
-            images_built.result()
-            counts += integration(kitchen.instances(), [])
-        return finish(counts)
+        with clean_engine():
+            return finish(everything())
     if command == "lint":
         return finish(lint())
     if command == "unit":

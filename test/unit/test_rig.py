@@ -10,7 +10,7 @@ import tarfile
 import pytest
 import yaml
 
-from rig import REPOSITORY, __main__, container, engine, fleet, images, kitchen, programs, results, venvs
+from rig import REPOSITORY, __main__, container, engine, fleet, gate, images, kitchen, programs, results, venvs
 
 KITCHEN = """
 driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
@@ -381,6 +381,61 @@ def test_the_same_seed_draws_the_same(tmp_path):
 
 def test_options_go_to_pytest():
     assert __main__.split(["default", "-k", "ehlo"]) == (["default"], ["-k", "ehlo"])
+
+
+# How many suites run beside each other
+
+
+class Machine:
+    """A machine whose processors are busy to the share that a test says; its clock is what somebody slept."""
+
+    def __init__(self, busy):
+        self.busy, self.seconds, self.idle = busy, 0, 0
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+        self.idle += seconds * 100 * (1 - self.busy)
+        if self.seconds > 100:
+            raise TimeoutError
+
+    def gate(self):
+        return gate.Gate(2, lambda: (self.idle, self.seconds * 100), lambda: self.seconds, self.sleep)
+
+
+def test_a_few_suites_start_on_a_busy_machine_and_no_further_one():
+    machine = Machine(busy=0.9)
+    door = machine.gate()
+    with door.entered(), door.entered():
+        assert machine.seconds == 0
+        with pytest.raises(TimeoutError), door.entered():
+            pass
+
+
+def test_further_suites_start_one_by_one_while_the_processors_have_time():
+    machine = Machine(busy=0.5)
+    door = machine.gate()
+    with door.entered(), door.entered(), door.entered():
+        assert machine.seconds == door.SETTLE
+        with door.entered():
+            assert machine.seconds == 2 * door.SETTLE
+
+
+def test_a_suite_starts_when_another_one_has_ended():
+    machine = Machine(busy=0.9)
+    door = machine.gate()
+    with door.entered():
+        with door.entered():
+            pass
+        with door.entered():
+            assert machine.seconds == 0
+
+
+def test_what_runs_with_a_low_priority_leaves_time(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 400 5 1 2 3 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert gate.cpu_times(stat) == (425, 561)
+    idle, total = gate.cpu_times()
+    assert 0 < idle <= total
 
 
 # The engine, and environments

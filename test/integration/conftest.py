@@ -13,16 +13,30 @@ from rig.container import Container, run_label, without_systemd
 from rig.container import remove_all as remove_containers
 from rig.fleet import Fleet, start_containers
 
+CONVERGE = "test_converge.py"
 UNDER_KITCHEN = "POSTFIX_MTA_TEST_RUN" not in os.environ
 
 
-@pytest.fixture(scope="session")
-def instance():
+def this_instance():
     """What kitchen.yml says about this suite on this platform."""
     suite, platform = os.environ["KITCHEN_SUITE"], os.environ["KITCHEN_PLATFORM"]
     return next(
         item for item in kitchen.instances(excluded=True) if (item.suite, item.platform) == (suite, platform)
     )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave ``test_converge.py`` out for a suite that applies the formula itself (``run_salt_call: false``)."""
+    if not this_instance().converges:
+        left_out = [item for item in items if item.path.name == CONVERGE]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+def instance():
+    """See :func:`this_instance`."""
+    return this_instance()
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +61,7 @@ def convergence(prediction, container, instance):
 @pytest.fixture(autouse=True)
 def converged(request, instance):
     """Spare a suite's assertions on a host whose first apply failed: test_converge.py says why it did."""
-    if instance.converges and request.path.name != "test_converge.py":
+    if instance.converges and request.path.name != CONVERGE:
         first_apply = request.getfixturevalue("convergence") or {}
         if results.failures(first_apply):
             pytest.fail("the first apply failed", pytrace=False)

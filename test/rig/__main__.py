@@ -1,39 +1,47 @@
 """
 Run this formula's tests.
 
-    bin/test                                 everything
-    bin/test lint                            ruff, mypy, yamllint, salt-lint, and test/library.py
+    bin/test [all]                           everything
+    bin/test lint                            the linters, mypy, and test/library.py
+    bin/test pytest FILE[::TEST] [PYTEST-ARGS]
+                                             tests of one file, with the newest Salt line: in seconds
     bin/test unit [PYTEST-ARGS]              unit tests, with each Salt line
     bin/test integration [SUITE] [PLATFORM] [PYTEST-ARGS]
                                              container suites as kitchen.yml defines them; default: all.
                                              A suite and a platform together: also where it leaves them out
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
-    bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)
     bin/test scale [MINIONS...]              what a fleet costs its master (test/scale.py); not part of everything
 
-An option and everything after it goes to pytest.
+An option and everything after it goes to pytest, but for two options, which stand anywhere after the command:
+
+    --salt LINE       unit tests with this Salt line only (3008 or 3006)
+    --seed N          other random draws than those of every run: N, or "random" for a number that nobody knows yet
 """
 
 import concurrent.futures
 import contextlib
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-from rig import PREFIX, REPOSITORY, engine, images, kitchen, results, venvs
+from rig import PREFIX, REPOSITORY, engine, gate, images, kitchen, programs, results, venvs
 from rig.container import Container, remove_all, run_label
 
+STARTED = time.monotonic()
 RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
 WORKERS = 2
-# Suites that run beside each other: a third of their time they wait, for daemons and for clocks.
-HOSTS = (os.cpu_count() or 1) + 1
+CORES = os.cpu_count() or 1
+# Suites that run beside each other: at least, and at most.
+FEW, MANY = CORES, 3 * CORES
 TOOLS = pathlib.Path(sys.executable).parent
+# Of the unit tests in a full run: suites have clients that count seconds, they go first.
+NICENESS = 5
 # Suites that measure CPU time: nothing else runs beside them.
 ALONE = ("cost",)
 # Suites that take several minutes: they start first, so that none of them runs on alone at the end.
@@ -51,8 +59,13 @@ LONG = (
     "fleet-ca",
 )
 
+# Random draws are the same in every run: a failure is due to the change at hand.
+SEED = "1"
+
 processes = set()
 output_lock = threading.Lock()
+# What took how long: (what, where, seconds).
+times = []
 
 
 def say(text):
@@ -60,23 +73,36 @@ def say(text):
     print(f"\n--- {text}", flush=True)
 
 
-def run(argv, env=None, live=True):
+@contextlib.contextmanager
+def timed(what, where=""):
+    """A context whose duration is in the table at the end."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        times.append((what, where, time.monotonic() - started))
+
+
+def run(argv, env=None, live=True, stdin=None):
     """
     Run a program in the repository; its output and exit code.
 
-    live: print every line as it comes, else nothing.
+    live: print every line as it comes, else nothing. stdin: text for its standard input.
     """
     process = subprocess.Popen(
         [str(arg) for arg in argv],
         cwd=REPOSITORY,
         env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
     )
     processes.add(process)
+    if stdin is not None:
+        with process.stdin:
+            process.stdin.write(stdin)
     lines = []
     with process.stdout:
         for line in process.stdout:
@@ -93,9 +119,10 @@ def lint():
     states = sorted(path for kind in ("*.sls", "*.jinja") for path in (REPOSITORY / "postfix_mta").rglob(kind))
     # Copies of the guard are not other files.
     private = {path.name: path for path in sorted(REPOSITORY.glob("_*/_mta_*.py"), reverse=True)}
+    python, shell = programs.scripts()
     linters = [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
+        ["ruff", "check", ".", *python],
+        ["ruff", "format", "--check", ".", *python],
         ["python", "test/library.py"],
         ["mypy", *private.values()],
         ["yamllint", "--strict", "."],
@@ -106,24 +133,33 @@ def lint():
         say(" ".join([program, *(arg for arg in args if isinstance(arg, str))]))
         _, code = run([TOOLS / program, *args])
         counts.append({"passed": int(code == 0), "failed": int(code != 0), "skipped": 0})
+    for path in shell:
+        say(f"shellcheck {path}")
+        text = programs.shell_part((REPOSITORY / path).read_text(encoding="utf-8"))
+        _, code = run(["shellcheck", *([] if text.startswith("#!") else ["--shell=sh"]), "-"], stdin=text)
+        counts.append({"passed": int(code == 0), "failed": int(code != 0), "skipped": 0})
     return counts
 
 
-def unit(args):
-    """The unit tests' counts, with each Salt line."""
+def bytecode():
+    """The environment of a pytest run that keeps what it has compiled, but not in the repository."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(venvs.cache() / "bytecode")}
+
+
+def unit(args, lines=None, niceness=0):
+    """The unit tests' counts, with each Salt line, or with some. niceness: see nice(1)."""
 
     def tests(line):
-        # Each test loads the modules anew: what was compiled once is kept, but not in the repository.
-        with tempfile.TemporaryDirectory() as directory:
-            env = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
-            output, code = run([venvs.python(line), "-m", "pytest", *(args or ["test/unit"])], env, live=False)
+        with timed("unit tests", f"Salt {line}"):
+            pytest = ["nice", f"-n{niceness}", venvs.python(line), "-m", "pytest"]
+            output, code = run([*pytest, *(args or ["test/unit"])], bytecode(), live=False)
         with output_lock:
             say(f"unit tests with Salt {line}")
             print(output, end="", flush=True)
-        return results.count(output, code)
+        return results.count(output, code, chosen=bool(args))
 
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(tests, venvs.lines()))
+        return list(pool.map(tests, lines or venvs.lines()))
 
 
 def build(platforms):
@@ -134,58 +170,80 @@ def build(platforms):
 
 def verify(instance, args):
     """Start an instance's host and run its suite there. Its counts; its output is printed in one piece."""
-    started = time.monotonic()
     name = f"{PREFIX}-{RUN}-{instance.name}"
     image = images.platform_image(instance.platform)
     container = Container.start(name, instance.driver, image, [run_label(RUN)])
     try:
         container.provision(instance.provisioner)
-        tests = [f"test/integration/{instance.suite}"]
-        if instance.converges:
-            tests.insert(0, "test/integration/test_converge.py")
-        # The names of Test Kitchen's verifier, and one that says who has started the host.
-        env = {
-            "KITCHEN_SUITE": instance.suite,
-            "KITCHEN_PLATFORM": instance.platform,
-            "KITCHEN_CONTAINER_ID": name,
-            "POSTFIX_MTA_TEST_RUN": RUN,
-        }
+        # Those of Test Kitchen's verifier, and one that says who has started the host.
+        env = {**instance.environment(name), "POSTFIX_MTA_TEST_RUN": RUN}
         pytest = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
-        output, code = run([*pytest, f"--hosts=docker://{name}", *tests, *args], env, live=False)
+        output, code = run([*pytest, *instance.pytest_args(name), *args], env, live=False)
     finally:
         container.remove()
     with output_lock:
-        say(f"{instance.name} ({time.monotonic() - started:.0f} s)")
+        say(instance.name)
         print(output, end="", flush=True)
-    return results.count(output, code)
+    return results.count(output, code, chosen=bool(args))
 
 
 def integration(chosen, args):
     """The counts of instances: several at a time, and then one after the other those that measure."""
     build(instance.platform for instance in chosen)
+    return together(chosen, args) + alone(chosen, args)
+
+
+def together(chosen, args):
+    """The counts of the instances that run beside others: as many as the processors have time for."""
+    chosen = [instance for instance in chosen if instance.suite not in ALONE]
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
-    beside = [instance for instance in chosen if instance.suite not in ALONE]
-    beside.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
-    with concurrent.futures.ThreadPoolExecutor(HOSTS) as pool:
-        jobs = [pool.submit(guarded, instance, args) for instance in beside]
+    chosen.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
+    door = gate.Gate(FEW)
+
+    def one(instance):
+        with door.entered():
+            return guarded(instance, args)
+
+    with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
+        jobs = [pool.submit(one, instance) for instance in chosen]
         try:
-            counts = [job.result() for job in jobs]
+            return [job.result() for job in jobs]
         except BaseException:
             for job in jobs:
                 job.cancel()
             stop_processes()
             raise
-    return counts + [guarded(instance, args) for instance in chosen if instance.suite in ALONE]
+
+
+def alone(chosen, args):
+    """The counts of the instances that measure."""
+    return [guarded(instance, args) for instance in chosen if instance.suite in ALONE]
 
 
 def guarded(instance, args):
     """The counts of an instance; one failure when its host could not even be started."""
     try:
-        return verify(instance, args)
+        with timed(instance.suite, instance.platform):
+            return verify(instance, args)
     except (engine.DockerError, AssertionError, subprocess.TimeoutExpired) as error:
         with output_lock:
             say(f"{instance.name}: no tests ran\n{error}")
         return {"passed": 0, "failed": 1, "skipped": 0}
+
+
+def everything():
+    """The counts of all: the unit tests take what the processors have left beside images and container suites."""
+    chosen = kitchen.instances()
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        try:
+            units = beside.submit(unit, [], niceness=NICENESS)
+            counts = lint()
+            with timed("images"):
+                build(kitchen.platforms())
+            return counts + together(chosen, []) + units.result() + alone(chosen, [])
+        except BaseException:
+            stop_processes()
+            raise
 
 
 def stop_processes():
@@ -214,25 +272,56 @@ def clean_engine():
 
 
 def finish(counts):
-    """Print the closing line; the exit code."""
-    print("\n" + results.closing_line(counts), flush=True)
+    """Print where the time went, and the closing line; the exit code."""
+    if len(times) > 1:
+        say(f"where the time went, in seconds, of {time.monotonic() - STARTED:.0f} in all")
+        print(results.table(times))
     ran = sum(item["passed"] + item["failed"] for item in counts)
+    if not ran:
+        print(f"\nbin/test: no test {'ran' if any(item['skipped'] for item in counts) else 'was selected'}")
+    print("\n" + results.closing_line(counts), flush=True)
     return int(not ran or any(item["failed"] for item in counts))
+
+
+def take(words, option):
+    """The value of ``--option VALUE`` or ``--option=VALUE`` (``None``: not there), and the words without it."""
+    words = list(words)
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == option:
+            if not equals and index + 1 == len(words):
+                raise ValueError(f"{option} needs a value")
+            end = index + (1 if equals else 2)
+            return (value if equals else words[index + 1]), words[:index] + words[end:]
+    return None, words
+
+
+def seed_draws(seed):
+    """Hand the seed of all random draws to the pytest runs: hypothesis has an option, suites read a variable."""
+    if seed == "random":
+        seed = str(random.randrange(10**6))
+    if not seed.isdigit():
+        raise ValueError(f"--seed: not a number: {seed}")
+    if seed != SEED:
+        print(f"Random draws with --seed {seed}", flush=True)
+    os.environ["POSTFIX_MTA_SEED"] = seed
+    os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} --hypothesis-seed={seed}".strip()
 
 
 def main(command="all", *words):
     """Run a command of ``bin/test``; the exit code."""
-    if command == "all":
-        with clean_engine(), concurrent.futures.ThreadPoolExecutor(1) as beside:
-            images_built = beside.submit(build, kitchen.platforms())
-            counts = lint() + unit([])
-            images_built.result()
-            counts += integration(kitchen.instances(), [])
-        return finish(counts)
+    seed, words = take(words, "--seed")
+    line, words = take(words, "--salt")
+    seed_draws(SEED if seed is None else seed)
+    if line is not None and (command != "unit" or line not in venvs.lines()):
+        raise ValueError(f"--salt is for bin/test unit, and one of {', '.join(venvs.lines())}")
+    if command == "all" and not words:
+        with clean_engine():
+            return finish(everything())
     if command == "lint":
         return finish(lint())
     if command == "unit":
-        return finish(unit(words))
+        return finish(unit(words, line and [line]))
     if command == "integration":
         chosen, args = split(words)
         chosen = kitchen.choose(chosen)
@@ -251,6 +340,7 @@ def main(command="all", *words):
             return run([sys.executable, "test/scale.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "pytest":
         os.chdir(REPOSITORY)
+        os.environ.update(bytecode())
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])
     print(__doc__.strip())
     return int(command not in ("-h", "--help", "help"))

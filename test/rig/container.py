@@ -14,16 +14,16 @@ import yaml
 from rig import PREFIX, REPOSITORY
 from rig.engine import DockerError, docker
 
-# Beside the formula. kitchen-salt copies all of these but the first.
-EXTENSIONS = ("_beacons", "_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
-STATE_ROOT, PILLAR_ROOT = "srv/salt", "srv/pillar"
+# What kitchen-salt copies beside the formula by itself.
+EXTENSIONS = ("_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
+STATE_ROOT, PILLAR_ROOT, SPM_ROOT = "srv/salt", "srv/pillar", "srv/spm"
 
 
 def run_argv(driver, image, name, labels=()):
     """The ``docker run`` that a driver's settings in kitchen.yml mean, as kitchen-docker writes it."""
-    argv = ["run", "--detach", f"--name={name}", f"--hostname={driver['hostname']}"]
-    argv += [f"--label={label}" for label in labels]
+    argv = ["run", "--detach", *(f"--label={label}" for label in labels)]
     argv += [f"--env={key}={value}" for key, value in driver.get("env_variables", {}).items()]
+    argv += [f"--name={name}", f"--hostname={driver['hostname']}"]
     argv += [f"--cap-add={capability}" for capability in driver.get("cap_add", [])]
     argv += [f"--security-opt={option}" for option in driver.get("security_opt", [])]
     for option, values in driver.get("run_options", {}).items():
@@ -43,13 +43,17 @@ def uses_systemd(driver):
     return "/sbin/init" in driver["run_command"]
 
 
-def archive(files):
-    """A tar archive, as bytes, of ``files``: path to contents or to a local path. Root owns everything."""
+def archive(files, left_out=("__pycache__",)):
+    """
+    A tar archive, as bytes, of ``files``: path to contents or to a local path. Root owns everything.
+
+    left_out: names of files and folders that are not copied, wherever they are.
+    """
 
     def normal(member):
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
-        return None if pathlib.PurePath(member.name).name == "__pycache__" else member
+        return None if pathlib.PurePath(member.name).name in left_out else member
 
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
@@ -65,19 +69,24 @@ def archive(files):
 
 
 def minion_files(provisioner, repository=REPOSITORY, root=""):
-    """The files of a masterless minion with the formula and a suite's pillars, as of kitchen-salt."""
-    formula = provisioner["formula"]
-    files = {
-        f"{root}{STATE_ROOT}/{name}": repository / name for name in EXTENSIONS if (repository / name).is_dir()
+    """The files of a masterless minion with the formula and a suite's pillars, as kitchen-salt makes them."""
+    states, pillars, formula = f"{root}{STATE_ROOT}", f"{root}{PILLAR_ROOT}", provisioner["formula"]
+    copied = [name for name in (formula, *EXTENSIONS) if (repository / name).is_dir()]
+    files = {f"{states}/{name}": repository / name for name in copied}
+    for folder in provisioner.get("pillars_from_directories", []):
+        files[f"{root}{folder['dest']}"] = repository / folder["source"]
+    files[f"{states}/top.sls"] = yaml.safe_dump(provisioner["state_top"])
+    for name, pillar in provisioner["pillars"].items():
+        files[f"{pillars}/{name}"] = yaml.safe_dump(pillar)
+    for name, source in provisioner.get("pillars_from_files", {}).items():
+        files[f"{pillars}/{name}"] = repository / source
+    minion = {
+        "local": True,
+        "state_top": "top.sls",
+        "root_dir": f"/{root}".rstrip("/") or "/",
+        "file_roots": {"base": [f"/{states}", f"/{root}{SPM_ROOT}/salt"]},
+        "pillar_roots": {"base": [f"/{pillars}", f"/{root}{SPM_ROOT}/pillar"]},
     }
-    files[f"{root}{STATE_ROOT}/{formula}"] = repository / formula
-    files[f"{root}{STATE_ROOT}/top.sls"] = yaml.safe_dump(provisioner["state_top"])
-    for name, pillar in provisioner.get("pillars", {}).items():
-        files[f"{root}{PILLAR_ROOT}/{name}"] = yaml.safe_dump(pillar)
-    for name, source in (provisioner.get("pillars_from_files") or {}).items():
-        files[f"{root}{PILLAR_ROOT}/{name}"] = repository / source
-    minion = {"file_client": "local", "file_roots": {"base": [f"/{root}{STATE_ROOT}"]}}
-    minion["pillar_roots"] = {"base": [f"/{root}{PILLAR_ROOT}"]}
     files[f"{root}etc/salt/minion"] = yaml.safe_dump(minion)
     return files
 
@@ -132,10 +141,14 @@ class Container:
             assert done.returncode == 0, f"{shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
-    def put(self, files):
-        """Put files inside: path to contents (str, bytes) or to a local file or directory (``Path``)."""
+    def put(self, files, **kwargs):
+        """
+        Put files inside: path to contents (str, bytes) or to a local file or directory (``Path``).
+
+        Keyword arguments as for :func:`archive`.
+        """
         relative = {path.lstrip("/"): contents for path, contents in files.items()}
-        self.exec(["tar", "-C", "/", "--no-overwrite-dir", "-xf", "-"], input=archive(relative))
+        self.exec(["tar", "-C", "/", "--no-overwrite-dir", "-xf", "-"], input=archive(relative, **kwargs))
 
     def copy(self, source, target):
         """Copy a local file or directory to a path inside."""
@@ -143,7 +156,7 @@ class Container:
 
     def provision(self, provisioner):
         """Put the formula, a suite's pillars and the configuration of a masterless minion inside."""
-        self.put(minion_files(provisioner))
+        self.put(minion_files(provisioner), left_out=provisioner["salt_copy_filter"])
 
     def set_pillar(self, pillar):
         """Replace the minion's whole pillar, for this and all later runs."""

@@ -1,25 +1,60 @@
 """What kitchen.yml says: its suites and platforms as instances, merged as Test Kitchen merges them."""
 
 import dataclasses
+import re
+import shlex
+import string
 
 import yaml
 
 from rig import REPOSITORY
 
+# The settings that the rig follows, or that say what it does anyway. Any other one only Test Kitchen would follow.
+KNOWN = {
+    "driver": {
+        *("name", "image", "hostname", "run_command", "run_options", "env_variables", "cap_add", "security_opt"),
+        "disable_upstart",
+    },
+    "provisioner": {
+        *("name", "formula", "state_top", "pillars", "pillars_from_files", "pillars_from_directories"),
+        *("salt_copy_filter", "run_salt_call", "salt_install", "require_chef", "log_level"),
+    },
+    "verifier": {"name", "command", "shellout_opts"},
+    "lifecycle": {"pre_create"},
+}
+PYTEST = ["bin/test", "pytest"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Instance:
-    """A suite on a platform, with the settings of its driver and its provisioner."""
+    """A suite on a platform, with the settings of its driver, its provisioner, its verifier and its hooks."""
 
     suite: str
     platform: str
     driver: dict
     provisioner: dict
+    verifier: dict
+    lifecycle: dict
 
     @property
     def name(self):
         """The name that Test Kitchen gives the instance."""
-        return f"{self.suite}-{self.platform}".replace(".", "")
+        return re.sub("[_,/]", "-", f"{self.suite}-{self.platform}").replace(".", "")
+
+    def environment(self, container):
+        """The variables that the verifier's command finds, for a container's name."""
+        return {
+            "KITCHEN_SUITE": self.suite,
+            "KITCHEN_PLATFORM": self.platform,
+            "KITCHEN_CONTAINER_ID": container,
+        }
+
+    def pytest_args(self, container):
+        """The arguments that the verifier's command, ``bin/test pytest …``, gives to pytest."""
+        words = shlex.split(string.Template(self.verifier["command"]).substitute(self.environment(container)))
+        if words[: len(PYTEST)] != PYTEST:
+            raise ValueError(f"kitchen.yml: the verifier's command does not begin with {' '.join(PYTEST)}")
+        return words[len(PYTEST) :]
 
     @property
     def converges(self):
@@ -43,23 +78,40 @@ def merge(*layers):
 
 
 def selected(suite, platform):
-    """Whether a suite is for a platform, by its ``includes`` and ``excludes``."""
-    includes = suite.get("includes") or [platform]
-    return platform in includes and platform not in suite.get("excludes", [])
+    """Whether a suite is for a platform, by its ``includes``, or by its ``excludes`` where it has none."""
+    if suite.get("includes"):
+        return platform in suite["includes"]
+    return platform not in suite.get("excludes", [])
+
+
+def settings(*layers):
+    """The settings of an instance by kind: of kitchen.yml, of its platform and of its suite."""
+    return {kind: merge(*(layer.get(kind) for layer in layers)) for kind in KNOWN}
+
+
+def check(data):
+    """ValueError for a setting anywhere in kitchen.yml that the rig does not know."""
+    layers = [(data, {"platforms", "suites"})]
+    layers += [(platform, {"name"}) for platform in data["platforms"]]
+    layers += [(suite, {"name", "includes", "excludes"}) for suite in data["suites"]]
+    unknown = []
+    for layer, others in layers:
+        unknown += [key for key in layer if key not in KNOWN and key not in others]
+        for kind, known in KNOWN.items():
+            unknown += [f"{kind}.{key}" for key in layer.get(kind, {}) if key not in known]
+    if unknown:
+        raise ValueError(f"kitchen.yml: the rig does not know {', '.join(unknown)}")
 
 
 def instances(text=None, excluded=False):
     """Every instance of kitchen.yml (or of ``text``), suite by suite; on request those that it leaves out, too."""
     data = yaml.safe_load((REPOSITORY / "kitchen.yml").read_text() if text is None else text)
+    check(data)
     found = []
     for suite in data["suites"]:
         for platform in data["platforms"]:
             if excluded or selected(suite, platform["name"]):
-                settings = {
-                    key: merge(data.get(key), platform.get(key), suite.get(key))
-                    for key in ("driver", "provisioner")
-                }
-                found.append(Instance(suite["name"], platform["name"], **settings))
+                found.append(Instance(suite["name"], platform["name"], **settings(data, platform, suite)))
     return found
 
 

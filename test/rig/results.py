@@ -2,6 +2,7 @@
 
 import re
 
+NOTHING_COLLECTED = 5
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
 
 
@@ -50,18 +51,19 @@ def difference(prediction, reality):
     return lines
 
 
-def count(output, code):
+def count(output, code, chosen=False):
     """
     Passed, failed and skipped tests of a pytest run, by the last line of its output and its exit code.
 
     A run that failed without a failed test (a broken configuration, nothing collected) counts as one failure.
+    chosen: somebody chose some of the tests by arguments; that this run has none of them is no failure.
     """
     last = next((line for line in reversed(output.splitlines()) if COUNT.search(line)), "")
     found = {"passed": 0, "failed": 0, "skipped": 0}
     for number, kind in COUNT.findall(last):
         kind = {"error": "failed", "errors": "failed", "xfailed": "skipped", "xpassed": "passed"}.get(kind, kind)
         found[kind] += int(number)
-    if code and not found["failed"]:
+    if code and not found["failed"] and not (chosen and code == NOTHING_COLLECTED):
         found["failed"] = 1
     return found
 
@@ -71,3 +73,10 @@ def closing_line(counts):
     total = {kind: sum(item[kind] for item in counts) for kind in ("passed", "failed", "skipped")}
     skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
     return f"{total['passed']} passed, {total['failed']} failed{skipped}"
+
+
+def table(times):
+    """The text of a table of (what, where, seconds), the longest first."""
+    rows = sorted(times, key=lambda row: -row[2])
+    width = max(len(what) for what, _, _ in rows)
+    return "\n".join(f"{seconds:6.0f}  {what:{width}}  {where}".rstrip() for what, where, seconds in rows)

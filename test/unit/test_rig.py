@@ -1,6 +1,8 @@
 """The rig's own logic: kitchen.yml read as Test Kitchen reads it, images, containers, results."""
 
 import io
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -8,7 +10,7 @@ import tarfile
 import pytest
 import yaml
 
-from rig import REPOSITORY, __main__, container, engine, fleet, images, kitchen, results, venvs
+from rig import REPOSITORY, __main__, container, engine, fleet, gate, images, kitchen, programs, results, venvs
 
 KITCHEN = """
 driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
@@ -16,6 +18,7 @@ provisioner:
   formula: postfix_mta
   state_top: {base: {"*": [postfix_mta]}}
   pillars: {top.sls: {base: {"*": [postfix_mta]}}}
+  salt_copy_filter: [__pycache__]
 platforms:
   - {name: debian-12-salt-3008, driver: {image: a}}
   - {name: debian-13-salt-3008, driver: {image: b}}
@@ -146,8 +149,8 @@ def test_a_drivers_settings_become_docker_options():
         "run_command": "sh -ec 'mount x; exec /sbin/init'",
     }
     assert container.run_argv(driver, "image", "name", ["a=b"]) == [
-        *("run", "--detach", "--name=name", "--hostname=mail.example.com", "--label=a=b"),
-        *("--env=container=docker", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"),
+        *("run", "--detach", "--label=a=b", "--env=container=docker", "--name=name"),
+        *("--hostname=mail.example.com", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"),
         *("--cgroupns=private", "--tmpfs=/run", "--tmpfs=/run/lock", "--init=true"),
         *("image", "sh", "-ec", "mount x; exec /sbin/init"),
     ]
@@ -162,10 +165,11 @@ def test_a_host_without_systemd_keeps_the_other_settings():
 
 
 def test_a_minion_gets_what_kitchen_salt_copies(tmp_path):
-    for name in ("postfix_mta", "_states", "_modules/__pycache__", "_beacons", "docs"):
+    for name in ("postfix_mta", "_states", "_modules/__pycache__", "docs"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "postfix_mta/init.sls").write_text("")
     (tmp_path / "_modules/postconf.py").write_text("")
+    (tmp_path / "_modules/__pycache__/postconf.pyc").write_text("")
     (tmp_path / "pillar.example").write_text("postfix_mta: {}\n")
     provisioner = {
         **kitchen.instances(KITCHEN)[0].provisioner,
@@ -188,6 +192,46 @@ def test_a_minion_gets_what_kitchen_salt_copies(tmp_path):
         "srv/salt/postfix_mta/init.sls",
         "srv/salt/top.sls",
     }
+
+
+# Programs
+
+
+def test_programs_are_linted_by_what_their_first_line_says(tmp_path):
+    for path, text in {
+        "bin/shell": "#!/bin/sh\n",
+        "bin/both": f'#!/bin/sh\n{programs.BOTH}\nexec python3 "$0"\n"""\nimport os\n',
+        "bin/python": "#!/usr/bin/env python3\n",
+        "bin/notes": "a shell reads this: sh\n",
+        "test/module.py": "#!/usr/bin/env python3\n",
+        "test/deep/setup.sh": "set -e\n",
+        ".ci/run": "#!/usr/bin/env bash\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    python, shell = programs.scripts(tmp_path)
+    assert python == ["bin/both", "bin/python"]
+    assert shell == [".ci/run", "bin/both", "bin/shell", "test/deep/setup.sh"]
+    part = programs.shell_part((tmp_path / "bin/both").read_text())
+    assert part == f'#!/bin/sh\n{programs.BOTH}\nexec python3 "$0"\n'
+    assert programs.shell_part("#!/bin/sh\ntrue\n") == "#!/bin/sh\ntrue\n"
+
+
+def test_all_programs_of_the_repository_are_linted():
+    python, shell = programs.scripts()
+    assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "bin").iterdir()} <= {
+        *python,
+        *shell,
+    }
+
+
+def test_no_test_reads_what_lies_beside_the_repository():
+    found = []
+    for path in (REPOSITORY / "test").rglob("*.py"):
+        text, depth = path.read_text(), len(path.relative_to(REPOSITORY).parts)
+        above = [match for match in re.finditer(r"parents\[(\d+)\]", text) if int(match[1]) >= depth]
+        found += [f"{path}: {match[0]}" for match in [*above, *re.finditer(r"REPOSITORY\s*\.\s*parent", text)]]
+    assert not found
 
 
 # Results
@@ -236,6 +280,12 @@ def test_pytests_last_line_is_counted(last, code, expected):
     assert tuple(results.count(f"test_x.py ...\n{last}\n", code).values()) == expected
 
 
+def test_a_choice_of_tests_of_which_a_run_has_none_is_no_failure():
+    nothing = "no tests ran in 0.01s\n"
+    assert results.count(nothing, 5, chosen=True) == {"passed": 0, "failed": 0, "skipped": 0}
+    assert results.count("ERROR: file or directory not found: x\n", 4, chosen=True)["failed"] == 1
+
+
 def test_the_closing_line_adds_everything_up():
     assert results.closing_line([{"passed": 2, "failed": 0, "skipped": 0}] * 2) == "4 passed, 0 failed"
     assert results.closing_line([{"passed": 2, "failed": 1, "skipped": 3}]) == "2 passed, 1 failed, 3 skipped"
@@ -248,8 +298,144 @@ def test_the_exit_code_is_0_only_when_something_ran_and_nothing_failed(counts, c
     assert __main__.finish([dict(zip(("passed", "failed", "skipped"), item)) for item in counts]) == code
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([{"passed": 0, "failed": 0, "skipped": 0}] * 2, "bin/test: no test was selected"),
+        ([{"passed": 0, "failed": 0, "skipped": 2}], "bin/test: no test ran"),
+    ],
+)
+def test_a_run_without_a_test_says_so(counts, said, capsys):
+    assert __main__.finish(counts) == 1
+    assert capsys.readouterr().out.splitlines()[1] == said
+
+
+def test_a_run_ends_with_where_the_time_went(capsys, monkeypatch):
+    times = [("lint", "", 4.0), ("unit tests", "Salt 3008", 80.4), ("default", "debian-12-salt-3008", 100.0)]
+    monkeypatch.setattr(__main__, "times", times)
+    __main__.finish([{"passed": 1, "failed": 0, "skipped": 0}])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "   100  default     debian-12-salt-3008",
+        "    80  unit tests  Salt 3008",
+        "     4  lint",
+        "",
+        "1 passed, 0 failed",
+    ]
+
+
+@pytest.mark.parametrize("words", [["a", "--seed", "7", "-x"], ["a", "--seed=7", "-x"]])
+def test_an_option_of_the_rig_stands_anywhere(words):
+    assert __main__.take(words, "--seed") == ("7", ["a", "-x"])
+    assert __main__.take(["a"], "--seed") == (None, ["a"])
+    with pytest.raises(ValueError, match="--seed needs a value"):
+        __main__.take(["a", "--seed"], "--seed")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The rig's environment, without a seed and put back afterwards."""
+    for name in ("POSTFIX_MTA_SEED", "PYTEST_ADDOPTS"):
+        monkeypatch.setenv(name, "")
+    return os.environ
+
+
+def test_random_draws_have_one_seed_and_another_on_request(environment, capsys):
+    __main__.seed_draws(__main__.SEED)
+    assert environment["POSTFIX_MTA_SEED"] == "1"
+    assert environment["PYTEST_ADDOPTS"] == "--hypothesis-seed=1"
+    assert capsys.readouterr().out == ""
+    environment["PYTEST_ADDOPTS"] = "-x"
+    __main__.seed_draws("77")
+    assert environment["PYTEST_ADDOPTS"] == "-x --hypothesis-seed=77"
+    assert capsys.readouterr().out == "Random draws with --seed 77\n"
+
+
+def test_a_seed_that_nobody_knows_is_said(environment, capsys):
+    __main__.seed_draws("random")
+    assert capsys.readouterr().out == f"Random draws with --seed {environment['POSTFIX_MTA_SEED']}\n"
+    with pytest.raises(ValueError, match="--seed: not a number: x"):
+        __main__.seed_draws("x")
+
+
+def test_the_same_seed_draws_the_same(tmp_path):
+    """A property that fails for some values: which ones, two runs agree about."""
+    (tmp_path / "test_draw.py").write_text(
+        "from hypothesis import given, strategies as st\n"
+        "drawn = []\n"
+        "@given(st.integers())\n"
+        "def test_draw(number):\n"
+        "    drawn.append(number)\n"
+        "def test_show():\n"
+        "    print('DRAWN', drawn)\n"
+    )
+
+    def draws(*seed):
+        argv = [sys.executable, "-m", "rig", "pytest", *seed, "-q", "-s", "-p", "no:cacheprovider", str(tmp_path)]
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "test"), "PYTEST_ADDOPTS": ""}
+        done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        return re.search("DRAWN .*", done.stdout)[0]
+
+    assert draws() == draws("--seed", "1")
+    assert draws("--seed", "2") != draws()
+
+
 def test_options_go_to_pytest():
     assert __main__.split(["default", "-k", "ehlo"]) == (["default"], ["-k", "ehlo"])
+
+
+# How many suites run beside each other
+
+
+class Machine:
+    """A machine whose processors are busy to the share that a test says; its clock is what somebody slept."""
+
+    def __init__(self, busy):
+        self.busy, self.seconds, self.idle = busy, 0, 0
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+        self.idle += seconds * 100 * (1 - self.busy)
+        if self.seconds > 100:
+            raise TimeoutError
+
+    def gate(self):
+        return gate.Gate(2, lambda: (self.idle, self.seconds * 100), lambda: self.seconds, self.sleep)
+
+
+def test_a_few_suites_start_on_a_busy_machine_and_no_further_one():
+    machine = Machine(busy=0.9)
+    door = machine.gate()
+    with door.entered(), door.entered():
+        assert machine.seconds == 0
+        with pytest.raises(TimeoutError), door.entered():
+            pass
+
+
+def test_further_suites_start_one_by_one_while_the_processors_have_time():
+    machine = Machine(busy=0.5)
+    door = machine.gate()
+    with door.entered(), door.entered(), door.entered():
+        assert machine.seconds == door.SETTLE
+        with door.entered():
+            assert machine.seconds == 2 * door.SETTLE
+
+
+def test_a_suite_starts_when_another_one_has_ended():
+    machine = Machine(busy=0.9)
+    door = machine.gate()
+    with door.entered():
+        with door.entered():
+            pass
+        with door.entered():
+            assert machine.seconds == 0
+
+
+def test_what_runs_with_a_low_priority_leaves_time(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 400 5 1 2 3 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert gate.cpu_times(stat) == (425, 561)
+    idle, total = gate.cpu_times()
+    assert 0 < idle <= total
 
 
 # The engine, and environments
@@ -312,3 +498,35 @@ def test_a_master_serves_everything_that_minions_sync():
 
 def test_a_minions_pillar_has_a_name_without_directories():
     assert fleet._pillar_name("mail1.example.com") == "minion-mail1-example-com"
+
+
+# Documents for developers
+
+
+DOCUMENTS = ("CONTRIBUTING.md", "docs/testing.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_files_and_commands_that_there_are(document):
+    text = (REPOSITORY / document).read_text()
+    paths = set(re.findall(r"\b(?:test|docs|bin|postfix_mta)/[\w./-]+[\w/](?=[`\s:)\]])", text))
+    assert paths
+    assert not [path for path in paths if not (REPOSITORY / path).exists() and "X" not in path]
+    commands = set(re.findall(r"bin/test ([a-z]+)", text))
+    assert commands <= set(re.findall(r"bin/test \[?([a-z]+)", __main__.__doc__))
+    named = set(re.findall(r"::(test_\w+)", text))
+    tests = "\n".join(path.read_text() for path in (REPOSITORY / "test/unit").glob("test_*.py"))
+    assert not [name for name in named if f"def {name}(" not in tests]
+
+
+def test_the_document_has_every_suite_in_order():
+    text = (REPOSITORY / "docs/testing.md").read_text()
+    suites = list(dict.fromkeys(instance.suite for instance in kitchen.instances(excluded=True)))
+    assert re.findall(r"(?m)^\| `([\w-]+)` \|", text) == suites
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_links_of_a_document_lead_somewhere(document):
+    path = REPOSITORY / document
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target

@@ -1,0 +1,1 @@
+# _beacons/beacon.py

@@ -1,0 +1,1 @@
+# postfix_mta/init.sls

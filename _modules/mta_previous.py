@@ -8,8 +8,9 @@ that nobody's later change is overwritten when it is taken back.
 import contextlib
 import json
 import pathlib
-import shutil
 import time
+
+from salt.exceptions import CommandExecutionError
 
 STORE = "previous"
 
@@ -27,8 +28,8 @@ def describe(activate):
 
         salt '*' mta_previous.describe '{"postfix": "reload"}'
     """
-    paths = [entry["path"] for entry in __salt__["mta_journal.entries"]()]
-    words = {path: __salt__["mta_journal.word"](path) for path in paths}
+    entries = __salt__["mta_journal.entries"]()
+    words = {entry["path"]: __salt__["mta_journal.fingerprint"](entry) for entry in entries}
     # Where there is no room for it, the commit still counts; it cannot be taken back.
     with contextlib.suppress(OSError):
         text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
@@ -71,11 +72,22 @@ def plan(commit=None):
         return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
     if commit is not None and left["commit"] != commit:
         return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
-    since = [path for path, word in left["paths"].items() if __salt__["mta_journal.word"](path) != word]
+    entries = [entry for entry in __salt__["mta_journal.entries"](STORE) if entry["path"] in left["paths"]]
+    since = [
+        entry["path"]
+        for entry in entries
+        if not __salt__["mta_journal.is_record"](entry)
+        and __salt__["mta_journal.fingerprint"](entry) != left["paths"][entry["path"]]
+    ]
     if since:
         return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+    authority = [entry["path"] for entry in entries if __salt__["mta_ca.stays"](entry)]
+    told = "\n".join(__salt__["mta_ca.told"](authority)) or None
+    paths = [path for path in left["paths"] if path not in authority]
+    if not paths:
+        return {"changes": {}, "errors": [f"there is nothing that could be taken back. {told}"]}
     change = {"old": "as the last apply made it", "new": "as before it"}
-    return {"changes": dict.fromkeys(left["paths"], change), "activate": left["activate"]}
+    return {"changes": dict.fromkeys(paths, change), "activate": left["activate"], "comment": told}
 
 
 def apply(commit=None):
@@ -91,7 +103,11 @@ def apply(commit=None):
 
         salt '*' mta_previous.apply
     """
-    activate = _described()["activate"]
+    __salt__["mta_transaction.begin"]()
+    planned = plan(commit)
+    if planned.get("errors"):
+        raise CommandExecutionError("\n".join(planned["errors"]))
+    activate = planned["activate"]
     halted = __salt__["mta_journal.halted"](STORE)
     if halted:
         __salt__["mta_transaction.halt"]()
@@ -114,9 +130,10 @@ def take_back(commit=None, test=False):
     test
         Only tell.
 
-    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
-    pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
-    overwritten: nothing is taken back then.
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made, and a
+    certificate authority with its private key, which the comment names. As long as pillar has what was taken back,
+    the next apply makes it again. A file that has been changed since is not overwritten: nothing is taken back
+    then, nor when another apply changes something while this one waits for it to end.
 
     Returns a state's result: ``result``, ``changes``, ``comment``.
 
@@ -129,6 +146,8 @@ def take_back(commit=None, test=False):
     __salt__["mta_transaction.pending"]()
     if isinstance(commit, dict):
         commit = commit[__opts__["id"]]
+    # The one that there is now, not what another apply makes of it meanwhile.
+    commit = last_commit() if commit is None else commit
     errors = plan(commit).get("errors")
     if errors:
         return {"name": STORE, "result": False, "changes": {}, "comment": "\n".join(errors)}
@@ -139,7 +158,7 @@ def take_back(commit=None, test=False):
 
 def forget():
     """
-    Forget what was there before the last apply: it can no longer be taken back.
+    Forget what the last apply was: it can no longer be taken back. The copies stay until the next one.
 
     CLI Example:
 
@@ -147,4 +166,4 @@ def forget():
 
         salt '*' mta_previous.forget
     """
-    shutil.rmtree(__salt__["mta_state.path"](STORE), ignore_errors=True)
+    __salt__["mta_state.forget"](f"{STORE}/left")

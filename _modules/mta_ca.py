@@ -18,6 +18,7 @@ passphrase is named by its pillar path and looked up here, so that it is in no a
 
 import contextlib
 import datetime
+import shlex
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
@@ -126,8 +127,13 @@ def create(
     __salt__["mta_pem.refuse_existing"](path, key)
     pem = __salt__["mta_x509.make_key"](kind, size, passphrase)
     certificate = __salt__["mta_x509.make_authority"](pem, _now(), days, fields, passphrase)
-    __salt__["mta_pem.create"](key, pem, 0o600)
-    __salt__["mta_pem.create"](path, certificate, 0o644)
+
+    def write():
+        __salt__["mta_pem.refuse_existing"](path, key)
+        __salt__["mta_pem.create"](key, pem, 0o600)
+        __salt__["mta_pem.create"](path, certificate, 0o644)
+
+    __salt__["mta_transaction.alone"](write)
     return __salt__["mta_cert.inspect"](path)
 
 
@@ -282,6 +288,51 @@ def issue(
     return made
 
 
+def stays(entry):
+    """
+    Tell whether what a transaction has saved is an authority's that is never taken away: a clean-up, roll back or
+    change of settings leaves its private key as it is, and its certificate where there was none before.
+
+    entry
+        One of ``mta_journal.entries``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_ca.stays '{"folder": "/var/lib/postfix_mta/originals/0000", "kind": "absent",
+            "path": "/etc/ssl/private/cakey.pem"}'
+    """
+    if __salt__["mta_journal.fact"](entry, "module") != "mta_ca" or entry["kind"] not in ("file", "absent"):
+        return False
+    try:
+        file = __salt__["mta_pem.read"](entry["path"])
+    except CommandExecutionError:
+        return True  # what somebody has put there instead
+    return file is not None and (entry["kind"] == "absent" or b"PRIVATE KEY-----" in file.data)
+
+
+def told(paths):
+    """
+    Say of the files of an authority that they stay, and how to remove them; a list of no or one text.
+
+    paths
+        Absolute paths.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_ca.told '[/etc/ssl/private/cakey.pem]'
+    """
+    if not paths:
+        return []
+    return [
+        f"The certificate authority stays, as nothing else can renew what it has signed: {', '.join(paths)}. "
+        f"To remove it by hand: rm {shlex.join(paths)}"
+    ]
+
+
 # -- the authority, planned and applied --------------------------------------------------------
 
 
@@ -371,6 +422,7 @@ def apply(name, key, **arguments):
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` for an existing authority that cannot be
     used, or a file that cannot be written.
     """
+    __salt__["mta_transaction.begin"]()
     wanted, now, files, protect = _arguments(arguments), _now(), {}, {}
     found = _survey(now, name, key, wanted)
     pem, passphrase = found["key"], found["passphrase"]

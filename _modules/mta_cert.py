@@ -151,7 +151,7 @@ def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
     passphrase = passphrase and passphrase.encode()
     __salt__["mta_pem.refuse_existing"](path)
     pem = __salt__["mta_x509.make_key"](kind, size, passphrase)
-    __salt__["mta_pem.create"](path, pem, 0o600)
+    __salt__["mta_transaction.alone"](lambda: __salt__["mta_pem.create"](path, pem, 0o600))
     facts = __salt__["mta_x509.describe_key"](pem, passphrase)
     return {"path": path, "key": facts["key"], "tlsa": facts["tlsa"]}
 
@@ -225,7 +225,7 @@ def create(
     problems = __salt__["mta_x509.serve"](made, now, file.data, issuer or made)
     if problems:
         raise CommandExecutionError(f"{path} was not created: {'; '.join(problems)}")
-    __salt__["mta_pem.create"](path, made, 0o644)
+    __salt__["mta_transaction.alone"](lambda: __salt__["mta_pem.create"](path, made, 0o644))
     return inspect(path)
 
 
@@ -540,6 +540,7 @@ def apply(name, key, hostname, **arguments):
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the pair cannot be made or is not good,
     or a file cannot be written.
     """
+    __salt__["mta_transaction.begin"]()
     wanted, now = _arguments(arguments), _now()
     found = _survey(now, name, key, hostname, wanted)
     files = {}
@@ -566,8 +567,9 @@ def only_plan(keep):
     keep
         List of the paths of all files that the pairs need which stay.
 
-    A file that somebody has replaced since stays, and so does one that main.cf or master.cf still name. Where
-    something else was before the first apply, that comes back. An authority of this host's always stays.
+    A file that somebody has changed since stays, with the others, and so does one that main.cf or master.cf still
+    name. Where something else was before the first apply, that comes back. An authority of this host's always
+    stays.
 
     Returns ``{"changes", "activate", "comment"}``.
 
@@ -577,17 +579,17 @@ def only_plan(keep):
 
         salt '*' mta_cert.only_plan '[/etc/ssl/private/smtpd.key, /etc/ssl/certs/smtpd.crt]'
     """
-    changes, named = _needless(keep)
-    left = [f"{path} stays, as it is named by {where}" for path, where in named.items()]
-    return {"changes": changes, "activate": {}, "comment": "; ".join(left) or None}
+    found, named = _needless(keep)
+    left = [f"{path} stays, as it is named by {where}" for path, where in named.items()] + found["stays"]
+    return {"changes": found["changes"], "activate": {}, "comment": "; ".join(left) or None}
 
 
 def _needless(keep):
-    """What can be given back, as of ``mta_originals.superseded``; ``{path: where}`` of what is still named."""
-    found = __salt__["mta_originals.superseded"]("mta_cert", keep, untouched=True)
-    named = __salt__["postconf.naming"](list(found)) if found else {}
+    """What ``mta_originals.superseded`` says of them; ``{path: where}`` of what is still named."""
+    found = __salt__["mta_originals.superseded"]("mta_cert", keep)
+    named = __salt__["postconf.naming"](list(found["changes"])) if found["changes"] else {}
     if named:
-        found = __salt__["mta_originals.superseded"]("mta_cert", [*keep, *named], untouched=True)
+        found = __salt__["mta_originals.superseded"]("mta_cert", [*keep, *named])
     return found, named
 
 
@@ -600,7 +602,8 @@ def only_apply(keep):
     keep
         As for :func:`only_plan`.
     """
-    __salt__["mta_originals.give_back"](list(_needless(keep)[0]))
+    __salt__["mta_transaction.begin"]()
+    __salt__["mta_originals.give_back"](list(_needless(keep)[0]["changes"]))
 
 
 def _is_read_apart(key):

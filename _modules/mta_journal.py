@@ -177,14 +177,13 @@ def entries(store="journal"):
         names = sorted(name for name in os.listdir(folder) if name.isdigit())
     except FileNotFoundError:
         return []
-    return [
-        {
-            "folder": str(folder / name),
-            "path": (folder / name / "path").read_text(),
-            "kind": (folder / name / "kind").read_text(),
-        }
-        for name in names
-    ]
+    found = []
+    for name in names:
+        # Whoever only looks holds no lock: an entry may be forgotten meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            path, kind = ((folder / name / fact_).read_text() for fact_ in ("path", "kind"))
+            found.append({"folder": str(folder / name), "path": path, "kind": kind})
+    return found
 
 
 def fact(entry, name):
@@ -195,10 +194,10 @@ def fact(entry, name):
         One of :func:`entries`.
 
     name
-        ``module``: the member that made the change. ``left``, of an original: the :func:`word` for what the last
-        apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a
+        ``module``: the member that made the change. ``left``, of an original: the :func:`fingerprint` of what the
+        last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a
         daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``: names of
-        the stores that forget it at the commit. ``wrote``: the :func:`fingerprint` of each content that the
+        the stores that forget it at the commit. ``wrote``: the SHA-256 of each content that the
         transaction has written, or was about to write, one in a line.
 
     CLI Example:
@@ -458,7 +457,7 @@ def record(path, kind, facts=None, contents=None):
     _of_a_transaction()
     journal, path = _store("journal"), pathlib.Path(path)
     there = entries()
-    wrote = "" if contents is None else f"{fingerprint(contents)}\n"
+    wrote = "" if contents is None else f"{_digest(contents)}\n"
     for entry in there:
         if entry["path"] == str(path):
             if wrote not in fact(entry, "wrote"):
@@ -517,19 +516,8 @@ def _append(path, text):
     _sync(os.path.dirname(path))
 
 
-def fingerprint(contents):
-    """
-    Return the SHA-256 of contents, as sha256sum(1) shows it.
-
-    contents
-        ``bytes``, or ``str`` (taken as UTF-8).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.fingerprint hello
-    """
+def _digest(contents):
+    """SHA-256 of ``bytes``, or of text as UTF-8, as sha256sum(1) shows it."""
     return hashlib.sha256(contents.encode() if isinstance(contents, str) else contents).hexdigest()
 
 
@@ -595,7 +583,7 @@ def _is_somebody_elses(entry):
         return path.is_symlink()
     if content.exists() and there == content.read_bytes():
         return False
-    return fingerprint(there) not in fact(entry, "wrote").split()
+    return _digest(there) not in fact(entry, "wrote").split()
 
 
 def _restore_file(entry):
@@ -747,23 +735,73 @@ def remove(path):
     _sync(os.path.dirname(path))
 
 
-def word(path):
-    """
-    Return what is at a path in a word that differs when it does; ``None``: nothing.
+def _access(status):
+    return f"{status.st_uid}:{status.st_gid} {stat.S_IMODE(status.st_mode):04o}"
 
-    path
-        Absolute path.
+
+def _fingerprint(path):
+    """Contents, owner and mode of a file or directory in a word; empty where there is none."""
+    if path.is_symlink():
+        return f"link {os.readlink(path)}"
+    try:
+        status = path.stat()
+        contents = "directory" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    return f"{contents} {_access(status)}"
+
+
+def _in_force(entry):
+    """What shows that a command's change is in force; empty when it is not."""
+    file, pattern = json.loads(fact(entry, "evidence"))
+    try:
+        found = re.search(pattern, pathlib.Path(file).read_text(errors="replace"), re.MULTILINE)
+    except FileNotFoundError:
+        return ""
+    # A group in the pattern tells what of the match is the change's own.
+    return found[found.re.groups] if found else ""
+
+
+def fingerprint(entry, saved=False):
+    """
+    Return what is now at an entry's place in a word, which differs when contents, owner or mode do.
+
+    entry
+        One of :func:`entries`.
+
+    saved
+        Of what the entry saved instead. Default: no.
+
+    Returns text, empty where nothing is. Of what a command changed it is what the command's evidence finds.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' mta_journal.word /etc/aliases
+        salt '*' mta_journal.fingerprint '{"folder": "/var/lib/postfix_mta/originals/0000", "kind": "file",
+            "path": "/etc/aliases"}'
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        return "directory"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    if saved:
+        return _fingerprint(pathlib.Path(entry["folder"]) / "content")
+    if entry["kind"] == "command":
+        return _in_force(entry)
+    return _fingerprint(pathlib.Path(entry["path"]))
+
+
+def is_record(entry):
+    """
+    Tell whether an entry is a record of this formula's own, which is no work of anybody else.
+
+    entry
+        One of :func:`entries`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_journal.is_record '{"path": "/var/lib/postfix_mta/maps.json"}'
+    """
+    return entry["path"].startswith(f"{_store('')}/")
 
 
 def changed(entry, gone=()):
@@ -785,19 +823,14 @@ def changed(entry, gone=()):
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
     if kind == "file":
-        content = pathlib.Path(entry["folder"]) / "content"
-        return not path.exists() or path.read_bytes() != content.read_bytes()
+        return _fingerprint(path) != fingerprint(entry, saved=True)
     if kind == "absent":
         return path.exists()
     if kind == "no-directory":
         names = fact(entry, "runtime").split()
         return path.is_dir() and all(name in names or str(path / name) in gone for name in os.listdir(path))
     if kind == "command":
-        file, pattern = json.loads(fact(entry, "evidence"))
-        try:
-            return bool(re.search(pattern, pathlib.Path(file).read_text(errors="replace"), re.MULTILINE))
-        except FileNotFoundError:
-            return False
+        return bool(_in_force(entry))
     if not path.is_dir():
         return False
     return _rights(path.stat()) != (fact(entry, "owner"), fact(entry, "mode"))

@@ -511,10 +511,10 @@ def remember():
         salt '*' mta_map.remember
     """
     noticed = _noticed()
-    if not any(noticed.values()):
-        return
-    __salt__["mta_state.write"](RECORD, _updated())
-    __context__.pop("mta_map.noticed")
+    if any(noticed.values()):
+        # Another apply that is under way writes the record, too; the next run finds this out again.
+        __salt__["mta_transaction.alone"](lambda: __salt__["mta_state.write"](RECORD, _updated()), wait=False)
+        __context__.pop("mta_map.noticed")
 
 
 def _updated(made=(), gone=()):
@@ -1001,11 +1001,12 @@ def only_plan(keep=None, absent=None):
 
         salt '*' mta_map.only_plan absent='[/etc/postfix/virtual]'
     """
-    stale, named = _removable(keep or {}, absent or [])
+    stale, named, edited = _removable(keep or {}, absent or [])
     changes = {path: {"old": "there", "new": None} for path in stale}
     left = [
         f"{path} stays, as it is named by {where}" for path, where in named.items() if path not in (absent or [])
     ]
+    left += [f"{path} stays, as somebody has changed it since the last apply" for path in edited]
     return {
         "changes": changes,
         "activate": {},
@@ -1020,8 +1021,16 @@ def _removable(keep, absent):
     sources += [os.path.splitext(path)[0] for path in stale if path not in sources]
     named = __salt__["postconf.naming"](sources) if stale else {}
     named = {path: where for path, where in named.items() if path not in keep}
-    kept = {path + suffix for path in named for suffix in ("", *SUFFIXES.values())}
-    return [path for path in stale if path not in kept], named
+    asked = {*named, *absent, *keep}
+    edited = [path for path in dict.fromkeys(sources) if path not in asked and _is_edited(path)]
+    kept = {path + suffix for path in (*named, *edited) for suffix in ("", *SUFFIXES.values())}
+    return [path for path in stale if path not in kept], named, edited
+
+
+def _is_edited(path):
+    """Whether the source of a table that was made here is no longer what the last apply knew."""
+    known, contents = _record()["tables"].get(path), _read(path)
+    return bool(known) and contents is not None and _digest(contents) != known.get("source")
 
 
 def only_apply(keep=None, absent=None):
@@ -1033,7 +1042,8 @@ def only_apply(keep=None, absent=None):
     keep, absent
         As for :func:`only_plan`.
     """
-    stale, _ = _removable(keep or {}, absent or [])
+    __salt__["mta_transaction.begin"]()
+    stale = _removable(keep or {}, absent or [])[0]
     for path in stale:
         __salt__["mta_transaction.remove"](path)
     _keep(gone=stale)

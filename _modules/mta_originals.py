@@ -10,7 +10,12 @@ import os
 import pathlib
 import shutil
 
+from salt.exceptions import CommandExecutionError
+
 STORE = "originals"
+# What postmap(1) and postalias(1) make of a file beside it.
+COMPILED = (".db", ".lmdb", ".cdb")
+CERTIFICATE, KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 
 def _store():
@@ -37,6 +42,7 @@ def keep():
     Keep what the journal has of paths that were never changed before, and in a word what the commit leaves.
 
     All of it is a draft until the commit is done (:func:`settle`): an undo leaves what was kept as it was.
+    Where nothing was before and somebody has replaced what an apply made, it is theirs that is kept from now on.
 
     Raises ``OSError`` when it cannot be written.
 
@@ -52,13 +58,14 @@ def keep():
     if not (store / "services").exists():
         shutil.copy2(__salt__["mta_state.path"]("journal/before"), store / ".services")
     there = __salt__["mta_journal.entries"](STORE)
-    kept = {entry["path"]: entry["folder"] for entry in there}
+    kept = {entry["path"]: entry for entry in there}
     number = int(os.path.basename(there[-1]["folder"])) + 1 if there else 0
     for entry in __salt__["mta_journal.entries"]():
-        word = __salt__["mta_journal.word"](entry["path"]) or ""
-        if entry["path"] in kept:
-            pathlib.Path(kept[entry["path"]], ".left").write_text(word)
-            __salt__["mta_journal.make_safe"](kept[entry["path"]])
+        left = __salt__["mta_journal.fingerprint"](entry)
+        old = kept.get(entry["path"])
+        if old and not _is_of_somebody_else(old, entry):
+            pathlib.Path(old["folder"], ".left").write_text(left)
+            __salt__["mta_journal.make_safe"](old["folder"])
             continue
         if __salt__["mta_journal.fact"](entry, "protect"):
             continue
@@ -68,8 +75,12 @@ def keep():
         if content.exists():
             status = content.stat()
             os.chown(draft / "content", status.st_uid, status.st_gid)
-        (draft / "left").write_text(word)
+        (draft / "left").write_text(left)
         __salt__["mta_journal.make_safe"](draft)
+        if old:
+            # Under the name of the one that it replaces.
+            draft.rename(store / f".{os.path.basename(old['folder'])}")
+            continue
         number += 1
     __salt__["mta_journal.make_safe"](store)
 
@@ -106,6 +117,8 @@ def settle():
         salt '*' mta_originals.settle
     """
     for draft, name in _drafts():
+        if name.is_dir():
+            _drop({"folder": name})
         os.rename(draft, name)
 
 
@@ -127,21 +140,165 @@ def content(path, **job):
     return None
 
 
-def _changes(entries):
-    """What putting entries back would change, as ``{path: {"old": …, "new": …}}``."""
-    changes = {}
+def _is_of_somebody_else(old, entry):
+    """Whether what the journal has saved was put there by somebody, where nothing was before the first apply."""
+    if (old["kind"], entry["kind"]) != ("absent", "file") or _source(old["path"]) or _is_record(old):
+        return False
+    return __salt__["mta_journal.fingerprint"](entry, saved=True) != __salt__["mta_journal.fact"](old, "left")
+
+
+def _drop(entry):
+    """Forget an entry in one step: who only looks holds no lock."""
+    folder = pathlib.Path(entry["folder"])
+    gone = folder.with_name(f"gone-{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+# -- what goes back, and what stays --------------------------------------------------------------
+
+
+def _is_record(entry):
+    return __salt__["mta_journal.is_record"](entry)
+
+
+def _source(path):
+    """The file from which a lookup table is compiled; empty for any other path."""
+    source, suffix = os.path.splitext(path)
+    return source if suffix in COMPILED else ""
+
+
+def _edited(entries):
+    """
+    Those of the entries that are not as the last apply that changed them left them, path to what to say.
+
+    What is compiled goes the way of its source.
+    """
+    found, paths = {}, [entry["path"] for entry in entries]
+    for entry in entries:
+        path = entry["path"]
+        if _is_record(entry) or _source(path) in paths:
+            continue
+        now = __salt__["mta_journal.fingerprint"](entry)
+        if now == __salt__["mta_journal.fact"](entry, "left") or not __salt__["mta_journal.changed"](entry):
+            continue
+        changed = "stays, as somebody has changed it" if now else "stays away, as somebody has removed it"
+        found[path] = f"{path} {changed} since the last apply"
+    return found
+
+
+def _needed(entries, modules, asked):
+    """
+    Of entries that would go, what a main.cf or master.cf that stays does not work without, path to what to say.
+
+    ``asked``: whether that is saslauthd, too.
+    """
+    made = [entry["path"] for entry in entries if entry["kind"] == "absent" and not _is_record(entry)]
+    sources = {path: _source(path) or path for path in made}
+    named = __salt__["postconf.naming"](list(sources.values()))
+    found = {path: f"{path} stays, as it is named by {named[it]}" for path, it in sources.items() if it in named}
+    if asked:
+        own = [path for path, module in modules.items() if module == "saslauthd"]
+        found.update({path: f"{path} stays, as Postfix asks saslauthd for passwords" for path in own})
+    return found
+
+
+def _uses_saslauthd():
+    """Whether an smtpd(8) of the main.cf and master.cf that are there lets clients log in by saslauthd."""
+    try:
+        listeners = __salt__["postconf.listeners"]()
+    except CommandExecutionError:
+        return True
+    return any(one["auth"] and one["sasl_type"] == "cyrus" for one in listeners)
+
+
+def _contents(path):
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def _is_certificate(path):
+    contents = _contents(path)
+    return CERTIFICATE in contents and KEY not in contents
+
+
+def _with_mates(entries, modules, stays):
+    """What stays, with what belongs to it: main.cf or master.cf, the key of a certificate, what is compiled."""
+    found = dict(stays)
+
+    def keep(module, of=lambda path: True, mates=lambda path: True):
+        paths = [
+            entry["path"]
+            for entry in entries
+            if modules[entry["path"]] == module and entry["kind"] in ("file", "absent") and not _is_record(entry)
+        ]
+        first = next((path for path in paths if path in stays and of(path)), None)
+        for path in filter(mates, paths) if first else []:
+            found.setdefault(path, f"{path} stays, as it belongs to {first}")
+
+    keep("postconf")
+    # A certificate without its key would be of no use.
+    keep("mta_cert", of=_is_certificate, mates=lambda path: KEY in _contents(path))
+    for path in modules:
+        if _source(path) in found:
+            found.setdefault(path, f"{path} stays, as it is compiled from {_source(path)}")
+    # A record is of use as long as what it tells of.
+    records = [entry["path"] for entry in entries if _is_record(entry)]
+    left = {modules[path] for path in found}
+    found.update({path: None for path in records if modules[path] in left})
+    return found
+
+
+def _survey(entries, everything=False):
+    """
+    What putting entries back would change, as ``{path: {"old": …, "new": …}}``; what stays, path to what to say or
+    ``None``; the files of an authority; whether saslauthd stays.
+
+    everything
+        They are all that there is. What main.cf and master.cf need stays with them then.
+    """
+    modules = {entry["path"]: __salt__["mta_journal.fact"](entry, "module") for entry in entries}
+    stays = _with_mates(entries, modules, _edited(entries))
+    asked = False
+    if everything and any(modules[path] == "postconf" for path in stays):
+        asked = _uses_saslauthd()
+        stays = _with_mates(entries, modules, {**_needed(entries, modules, asked), **stays})
+    changes, authority, left = {}, [], {}
     # A directory was made before what is in it.
     for entry in reversed(entries):
-        if __salt__["mta_journal.changed"](entry, list(changes)):
+        path = entry["path"]
+        if not __salt__["mta_journal.changed"](entry, list(changes)):
+            continue
+        if __salt__["mta_ca.stays"](entry):
+            authority.append(path)
+        elif path in stays:
+            left[path] = stays[path]
+        else:
             nothing = entry["kind"] in ("absent", "no-directory", "command")
             new = None if nothing else "as before the first apply"
-            changes[entry["path"]] = {"old": "as this formula made it", "new": new}
-    return changes
+            changes[path] = {"old": "as this formula made it", "new": new}
+    return {"changes": changes, "stays": left, "authority": authority, "saslauthd": asked}
 
 
-def superseded(module, wanted, untouched=False):
+def _told(entries, found):
+    """What stays, a list of texts."""
+    folders = {entry["path"]: entry["folder"] for entry in entries if entry["kind"] == "file"}
+    told = []
+    for path, text in found["stays"].items():
+        kept = f". What was there before the first apply is in {folders[path]}/content" if path in folders else ""
+        if text:
+            told.append(text + kept)
+    return told + __salt__["mta_ca.told"](found["authority"])
+
+
+def superseded(module, wanted):
     """
     Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
+
+    What is not as the last apply that changed it left it stays: what somebody has replaced since is theirs.
 
     module
         The member.
@@ -149,11 +306,8 @@ def superseded(module, wanted, untouched=False):
     wanted
         List of the paths, and names of what commands change, that it still wants, with all above them.
 
-    untouched
-        Only tell what is as the last apply that changed it left it: what somebody has replaced since is theirs.
-        Default ``False``.
-
-    Returns ``{path: {"old": …, "new": …}}``, for :func:`give_back`.
+    Returns ``changes`` (``{path: {"old": …, "new": …}}``, for :func:`give_back`) and ``stays`` (a text for each
+    that stays).
 
     CLI Example:
 
@@ -167,12 +321,10 @@ def superseded(module, wanted, untouched=False):
     for entry in __salt__["mta_journal.entries"](STORE):
         path = entry["path"]
         needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
-        if needed or __salt__["mta_journal.fact"](entry, "module") != module:
-            continue
-        left = __salt__["mta_journal.fact"](entry, "left") if untouched else None
-        if not untouched or left == (__salt__["mta_journal.word"](path) or ""):
+        if not needed and __salt__["mta_journal.fact"](entry, "module") == module:
             entries.append(entry)
-    return _changes(entries)
+    found = _survey(entries)
+    return {"changes": found["changes"], "stays": _told(entries, found)}
 
 
 def give_back(paths):
@@ -208,12 +360,17 @@ def forget_entries(paths):
         if entry["path"] in paths:
             if entry["kind"] == "no-directory":
                 __salt__["mta_journal.remove_directory"](entry)
-            shutil.rmtree(entry["folder"])
+            _drop(entry)
 
 
 def plan():
     """
     Tell what differs from how it was before the first apply that committed, as ``{path: {"old": …, "new": …}}``.
+
+    What is not as the last apply that changed it left it stays: what somebody has changed since is theirs, and
+    with it what cannot do without it. So does an authority. The comment names them.
+
+    Returns ``{"changes", "activate", "comment"}``.
 
     CLI Example:
 
@@ -221,38 +378,50 @@ def plan():
 
         salt '*' mta_originals.plan
     """
-    changes = _changes(__salt__["mta_journal.entries"](STORE))
-    if not changes:
-        return {"changes": {}, "activate": {}}
+    entries = __salt__["mta_journal.entries"](STORE)
+    found = _survey(entries, everything=True)
+    told = "\n".join(_told(entries, found)) or None
+    if not found["changes"]:
+        return {"changes": {}, "activate": {}, "comment": told}
     services = {
         name: "restart" if was["active"] else "stop"
         for name, was in _services().items()
         if was["installed"] and (name != "postfix" or not was["active"])
     }
-    return {"changes": changes, "activate": {"postfix": "restart", **services}}
+    if found["saslauthd"]:
+        services.pop("saslauthd", None)
+    return {"changes": found["changes"], "activate": {"postfix": "restart", **services}, "comment": told}
 
 
 def apply():
     """
-    Put every file back to how it was before the first apply that committed, as one transaction.
+    Put what :func:`plan` tells back to how it was before the first apply that committed, as one transaction.
+
+    When that is committed, the services are as before the first apply, and what was kept is forgotten, except for
+    what stays.
 
     For states: by itself it is refused.
     """
+    __salt__["mta_transaction.begin"]()
     planned = plan()
     listeners = [listener["service"] for listener in __salt__["postconf.listeners"]()]
     give_back(list(planned["changes"]))
     __salt__["mta_transaction.need"](planned["activate"], let_go=listeners)
+    __salt__["mta_transaction.afterwards"]("mta_originals.forget")
 
 
 def forget():
     """
-    Bring the services to how they were before the first apply, and forget all that was kept.
+    Bring the services to how they were before the first apply, and forget what was kept, except for what stays.
+
+    Called at the commit of what :func:`apply` puts back. Copies of what that replaced stay in the store
+    ``previous`` until the next apply.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' mta_originals.forget
+        salt '*' state.apply postfix_mta.clean
     """
     for name, was in _services().items():
         now = __salt__["mta_service.status"]([name])[name]
@@ -260,6 +429,12 @@ def forget():
             __salt__["mta_service.enable"](name)
         if was["active"] and now["installed"] and not now["active"]:
             __salt__["mta_service.start"](name)
-    shutil.rmtree(_store(), ignore_errors=True)
+    entries = __salt__["mta_journal.entries"](STORE)
+    found = _survey(entries, everything=True)
+    for entry in entries:
+        if entry["path"] not in found["stays"] and entry["path"] not in found["authority"]:
+            _drop(entry)
+    if not __salt__["mta_journal.entries"](STORE):
+        shutil.rmtree(_store(), ignore_errors=True)
     __salt__["mta_previous.forget"]()
     __salt__["mta_apply.forget"]()

@@ -30,8 +30,8 @@ def describe(activate):
 
         salt '*' mta_previous.describe '{"postfix": "reload"}'
     """
-    paths = [entry["path"] for entry in __salt__["mta_journal.entries"]()]
-    words = {path: __salt__["mta_journal.word"](path) for path in paths}
+    entries = __salt__["mta_journal.entries"]()
+    words = {entry["path"]: __salt__["mta_journal.fingerprint"](entry) for entry in entries}
     text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
     pathlib.Path(__salt__["mta_state.path"]("journal/left")).write_text(text)
     __salt__["mta_journal.make_safe"](__salt__["mta_state.path"]("journal"))
@@ -99,19 +99,29 @@ def plan(commit=None):
         return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
     if commit is not None and left["commit"] != commit:
         return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
-    kept = {entry["path"] for entry in __salt__["mta_journal.entries"](STORE)}
-    stays = [path for path in left["paths"] if path not in kept]
-    note = None
-    if stays:
-        note = f"{', '.join(stays)} stays as it is: it was encrypted, and its former content was not kept"
-    if stays and not kept:
-        return {"changes": {}, "errors": [f"there is nothing that could be taken back; {note}"]}
-    since = [path for path in kept if __salt__["mta_journal.word"](path) != left["paths"][path]]
+    entries = [entry for entry in __salt__["mta_journal.entries"](STORE) if entry["path"] in left["paths"]]
+    kept = [entry["path"] for entry in entries]
+    notes = []
+    encrypted = [path for path in left["paths"] if path not in kept]
+    if encrypted:
+        notes.append(
+            f"{', '.join(encrypted)} stays as it is: it was encrypted, and its former content was not kept"
+        )
+    since = [
+        entry["path"]
+        for entry in entries
+        if not __salt__["mta_journal.is_record"](entry)
+        and __salt__["mta_journal.fingerprint"](entry) != left["paths"][entry["path"]]
+    ]
     if since:
         return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+    authority = [entry["path"] for entry in entries if __salt__["mta_ca.stays"](entry)]
+    told = "\n".join(notes + __salt__["mta_ca.told"](authority)) or None
+    paths = [path for path in kept if path not in authority]
+    if not paths:
+        return {"changes": {}, "errors": [f"there is nothing that could be taken back. {told}"]}
     change = {"old": "as the last apply made it", "new": "as before it"}
-    changes = {path: change for path in left["paths"] if path in kept}
-    return {"changes": changes, "activate": left["activate"], "comment": note}
+    return {"changes": dict.fromkeys(paths, change), "activate": left["activate"], "comment": told}
 
 
 def apply(commit=None):
@@ -123,7 +133,11 @@ def apply(commit=None):
     commit
         As for :func:`take_back`.
     """
-    activate = _described()["activate"]
+    __salt__["mta_transaction.begin"]()
+    planned = plan(commit)
+    if planned.get("errors"):
+        raise CommandExecutionError("\n".join(planned["errors"]))
+    activate = planned["activate"]
     listeners = [listener["service"] for listener in __salt__["postconf.listeners"]()]
     halted = __salt__["mta_journal.halted"](STORE)
     if halted:
@@ -147,9 +161,11 @@ def take_back(commit=None, test=False):
     test
         Only tell.
 
-    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made. As long as
-    pillar has what was taken back, the next apply makes it again. A file that has been changed since is not
-    overwritten: nothing is taken back then. A private key that the apply has encrypted stays encrypted.
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made, and a
+    certificate authority with its private key, which the comment names. As long as pillar has what was taken back,
+    the next apply makes it again. A file that has been changed since is not overwritten: nothing is taken back
+    then, nor when another apply changes something while this one waits for it to end. A private key that the apply
+    has encrypted stays encrypted.
 
     Returns a state's result: ``result``, ``changes``, ``comment``.
 
@@ -162,6 +178,8 @@ def take_back(commit=None, test=False):
     __salt__["mta_transaction.pending"]()
     if isinstance(commit, dict):
         commit = commit[__opts__["id"]]
+    # The one that there is now, not what another apply makes of it meanwhile.
+    commit = last_commit() if commit is None else commit
     errors = plan(commit).get("errors")
     if errors:
         return {"name": STORE, "result": False, "changes": {}, "comment": "\n".join(errors)}
@@ -172,7 +190,7 @@ def take_back(commit=None, test=False):
 
 def forget():
     """
-    Forget what was there before the last apply: it can no longer be taken back.
+    Forget what the last apply was: it can no longer be taken back. The copies stay until the next one.
 
     CLI Example:
 
@@ -180,4 +198,4 @@ def forget():
 
         salt '*' mta_previous.forget
     """
-    shutil.rmtree(__salt__["mta_state.path"](STORE), ignore_errors=True)
+    __salt__["mta_state.forget"](f"{STORE}/left")

@@ -62,12 +62,13 @@ def _stronger(first, second):
 # -- begin, commit, undo -----------------------------------------------------------------------
 
 
-def _lock():
-    """Take the lock, waiting for another run to end."""
+def _lock(timeout=None):
+    """Take the lock, waiting ``timeout`` seconds for another run to end; default ``LOCK_TIMEOUT``."""
     path = pathlib.Path(__salt__["mta_state.path"]("lock"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = open(path, "a+")  # noqa: SIM115 - held until the transaction closes
-    deadline = time.monotonic() + LOCK_TIMEOUT
+    timeout = LOCK_TIMEOUT if timeout is None else timeout
+    deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +77,7 @@ def _lock():
             if time.monotonic() > deadline:
                 handle.close()
                 raise CommandExecutionError(
-                    f"Nothing was changed: another apply has held {path} for {LOCK_TIMEOUT} s"
+                    f"Nothing was changed: another apply has held {path} for {timeout} s"
                 ) from None
             time.sleep(0.2)
     return handle
@@ -123,7 +124,7 @@ def _begin(closing=False):
         run["lock"] = None
         lock.close()
         raise
-    run.update(before=before, activate={}, activated=False, given_back=[])
+    run.update(before=before, activate={}, activated=False, given_back=[], afterwards=[])
     run.update(spoke=looked["speaking"], let_go=set())
 
 
@@ -133,6 +134,50 @@ def _look(timeout, patience=0):
         return __salt__["mta_probe.check"](timeout=timeout, patience=patience)
     except CommandExecutionError:
         return {"answers": False, "speaking": []}
+
+
+def begin():
+    """
+    Open the transaction, if it is not open: until it is closed, nobody else's apply changes what is read now.
+
+    Who changes something calls this before reading what the change is made from. For other modules: whoever calls
+    has to close it, so there is no CLI Example. Raises ``CommandExecutionError`` when another run holds the lock
+    for two minutes.
+    """
+    _begin()
+
+
+def _withdraw(run):
+    """Close a transaction that was opened and has changed nothing."""
+    __salt__["mta_journal.drop"]()
+    _end(run)
+
+
+def alone(do, wait=True):
+    """
+    Call a function while no apply is under way, and keep them waiting meanwhile; what one left behind is undone
+    first.
+
+    do (callable)
+        Has no arguments.
+
+    wait (bool, default True)
+        Whether to wait for an apply that is under way, two minutes at most. Else the function is not called.
+
+    Returns what it returns; ``None`` where it was not called. Raises ``CommandExecutionError`` when the lock
+    cannot be had. For other modules; there is no CLI Example for a function that takes functions.
+    """
+    if _run()["lock"]:
+        return do()
+    try:
+        lock = _lock(LOCK_TIMEOUT if wait else 0)
+    except CommandExecutionError:
+        if wait:
+            raise
+        return None
+    with lock:
+        _recover()
+        return do()
 
 
 def _answers_now(timeout, patience=0):
@@ -577,7 +622,8 @@ def halt():
 
 def put_back(entry, forget=False):
     """
-    Put back what an earlier transaction saved, as part of this one. A directory that was made stays.
+    Put back what an earlier transaction saved, as part of this one. A directory that was made stays, and so does
+    an authority.
 
     For states: by itself it is refused.
 
@@ -588,6 +634,8 @@ def put_back(entry, forget=False):
         At the commit, forget the entry of ``originals``. Default: no.
     """
     _begin()
+    if __salt__["mta_ca.stays"](entry):
+        return
     path, kind = entry["path"], entry["kind"]
     run = _run()
     caller = run["module"]
@@ -610,6 +658,19 @@ def put_back(entry, forget=False):
     run["module"] = caller
     if forget:
         run["given_back"].append(path)
+
+
+def afterwards(function):
+    """
+    Have a function called when the transaction has been committed, before anybody else can begin one.
+
+    function
+        Its name, such as ``mta_originals.forget``. It has no arguments.
+
+    For other modules; there is no CLI Example for a function that leaves a transaction open.
+    """
+    _begin()
+    _run()["afterwards"].append(function)
 
 
 def need(activate, let_go=()):
@@ -662,6 +723,9 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
     """
     Run one member's plan, and its apply when there is something to change; return a complete state result.
 
+    A plan that changes something is made again when the lock is held, as another apply may have ended meanwhile:
+    that one is reported and applied. One that changes nothing needs no lock.
+
     For states: as a job of its own it is refused.
 
     name
@@ -694,7 +758,7 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         ret.update(result=False, comment=f"{subject} has not been applied. {run['undone']}")
         return ret
     try:
-        plan = __salt__[f"{module}.{functions[0]}"](**args)
+        plan = _planned(run, lambda: __salt__[f"{module}.{functions[0]}"](**args), test)
         note = plan.get("comment")
         if plan.get("errors"):
             raise CommandExecutionError("\n".join(plan["errors"]))
@@ -732,6 +796,22 @@ def member(name, module, args, transaction=None, test=False, subject=None, funct
         if not transaction:
             __context__.pop("mta_transaction", None)
     return ret
+
+
+def _planned(run, make, test):
+    """A member's plan: the one that is made under the lock, where it is to be applied."""
+    plan = make()
+    if test or run["lock"] or plan.get("errors") or not plan["changes"]:
+        return plan
+    _begin()
+    try:
+        plan = make()
+    except BaseException:
+        _withdraw(run)
+        raise
+    if plan.get("errors") or not plan["changes"]:
+        _withdraw(run)
+    return plan
 
 
 def _undone_text(undone):
@@ -966,6 +1046,11 @@ def _put_away(run):
         if action == "stop" and __salt__["mta_service.status"]([name])[name]["enabled"]:
             __salt__["mta_service.disable"](name)
             done.append(f"{name} disabled")
-    if run["given_back"]:
-        __salt__["mta_originals.forget_entries"](run["given_back"])
+    try:
+        if run["given_back"]:
+            __salt__["mta_originals.forget_entries"](run["given_back"])
+        for function in run["afterwards"]:
+            __salt__[function]()
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot forget what was given back: {err}") from err
     return done

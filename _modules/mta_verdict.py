@@ -19,7 +19,7 @@ with _mta_guard.library(__file__):
     import _mta_system
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "b059c31c77e4"
+REVISION = "40d30bf23d34"
 
 
 def _state():
@@ -33,6 +33,13 @@ def _name(subject):
 def _digest(evidence):
     # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
     return hashlib.sha256(repr((REVISION, evidence)).encode()).hexdigest()
+
+
+def _same(evidence, basis):
+    try:
+        return evidence() == basis
+    except CommandExecutionError:
+        return False
 
 
 def plan(subject, evidence, judge, now):
@@ -69,7 +76,8 @@ def plan(subject, evidence, judge, now):
         "comment": "\n".join(found["notes"]),
         "errors": [],
     }
-    if basis and not said["changes"]:
+    # What was looked at for the judgement may have been another by then.
+    if basis and not said["changes"] and _same(evidence, basis):
         remember(subject, basis, said, *(moment.timestamp() for moment in found["holds"]))
     return said
 

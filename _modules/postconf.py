@@ -38,6 +38,8 @@ __func_alias__ = {"set_": "set"}
 CONFIG_DIRECTORY = "/etc/postfix"
 QUEUE = "/var/spool/postfix"
 RECORD = "postconf.json"
+# In the record beside the configuration directories, which are absolute paths.
+MADE = "made"
 FILES = ("main.cf", "master.cf")
 LOCK_SECONDS = 30
 RUN_SECONDS = 60
@@ -764,7 +766,9 @@ def _prepare(name, parameters, services, unmanaged, revert):
     unknown = _unknown(name, [key for key in news if key in (revert or [])])
     wanted = {key: value for key, value in wanted.items() if key not in unknown}
     notes = [f"This Postfix does not know, and goes without: {', '.join(unknown)}"] if unknown else []
-    left, left_services, lent = _lent(name, revert)
+    left, left_services, lent, theirs = _lent(name, revert, {**main, **master})
+    theirs = [key for key in theirs if key not in wanted and key not in (services or {})]
+    notes += [f"Not put back, as somebody has changed it since: {', '.join(theirs)}"] if theirs else []
     new_parameters = {
         parameter: text
         for parameter, (text, as_list) in {**{key: (text, False) for key, text in left.items()}, **wanted}.items()
@@ -791,9 +795,11 @@ def _prepare(name, parameters, services, unmanaged, revert):
     changes.update({key: {"old": main.get(key), "new": text} for key, text in new_parameters.items()})
     for service, entry in new_services.items():
         changes[f"master.cf {service}"] = _difference(master.get(service), entry)
+    made = {key: value for key, value in _made(name).items() if key in lent}
     for key in revert or []:
         if key in {**new_parameters, **new_services}:
             lent.setdefault(key, master.get(key) if "/" in key else main.get(key))
+            made[key] = new_services[key] if "/" in key else new_parameters[key]
     return {
         "texts": texts,
         "base": {
@@ -807,16 +813,34 @@ def _prepare(name, parameters, services, unmanaged, revert):
         "activate": {"postfix": _activation(main, new_parameters)} if changes else {},
         "notes": notes,
         "record": None if revert is None else lent,
+        "made": made,
     }
 
 
-def _lent(name, revert):
-    """What was before of the parameters, and of the services, that are lent no longer; and of what still is."""
-    record = _record(name)[1] if revert is not None else {}
-    back = {key: before for key, before in record.items() if key not in revert}
+def _lent(name, revert, present):
+    """
+    What was before of the parameters, and of the services, that are lent no longer; and of what still is.
+
+    Last, the names of those that are not as they were made: they are somebody else's now.
+    """
+    record, made = _record(name)[1] if revert is not None else {}, _made(name)
+    no_longer = [key for key in record if key not in revert]
+    theirs = [
+        key
+        for key in no_longer
+        if key in made
+        and present.get(key) != made[key]
+        and ("/" in key or not _same(key, present.get(key), made[key]))
+    ]
+    back = {key: record[key] for key in no_longer if key not in theirs}
     parameters = {key: before for key, before in back.items() if "/" not in key}
     services = {key: before for key, before in back.items() if "/" in key}
-    return parameters, services, {key: before for key, before in record.items() if key not in back}
+    return parameters, services, {key: before for key, before in record.items() if key in revert}, theirs
+
+
+def _made(name):
+    """What the last apply that changed them made of the parameters and services that are lent."""
+    return _record(name)[0].get(MADE, {}).get(name, {})
 
 
 def _unknown(config_directory, names):
@@ -1865,6 +1889,9 @@ def apply(name=CONFIG_DIRECTORY, parameters=None, services=None, unmanaged="keep
     __context__.pop("postconf.announced", None)
     if not _installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
+    if not _prepare(name, parameters, services, unmanaged, revert)["changes"]:
+        return
+    __salt__["mta_transaction.begin"]()
     for _ in range(ATTEMPTS):
         prepared = _prepare(name, parameters, services, unmanaged, revert)
         if not prepared["changes"]:
@@ -1891,6 +1918,7 @@ def _switch(name, prepared, texts):
                 os.path.join(name, file_name), contents, activate=prepared["activate"]
             )
     whole, record = _record(name)
-    if prepared["record"] is not None and prepared["record"] != record:
-        text = json.dumps({**whole, name: prepared["record"]}, indent=1)
+    if prepared["record"] is not None and (prepared["record"], prepared["made"]) != (record, _made(name)):
+        made = {**whole.get(MADE, {}), name: prepared["made"]}
+        text = json.dumps({**whole, name: prepared["record"], MADE: made}, indent=1)
         __salt__["mta_transaction.write"](__salt__["mta_state.path"](RECORD), text, mode="0600")

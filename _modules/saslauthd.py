@@ -611,12 +611,13 @@ def _work(wanted):
                     "undo": [["gpasswd", "--delete", wanted["member"], GROUP]],
                     "evidence": [
                         GROUP_FILE,
-                        rf"^{GROUP}:[^:]*:[^:]*:(?:.*,)?{re.escape(wanted['member'])}(?:,|$)",
+                        rf"^{GROUP}:[^:]*:[^:]*:(?:.*,)?({re.escape(wanted['member'])})(?:,|$)",
                     ],
                 }
             )
 
-    work["give_back"] = __salt__["mta_originals.superseded"]("saslauthd", needed)
+    found = __salt__["mta_originals.superseded"]("saslauthd", needed)
+    work["give_back"], work["notes"] = found["changes"], work["notes"] + found["stays"]
     for item, change in work["give_back"].items():
         left = {"postfix": "restart"} if item.startswith("group ") else {"saslauthd": "restart"}
         differs(item, change["old"], change["new"], left)
@@ -639,7 +640,8 @@ def plan(**args):
 
     Returns ``changes`` (``{item: {"old", "new"}}``), ``activate`` (``{service: "reload" | "restart"}``),
     ``errors`` (list: files of the administrator that the mechanism needs), and a ``comment`` when the socket is
-    open to every local user. What earlier settings had changed and these do not need is put back.
+    open to every local user. What earlier settings had changed and these do not need is put back; what somebody
+    has changed since stays, and the comment names it.
 
     Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when a file cannot be read.
 
@@ -666,6 +668,7 @@ def apply(**args):
     changed.
     """
     wanted = _arguments(args)
+    __salt__["mta_transaction.begin"]()
     work = _work(wanted)
     directory, mode = wanted["socket_directory"], wanted["directory_mode"]
     if not os.path.exists(PROGRAM):
@@ -689,7 +692,7 @@ def absent_plan():
     """
     Tell what :func:`absent_apply` would change. Reads files only.
 
-    Returns ``changes`` and ``activate``, as :func:`plan` does.
+    Returns ``changes``, ``activate`` and ``comment``, as :func:`plan` does.
 
     CLI Example:
 
@@ -697,7 +700,8 @@ def absent_plan():
 
         salt '*' saslauthd.absent_plan
     """
-    changes = __salt__["mta_originals.superseded"]("saslauthd", [])
+    found = __salt__["mta_originals.superseded"]("saslauthd", [])
+    changes = found["changes"]
     activate = {}
     if any(item.startswith("group ") for item in changes):
         activate["postfix"] = "restart"
@@ -708,7 +712,7 @@ def absent_plan():
     if any(now.values()):
         changes = {**changes, "saslauthd": {"old": now, "new": {"enabled": False, "active": False}}}
         activate["saslauthd"] = "stop"
-    return {"changes": changes, "activate": activate}
+    return {"changes": changes, "activate": activate, "comment": "\n".join(found["stays"]) or None}
 
 
 def absent_apply():
@@ -720,6 +724,7 @@ def absent_apply():
 
     Raises ``CommandExecutionError`` when something cannot be changed.
     """
+    __salt__["mta_transaction.begin"]()
     planned = absent_plan()
     __salt__["mta_transaction.need"](planned["activate"])
     __salt__["mta_originals.give_back"](list(planned["changes"]))

@@ -107,7 +107,8 @@ def only(name, keep=None, absent=None, transaction=None):
         Any name; it is not used.
 
     keep
-        Mapping of path to type (null: the default) of the tables that stay. What main.cf still names stays, too.
+        Mapping of path to type (null: the default) of the tables that stay. What main.cf still names stays, too,
+        and what somebody has changed since.
 
     absent
         List of paths of tables that are not to be there, whoever made them. Refused while main.cf or master.cf

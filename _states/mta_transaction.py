@@ -115,25 +115,24 @@ def committed(name, services=None, verify=None):
 
 def restored(name):
     """
-    Put everything back that members ever changed, to what was there before the first apply, as one transaction.
+    Put back what members ever changed, to what was there before the first apply, as one transaction.
 
     name
         The transaction's name, as the members gave it.
 
     The services that did not run before the first apply are stopped and disabled. Mail, packages and what others
-    changed elsewhere stay. So does the authority of a minion that only signs for a fleet.
+    changed elsewhere stay. So does, and the comment names it, what is not as the last apply that changed it left
+    it, in contents, owner or mode; with an edited main.cf or master.cf the other one and what they need; and an
+    authority with its private key. What was kept of what stays is kept on.
     """
     authority = __salt__["mta_fleet_ca.only_signs"]()
     if authority:
         comment = f"This minion only signs for a fleet: {' and '.join(authority.values())} stay as they are."
         return {"name": name, "changes": {}, "result": True, "comment": comment}
-    ret = __salt__["mta_transaction.member"](
+    return __salt__["mta_transaction.member"](
         name,
         "mta_originals",
         {},
         test=__opts__["test"],
         subject="What this formula changed",
     )
-    if ret["result"] and ret["changes"]:
-        __salt__["mta_originals.forget"]()
-    return ret

@@ -86,8 +86,8 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
     revert
         List of names of parameters, and of services (``name/type``), that are only lent: what each of them was
         when this state first changed it is kept, and comes back when a later run has the name in here no longer.
-        What of the parameters this Postfix does not know is left out, and the comment says so. Default: what has
-        been kept stays as it is.
+        What of the parameters this Postfix does not know is left out, and the comment says so. What somebody has
+        changed since stays, and the comment says so. Default: what has been kept stays as it is.
 
     transaction
         Name of the transaction whose closing state activates and verifies the change. Default: this state

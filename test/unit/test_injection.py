@@ -131,7 +131,7 @@ def saslauthd(inside, tmp_path, monkeypatch):
     unit = tmp_path / "saslauthd.service"
     unit.touch()
     monkeypatch.setitem(module, "NATIVE_UNITS", (str(unit),))
-    monkeypatch.setitem(module, "__salt__", {"mta_originals.superseded": lambda *_: {}})
+    monkeypatch.setitem(module, "__salt__", {"mta_originals.superseded": lambda *_: {"changes": {}, "stays": []}})
 
     def files(mta):
         written = module["_work"](module["_arguments"](mta["saslauthd"]))["files"]

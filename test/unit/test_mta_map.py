@@ -384,6 +384,30 @@ def test_only_what_was_made_here_is_removed_and_not_while_it_is_named(modules, a
     assert modules["mta_map.only_plan"]()["changes"] == {}
 
 
+def test_a_table_that_somebody_has_edited_since_stays(modules, apply, path, pretend):
+    apply(path, type="hash", entries={"a": "b"})
+    pretend("postconf.naming", lambda paths: {})
+    path.write_text(f"{path.read_text()}c d\n")
+    plan = modules["mta_map.only_plan"]()
+    assert (plan["changes"], plan["comment"]) == (
+        {},
+        f"{path} stays, as somebody has changed it since the last apply",
+    )
+    modules["mta_map.only_apply"]()
+    assert path.exists()
+    assert path.with_name("virtual.db").exists()
+    assert set(modules["mta_map.only_plan"](absent=[str(path)])["changes"]) == {str(path), f"{path}.db"}
+
+
+def test_a_record_that_another_apply_may_write_is_left_to_it(modules, transaction, context, opts):
+    transaction("begin")
+    mine = context.pop("mta_transaction")
+    context["mta_map.noticed"] = {"tables": {"/etc/postfix/x": {}}, "postfix": {}}
+    modules["mta_map.remember"]()
+    assert not (pathlib.Path(opts["mta_state_dir"]) / "maps.json").exists()
+    mine["lock"].close()
+
+
 def test_a_compiled_form_of_another_type_goes(modules, apply, path):
     apply(path, type="hash", entries={"a": "b"})
     apply(path, type="texthash", entries={"a": "b"})

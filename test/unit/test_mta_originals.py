@@ -1,5 +1,6 @@
 """What was there before the first apply: all of it, or what a member has changed once and no longer wants."""
 
+import pathlib
 import stat
 
 import pytest
@@ -9,6 +10,12 @@ import pytest
 def originals(participate, server):
     """The functions of ``mta_originals`` by name, called as a participant's state calls them."""
     return lambda function, *args, **kwargs: participate(f"mta_originals.{function}", *args, **kwargs)
+
+
+@pytest.fixture
+def superseded(originals):
+    """What a member gives back."""
+    return lambda module, wanted: originals("superseded", module, wanted)["changes"]
 
 
 @pytest.fixture
@@ -33,35 +40,35 @@ def changed(transaction, context, main_cf, database, tmp_path):
     return {"option": tmp_path / "option", "folder": folder, "database": database}
 
 
-def test_only_what_is_no_longer_wanted_is_superseded(transaction, originals, changed):
+def test_only_what_is_no_longer_wanted_is_superseded(transaction, superseded, changed):
     assert transaction("close")["result"]
     folder = changed["folder"]
-    assert originals("superseded", "other", []) == {}
-    assert set(originals("superseded", "thing", [str(folder), "group"])) == {str(changed["option"])}
+    assert superseded("other", []) == {}
+    assert set(superseded("thing", [str(folder), "group"])) == {str(changed["option"])}
     (folder / "mux").touch()
     everything = {str(changed["option"]), str(folder), str(folder.parent), "group"}
-    assert set(originals("superseded", "thing", [])) == everything
+    assert set(superseded("thing", [])) == everything
     (folder / "of somebody else").touch()
-    assert set(originals("superseded", "thing", [])) == {str(changed["option"]), "group"}
+    assert set(superseded("thing", [])) == {str(changed["option"]), "group"}
 
 
-def test_what_somebody_has_replaced_since_is_theirs(transaction, originals, changed):
+def test_what_somebody_has_replaced_since_is_theirs(transaction, originals, superseded, changed):
     assert transaction("close")["result"]
     untouched = {str(changed["option"]), str(changed["folder"]), str(changed["folder"].parent), "group"}
-    assert set(originals("superseded", "thing", [], untouched=True)) == untouched
+    assert set(superseded("thing", [])) == untouched
     changed["option"].write_text("theirs")
-    assert set(originals("superseded", "thing", [], untouched=True)) == untouched - {str(changed["option"])}
-    assert set(originals("superseded", "thing", [])) == untouched
+    assert set(superseded("thing", [])) == untouched - {str(changed["option"])}
+    assert str(changed["option"]) in originals("superseded", "thing", [])["stays"][0]
 
 
-def test_what_a_later_apply_leaves_is_not_theirs(transaction, originals, changed):
+def test_what_a_later_apply_leaves_is_not_theirs(transaction, superseded, changed):
     assert transaction("close")["result"]
     transaction("write", str(changed["option"]), "renewed")
     assert transaction("close")["result"]
-    assert str(changed["option"]) in originals("superseded", "thing", [], untouched=True)
+    assert str(changed["option"]) in superseded("thing", [])
 
 
-def test_what_is_taken_back_is_its_member_s_again(transaction, originals, context, changed, modules):
+def test_what_is_taken_back_is_its_member_s_again(transaction, originals, superseded, context, changed, modules):
     assert transaction("close")["result"]
     option = str(changed["option"])
     context["mta_transaction"]["module"] = "thing"
@@ -70,19 +77,19 @@ def test_what_is_taken_back_is_its_member_s_again(transaction, originals, contex
     assert not changed["option"].exists()
     assert modules["mta_previous.take_back"]()["result"]
     assert changed["option"].read_text() == "secret"
-    assert option in originals("superseded", "thing", [], untouched=True)
+    assert option in superseded("thing", [])
 
 
-def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(transaction, originals, changed, tmp_path):
+def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(transaction, superseded, changed, tmp_path):
     assert transaction("close")["result"]
     (tmp_path / "link").symlink_to(changed["option"])
-    assert str(changed["option"]) not in originals("superseded", "thing", [str(tmp_path / "link")])
+    assert str(changed["option"]) not in superseded("thing", [str(tmp_path / "link")])
 
 
-def test_it_is_given_back_at_the_commit_and_then_forgotten(transaction, originals, changed, main_cf):
+def test_it_is_given_back_at_the_commit_and_then_forgotten(transaction, originals, superseded, changed, main_cf):
     assert transaction("close")["result"]
     (changed["folder"] / "mux").touch()
-    originals("give_back", list(originals("superseded", "thing", [])))
+    originals("give_back", list(superseded("thing", [])))
     assert changed["folder"].exists()
     assert transaction("close")["result"]
     assert not changed["option"].exists()
@@ -91,9 +98,9 @@ def test_it_is_given_back_at_the_commit_and_then_forgotten(transaction, original
     assert set(originals("plan")["changes"]) == {str(main_cf)}
 
 
-def test_an_undo_brings_it_all_back(transaction, originals, server, changed):
+def test_an_undo_brings_it_all_back(transaction, originals, superseded, server, changed):
     assert transaction("close")["result"]
-    originals("give_back", list(originals("superseded", "thing", [])))
+    originals("give_back", list(superseded("thing", [])))
     server.broken = True
     assert transaction("close")["result"] is False
     assert changed["option"].read_text() == "secret"
@@ -111,7 +118,187 @@ def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, ori
     assert set(originals("plan")["changes"]) == {str(main_cf), str(new)}
     originals("apply")
     assert transaction("close")["result"]
-    originals("forget")
     assert main_cf.read_text() == "myhostname = old\n"
     assert not new.exists()
     assert originals("plan")["changes"] == {}
+
+
+class TestWhatIsNotAsItWasLeft:
+    """What somebody has changed since the last apply stays, and so does what was kept of it."""
+
+    @pytest.fixture
+    def apply(self, transaction, context, tmp_path):
+        """Write files as a member, name to text, and commit."""
+
+        def run(module, mode=None, **files):
+            for name, text in files.items():
+                transaction("begin")
+                context["mta_transaction"]["module"] = module
+                transaction("write", str(tmp_path / name), text, mode=mode)
+            assert transaction("close")["result"]
+
+        return run
+
+    @pytest.fixture
+    def clean(self, states, transaction):
+        """The state of ``.clean``; its result."""
+
+        def run():
+            transaction("pending")
+            outcome = states["mta_transaction.restored"]("postfix_mta")
+            assert outcome["result"], outcome
+            return outcome
+
+        return run
+
+    @pytest.fixture
+    def kept(self, modules):
+        """Paths of which there are copies, and the copies."""
+
+        def found():
+            entries = modules["mta_journal.entries"]("originals")
+            return {entry["path"]: pathlib.Path(entry["folder"]) / "content" for entry in entries}
+
+        return found
+
+    def test_it_is_not_put_back_and_its_copy_stays(self, apply, clean, kept, tmp_path, main_cf):
+        for name in ("aliases", "other"):
+            (tmp_path / name).write_text("before\n")
+        apply("thing", aliases="made\n", conf="made\n", other="made\n")
+        (tmp_path / "aliases").write_text("made\ntheirs\n")
+        (tmp_path / "conf").write_text("theirs\n")
+        done = clean()
+        assert {*done["changes"]} == {str(tmp_path / "other"), "activation"}
+        assert (tmp_path / "aliases").read_text() == "made\ntheirs\n"
+        assert (tmp_path / "conf").read_text() == "theirs\n"
+        assert (tmp_path / "other").read_text() == "before\n"
+        assert {*kept()} == {str(tmp_path / "aliases"), str(tmp_path / "conf")}
+        assert kept()[str(tmp_path / "aliases")].read_text() == "before\n"
+        assert f"{tmp_path / 'conf'} stays" in done["comment"]
+        assert str(kept()[str(tmp_path / "aliases")]) in done["comment"]
+        again = clean()
+        assert again["changes"] == {}
+        assert {line for line in done["comment"].splitlines() if "stays" in line} < {
+            *again["comment"].splitlines()
+        }
+
+    def test_what_it_replaces_is_kept_until_the_next_apply(self, apply, clean, modules, tmp_path):
+        apply("thing", conf="made\n")
+        clean()
+        (entry,) = modules["mta_journal.entries"]("previous")
+        assert (pathlib.Path(entry["folder"]) / "content").read_text() == "made\n"
+        assert "nothing that could be taken back" in modules["mta_previous.take_back"]()["comment"]
+
+    def test_owner_and_mode_count(self, apply, clean, tmp_path):
+        apply("thing", conf="made\n", other="made\n")
+        (tmp_path / "conf").chmod(0o640)
+        clean()
+        assert stat.S_IMODE((tmp_path / "conf").stat().st_mode) == 0o640
+        assert not (tmp_path / "other").exists()
+
+    def test_only_the_mode_that_was_changed_is_put_back(self, apply, clean, tmp_path):
+        (tmp_path / "key").write_text("same\n")
+        apply("thing", mode="0600", key="same\n")
+        assert {*clean()["changes"]} == {str(tmp_path / "key"), "activation"}
+        assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o644
+
+    def test_what_is_removed_stays_away(self, apply, clean, kept, tmp_path):
+        (tmp_path / "conf").write_text("before\n")
+        apply("thing", conf="made\n")
+        (tmp_path / "conf").unlink()
+        assert "stays away" in clean()["comment"]
+        assert not (tmp_path / "conf").exists()
+        assert kept()[str(tmp_path / "conf")].read_text() == "before\n"
+
+    def test_a_directory_and_a_command_count(self, transaction, context, clean, changed):
+        assert transaction("close")["result"]
+        changed["folder"].chmod(0o700)
+        changed["database"].write_text("sasl:postfix\nothers\n")
+        done = clean()
+        assert str(changed["folder"]) not in done["changes"]
+        assert f"{changed['folder']} stays" in done["comment"]
+        assert changed["database"].read_text() == "sasl:\nothers\n"
+
+    def test_a_link_that_somebody_has_put_there_is_theirs(self, apply, clean, tmp_path):
+        apply("thing", conf="made\n")
+        (tmp_path / "elsewhere").write_text("made\n")
+        (tmp_path / "conf").unlink()
+        (tmp_path / "conf").symlink_to(tmp_path / "elsewhere")
+        assert str(tmp_path / "conf") in clean()["comment"]
+        assert (tmp_path / "conf").is_symlink()
+
+    def test_what_is_compiled_goes_the_way_of_its_source(self, apply, clean, tmp_path):
+        for name in ("aliases", "virtual"):
+            (tmp_path / name).write_text("before\n")
+        apply("thing", **{"aliases": "made", "aliases.db": "made", "virtual": "made", "virtual.db": "made"})
+        (tmp_path / "aliases").write_text("theirs")
+        (tmp_path / "virtual.db").write_text("compiled again")
+        clean()
+        assert (tmp_path / "aliases.db").read_text() == "made"
+        assert (tmp_path / "virtual").read_text() == "before\n"
+        assert not (tmp_path / "virtual.db").exists()
+
+    @pytest.mark.parametrize("edited", ["crt", "key"])
+    def test_the_certificate_of_somebody_keeps_its_key(self, apply, clean, tmp_path, edited):
+        files = {
+            "crt": "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            "key": "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        }
+        apply("mta_cert", **{name: text.format("made") for name, text in files.items()})
+        (tmp_path / edited).write_text(files[edited].format("theirs"))
+        clean()
+        assert {name for name in files if (tmp_path / name).exists()} == {edited, "key"}
+
+    def test_a_main_cf_that_stays_keeps_what_it_names(self, apply, clean, tmp_path, main_cf, pretend, modules):
+        (tmp_path / "master.cf").write_text("before\n")
+        record = modules["mta_state.path"]("postconf.json")
+        apply("postconf", **{"main.cf": "made\n", "master.cf": "made\n", record: "{}"})
+        apply("mta_cert", named="made\n", needless="made\n")
+        apply("saslauthd", option="made\n")
+        listener = {"auth": True, "sasl_type": "cyrus"}
+        pretend("postconf.listeners", lambda: [listener])
+        pretend("postconf.naming", lambda paths: {p: "smtpd_tls_key_file" for p in paths if p.endswith("named")})
+        main_cf.write_text("theirs\n")
+        done = clean()
+        assert {*done["changes"]} == {str(tmp_path / "needless"), "activation"}
+        for name in ("master.cf", "named", "option", record):
+            assert (tmp_path / name).read_text() in ("made\n", "{}")
+        assert record not in done["comment"]
+        assert f"{tmp_path / 'option'} stays, as Postfix asks saslauthd" in done["comment"]
+        assert f"{tmp_path / 'named'} stays, as it is named by smtpd_tls_key_file" in done["comment"]
+
+    def test_what_somebody_put_where_nothing_was_comes_back(self, apply, clean, tmp_path):
+        apply("thing", conf="made\n", other="made\n")
+        (tmp_path / "conf").write_text("theirs\n")
+        apply("thing", conf="made again\n")
+        assert {*clean()["changes"]} == {str(tmp_path / "conf"), str(tmp_path / "other"), "activation"}
+        assert (tmp_path / "conf").read_text() == "theirs\n"
+        assert not (tmp_path / "other").exists()
+
+    @pytest.mark.parametrize("existed", [True, False])
+    def test_an_authority_is_never_taken_away(self, apply, clean, modules, superseded, tmp_path, existed):
+        key = "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n"
+        if existed:
+            (tmp_path / "cakey").write_text(key.format("as it was"))
+        apply("mta_ca", cakey=key.format("locked"), cacert="certificate\n")
+        assert superseded("mta_ca", []) == ({})
+        outcome = modules["mta_previous.take_back"]()
+        assert "there is nothing" in outcome["comment"]
+        apply("thing", other="made\n")
+        done = clean()
+        assert {*done["changes"]} == {str(tmp_path / "other"), "activation"}
+        assert f"rm {tmp_path / 'cakey'} {tmp_path / 'cacert'}"[:20] in done["comment"]
+        for entry in modules["mta_journal.entries"]("originals"):
+            modules["mta_transaction.put_back"](entry)
+        assert modules["mta_transaction.close"]()["result"]
+        assert (tmp_path / "cakey").read_text() == key.format("locked")
+        assert (tmp_path / "cacert").read_text() == "certificate\n"
+
+    def test_what_was_kept_is_forgotten_before_another_apply_may_begin(
+        self, apply, clean, pretend, transaction, tmp_path
+    ):
+        apply("thing", other="made\n")
+        held = []
+        pretend("mta_originals.forget", lambda: held.append(transaction("under_way")))
+        clean()
+        assert held == [True]

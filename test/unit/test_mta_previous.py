@@ -86,3 +86,34 @@ def test_an_apply_that_is_undone_leaves_what_can_be_taken_back(transaction, prev
 def test_without_an_apply_there_is_nothing(previous):
     assert previous("last_commit") is None
     assert "nothing" in previous("take_back")["comment"]
+
+
+def test_another_apply_meanwhile_is_not_taken_back_in_its_place(transaction, previous, changed, modules, context):
+    """It ends while this one waits for the lock."""
+    private = modules.pack["__salt__"]["mta_transaction.begin"].func.__globals__
+    lock = private["_lock"]
+
+    def wait(*args):
+        private["_lock"], mine = lock, context.pop("mta_transaction")
+        transaction("write", str(changed[0]), "myhostname = other\n")
+        assert transaction("close")["result"] is True
+        context["mta_transaction"] = mine
+        return lock(*args)
+
+    private["_lock"] = wait
+    outcome = previous("take_back")
+    assert (outcome["result"], outcome["changes"]) == (False, {})
+    assert "another apply has changed something since" in outcome["comment"]
+    assert changed[0].read_text() == "myhostname = other\n"
+    assert transaction("pending") is None
+
+
+def test_a_changed_mode_is_a_change_and_a_record_of_our_own_is_none(transaction, previous, changed, modules):
+    record = modules["mta_state.path"]("maps.json")
+    transaction("write", record, "{}")
+    transaction("write", str(changed[0]), "x", mode="0644")
+    assert transaction("close")["result"] is True
+    modules["mta_state.write"]("maps.json", {"more": 1})
+    changed[0].chmod(0o600)
+    assert str(changed[0]) in previous("plan")["errors"][0]
+    assert record not in previous("plan")["errors"][0]

@@ -470,6 +470,61 @@ class TestMember:
         assert not (tmp_path / "state").exists()
         assert server.actions == []
 
+    def test_what_another_apply_has_done_meanwhile_is_not_done_again(
+        self, transaction, thing, server, main_cf, pretend, modules, tmp_path, context
+    ):
+        """The other one writes while this one waits for the lock."""
+        plan, lock = modules["thing.plan"].func, modules["mta_transaction.begin"].func.__globals__["_lock"]
+        planned = []
+
+        def note(**args):
+            planned.append(transaction("under_way"))
+            return plan(**args)
+
+        def wait(*args):
+            main_cf.write_text("new\n")
+            return lock(*args)
+
+        pretend("thing.plan", note)
+        pretend("thing.apply", lambda **_: pytest.fail("it was applied"))
+        modules["mta_transaction.begin"].func.__globals__["_lock"] = wait
+        result = transaction("member", "x", thing, {"text": "new\n"})
+        modules["mta_transaction.begin"].func.__globals__["_lock"] = lock
+        assert planned == [False, True]
+        assert (result["result"], result["changes"]) == (True, {})
+        assert result["comment"] == "x is in the correct state."
+        assert transaction("pending") is None
+        assert not transaction("under_way")
+        assert {path.name for path in (tmp_path / "state").iterdir()} == {"lock"}
+        assert server.actions == []
+
+    @pytest.mark.parametrize("how", ["as an error", "raised"])
+    def test_what_can_be_done_no_longer_when_the_lock_is_held_leaves_no_transaction(
+        self, transaction, thing, server, main_cf, pretend, modules, how
+    ):
+        plan = modules["thing.plan"].func
+
+        def second(**args):
+            if not transaction("under_way"):
+                return plan(**args)
+            if how == "raised":
+                raise CommandExecutionError("another apply was here")
+            return {"changes": {}, "errors": ["another apply was here"]}
+
+        pretend("thing.plan", second)
+        result = transaction("member", "x", thing, {"text": "new\n"})
+        assert (result["result"], result["comment"]) == (False, "x: another apply was here")
+        assert transaction("pending") is None
+        assert not transaction("under_way")
+        assert server.actions == []
+
+    def test_in_an_open_transaction_a_plan_is_made_once(self, transaction, thing, pretend, modules):
+        plan, planned = modules["thing.plan"].func, []
+        pretend("thing.plan", lambda **args: (planned.append(args), plan(**args))[1])
+        transaction("begin")
+        assert transaction("member", "x", thing, {"text": "new\n"}, transaction="t")["changes"]
+        assert len(planned) == 1
+
     def test_test_mode_shows_the_changes_of_the_real_run(self, transaction, thing, main_cf):
         predicted = transaction("member", "x", thing, {"text": "new\n"}, test=True)
         assert predicted["result"] is None
@@ -528,3 +583,33 @@ class TestMember:
         opts["test"] = True
         transaction("member", "x", thing, {"text": "new\n"}, transaction="t", test=True)
         assert transaction("outlook")["activate"] == {"postfix": "reload"}
+
+
+class TestAlone:
+    """What writes without a transaction does so while no apply is under way."""
+
+    def test_it_holds_the_lock_and_no_transaction(self, transaction):
+        assert transaction("alone", lambda: transaction("under_way")) is True
+        assert transaction("pending") is None
+        assert not transaction("under_way")
+
+    def test_what_an_apply_left_is_undone_before_it(self, transaction, context, main_cf):
+        transaction("write", str(main_cf), "half\n")
+        forget_run(context)
+        assert transaction("alone", main_cf.read_text) == "myhostname = old\n"
+
+    def test_within_a_transaction_it_does_not_wait_for_itself(self, transaction, main_cf):
+        transaction("write", str(main_cf), "new\n")
+        assert transaction("alone", main_cf.read_text) == "new\n"
+        assert transaction("close")["result"]
+
+    def test_beside_another_apply_it_waits_or_is_not_called(
+        self, transaction, context, main_cf, modules, monkeypatch
+    ):
+        transaction("write", str(main_cf), "first run\n")
+        mine = context.pop("mta_transaction")
+        monkeypatch.setitem(modules["mta_transaction.write"].func.__globals__, "LOCK_TIMEOUT", 0.3)
+        with pytest.raises(CommandExecutionError, match="another apply"):
+            transaction("alone", lambda: pytest.fail("it was called"))
+        assert transaction("alone", lambda: pytest.fail("it was called"), wait=False) is None
+        mine["lock"].close()

@@ -1,5 +1,6 @@
 """What was found good is believed for as long as it rests on the same, and not longer."""
 
+import datetime
 import os
 import stat
 import sys
@@ -60,6 +61,21 @@ def test_a_damaged_file_is_no_verdict(recall, tmp_path, content):
 def test_nobody_else_can_read_or_plant_one(recall, tmp_path):
     for directory in (tmp_path / "state", tmp_path / "state" / "verdicts"):
         assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+
+
+def test_what_is_another_by_the_end_of_the_judgement_is_not_believed_later(modules):
+    """Another apply writes between the look at the evidence and the judgement, and is undone."""
+    seen = [["bad"], ["good"]]
+    judged = {"changes": {}, "notes": [], "holds": [datetime.datetime.fromtimestamp(when) for when in (100, 200)]}
+
+    def plan(evidence):
+        now = datetime.datetime.fromtimestamp(150)
+        return modules["mta_verdict.plan"]("pair", evidence, lambda: judged, now)
+
+    assert plan(lambda: seen.pop(0))["changes"] == {}
+    assert modules["mta_verdict.recall"]("pair", ["bad"], 150) is None
+    assert plan(lambda: ["good"])["changes"] == {}
+    assert modules["mta_verdict.recall"]("pair", ["good"], 150)
 
 
 def test_a_disk_that_cannot_be_written_is_no_error(modules, tmp_path):

@@ -1041,6 +1041,7 @@ class TestRevert:
 
         pretend("mta_transaction.write", write)
         pretend("mta_transaction.need", lambda activate, let_go: None)
+        pretend("mta_transaction.begin", lambda: None)
         run = host.private["_run"]
 
         def answer(*command):
@@ -1070,6 +1071,27 @@ class TestRevert:
         assert host.show()["biff"] == "no"
         host.write(host.main().replace("biff = no", "biff = yes"))
         assert host.changes(revert=["smtpd_helo_required"]) == {}
+
+    def test_what_others_set_since_is_theirs_also_when_it_would_go_now(self, host, apply):
+        apply(**HARDENED)
+        host.write(host.main().replace("smtpd_helo_required = yes", "smtpd_helo_required = no"))
+        plan = host.plan(revert=[])
+        assert plan["changes"] == {"biff": {"old": "yes", "new": "no"}}
+        assert "Not put back, as somebody has changed it since: smtpd_helo_required" in plan["comment"]
+        apply(revert=[])
+        assert host.plan(revert=[])["comment"] is None
+        assert host.show()["smtpd_helo_required"] == "no"
+
+    def test_a_service_that_others_set_since_is_theirs(self, host, private):
+        service = {"smtp/inet": {"command": "postscreen", "process_limit": 1}}
+        first = private["_prepare"](str(host.directory), {}, service, "keep", ["smtp/inet"])
+        record = {str(host.directory): first["record"], "made": {str(host.directory): first["made"]}}
+        host.private["_record"], kept = (lambda name: (record, record[name])), host.private["_record"]
+        try:
+            host.write(master=MASTER.replace("-       -       smtpd", "-       2       postscreen", 1))
+            assert host.changes(revert=[]) == {}
+        finally:
+            host.private["_record"] = kept
 
     def test_what_is_asked_for_otherwise_stays(self, host, apply):
         apply(**HARDENED)

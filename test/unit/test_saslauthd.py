@@ -86,6 +86,7 @@ class Host:
 
     def __getitem__(self, function):
         return {
+            "mta_transaction.begin": lambda: None,
             "mta_transaction.need": self.needs.append,
             "mta_transaction.command": lambda item, do, undo, evidence: self.commands.extend(do),
             "mta_originals.superseded": self._superseded,
@@ -97,7 +98,8 @@ class Host:
         }[function]
 
     def _superseded(self, module, wanted):
-        return {item: change for item, change in self.superseded.items() if item not in wanted}
+        changes = {item: change for item, change in self.superseded.items() if item not in wanted}
+        return {"changes": changes, "stays": []}
 
     @staticmethod
     def _write(path, contents, user=None, group=None, mode=None):

@@ -90,6 +90,45 @@ os.killpg(job.pid, signal.Signals[name])
 print(job.pid)
 """
 
+# Run two commands. The first is stopped when it waits for the lock, which is held until then; it goes on when the
+# second has ended. Prints what each has printed.
+ONE_AFTER_THE_OTHER = """
+import fcntl, json, os, pathlib, signal, subprocess, sys, time
+lock, first, second = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+
+def waits():
+    for descriptor in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if int(descriptor.parts[2]) != os.getpid() and os.readlink(descriptor) == str(lock):
+                return True
+        except OSError:
+            pass
+
+lock.parent.mkdir(mode=0o700, exist_ok=True)
+with open("/root/first", "w+") as output, open(lock, "a") as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    job = subprocess.Popen(first, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not waits() and job.poll() is None:
+        time.sleep(0.02)
+    stopped = job.poll() is None
+    if stopped:
+        os.killpg(job.pid, signal.SIGSTOP)
+    held.close()
+    done = subprocess.run(second, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if stopped:
+        os.killpg(job.pid, signal.SIGCONT)
+    job.wait()
+    output.seek(0)
+    print(json.dumps([stopped, output.read(), done.stdout.decode()]))
+"""
+
+# Run a command twice at once; print what each has printed.
+AT_ONCE = """
+import json, subprocess, sys
+jobs = [subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+print(json.dumps([job.communicate()[0].decode() for job in jobs]))
+"""
+
 GREETING = """
 import smtplib
 with smtplib.SMTP("127.0.0.1", 25, timeout=20) as client:
@@ -528,3 +567,139 @@ class TestAnUndo:
         server.prepare()
         server.converges()
         server.delivers("after-undos")
+
+
+LOCK = "/var/lib/postfix_mta/lock"
+AUTHORITY = ["/etc/ssl/certs/cacert.pem", "/etc/ssl/private/cakey.pem"]
+TABLE = "/etc/postfix/virtual-at-once"
+
+
+class TestTwoAtOnce:
+    """Two that change something: the later one looks at what the first has left, not at what was there before."""
+
+    @pytest.fixture
+    def command(self, server):
+        """The command line of a function of Salt's."""
+
+        def argv(function, *words):
+            config = f"--config-dir={server.container.root}etc/salt"
+            return ["salt-call", "--local", "--out=json", config, function, *words]
+
+        return argv
+
+    @pytest.fixture
+    def overtaken(self, server):
+        """Let the first command wait for the lock while the second one runs; the results of both."""
+
+        def run(first, second):
+            argv = ["python3", "-c", ONE_AFTER_THE_OTHER, LOCK, json.dumps(first), json.dumps(second)]
+            stopped, *outputs = json.loads(server.container.exec(argv).stdout)
+            assert stopped, outputs
+            return [json.loads(output)["local"] for output in outputs]
+
+        return run
+
+    @pytest.fixture
+    def apply(self, command):
+        return command("state.apply", "postfix_mta", "concurrent=True")
+
+    def authority(self, server):
+        return server.container.exec(["sha256sum", *AUTHORITY]).stdout
+
+    def good(self, results):
+        assert not {key: state["comment"] for key, state in results.items() if state["result"] is not True}
+
+    def test_what_is_taken_back_is_not_what_another_apply_has_saved_meanwhile(
+        self, server, overtaken, command, apply
+    ):
+        server.prepare()
+        server.converges()
+        server.prepare()
+        first, second = overtaken(command("mta_previous.take_back"), apply)
+        self.good(second)
+        now = server.inspect()
+        assert (first["result"], first["changes"]) == (False, {})
+        assert "another apply has changed something since" in first["comment"]
+        assert now["journal"] is None
+        assert f"ESMTP {server.number}\n" in now["main.cf"]
+        assert now["certificate"] == now["key"]
+        assert "PRIVATE" not in server.container.exec("cat /etc/aliases /etc/postfix/*.cf").stdout
+        assert server.container.exec("postalias -q changing /etc/aliases").stdout == f"alice+{server.number}\n"
+        assert not any(state["changes"] for state in server.converges().values())
+
+    def test_an_apply_makes_again_what_was_taken_back_meanwhile(self, server, overtaken, command, apply):
+        server.prepare()
+        first, second = overtaken(apply, command("mta_previous.take_back"))
+        assert second["result"], second
+        self.good(first)
+        assert f"ESMTP {server.number}\n" in server.inspect()["main.cf"]
+        assert not any(state["changes"] for state in server.converges().values())
+
+    def test_a_clean_up_takes_away_what_an_apply_has_made_meanwhile(self, server, overtaken, command, apply):
+        server.prepare()
+        wanted = pillar(server.number)
+        wanted["postfix_mta"]["maps"] = {"at_once": {"path": TABLE, "entries": {"a@example.com": "alice"}}}
+        server.container.set_pillar(wanted)
+        first, second = overtaken(command("state.apply", "postfix_mta.clean", "concurrent=True"), apply)
+        self.good(second)
+        self.good(first)
+        assert TABLE in named(first, "postfix_mta_clean")["changes"]
+        assert server.container.exec(f"ls {TABLE}* /etc/ssl/certs/smtpd.crt", check=False).stdout == ""
+        assert "ESMTP" not in server.container.exec("postconf -n smtpd_banner").stdout.replace(
+            "ESMTP $mail_name", ""
+        )
+        again = server.container.apply(sls="postfix_mta.clean")
+        assert not any(state["changes"] for state in again.values())
+
+    def test_an_apply_makes_again_what_was_cleaned_up_meanwhile(self, server, overtaken, command, apply):
+        server.prepare()
+        server.converges()
+        server.prepare()
+        first, second = overtaken(apply, command("state.apply", "postfix_mta.clean", "concurrent=True"))
+        self.good(second)
+        wrong = [state["comment"] for state in first.values() if state["result"] is not True]
+        assert server.inspect()["journal"] is None
+        server.converges()
+        assert not any(state["changes"] for state in server.converges().values()), wrong
+        server.delivers("after-clean")
+
+    def test_the_second_of_two_first_applies_leaves_the_authority(self, server, overtaken, command, apply):
+        self.good(server.container.apply(sls="postfix_mta.clean"))
+        server.container.exec(["rm", *AUTHORITY])
+        server.prepare()
+        seen = "sh", "-c", f"{' '.join(apply)} && sha256sum {' '.join(AUTHORITY)} >/root/authority"
+        first, second = overtaken(apply, seen)
+        self.good(second)
+        self.good(first)
+        assert self.authority(server) == server.container.exec("cat /root/authority").stdout
+        assert not named(first, "postfix_mta_ca")["changes"]
+        assert not any(state["changes"] for state in server.converges().values())
+
+    def test_two_that_are_started_together_end_as_one(self, server, command):
+        part = command("state.apply", "postfix_mta.certificate", "concurrent=True")
+        for _ in range(KILLS):
+            server.container.exec(["rm", *AUTHORITY])
+            outputs = json.loads(server.container.exec(["python3", "-c", AT_ONCE, *part]).stdout)
+            results = [json.loads(output)["local"] for output in outputs]
+            for result in results:
+                self.good(result)
+            made = [result for result in results if AUTHORITY[1] in named(result, "postfix_mta_ca")["changes"]]
+            assert len(made) == 1
+            now = server.inspect()
+            assert (now["journal"], now["certificate"]) == (None, now["key"])
+            server.container.exec(["openssl", "verify", "-CAfile", AUTHORITY[0], "/etc/ssl/certs/smtpd.crt"])
+        assert not any(state["changes"] for state in server.converges().values())
+
+    def test_a_key_that_is_made_by_hand_meanwhile_is_not_overwritten(self, server, overtaken, command):
+        """By hand, too, one waits for an apply."""
+        files = ["/root/by-hand.pem", "/root/by-hand.key"]
+        by_hand = command("mta_ca.create", *files)
+        managed = command("state.single", "mta_cert.ca_managed", files[0], f"key={files[1]}", "concurrent=True")
+        first, second = overtaken(by_hand, managed)
+        self.good(second)
+        assert "is there already and is not overwritten" in str(first)
+        server.container.exec(["rm", *files])
+        first, second = overtaken(managed, by_hand)
+        assert second["ca"], second
+        self.good(first)
+        assert not any(state["changes"] for state in first.values())

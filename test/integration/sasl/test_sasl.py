@@ -171,6 +171,27 @@ def test_the_socket_may_be_in_another_directory_of_the_chroot(container):
         assert login(container, "right pass")[0] == 235
 
 
+def test_what_an_administrator_has_written_since_outlives_another_mechanism(container):
+    """The files of the mechanism before go, but not where somebody has changed them."""
+    assert results.failures(container.apply(pillar=pillar(**WAYS["ldap"][0]))) == []
+    container.exec("echo '# theirs' >>/etc/saslauthd.conf")
+    before = container.exec("cat /etc/saslauthd.conf && stat -c '%a %U %G' /etc/saslauthd.conf").stdout
+    for settings in ({}, {"enabled": False}):
+        done = container.apply(pillar=pillar(**settings))
+        assert results.failures(done) == []
+        comment = next(one["comment"] for one in done.values() if one["__id__"] == "postfix_mta_sasl")
+        assert "/etc/saslauthd.conf stays, as somebody has changed it since the last apply" in comment
+        assert PASSWORD not in comment
+        after = container.exec("cat /etc/saslauthd.conf && stat -c '%a %U %G' /etc/saslauthd.conf").stdout
+        assert after == before
+    # It is the administrator's also when the formula writes it anew, and goes with what is written then.
+    apply(container, foretold=False, **WAYS["ldap"][0])
+    apply(container, foretold=False)
+    assert container.exec("cat /etc/saslauthd.conf && stat -c '%a %U %G' /etc/saslauthd.conf").stdout == before
+    container.exec("rm /etc/saslauthd.conf")
+    assert login(container, "right pass")[0] == 235
+
+
 def test_a_missing_keytab_is_told_before_anything_changes(container):
     before = traces(container)
     settings = {"mechanisms": ["kerberos5"], "kerberos5": {"keytab": "/etc/no.keytab"}}

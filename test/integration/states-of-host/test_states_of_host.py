@@ -117,3 +117,115 @@ def test_a_bad_apply_changes_nothing_and_a_good_one_makes_the_server(server, nam
     results = server.apply(pillar=GOOD)
     assert failures(results) == []
     is_healthy(server)
+
+
+KEY, AUTHORITY = "/etc/ssl/private/smtpd.key", "/etc/ssl/private/cakey.pem"
+# Files that the formula has made or changed, and what an administrator does to them later.
+EDITS = {
+    KEY: "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {} 2>/dev/null",
+    "/etc/aliases": "echo 'theirs: bob' >>{}",
+    "/etc/default/saslauthd": "echo '# theirs' >>{}",
+    "/etc/postfix/sasl/smtpd.conf": "echo '# theirs' >>{}",
+    "/etc/postfix/main.cf": "postconf -e 'smtpd_banner = theirs' && : {}",
+    "/etc/postfix/virtual": "echo 'theirs@example.com bob' >>{}",
+}
+ORIGINALS = "/var/lib/postfix_mta/originals"
+
+
+def edit(container, *paths):
+    """Edit files as an administrator; their contents, owners and modes."""
+    for path in paths:
+        container.exec(EDITS[path].format(path))
+    return as_they_are(container, paths)
+
+
+def as_they_are(container, paths):
+    return container.exec(["sh", "-c", 'sha256sum "$@"; stat -c "%n %U %G %a" "$@"', "sh", *paths]).stdout
+
+
+def clean(container):
+    """Clean up, which must succeed; what the state that puts files back did."""
+    results = container.apply(sls="postfix_mta.clean")
+    assert failures(results) == []
+    return state(results, "postfix_mta_clean")
+
+
+@pytest.fixture
+def managed(server):
+    """The server in order, with a table; everything that was kept of the host before the first apply is there."""
+    pillar = {"postfix_mta": {**GOOD["postfix_mta"], "aliases": {"made": "alice"}, "maps": {}}}
+    pillar["postfix_mta"]["maps"] = {"virtual": {"entries": {"made@example.com": "alice"}}}
+    assert failures(server.apply(pillar=pillar)) == []
+    return server
+
+
+def test_a_clean_up_leaves_what_an_administrator_has_changed_since(managed):
+    paths = [path for path in EDITS if path != "/etc/postfix/main.cf"]
+    before = edit(managed, *paths)
+    copies = managed.exec(
+        f"cd {ORIGINALS} && grep -rlx '/etc/aliases\\|/etc/default/saslauthd' */path"
+    ).stdout.split()
+    contents = managed.exec(["cat", *(f"{ORIGINALS}/{copy[:4]}/content" for copy in copies)]).stdout
+    done = clean(managed)
+    assert as_they_are(managed, paths) == before
+    for path in paths:
+        assert f"{path} stays" in done["comment"]
+        assert path not in done["changes"]
+    # What nobody has changed is put back, and what was kept of the others stays.
+    assert "smtpd_sasl_auth_enable" not in managed.exec("postconf -n").stdout
+    assert managed.exec("ls /etc/ssl/certs/smtpd.crt", check=False).stdout == ""
+    assert managed.exec("cat " + " ".join(f"{ORIGINALS}/{copy[:4]}/content" for copy in copies)).stdout == contents
+    assert services(managed) == ["enabled", "disabled", "Postfix runs"]
+    again = clean(managed)
+    assert not again["changes"]
+    assert "/etc/aliases stays" in again["comment"]
+    assert as_they_are(managed, paths) == before
+
+
+def test_after_that_an_apply_makes_the_server_again(managed):
+    """What the administrator had put where nothing was before comes back then."""
+    is_healthy(managed)
+    managed.exec(["openssl", "pkey", "-in", KEY, "-noout"])
+
+
+def test_a_clean_up_leaves_a_main_cf_that_was_edited_with_all_that_it_needs(managed):
+    before = edit(managed, "/etc/postfix/main.cf")
+    needed = [KEY, "/etc/ssl/certs/smtpd.crt", "/etc/postfix/master.cf", "/etc/postfix/sasl/smtpd.conf"]
+    was = as_they_are(managed, needed)
+    done = clean(managed)
+    assert as_they_are(managed, ["/etc/postfix/main.cf"]) == before
+    assert as_they_are(managed, needed) == was
+    assert "/etc/postfix/main.cf stays, as somebody has changed it since the last apply" in done["comment"]
+    assert "postconf.json" not in done["comment"]
+    assert "made:" not in managed.exec("cat /etc/aliases").stdout
+    is_healthy(managed)
+    assert not clean(managed)["changes"]
+
+
+def test_an_authority_s_private_key_outlives_everything(managed):
+    key = managed.exec(["sha256sum", AUTHORITY]).stdout
+    managed.call("mta_previous.take_back")
+    done = clean(managed)
+    assert f"To remove it by hand: rm {AUTHORITY}" in done["comment"]
+    assert managed.exec(["sha256sum", AUTHORITY]).stdout == key
+
+
+def test_another_profile_leaves_what_an_administrator_has_set_since(managed):
+    hardened = {"postfix_mta": {**GOOD["postfix_mta"], "profile": "hardened"}}
+    assert failures(managed.apply(pillar=hardened)) == []
+    assert managed.exec("postconf -h disable_vrfy_command smtpd_helo_required").stdout == "yes\nyes\n"
+    managed.exec("postconf -e smtpd_helo_required=no")
+    results = managed.apply(pillar=GOOD)
+    assert failures(results) == []
+    assert "smtpd_helo_required = no" in managed.exec("postconf -n").stdout
+    assert "somebody has changed it since: smtpd_helo_required" in state(results, "postfix_mta_config")["comment"]
+    assert "disable_vrfy_command" not in managed.exec("postconf -n").stdout
+
+
+def test_a_table_that_is_asked_for_no_longer_stays_where_somebody_has_edited_it(managed):
+    table = "/etc/postfix/virtual"
+    before = edit(managed, table)
+    results = managed.apply(pillar=GOOD)
+    assert failures(results) == []
+    assert f"{table} stays" in state(results, "postfix_mta_maps")["comment"]
+    assert as_they_are(managed, [table]) == before

@@ -376,7 +376,7 @@ def test_neither_its_start_nor_a_changed_pillar_makes_the_ca_minion_a_mail_serve
 
 def test_the_table_of_mail_servers_does_not_have_it(fleet):
     fleet.master.exec("salt-run saltutil.sync_runners")
-    assert sorted(fleet.run("postfix_mta.status", format="json")["minions"]) == MAIL
+    assert sorted(fleet.run("postfix_mta.status", format="json", login=False, timeout=60)["minions"]) == MAIL
 
 
 def test_clean_changes_nothing_of_the_authority_and_says_so(fleet):
@@ -402,4 +402,4 @@ def test_by_an_apply_of_its_own_it_becomes_both(fleet, requests):
     pem = fleet.salt(MAIL[0], "mta_fleet_ca.sign_request", requests["ec"], CA)[MAIL[0]]
     assert "BEGIN CERTIFICATE" in pem
     assert fleet.salt(CA, "mta_reprovision.request", timeout=120)[CA]["result"] is True
-    assert CA in fleet.run("postfix_mta.status", format="json")["minions"]
+    assert CA in fleet.run("postfix_mta.status", format="json", login=False, timeout=60)["minions"]

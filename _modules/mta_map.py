@@ -48,6 +48,7 @@ SECONDS = 60
 # isspace(3) in the C locale, as Postfix uses it: less than what Python takes for whitespace.
 BLANKS = " \t\n\v\f\r"
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+HALF = re.compile("[\ud800-\udfff]")
 KEY = rf'(?s)((?:\\.|"(?:\\.|[^"\\])*"|[^\\"{BLANKS}])+)(?:[{BLANKS}]+(.*))?\Z'
 PATTERN = rf"(?s)(!?([^A-Za-z0-9{BLANKS}\\]).*?(?<!\\)(?:\\\\)*\2[A-Za-z]*)(?:[{BLANKS}]+(.*))?\Z"
 # The identifier of a Berkeley DB file, in the metadata page at its start (db_page.h).
@@ -240,6 +241,9 @@ def _unfit(kind, key, value):
     """Why a table of the type cannot hold an entry, or ``None``."""
     if CONTROL.search(key + value):
         return "a line break or a control character"
+    if HALF.search(key + value):
+        # The error of encoding one would have the whole table in its arguments.
+        return "half of a character, which UTF-8 does not have"
     if kind in SETTINGS and not re.fullmatch(SETTING, key):
         return "not a setting, which is a name, = and a value"
     if not value and kind not in RULES and kind not in SETTINGS:

@@ -321,6 +321,13 @@ def test_a_line_without_a_separator_is_not_shown(modules, installed, path, kind,
     assert "geheim" not in str(modules["mta_map.plan"](str(path), type=kind, entries={"a": "c"}))
 
 
+def test_a_table_that_cannot_be_encoded_is_refused_without_being_shown(modules, installed, path):
+    entries = {"a": {"secret": "geheim"}, "b": "\ud800"}
+    with pytest.raises(SaltInvocationError, match="b: half of a character") as refused:
+        modules["mta_map.plan"](str(path), type="hash", entries=entries)
+    assert "geheim" not in repr(refused.value)
+
+
 def test_an_entry_that_is_not_shown_is_told_by_its_number(modules, installed, path):
     said = modules["mta_map.unfit"](str(path), "hash", ["[smtp.example.net]:587 alice:x", "geheim"], secret=True)
     assert said == "entries:entry 2 (not shown, as it may hold a secret): no value"

@@ -96,6 +96,7 @@ def tables(shape):
     entries = st.one_of(
         shape,
         shape.map(lambda value: {"a": {"secret": value}}),
+        shape.map(lambda value: {"a": {"secret": value}, "b": "\ud800"}),
         shape.map(lambda value: {"a": {"secret": value, "more": value}}),
         shape.map(lambda value: {"password": value, "bind_pw": value}),
         shape.map(lambda value: {"user": "x", "bind_pw": value}),
@@ -158,7 +159,8 @@ def shown(modules, context, logged, pretend):
             arguments = {key: value for key, value in table.items() if value is not None}
             try:
                 said.append(modules["mta_map.plan"](**arguments))
-            except SaltException as err:
+            except (SaltException, ValueError) as err:
+                # What a state says of an error that nobody foresaw.
                 said += [str(err), repr(err)]
         return "\n".join(map(str, said + logged))
 

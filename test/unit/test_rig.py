@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import threading
 
 import pytest
 import yaml
@@ -436,6 +437,56 @@ def test_what_runs_with_a_low_priority_leaves_time(tmp_path):
     assert gate.cpu_times(stat) == (425, 561)
     idle, total = gate.cpu_times()
     assert 0 < idle <= total
+
+
+@pytest.fixture
+def run_of_everything(monkeypatch):
+    """A full run whose parts only say that they begin and end. Returns the list of what was said."""
+    said = []
+    units_end = threading.Event()
+
+    def part(name, waits=False):
+        said.append(f"{name} begins")
+        if name == "sysv":
+            units_end.set()
+        assert not waits or units_end.wait(20)
+        said.append(f"{name} ends")
+        return [{"passed": 1, "failed": 0, "skipped": 0}]
+
+    def guarded(instance, _args):
+        return part(instance.suite)[0]
+
+    found = kitchen.instances(KITCHEN)
+    monkeypatch.setattr(kitchen, "instances", lambda *_: found)
+    monkeypatch.setattr(__main__, "ALONE", ("default",))
+    monkeypatch.setattr(__main__, "build", lambda _platforms: None)
+    monkeypatch.setattr(__main__, "lint", lambda: part("lint"))
+    monkeypatch.setattr(__main__, "unit", lambda _args, niceness: part(f"unit {niceness}", waits=True))
+    monkeypatch.setattr(__main__, "guarded", guarded)
+    return said
+
+
+def test_unit_tests_run_beside_container_suites_and_nothing_beside_what_measures(run_of_everything):
+    assert len(__main__.everything()) == 5
+    assert run_of_everything.index("sysv begins") < run_of_everything.index(f"unit {__main__.NICENESS} ends")
+    assert run_of_everything[-4:] == ["default begins", "default ends"] * 2
+
+
+def test_an_interrupted_run_ends_what_it_has_started(run_of_everything, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    started = []
+
+    def unit(_args, niceness):
+        started.append(threading.Event())
+        assert started[0].wait(20)
+
+    monkeypatch.setattr(__main__, "lint", interrupted)
+    monkeypatch.setattr(__main__, "unit", unit)
+    monkeypatch.setattr(__main__, "stop_processes", lambda: started[0].set())
+    with pytest.raises(KeyboardInterrupt):
+        __main__.everything()
 
 
 # The engine, and environments

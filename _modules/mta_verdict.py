@@ -19,7 +19,7 @@ with _mta_guard.library(__file__):
     import _mta_system
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "b03b18ef2815"
+REVISION = "7418b3efe0de"
 
 
 def _state():

@@ -1,4 +1,4 @@
-"""
+r"""
 The key and the certificate that a mail server shows.
 
 What the how-to does with ``openssl genrsa`` and ``openssl req``, looked after for years: made or taken over,
@@ -10,10 +10,10 @@ By hand:
 
     salt-call --local mta_ca.create /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem
     salt-call --local mta_cert.create_key /etc/ssl/private/smtpd.key key_type=ec
-    salt-call --local mta_cert.create /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com \\
+    salt-call --local mta_cert.create /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com \
         ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     salt-call --local mta_cert.inspect /etc/ssl/certs/smtpd.crt
-    salt-call --local mta_cert.verify /etc/ssl/certs/smtpd.crt key=/etc/ssl/private/smtpd.key \\
+    salt-call --local mta_cert.verify /etc/ssl/certs/smtpd.crt key=/etc/ssl/private/smtpd.key \
         ca_certificate=/etc/ssl/certs/cacert.pem hostname=mail.example.com
 
 ``inspect`` shows names, fingerprints, TLSA records and what will happen next, and when; ``verify`` lists what is
@@ -45,77 +45,12 @@ others, at the module ``mta_pem``. A passphrase is named by its pillar path and 
 that it is in no argument, log, change or comment.
 """
 
-import datetime
-import os
+import _mta_guard
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-from salt.utils.args import clean_kwargs
-
-DAYS = 825
-DAY = datetime.timedelta(days=1)
-SOURCES = ("local_ca", "self_signed", "fleet_ca", "files")
-
-# Of plan(), apply() and the state, with their defaults.
-ARGUMENTS = {
-    "source": None,
-    "ca_certificate": None,
-    "ca_key": None,
-    "passphrase_pillar": None,
-    "previous_passphrase_pillar": None,
-    "ca_minion": None,
-    "policy": None,
-    "certificate_source": None,
-    "key_source": None,
-    "chain_source": None,
-    "chain_file": None,
-    "subject": None,
-    "alternative_names": None,
-    "key_type": "rsa",
-    "key_size": None,
-    "days": DAYS,
-    "renew_days": None,
-    "rotate_key": False,
-}
-# What each source cannot do without.
-NEEDED = {
-    "local_ca": ("ca_certificate", "ca_key"),
-    "self_signed": (),
-    "fleet_ca": ("ca_certificate", "ca_minion"),
-    "files": ("certificate_source", "key_source"),
-}
-
-
-def _now():
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
-def _date(moment):
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _arguments(args):
-    """The state's arguments with their defaults; the source is told by the others where it is not given."""
-    args = clean_kwargs(**args)
-    unknown = sorted(set(args) - set(ARGUMENTS))
-    if unknown:
-        raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(ARGUMENTS)}")
-    wanted = {**ARGUMENTS, **args}
-    if wanted["source"] is None:
-        given = "files" if wanted["certificate_source"] else "fleet_ca" if wanted["ca_minion"] else "local_ca"
-        wanted["source"] = given if given != "local_ca" or wanted["ca_certificate"] else "self_signed"
-    if wanted["source"] not in SOURCES:
-        raise SaltInvocationError(f"source must be one of {', '.join(SOURCES)}, not {wanted['source']!r}")
-    missing = [name for name in NEEDED[wanted["source"]] if not wanted[name]]
-    if missing:
-        raise SaltInvocationError(f"source {wanted['source']} needs {' and '.join(missing)}")
-    return wanted
-
-
-def _names(hostname, names):
-    return __salt__["mta_x509.check_names"]([hostname, *([names] if isinstance(names, str) else names or [])])
-
-
-# -- by hand -----------------------------------------------------------------------------------
+with _mta_guard.library(__file__):
+    import _mta_certificates
+    import _mta_pem
+    from _mta_minion import Minion
 
 
 def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
@@ -146,14 +81,7 @@ def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
 
         salt '*' mta_cert.create_key /etc/ssl/private/smtpd.key key_type=ec key_size=384
     """
-    kind, size, _ = __salt__["mta_x509.key_parameters"](key_type, key_size)
-    passphrase = __salt__["mta_secret.get"](passphrase_pillar)
-    passphrase = passphrase and passphrase.encode()
-    __salt__["mta_pem.refuse_existing"](path)
-    pem = __salt__["mta_x509.make_key"](kind, size, passphrase)
-    __salt__["mta_transaction.alone"](lambda: __salt__["mta_pem.create"](path, pem, 0o600))
-    facts = __salt__["mta_x509.describe_key"](pem, passphrase)
-    return {"path": path, "key": facts["key"], "tlsa": facts["tlsa"]}
+    return _mta_certificates.create_key(Minion.of(globals()), path, key_type, key_size, passphrase_pillar)
 
 
 def create(
@@ -165,7 +93,7 @@ def create(
     passphrase_pillar=None,
     subject=None,
     names=None,
-    days=DAYS,
+    days=_mta_certificates.DAYS,
 ):
     """
     Create the certificate for a private key that exists, signed by the CA.
@@ -207,37 +135,9 @@ def create(
         salt '*' mta_cert.create /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com \\
             ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     """
-    wanted = _names(hostname, names)
-    fields = __salt__["mta_x509.check_subject"](subject, wanted[0])
-    __salt__["mta_x509.check_days"](days)
-    __salt__["mta_pem.refuse_existing"](path)
-    file = __salt__["mta_pem.read"](key)
-    if file is None:
-        raise CommandExecutionError(f"The key {key} is not there: create it first with mta_cert.create_key")
-    facts = _use_key(key, file)
-    now, issuer = _now(), None
-    if ca_certificate:
-        signing = (ca_certificate, ca_key, passphrase_pillar)
-        issuer = __salt__["mta_ca.signer"](*signing)
-        made = __salt__["mta_ca.issue"](facts["public"], fields, wanted, days, *signing)
-    else:
-        made = __salt__["mta_x509.make_certificate"](facts["public"], now, days, fields, wanted, file.data)
-    problems = __salt__["mta_x509.serve"](made, now, file.data, issuer or made)
-    if problems:
-        raise CommandExecutionError(f"{path} was not created: {'; '.join(problems)}")
-    __salt__["mta_transaction.alone"](lambda: __salt__["mta_pem.create"](path, made, 0o644))
-    return inspect(path)
-
-
-def _use_key(path, file):
-    """What a server's key is that has to be usable; raises ``CommandExecutionError`` in words."""
-    try:
-        facts = __salt__["mta_x509.describe_key"](file.data, thorough=True)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"The key {path} {err}") from err
-    if facts["weakness"]:
-        raise CommandExecutionError(f"{path}: {facts['weakness']}. Move it away to get a new one")
-    return facts
+    return _mta_certificates.create(
+        Minion.of(globals()), path, key, hostname, ca_certificate, ca_key, passphrase_pillar, subject, names, days
+    )
 
 
 def sign(
@@ -248,7 +148,7 @@ def sign(
     passphrase_pillar=None,
     subject=None,
     names=None,
-    days=DAYS,
+    days=_mta_certificates.DAYS,
 ):
     """
     Sign a certificate request by the CA, for the names that *this call* states.
@@ -274,17 +174,9 @@ def sign(
         salt ca mta_cert.sign /root/mail.csr mail.example.com \\
             ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     """
-    wanted = _names(hostname, names)
-    fields = __salt__["mta_x509.check_subject"](subject, wanted[0])
-    __salt__["mta_x509.check_days"](days)
-    if "-----BEGIN" not in request:
-        file = __salt__["mta_pem.read"](request)
-        if file is None:
-            raise CommandExecutionError(f"The request {request} is not there")
-        request = file.data
-    public = __salt__["mta_x509.describe_request"](request)["public"]
-    made = __salt__["mta_ca.issue"](public, fields, wanted, days, ca_certificate, ca_key, passphrase_pillar)
-    return made.decode()
+    return _mta_certificates.sign(
+        Minion.of(globals()), request, hostname, ca_certificate, ca_key, passphrase_pillar, subject, names, days
+    )
 
 
 def inspect(path, renew_days=None):
@@ -317,54 +209,7 @@ def inspect(path, renew_days=None):
 
         salt '*' mta_cert.inspect /etc/ssl/certs/smtpd.crt
     """
-    file = __salt__["mta_pem.read"](path)
-    if file is None:
-        return None
-    leaf, *others = _describe(path, file, renew_days)
-    now = _now()
-    shown = (
-        "subject",
-        "names",
-        "issuer",
-        "key",
-        "serial",
-        "ca",
-        "self_signed",
-        "signature",
-        "sha256",
-        "sha1",
-        "tlsa",
-    )
-    hosts = [name for name in leaf["names"] if name[:2] != "*." and not _is_address(name)]
-    return {
-        **{item: leaf[item] for item in shown},
-        **{item: _date(leaf[item]) for item in ("not_before", "renewal", "not_after")},
-        "days_left": (leaf["not_after"] - now).days,
-        "tlsa_records": [f"_25._tcp.{host}. IN TLSA {leaf['tlsa']}" for host in hosts],
-        "chain": [other["subject"] or "(no subject)" for other in others],
-        "next_action": _next_action(leaf, now),
-    }
-
-
-def _is_address(name):
-    return ":" in name or name.replace(".", "").isdigit()
-
-
-def _describe(path, file, renew_days=None):
-    try:
-        return __salt__["mta_x509.describe"](file.data, renew_days)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{path} {err}") from err
-
-
-def _next_action(facts, now):
-    if now < facts["not_before"]:
-        return "none: it is not valid yet; look at the clock"
-    if now > facts["not_after"]:
-        return "renewed at the next apply: it has expired"
-    if now >= facts["renewal"]:
-        return f"renewed at the next apply: its renewal began at {_date(facts['renewal'])}"
-    return f"renewed at the first apply after {_date(facts['renewal'])}"
+    return _mta_pem.inspect(path, renew_days)
 
 
 def verify(certificate, key=None, ca_certificate=None, hostname=None):
@@ -395,528 +240,4 @@ def verify(certificate, key=None, ca_certificate=None, hostname=None):
         salt '*' mta_cert.verify /etc/ssl/certs/smtpd.crt key=/etc/ssl/private/smtpd.key \\
             ca_certificate=/etc/ssl/certs/cacert.pem hostname=mail.example.com
     """
-    now, problems, files = _now(), [], {}
-    names = __salt__["mta_x509.check_names"]([hostname] if isinstance(hostname, str) else hostname or [])
-    for path in filter(None, (certificate, ca_certificate, key)):
-        files[path] = __salt__["mta_pem.read"](path)
-        if files[path] is None:
-            return [f"{path} is not there"]
-    private = public = anchors = None
-    try:
-        chain = files[certificate].data
-        _describe(certificate, files[certificate])
-        if ca_certificate:
-            anchors = _describe(ca_certificate, files[ca_certificate])
-        if key:
-            private, public = files[key].data, _use_key(key, files[key])["public"]
-    except CommandExecutionError as err:
-        return [str(err)]
-    if key:
-        wrong = __salt__["mta_pem.wrong_access"](key, files[key], "server key")
-        problems += [f"{key} {wrong}"] if wrong else []
-    problems += __salt__["mta_x509.problems"](chain, now, anchors, names, public=public)
-    trusted = files[ca_certificate].data if ca_certificate else chain
-    return problems + __salt__["mta_x509.serve"](chain, now, private, trusted)
-
-
-# -- the server's pair, planned and applied ----------------------------------------------------
-
-
-def plan(name, key, hostname, **arguments):
-    """
-    Tell what :func:`apply` would change; reads only, and asks no other host.
-
-    What is decided where nothing prescribes it:
-
-    - A good pair is left alone, also where its key is of another type or size than asked for, or the
-      certificate has more names: type and size are for new keys. A comment says so.
-    - A pair that is bad (it does not match, has expired or will soon, is for other names, is not signed by
-      the authority, cannot be parsed) gets a new certificate. A good key is kept, so that pinned keys (TLSA 3
-      1 1) stay valid; a missing, unreadable or too weak one is replaced. A key that a passphrase locks is an
-      error: Postfix cannot use it, and only its owner can say what it is for.
-    - A certificate that is not valid *yet* is an error: the clock is wrong, and a new certificate would be
-      wrong too.
-    - Nothing is replaced before the new pair has been checked: the key matches, the chain verifies in order,
-      names, dates, signature and key are what clients accept, and it loads in a TLS server's context. With
-      source ``files`` a bad new pair is an error, and the server keeps the one that it has.
-    - Symbolic links at the target paths are followed when root made them and they lead to a regular file. A file
-      that belongs to somebody else, or that others can write, becomes root's.
-    - A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
-      put in force. That is asked in a conversation, once for each content of the files.
-    - Keys are 0600 and root's. Debian's group ``ssl-cert`` may read a server key (0640), nobody else.
-    - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the
-      moment in which they are switched: between the two no new smtpd(8) can exist, so none can read halves of
-      different pairs. (Where the key stays, and with ``chain_file``, which is one file, it goes on running.)
-
-    name
-        Absolute path of the certificate.
-
-    key
-        Absolute path of the private key.
-
-    hostname
-        The server's FQDN: common name and first subject alternative name.
-
-    source
-        ``local_ca``: signed by the CA of ``ca_certificate`` and ``ca_key``. ``self_signed``. ``fleet_ca``: the
-        key is made here, and the minion ``ca_minion`` signs; its certificate comes to ``ca_certificate``.
-        ``files``: taken over from ``certificate_source`` and ``key_source``. Default: told by which of these are
-        given.
-
-    ca_certificate, ca_key, passphrase_pillar
-        Absolute paths of the CA's certificate and key, pillar path of the key's passphrase. Default: none.
-
-    previous_passphrase_pillar
-        Pillar path of the passphrase before that, used while the key still has it. Default: none.
-
-    ca_minion, policy
-        Id of the minion that signs, and the name of its signing policy. Default: none.
-
-    certificate_source, key_source, chain_source
-        Where an administrator or an ACME client leaves the certificate, its key, and further certificates of the
-        chain if the first has them not: absolute path, or pillar path of PEM text (or of an ``sdb://`` URI).
-        Default: none.
-
-    chain_file
-        Absolute path of one more file with the key and then the certificates, for ``smtpd_tls_chain_files``
-        (postconf(5)): one rename switches both. Default: none.
-
-    subject
-        Further subject fields, as for :func:`create`. Default: none.
-
-    alternative_names
-        Further host names or IP addresses, a list. Default: none.
-
-    key_type, key_size
-        For a key that has to be made; as for :func:`create_key`.
-
-    days
-        Validity of a new certificate in days, default 825.
-
-    renew_days
-        How many days before its end the certificate is renewed. Default: a third of its lifetime, 30 at most.
-
-    rotate_key
-        Make a new key at each renewal. Default ``False``: the key is kept, and records that pin it stay
-        valid.
-
-    Returns ``{"changes", "activate", "comment", "errors"}``. Raises ``SaltInvocationError`` for a bad
-    argument.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.plan /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key mail.example.com
-    """
-    wanted, now = _arguments(arguments), _now()
-
-    def judge():
-        found = _survey(now, name, key, hostname, wanted)
-        if not found["changes"] and __salt__["mta_probe.stale"]([name, wanted["chain_file"]]):
-            found["changes"][name] = {"old": "another certificate is served", "new": "served"}
-        return found
-
-    return __salt__["mta_verdict.plan"](name, lambda: _evidence(name, key, hostname, wanted), judge, now)
-
-
-def _evidence(name, key, hostname, wanted):
-    """What a verdict about the pair rests on; ``None`` where none is remembered."""
-    sources = [wanted[f"{part}_source"] for part in ("certificate", "key", "chain")]
-    if any(source and not source.startswith("/") for source in sources):
-        return None  # pillar has the key
-    if wanted["ca_certificate"] and __salt__["mta_ca.is_planned"](wanted["ca_certificate"]):
-        return None  # what the authority will be counts, not what it is
-    paths = [name, key, wanted["chain_file"], wanted["ca_certificate"], *sources]
-    return [hostname, wanted, [path and tuple(__salt__["mta_pem.read"](path) or ()) for path in paths]]
-
-
-def apply(name, key, hostname, **arguments):
-    """
-    Make the key and the certificate what :func:`plan` says, as part of the transaction.
-
-    For states: by itself it is refused.
-
-    Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the pair cannot be made or is not good,
-    or a file cannot be written.
-    """
-    __salt__["mta_transaction.begin"]()
-    wanted, now = _arguments(arguments), _now()
-    found = _survey(now, name, key, hostname, wanted)
-    files = {}
-    private = found["key"] or __salt__["mta_x509.make_key"](*found["parameters"])
-    certificate = found["certificate"]
-    if certificate is None:
-        certificate, authority = _issue(now, private, found, wanted)
-        files.update(authority)
-        problems = _judge(now, certificate, private, found, wanted, authority)
-        if problems:
-            raise CommandExecutionError(f"The new {name} is not good: {'; '.join(problems)}")
-    contents = {key: private, name: certificate, wanted["chain_file"]: private + certificate}
-    files.update({path: data for path, data in contents.items() if path in found["changes"]})
-    apart = private != found["old_key"] and _is_read_apart(key)
-    __salt__["mta_pem.write"](files, halted=apart)
-    if not files:
-        __salt__["mta_transaction.need"]({"postfix": "reload"})
-
-
-def only_plan(keep):
-    """
-    Tell what :func:`only_apply` would remove: files of pairs that were made here and that nobody wants any more.
-
-    keep
-        List of the paths of all files that the pairs need which stay.
-
-    A file that somebody has changed since stays, with the others, and so does one that main.cf or master.cf still
-    name. Where something else was before the first apply, that comes back. An authority of this host's always
-    stays.
-
-    Returns ``{"changes", "activate", "comment"}``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_cert.only_plan '[/etc/ssl/private/smtpd.key, /etc/ssl/certs/smtpd.crt]'
-    """
-    found, named = _needless(keep)
-    left = [f"{path} stays, as it is named by {where}" for path, where in named.items()] + found["stays"]
-    return {"changes": found["changes"], "activate": {}, "comment": "; ".join(left) or None}
-
-
-def _needless(keep):
-    """What ``mta_originals.superseded`` says of them; ``{path: where}`` of what is still named."""
-    found = __salt__["mta_originals.superseded"]("mta_cert", keep)
-    named = __salt__["postconf.naming"](list(found["changes"])) if found["changes"] else {}
-    if named:
-        found = __salt__["mta_originals.superseded"]("mta_cert", [*keep, *named])
-    return found, named
-
-
-def only_apply(keep):
-    """
-    Remove the files of pairs that the settings no longer have, as part of the transaction.
-
-    For states: by itself it is refused.
-
-    keep
-        As for :func:`only_plan`.
-    """
-    __salt__["mta_transaction.begin"]()
-    __salt__["mta_originals.give_back"](list(_needless(keep)[0]["changes"]))
-
-
-def _is_read_apart(key):
-    """Whether an smtpd(8) that is started at this moment reads this key file, and the certificate from another."""
-    try:
-        listeners = __salt__["postconf.listeners"]()
-    except CommandExecutionError:
-        return True  # main.cf or master.cf is broken: an smtpd may still start
-    read = {os.path.realpath(path) for listener in listeners for path in listener["keys"]}
-    return os.path.realpath(key) in read
-
-
-def _survey(now, name, key, hostname, wanted):
-    """Look at the pair; return what is there and what has to be done. Raise where a person has to decide."""
-    kind, size, text = __salt__["mta_x509.key_parameters"](wanted["key_type"], wanted["key_size"])
-    __salt__["mta_x509.check_days"](wanted["days"], wanted["renew_days"])
-    names = _names(hostname, wanted["alternative_names"])
-    paths = [path for path in (name, key, wanted["chain_file"], wanted["ca_certificate"]) if path]
-    if len(set(paths)) < len(paths):
-        raise SaltInvocationError(f"The certificate, the key and the others need a file each: {', '.join(paths)}")
-    found = {
-        "parameters": (kind, size),
-        "parameters_text": text,
-        "names": names,
-        "fields": __salt__["mta_x509.check_subject"](wanted["subject"], names[0]),
-        "own_fields": __salt__["mta_x509.check_subject"](wanted["subject"]),
-        "files": {path: __salt__["mta_pem.read"](path) for path in paths},
-        "key": None,
-        "certificate": None,
-        "changes": {},
-        "notes": [],
-        "holds": None,
-    }
-    file = found["files"][key]
-    found["old_key"] = file and file.data
-    if wanted["source"] == "files":
-        _survey_files(now, name, key, wanted, found)
-    else:
-        _survey_made(now, name, key, wanted, found)
-    _survey_access(name, key, wanted["chain_file"], found)
-    return found
-
-
-def _survey_access(name, key, chain_file, found):
-    """Find what others can get at, and a chain file that is not what the pair is."""
-    changes, new = found["changes"], "the key and the certificate in one file"
-    if chain_file:
-        file = found["files"][chain_file]
-        pair = found["key"] and found["certificate"] and found["key"] + found["certificate"]
-        if file is None or file.data != pair:
-            changes[chain_file] = {"old": None if file is None else "another content", "new": new}
-    for path, kind in ((key, "server key"), (name, "certificate"), (chain_file, "server key")):
-        file = path and found["files"][path]
-        wrong = file and __salt__["mta_pem.wrong_access"](path, file, kind)
-        if not wrong:
-            continue
-        if kind == "server key" and key not in changes:
-            found["notes"].append(f"{path} {wrong}. Who has read the key can be the server: consider a new one")
-        if path not in changes:
-            mode = "0644" if kind == "certificate" else "0600"
-            old = {"mode": f"{file.mode:04o}", "uid": file.uid}
-            changes[path] = {"old": old, "new": {"mode": mode, "uid": 0}}
-
-
-# -- a pair that is made here ------------------------------------------------------------------
-
-
-def _survey_made(now, name, key, wanted, found):
-    """Judge the pair that is there, and find what has to be made."""
-    certificate_file, key_file = found["files"][name], found["files"][key]
-    authority = _trusted(wanted, found)
-    facts, reasons = _survey_key(key, key_file)
-    if certificate_file is not None:
-        reasons += _survey_certificate(now, name, certificate_file, facts, authority, wanted, found)
-    if authority["missing"]:
-        reasons.append(f"the authority's certificate {wanted['ca_certificate']} is not there")
-    issue = bool(reasons) or facts is None or certificate_file is None
-    if issue and facts:
-        if wanted["rotate_key"] and certificate_file is not None:
-            facts = None
-        else:
-            try:
-                __salt__["mta_x509.describe_key"](key_file.data, thorough=True)
-            except CommandExecutionError:
-                reasons.append("the private key is damaged")
-                facts = None
-    text = found["parameters_text"] if facts is None else facts["key"]
-    if facts is None:
-        old = None if key_file is None else {"mode": f"{key_file.mode:04o}", "uid": key_file.uid}
-        found["changes"][key] = {"old": old, "new": {"key": text, "mode": "0600", "uid": 0}}
-        if key_file is None and certificate_file is not None:
-            reasons.append("the key is missing")
-    else:
-        found["key"] = key_file.data
-    if not issue:
-        found["certificate"] = certificate_file.data
-        if text != found["parameters_text"]:
-            found["notes"].append(
-                f"The key stays {text}, which is good: another ({found['parameters_text']}) would break "
-                f"records that pin it. Remove {key} to get one"
-            )
-        return
-    issuer = _issuer(authority, wanted, found)
-    found["changes"][name] = {
-        "old": _old(certificate_file),
-        "new": {
-            "subject": __salt__["mta_x509.subject_text"](found["fields"]),
-            "names": found["names"],
-            "issuer": issuer,
-            "key": text,
-            "days": wanted["days"],
-        },
-    }
-    if authority["missing"]:
-        found["changes"][wanted["ca_certificate"]] = {"old": None, "new": issuer}
-    if wanted["source"] == "fleet_ca":
-        found["notes"].append(f"The CA minion {wanted['ca_minion']} signs it, and is asked in a real run only")
-    if reasons:
-        found["notes"].append("Reason: " + "; ".join(reasons))
-
-
-def _trusted(wanted, found):
-    """The authority that the pair is checked against: ``anchors`` as of ``mta_x509.problems``."""
-    none = {"anchors": None, "not_after": None, "planned": False, "missing": False}
-    if wanted["source"] == "self_signed":
-        return none
-    if wanted["source"] == "fleet_ca" and found["files"][wanted["ca_certificate"]] is None:
-        return {**none, "anchors": "any", "missing": True}
-    return {**none, **__salt__["mta_ca.authority"](wanted["ca_certificate"])}
-
-
-def _issuer(authority, wanted, found):
-    """The name that will sign, as text; raises when it cannot."""
-    own = __salt__["mta_x509.subject_text"](found["fields"])
-    if wanted["source"] == "self_signed":
-        return own
-    if wanted["source"] == "fleet_ca":
-        return f"the CA minion {wanted['ca_minion']}"
-    issuer = authority
-    if not authority["planned"]:
-        pem = __salt__["mta_ca.signer"](*_signing(wanted))
-        (issuer,) = __salt__["mta_x509.describe"](pem)
-    if issuer["subject"] == own:
-        raise SaltInvocationError(f"The server and its authority must not have the same name: {own}")
-    return issuer["subject"]
-
-
-def _signing(wanted):
-    names = ("ca_certificate", "ca_key", "passphrase_pillar", "previous_passphrase_pillar")
-    return [wanted[name] for name in names]
-
-
-def _survey_key(path, file):
-    """What the key is that is there, ``None`` when it is of no use; and the reasons why."""
-    if file is None:
-        return None, []
-    if __salt__["mta_x509.is_locked"](file.data):
-        raise CommandExecutionError(
-            f"The key {path} is encrypted, and Postfix cannot ask for a passphrase. "
-            "Decrypt it (openssl pkey), or remove it to get a new key and certificate"
-        )
-    try:
-        facts = __salt__["mta_x509.describe_key"](file.data)
-    except CommandExecutionError:
-        return None, ["the key file is not a PEM private key"]
-    return (None, [facts["weakness"]]) if facts["weakness"] else (facts, [])
-
-
-def _survey_certificate(now, name, file, facts, authority, wanted, found):
-    """Why the certificate that is there has to be replaced."""
-    try:
-        leaf = _describe(name, file, wanted["renew_days"])[0]
-    except CommandExecutionError:
-        return ["the certificate file is not a PEM certificate"]
-    if now < leaf["not_before"]:
-        raise CommandExecutionError(
-            f"{name} is valid from {_date(leaf['not_before'])} on, but the clock says {_date(now)}. "
-            "Set the clock, or remove the file"
-        )
-    renewal = leaf["renewal"]
-    if authority["not_after"] is not None and authority["not_after"] - leaf["not_after"] < DAY:
-        # It lasts as long as its authority does: renewing it would gain nothing until that is renewed. The
-        # authority of a fleet is renewed elsewhere, and asked again.
-        renewal = None if wanted["source"] == "local_ca" else renewal
-    found["holds"] = leaf["not_before"], renewal or leaf["not_after"]
-    return __salt__["mta_x509.problems"](
-        file.data,
-        now,
-        authority["anchors"],
-        found["names"],
-        renewal,
-        facts and facts["public"],
-        # What a fleet's certificates say beside the names is for its signing policy to decide.
-        None if wanted["source"] == "fleet_ca" else found["own_fields"],
-    )
-
-
-def _old(file):
-    """What a change shows of the certificate that it replaces."""
-    if file is None:
-        return None
-    try:
-        return _summary(__salt__["mta_x509.describe"](file.data)[0])
-    except CommandExecutionError:
-        return "not a certificate that can be understood"
-
-
-def _summary(facts):
-    shown = {item: facts[item] for item in ("subject", "names", "issuer", "key", "serial")}
-    return {**shown, "not_after": _date(facts["not_after"])}
-
-
-def _issue(now, private, found, wanted):
-    """Have a certificate made for the key. Returns it as PEM bytes, and the authority's file if that is new."""
-    public = __salt__["mta_x509.describe_key"](private)["public"]
-    making = (found["fields"], found["names"])
-    if wanted["source"] == "self_signed":
-        made = __salt__["mta_x509.make_certificate"](public, now, wanted["days"], *making, private)
-        return made, {}
-    if wanted["source"] == "local_ca":
-        return __salt__["mta_ca.issue"](public, *making, wanted["days"], *_signing(wanted)), {}
-    request = __salt__["mta_x509.make_request"](private, *making)
-    chain = __salt__["mta_fleet_ca.sign_request"](request, wanted["ca_minion"], wanted["policy"], wanted["days"])
-    authority = __salt__["mta_fleet_ca.authority"](wanted["ca_minion"])
-    made, authority = (__salt__["mta_x509.pick"](pem, "certificates") for pem in (chain, authority))
-    if not made or not authority:
-        raise CommandExecutionError(f"The CA minion {wanted['ca_minion']} answered without a certificate")
-    file = found["files"][wanted["ca_certificate"]]
-    return made, {} if file is not None and file.data == authority else {wanted["ca_certificate"]: authority}
-
-
-def _judge(now, certificate, private, found, wanted, authority):
-    """What is wrong with a pair that has just been made, before it replaces anything."""
-    public = __salt__["mta_x509.describe_key"](private)["public"]
-    anchors = None
-    if wanted["source"] == "local_ca":
-        anchors = __salt__["mta_ca.signer"](*_signing(wanted))
-    elif wanted["source"] == "fleet_ca":
-        file = found["files"][wanted["ca_certificate"]]
-        anchors = authority.get(wanted["ca_certificate"]) or file.data
-    trusted = anchors and __salt__["mta_x509.describe"](anchors)
-    leaf = __salt__["mta_x509.describe"](certificate, wanted["renew_days"])[0]
-    renewal = None if wanted["source"] == "local_ca" else leaf["renewal"]
-    problems = __salt__["mta_x509.problems"](certificate, now, trusted, found["names"], renewal, public)
-    return problems or __salt__["mta_x509.serve"](certificate, now, private, anchors or certificate)
-
-
-# -- a pair that is taken over -----------------------------------------------------------------
-
-
-def _survey_files(now, name, key, wanted, found):
-    """Check the pair that an administrator or an ACME client has left; raise unless it is good."""
-    where = wanted["certificate_source"]
-    try:
-        certificate = __salt__["mta_pem.source"](where)
-        if wanted["chain_source"]:
-            certificate += b"\n" + __salt__["mta_pem.source"](wanted["chain_source"])
-        private = __salt__["mta_pem.source"](wanted["key_source"], private=True)
-        certificate = __salt__["mta_x509.pick"](certificate, "certificates")
-        private = __salt__["mta_x509.pick"](private, "key")
-        files = (name, certificate), (key, private)
-        fresh = [path for path, data in files if getattr(found["files"][path], "data", None) != data]
-        chain = _taken(now, certificate, private, fresh, found, wanted)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(
-            f"The new pair is not used, and the server keeps the one that it has: {err}"
-        ) from err
-    found["key"], found["certificate"] = private, certificate
-    renewal = chain[0]["renewal"]
-    found["holds"] = chain[0]["not_before"], renewal if now < renewal else chain[0]["not_after"]
-    for path, new in (
-        (key, {"key": chain[0]["key"], "from": wanted["key_source"], "mode": "0600", "uid": 0}),
-        (name, {**_summary(chain[0]), "from": where}),
-    ):
-        if path in fresh:
-            file = found["files"][path]
-            old = file and ({"mode": f"{file.mode:04o}", "uid": file.uid} if path == key else _old(file))
-            found["changes"][path] = {"old": old, "new": new}
-    if now >= chain[0]["renewal"]:
-        found["notes"].append(
-            f"{where} ends at {_date(chain[0]['not_after'])}, and nobody has renewed it since "
-            f"{_date(chain[0]['renewal'])}: look at what should"
-        )
-    if len(chain) == 1 and not chain[0]["self_signed"]:
-        found["notes"].append(
-            f"{where} holds one certificate only: clients that do not have its issuer, {chain[0]['issuer']}, "
-            "cannot verify it. ACME clients have a file with the whole chain"
-        )
-
-
-def _taken(now, certificate, private, fresh, found, wanted):
-    """
-    What the certificates of a pair are that is to be taken over; raises when it is not good.
-
-    Only a ``fresh`` one is loaded as a server would load it, which takes pyOpenSSL: the others have been.
-    """
-    where, key_where = wanted["certificate_source"], wanted["key_source"]
-    for path, data, kind in ((where, certificate, "certificate"), (key_where, private, "private key")):
-        if not data:
-            raise CommandExecutionError(f"{path} holds no PEM {kind}")
-    if __salt__["mta_x509.is_locked"](private):
-        raise CommandExecutionError(f"{key_where} is encrypted, and Postfix cannot ask for a passphrase")
-    try:
-        facts = __salt__["mta_x509.describe_key"](private)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{key_where} {err}") from err
-    try:
-        chain = __salt__["mta_x509.describe"](certificate, wanted["renew_days"])
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{where} {err}") from err
-    problems = __salt__["mta_x509.problems"](certificate, now, "any", found["names"], public=facts["public"])
-    if not problems and fresh:
-        problems = __salt__["mta_x509.serve"](certificate, now, private)
-    if problems:
-        raise CommandExecutionError(f"{where}: {'; '.join(problems)}")
-    return chain
+    return _mta_certificates.verify(certificate, key, ca_certificate, hostname)

@@ -21,57 +21,11 @@ on. The decision is made here, by what this host knows itself:
 state.apply``, so that other state runs see it; it waits for those that are under way.
 """
 
-import contextlib
-import fcntl
-import logging
-import os
-import random
-import shutil
-import subprocess
-import sys
-import time
+import _mta_guard
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
-log = logging.getLogger(__name__)
-
-MEMORY = "reprovision.json"
-LOCK = "reprovision.lock"
-ALERT = "postfix_mta/alert"
-# Who asks: the beacon; anybody; a changed pillar, on many minions at once.
-REASONS = ("beacon", "reprovision", "pillar")
-# Seconds. For so long after an event of a minion, or one for all minions, the reactor drops others.
-WINDOW, WINDOW_OF_ALL = 2, 20
-SETTLE = 3
-LONGEST = 3600
-# More state runs than that under way, and Salt refuses another.
-QUEUE = 100
-
-
-def _recall():
-    return {"asked": 0, "answered": 0, "failed": 0, "held": 0, **__salt__["mta_state.read"](MEMORY)}
-
-
-def _note(**facts):
-    memory = {**_recall(), **facts}
-    __salt__["mta_state.write"](MEMORY, memory)
-    return memory
-
-
-def _settings():
-    return __salt__["mta_settings.effective"]()["reprovision"]
-
-
-def _held(memory, now):
-    """Until when requests are refused (Unix time), or 0. An apply that succeeded since then ends it."""
-    last = __salt__["mta_apply.last"]()
-    if memory["held"] <= now or (last.get("result") and last["time"] > memory["failed"]):
-        return 0
-    return memory["held"]
-
-
-def _utc(seconds):
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+with _mta_guard.library(__file__):
+    import _mta_reprovision
+    from _mta_minion import Minion
 
 
 def due():
@@ -84,10 +38,7 @@ def due():
 
         salt '*' mta_reprovision.due
     """
-    memory = _recall()
-    if _held(memory, time.time()):
-        return False
-    return memory["asked"] > memory["answered"] or bool(__salt__["mta_beacon.conditions"]())
+    return _mta_reprovision.due(Minion.of(globals()))
 
 
 def request(reason="reprovision"):
@@ -108,105 +59,4 @@ def request(reason="reprovision"):
 
         salt '*' mta_reprovision.request
     """
-    if reason not in REASONS:
-        raise SaltInvocationError(f"reason must be one of {', '.join(REASONS)}")
-    if not __salt__["mta_apply.last"]():
-        return {"accepted": False, "comment": "No mail server: state.apply postfix_mta has never run here"}
-    if reason == "beacon" and not __salt__["mta_beacon.conditions"]():
-        return {"accepted": False, "comment": "The beacon knows of no condition"}
-    now = time.time()
-    held = _held(_recall(), now)
-    if held:
-        return {"accepted": False, "comment": f"Applies have failed; refused until {_utc(held)}"}
-    splay = _settings()["splay"]
-    _note(asked=now + WINDOW_OF_ALL - WINDOW if reason == "pillar" else now)
-    applies, result = 0, None
-    # A request that comes after the last look and before the lock is given back finds it taken.
-    while _asked():
-        with _lock() as ours:
-            if not ours:
-                return {"accepted": True, "comment": "One more apply follows the one that is under way"}
-            if reason == "pillar" and not applies and splay:
-                time.sleep(random.uniform(0, splay))
-            while _asked():
-                done, result = _answer()
-                applies += done
-    return {"accepted": True, "comment": f"Applied {applies} times", "applies": applies, "result": result}
-
-
-def _asked():
-    memory = _recall()
-    return memory["asked"] > memory["answered"]
-
-
-@contextlib.contextmanager
-def _lock():
-    """Whether this is the one process that applies; meanwhile it is."""
-    with open(__salt__["mta_state.path"](LOCK), "a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def _answer():
-    """Answer what has been asked for by now, with as many applies as it takes; return (number, result)."""
-    settings = _settings()
-    begin = _recall()["asked"] + SETTLE
-    if not __salt__["mta_beacon.found"]():
-        begin = max(begin, __salt__["mta_apply.last"]().get("time", 0) + settings["pause"])
-    # Not longer, whatever the clock does.
-    time.sleep(max(0, min(begin - time.time(), SETTLE + WINDOW_OF_ALL + settings["pause"])))
-    for number in range(1, settings["attempts"] + 1):
-        # The master has sent nothing for what came within WINDOW seconds of the last request.
-        answered = time.time() - WINDOW
-        good, conditions = _apply(), _remaining()
-        if good and not conditions:
-            _note(answered=answered, held=0)
-            return number, True
-        log.warning("postfix_mta: apply %d ended with %s, conditions: %s", number, good, sorted(conditions))
-        if number < settings["attempts"]:
-            time.sleep(settings["pause"] * 2 ** (number - 1))
-    now = time.time()
-    _note(answered=now, failed=now, held=now + settings["hold"])
-    last = __salt__["mta_apply.last"]()
-    alert = {"failed": last.get("failed", []), "conditions": sorted(conditions), "attempts": settings["attempts"]}
-    __salt__["event.send"](ALERT, {**alert, "until": _utc(now + settings["hold"])})
-    return settings["attempts"], False
-
-
-def _remaining():
-    """The conditions that an apply should have ended. A queue takes its time, and is told to begin now."""
-    found = __salt__["mta_beacon.found"]()
-    if found.pop("queue", None):
-        try:
-            __salt__["mta_queue.flush"](everything=True)
-        except CommandExecutionError as err:
-            log.warning("postfix_mta: %s", err)
-    return found
-
-
-def _apply():
-    """``state.apply`` in a process of its own, whether it succeeded. No secret is in its arguments."""
-    beside = os.path.join(os.path.dirname(sys.executable), "salt-call")
-    program = beside if os.access(beside, os.X_OK) else shutil.which("salt-call")
-    if not program:
-        log.error("postfix_mta: there is no salt-call")
-        return False
-    config = f"--config-dir={os.path.dirname(__opts__['conf_file'])}"
-    command = [program, config, "--retcode-passthrough", "state.apply", "postfix_mta", f"queue={QUEUE}"]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=LONGEST,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        log.error("postfix_mta: %s", err)
-        return False
-    return done.returncode == 0
+    return _mta_reprovision.request(Minion.of(globals()), reason)

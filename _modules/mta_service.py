@@ -9,130 +9,10 @@ and is the same with and without systemd as PID 1.
 Sources: systemctl(1), systemd-sysv-generator(8), update-rc.d(8), postfix(1), proc(5).
 """
 
-import contextlib
-import glob
-import os
-import re
-import signal
-import subprocess
-import tempfile
-import time
+import _mta_guard
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
-PROC = "/proc"
-INIT_SCRIPTS = "/etc/init.d"
-RC_LINKS = "/etc/rc[2-5].d/S[0-9][0-9]{name}"
-SYSTEMD_RUNS = "/run/systemd/system"
-LOCAL_UNITS = "/etc/systemd/system"
-UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-MAIN_CF = "/etc/postfix/main.cf"
-
-# name: (the package's program, what the kernel calls the daemon's process)
-DAEMONS = {
-    "postfix": ("/usr/sbin/postfix", "master"),
-    "saslauthd": ("/usr/sbin/saslauthd", "saslauthd"),
-}
-FRONT = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
-TIMEOUT = 120
-PATIENCE = 3
-RELOAD_PATIENCE = 1
-DELIVERY_PATIENCE = 5
-LOG_PATIENCE = 2
-LOG_LINES = 10
-
-
-def _known(name):
-    if name not in DAEMONS:
-        raise SaltInvocationError(f"service must be one of {', '.join(sorted(DAEMONS))}, not {name!r}")
-    return name
-
-
-def _read(path):
-    """A file's text; ``None`` when it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return handle.read()
-    except OSError:
-        return None
-
-
-# -- what is true ----------------------------------------------------------------------------
-
-
-def _alive(pid, process):
-    """
-    Whether ``pid`` is a living process of that name, in this PID namespace and not in a container's below it.
-
-    A process that nobody waits for (PID 1 of a plain container does not) keeps its name, but is dead.
-    """
-    text = _read(f"{PROC}/{pid}/status") or ""
-    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    return (
-        fields.get("Name") == process
-        and fields.get("State", "Z")[0] not in "ZX"
-        and len(fields.get("NSpid", "").split()) < 2
-    )
-
-
-def _queue_directory():
-    found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF) or "", re.MULTILINE)
-    return found[1] if found else "/var/spool/postfix"
-
-
-def _pid_file(name):
-    if name == "postfix":
-        return f"{_queue_directory()}/pid/master.pid"
-    return f"{__salt__['saslauthd.settings']()['socket_directory']}/saslauthd.pid"
-
-
-def _search(name):
-    """
-    The service's processes wherever their PID file is: a daemon keeps to the settings it started with.
-
-    Under systemd those of other units are not this service's.
-    """
-    try:
-        pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
-    except OSError:
-        return []
-    return [pid for pid in pids if _alive(pid, DAEMONS[name][1]) and _belongs(pid, name)]
-
-
-def _belongs(pid, name):
-    if manager() == "sysv":
-        return True
-    groups = (_read(f"{PROC}/{pid}/cgroup") or "").splitlines()
-    return any(group.endswith(f"/{name}.service") for group in groups)
-
-
-def _running(name):
-    """PIDs of the daemon; none when it does not run."""
-    text = (_read(_pid_file(name)) or "").strip()
-    if text.isdigit() and _alive(int(text), DAEMONS[name][1]):
-        return [int(text)]
-    # Postfix itself goes by its PID file alone; other masters may be other instances.
-    return [] if name == "postfix" else _search(name)
-
-
-def _children(name):
-    """PIDs of the processes that the daemon has started itself."""
-    tasks = [task for pid in _running(name) for task in glob.glob(f"{PROC}/{pid}/task/*/children")]
-    return {pid for task in tasks for pid in (_read(task) or "").split()}
-
-
-def _unit_file(unit):
-    """The path of the unit file that systemd would use; ``None`` when there is none."""
-    return next((f"{base}/{unit}" for base in UNIT_DIRS if os.path.lexists(f"{base}/{unit}")), None)
-
-
-def _enabled(name):
-    unit = _unit_file(f"{name}.service") if manager() == "systemd" else None
-    if unit is None:
-        return bool(glob.glob(RC_LINKS.format(name=name)))
-    if os.path.realpath(unit) == os.devnull:  # masked
-        return False
-    return any(glob.glob(f"{LOCAL_UNITS}/*.{kind}/{name}.service") for kind in ("wants", "requires"))
+with _mta_guard.library(__file__):
+    import _mta_services
 
 
 def manager():
@@ -147,7 +27,7 @@ def manager():
 
         salt '*' mta_service.manager
     """
-    return "systemd" if os.path.isdir(SYSTEMD_RUNS) else "sysv"
+    return _mta_services.manager()
 
 
 def status(names):
@@ -168,129 +48,7 @@ def status(names):
 
         salt '*' mta_service.status '[postfix, saslauthd]'
     """
-    return {
-        name: {
-            "active": bool(_running(_known(name))),
-            "enabled": _enabled(name),
-            "installed": os.path.exists(DAEMONS[name][0]),
-        }
-        for name in names
-    }
-
-
-# -- what is to be done ----------------------------------------------------------------------
-
-
-def _scratch():
-    """A file for output. On a full disk the output is lost: a service has to come back nevertheless."""
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:
-        return open(os.devnull, "r+b")
-
-
-def _command(argv, check=True, timeout=None):
-    """
-    Run a command to its end; its output is only shown when it fails.
-
-    Daemons keep the descriptors of the script that started them: a pipe would not end before they do, a file
-    does.
-    """
-    timeout = timeout or TIMEOUT
-    with _scratch() as output:
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                cwd="/",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CommandExecutionError(f"'{' '.join(argv)}' did not end within {timeout} seconds") from None
-        except OSError as err:
-            raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
-        output.seek(0)
-        text = output.read().decode(errors="replace").strip()
-    if check and done.returncode:
-        raise CommandExecutionError(f"'{' '.join(argv)}' failed with exit code {done.returncode}: {text}")
-    return text
-
-
-def _units(name):
-    """The units behind a service. Debian 11 and 12 run Postfix in an instance that the wrapper pulls in."""
-    instance = name == "postfix" and _unit_file("postfix@.service")
-    return [f"{name}.service", *(["postfix@-.service"] if instance else [])]
-
-
-def _control(action, name):
-    """Have systemd or the init script do ``action``; an error shows what the service logged."""
-    try:
-        if manager() == "sysv":
-            return _command([f"{INIT_SCRIPTS}/{name}", action])
-        return _command(["systemctl", action, *(_units(name) if action == "stop" else [f"{name}.service"])])
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{err}{_log(name)}") from None
-
-
-def _log(name):
-    if manager() == "sysv":
-        return ""
-    argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LOG_LINES}"]
-    argv += [f"--unit={unit}" for unit in _units(name)]
-    try:
-        # An undo may be waiting for this.
-        lines = _command(argv, timeout=LOG_PATIENCE)
-    except CommandExecutionError:
-        return ""
-    return f"\nIts log:\n{lines}" if lines else ""
-
-
-def _wait(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def _delivers(pid, active):
-    """Whether a process has a message of the active queue open."""
-    for link in glob.glob(f"{PROC}/{pid}/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link).startswith(active):
-                return True
-    return False
-
-
-@contextlib.contextmanager
-def _deliveries_ended(name):
-    """
-    A context in which Postfix ends the deliveries that are under way and begins no others.
-
-    master(8) stops its children with SIGTERM. One that has put a message into a mailbox, and has not noted that in
-    the queue file yet, would be delivered again: so qmgr(8), which gives them their work, is held for as long.
-    """
-    children = _children(name) if name == "postfix" else ()
-    managers = [pid for pid in children if "\tqmgr\n" in (_read(f"{PROC}/{pid}/status") or "")]
-    agents = [pid for pid in children if pid not in managers]
-    active = f"{os.path.realpath(_queue_directory())}/active/"
-
-    def send(number):
-        for pid in managers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), number)
-
-    send(signal.SIGSTOP)
-    try:
-        _wait(lambda: not any(_delivers(pid, active) for pid in agents), DELIVERY_PATIENCE)
-        yield
-    finally:
-        send(signal.SIGCONT)
+    return _mta_services.status(names)
 
 
 def start(name):
@@ -308,17 +66,7 @@ def start(name):
 
         salt '*' mta_service.start postfix
     """
-    if _running(_known(name)):
-        return
-    if manager() == "systemd":
-        # Several applies in a row are no crash loop: do not run into StartLimitBurst=.
-        _command(["systemctl", "reset-failed", *_units(name)], check=False)
-        # Where systemd believes that the service is up, its start would do nothing.
-        output = _control("restart", name)
-    else:
-        output = _control("start", name)
-    if not _wait(lambda: _running(name), PATIENCE):
-        raise CommandExecutionError(f"{name} was started, but does not run. {output}{_log(name)}".rstrip())
+    return _mta_services.start(name)
 
 
 def stop(name, for_good=True):
@@ -340,29 +88,7 @@ def stop(name, for_good=True):
 
         salt '*' mta_service.stop postfix
     """
-    if not for_good:
-        _refuse_the_end(_known(name))
-    with _deliveries_ended(_known(name)):
-        _control("stop", name)
-    # The script looks for the PID file where the settings say now, not where they said at the start.
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        if not _wait(lambda: not _running(name), 0 if sent == signal.SIGTERM else PATIENCE):
-            for pid in _running(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, sent)
-    if not _wait(lambda: not _running(name), PATIENCE):
-        raise CommandExecutionError(f"{name} was stopped, but still runs{_log(name)}")
-
-
-def _refuse_the_end(name):
-    """
-    Raise when Postfix would not come back with the files on disk.
-
-    postfix(1) looks at main.cf, postconf(1) at the entries of master.cf: over what is wrong there master(8) dies.
-    """
-    if name == "postfix" and _running(name):
-        _command([DAEMONS[name][0], "check"])
-        _command(["postconf", "-M"])
+    return _mta_services.stop(name, for_good)
 
 
 def restart(name):
@@ -380,8 +106,7 @@ def restart(name):
 
         salt '*' mta_service.restart saslauthd
     """
-    stop(name, for_good=False)
-    start(name)
+    return _mta_services.restart(name)
 
 
 def reload(name):
@@ -399,19 +124,7 @@ def reload(name):
 
         salt '*' mta_service.reload postfix
     """
-    if _known(name) == "saslauthd":
-        restart(name)
-        return
-    _refuse_the_end(name)
-    before = _children(name)
-    # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
-    try:
-        _command([DAEMONS[name][0], "reload"])
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{err}{_log(name)}") from None
-    # postfix reload returns before it is in force: processes with the former settings still answer for some
-    # milliseconds. One that is busy with a client may stay longer; it is not the one that new clients get.
-    _wait(lambda: not before & _children(name), RELOAD_PATIENCE)
+    return _mta_services.reload(name)
 
 
 def enable(name):
@@ -429,15 +142,7 @@ def enable(name):
 
         salt '*' mta_service.enable saslauthd
     """
-    _known(name)
-    if manager() == "systemd":
-        _control("enable", name)
-    else:
-        # Only `enable` turns the links of a package that came `defaults-disabled`; it needs links to turn.
-        _command(["update-rc.d", name, "defaults"])
-        _command(["update-rc.d", name, "enable"])
-    if not _enabled(name):
-        raise CommandExecutionError(f"{name} was enabled, but would not start at boot")
+    return _mta_services.enable(name)
 
 
 def disable(name):
@@ -455,11 +160,7 @@ def disable(name):
 
         salt '*' mta_service.disable saslauthd
     """
-    _known(name)
-    if manager() == "systemd":
-        _control("disable", name)
-    else:
-        _command(["update-rc.d", name, "disable"])
+    return _mta_services.disable(name)
 
 
 def daemon_reload():
@@ -475,8 +176,4 @@ def daemon_reload():
 
         salt '*' mta_service.daemon_reload
     """
-    if manager() == "systemd":
-        gone = [unit for unit in FRONT if not _unit_file(unit)]
-        if gone:
-            _command(["systemctl", "stop", *gone], check=False)
-        _command(["systemctl", "daemon-reload"])
+    return _mta_services.daemon_reload()

@@ -5,11 +5,11 @@ Each part of the row is gathered by itself: what cannot be told is ``None``, and
 is secret.
 """
 
-import time
+import _mta_guard
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
-PROBE_TIMEOUT = 20
+with _mta_guard.library(__file__):
+    import _mta_status
+    from _mta_minion import Minion
 
 
 def report(thorough=False, login=True, look=False):
@@ -48,90 +48,4 @@ def report(thorough=False, login=True, look=False):
 
         salt '*' mta_status.report
     """
-    row = {"time": int(time.time()), "errors": {}}
-
-    def gather(part, function, *args):
-        try:
-            row[part] = function(*args)
-        except (CommandExecutionError, SaltInvocationError, OSError, ValueError, KeyError, TypeError) as err:
-            row[part] = None
-            row["errors"][part] = str(err) or type(err).__name__
-
-    gather("postfix", _version)
-    gather("last_apply", _last_apply)
-    if row["postfix"] is None and not row["last_apply"]:
-        gather("signs", __salt__["mta_fleet_ca.only_signs"])
-        if row.pop("signs") or not __salt__["pillar.get"]("postfix_mta"):
-            return None
-    settings = {}
-    gather("settings", __salt__["mta_settings.effective"])
-    settings = row.pop("settings") or {}
-    row["revision"] = __salt__["mta_settings.revision"]()
-    row["profile"] = settings.get("profile")
-    gather("listeners", __salt__["postconf.listeners"])
-    listeners = row.pop("listeners") or []
-    row["fqdn"] = next((one["hostname"] for one in listeners), None) or settings.get("hostname")
-    row["fqdn"] = row["fqdn"] or __grains__.get("fqdn")
-    gather("running", lambda: __salt__["mta_service.status"](["postfix"])["postfix"]["active"])
-    gather("conversation", _conversation, listeners, settings, thorough, login)
-    conversation = row.pop("conversation") or {"answers": None, "auth": None, "problems": []}
-    row.update(conversation)
-    gather("certificate_expires", _expiry, listeners)
-    expires = row["certificate_expires"]
-    row["certificate_days"] = None if expires is None else int((expires - row["time"]) // 86400)
-    gather("queue", __salt__["mta_queue.size"])
-    gather("drift", lambda: __salt__["mta_apply.differing"]())
-    gather("commit", __salt__["mta_previous.last_commit"])
-    gather("conditions", lambda: sorted(__salt__["mta_beacon.found" if look else "mta_beacon.conditions"]()))
-    return row
-
-
-def _version():
-    """Postfix's version without the distribution's part of it; ``None`` where it is not installed."""
-    text = __salt__["mta_package.versions"](["postfix"])["postfix"]
-    return text and text.rpartition(":")[2].partition("-")[0]
-
-
-def _last_apply():
-    return {key: value for key, value in __salt__["mta_apply.last"]().items() if key != "files"}
-
-
-def _conversation(listeners, settings, thorough, login):
-    """Whether the server answers, whether AUTH works, and what is wrong."""
-    expected = {"auth": "challenge" if login else "offered", "timeout": PROBE_TIMEOUT}
-    if thorough and settings.get("verify", {}).get("enabled", True):
-        expected.update(
-            auth="challenge",
-            envelope=True,
-            stranger=True,
-            hostname=settings.get("hostname"),
-            **settings.get("conversation", {}),
-        )
-    found = __salt__["mta_probe.check"](listeners=listeners, **expected)
-    return {
-        "answers": found["answers"],
-        "auth": _auth_works(listeners, found["conversations"]),
-        "problems": found["problems"],
-    }
-
-
-def _auth_works(listeners, conversations):
-    """Whether each listener that has AUTH said 535 to nobody, or 235 to who may log in; ``None``: not tried."""
-    if not any(one["auth"] for one in listeners):
-        return None
-    replies = [talk["auth"]["reply"] for talk in conversations if talk["auth"]]
-    if replies:
-        return all(reply[:3] in ("235", "535") for reply in replies)
-    return None if all(talk["connected"] for talk in conversations) else False
-
-
-def _expiry(listeners):
-    """When the first of the certificates that the listeners show ends, Unix time."""
-    paths = {path for one in listeners for path in one["certificates"]}
-    ends = []
-    for path in sorted(paths):
-        file = __salt__["mta_pem.read"](path)
-        if file is None:
-            raise CommandExecutionError(f"{path} does not exist")
-        ends.append(__salt__["mta_x509.describe"](file.data)[0]["not_after"].timestamp())
-    return int(min(ends)) if ends else None
+    return _mta_status.report(Minion.of(globals()), thorough, login, look)

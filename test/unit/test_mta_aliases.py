@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_aliases
+
 FILE = pathlib.Path(__file__).resolve().parents[2] / "_modules/mta_aliases.py"
 SPEC = importlib.util.spec_from_file_location("pure_mta_aliases", FILE)
 pure = importlib.util.module_from_spec(SPEC)
@@ -50,13 +52,13 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def plan(modules, path):
-    return lambda seeded=None, **aliases: modules["mta_aliases.plan"](str(path), aliases, seeded)
+def plan(minion, path):
+    return lambda seeded=None, **aliases: _mta_aliases.plan(minion, str(path), aliases, seeded)
 
 
 @pytest.fixture
-def inside(modules):
-    return modules["mta_aliases.plan"].func.__globals__
+def inside():
+    return vars(_mta_aliases)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def installed(inside, modules, tmp_path, monkeypatch):
     program = tmp_path / "postalias"
     program.write_text(POSTALIAS)
     program.chmod(0o755)
-    monkeypatch.setitem(inside, "POSTALIAS", str(program))
+    monkeypatch.setattr(_mta_aliases, "POSTALIAS", str(program))
     for loader in (modules, modules.pack["__salt__"]):
         shared = loader["mta_map.plan"].func.__globals__
         monkeypatch.setitem(shared, "PROGRAMS", {"postalias": str(program), "postmap": ""})
@@ -76,12 +78,12 @@ def installed(inside, modules, tmp_path, monkeypatch):
 def main_cf(pretend, path):
     """What main.cf says about aliases."""
     parameters = {"alias_database": f"hash:{path}"}
-    pretend("postconf.show", lambda: parameters)
+    pretend("_mta_postfix_view.show", lambda: parameters)
     return parameters
 
 
 @pytest.fixture
-def apply(modules, path, installed, main_cf, pretend):
+def apply(minion, path, installed, main_cf, pretend):
     """Apply, with the transaction's files written at once; returns what was asked to be written."""
     written = []
 
@@ -90,18 +92,18 @@ def apply(modules, path, installed, main_cf, pretend):
         with open(target, "wb") as handle:
             handle.write(contents)
 
-    pretend("mta_transaction.write", write)
+    pretend("_mta_transaction.write", write)
 
     def run(**aliases):
-        modules["mta_aliases.apply"](str(path), aliases)
+        _mta_aliases.apply(minion, str(path), aliases)
         return written
 
     return run
 
 
-def test_every_entry_of_a_full_file_is_understood(modules, path):
+def test_every_entry_of_a_full_file_is_understood(path):
     path.write_text(FULL)
-    assert modules["mta_aliases.show"](str(path)) == {
+    assert _mta_aliases.show(str(path)) == {
         "postmaster": ["root"],
         "root": ["alice", "bob"],
         "quoted:user": ['"john doe"@example.com', '"j d"'],
@@ -110,8 +112,8 @@ def test_every_entry_of_a_full_file_is_understood(modules, path):
     }
 
 
-def test_an_absent_file_is_none(modules, path):
-    assert modules["mta_aliases.show"](str(path)) is None
+def test_an_absent_file_is_none(path):
+    assert _mta_aliases.show(str(path)) is None
 
 
 def test_nothing_to_do_for_entries_that_are_written_differently_only():
@@ -213,9 +215,9 @@ def test_lines_that_postalias_skips_are_left_and_reported(plan, path):
         ["a"],
     ],
 )
-def test_what_an_aliases_file_cannot_hold_is_refused(modules, path, aliases):
+def test_what_an_aliases_file_cannot_hold_is_refused(minion, path, aliases):
     with pytest.raises(SaltInvocationError):
-        modules["mta_aliases.plan"](str(path), aliases)
+        _mta_aliases.plan(minion, str(path), aliases)
 
 
 def test_a_file_that_cannot_be_read_is_an_error(plan, path):
@@ -304,15 +306,15 @@ def test_a_failing_postalias_is_an_error(apply, installed, path):
         apply(root="alice")
 
 
-def test_what_is_only_for_absent_names_leaves_names_that_are_there(modules, apply, path):
+def test_what_is_only_for_absent_names_leaves_names_that_are_there(minion, apply, path):
     path.write_text(FULL + "Abuse: carol\n")
     wanted = {"abuse": "postmaster", "root": "x", "noc": "postmaster", "www": "postmaster", "info": "postmaster"}
     asked = {"www": "alice", "info": None}
-    changes = modules["mta_aliases.plan"](str(path), asked, absent_only=wanted)["changes"]
+    changes = _mta_aliases.plan(minion, str(path), asked, absent_only=wanted)["changes"]
     assert changes == {"noc": {"old": None, "new": "postmaster"}, "www": {"old": None, "new": "alice"}}
-    modules["mta_aliases.apply"](str(path), asked, absent_only=wanted)
+    _mta_aliases.apply(minion, str(path), asked, absent_only=wanted)
     assert path.read_text() == FULL + "Abuse: carol\nnoc: postmaster\nwww: alice\n"
-    assert modules["mta_aliases.plan"](str(path), asked, absent_only=wanted)["changes"] == {}
+    assert _mta_aliases.plan(minion, str(path), asked, absent_only=wanted)["changes"] == {}
 
 
 def test_the_state_announces_and_then_is_satisfied(opts, modules, context, path):

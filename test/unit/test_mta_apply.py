@@ -2,6 +2,8 @@
 
 import pytest
 
+import _mta_last_apply
+
 
 def state(sls, result=True, changes=None, duration=10.0):
     return {"__sls__": sls, "result": result, "changes": changes or {}, "duration": duration, "comment": "geheim"}
@@ -25,62 +27,62 @@ def files(tmp_path):
 GOOD = {"postconf_|-a_|-/etc/postfix_|-managed": state("postfix_mta.config")}
 
 
-def test_an_apply_that_changed_nothing_is_recorded_and_not_sent(modules, sent, files):
-    modules["mta_apply.ended"](GOOD, config_directory=str(files), revision="0123456789ab")
-    last = modules["mta_apply.last"]()
+def test_an_apply_that_changed_nothing_is_recorded_and_not_sent(minion, sent, files):
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files), revision="0123456789ab")
+    last = _mta_last_apply.last(minion)
     assert (last["result"], last["changed"], last["failed"], last["duration"]) == (True, [], [], 0.01)
     assert last["revision"] == "0123456789ab"
     assert sent == []
 
 
-def test_changed_parts_are_sent_and_nothing_that_states_say(modules, sent, files):
+def test_changed_parts_are_sent_and_nothing_that_states_say(minion, sent, files):
     results = {
         **GOOD,
         "mta_cert_|-b_|-x_|-managed": state("postfix_mta.certificate", changes={"x": {"new": "geheim"}}),
         "file_|-c_|-x_|-managed": state("other.sls", result=False, changes={"x": 1}),
         "test_|-d_|-x_|-nop": state("postfix_mta", changes={"x": 1}),
     }
-    modules["mta_apply.ended"](results, config_directory=str(files))
+    _mta_last_apply.ended(minion, results, config_directory=str(files))
     data = {"result": True, "changed": ["certificate", "init"], "failed": [], "duration": 0.03}
     assert sent == [("postfix_mta/applied", data)]
 
 
-def test_a_failure_is_sent_and_is_not_what_the_configuration_is_compared_with(modules, sent, files):
-    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+def test_a_failure_is_sent_and_is_not_what_the_configuration_is_compared_with(minion, sent, files):
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
     (files / "main.cf").write_text("by hand")
     bad = {"postconf_|-a_|-/etc/postfix_|-managed": state("postfix_mta.config", result=False)}
-    modules["mta_apply.ended"](bad, config_directory=str(files))
+    _mta_last_apply.ended(minion, bad, config_directory=str(files))
     assert [data["failed"] for _, data in sent] == [["config"]]
-    assert modules["mta_apply.differing"]() == [str(files / "main.cf")]
+    assert _mta_last_apply.differing(minion) == [str(files / "main.cf")]
 
 
-def test_a_part_without_the_configuration_does_not_accept_it(modules, sent, files):
-    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+def test_a_part_without_the_configuration_does_not_accept_it(minion, sent, files):
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
     (files / "main.cf").write_text("by hand")
     aliases = {"mta_aliases_|-a_|-/etc/aliases_|-managed": state("postfix_mta.aliases")}
-    modules["mta_apply.ended"](aliases, config_directory=str(files))
-    assert modules["mta_apply.differing"]() == [str(files / "main.cf")]
-    modules["mta_apply.ended"](GOOD, config_directory=str(files))
-    assert modules["mta_apply.differing"]() == []
+    _mta_last_apply.ended(minion, aliases, config_directory=str(files))
+    assert _mta_last_apply.differing(minion) == [str(files / "main.cf")]
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
+    assert _mta_last_apply.differing(minion) == []
 
 
-def test_a_file_that_is_gone_differs(modules, sent, files):
-    modules["mta_apply.ended"](GOOD, config_directory=str(files))
+def test_a_file_that_is_gone_differs(minion, sent, files):
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
     (files / "master.cf").unlink()
-    assert modules["mta_apply.differing"]() == [str(files / "master.cf")]
+    assert _mta_last_apply.differing(minion) == [str(files / "master.cf")]
 
 
-def test_what_was_taken_back_is_forgotten(modules, sent, files):
-    modules["mta_apply.ended"](GOOD, config_directory=str(files))
-    modules["mta_apply.forget"]()
-    assert modules["mta_apply.last"]() == {}
-    assert modules["mta_apply.differing"]() == []
+def test_what_was_taken_back_is_forgotten(minion, sent, files):
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
+    _mta_last_apply.forget(minion)
+    assert _mta_last_apply.last(minion) == {}
+    assert _mta_last_apply.differing(minion) == []
 
 
-def test_a_disk_that_cannot_be_written_is_no_error(modules, sent, files, tmp_path):
+def test_a_disk_that_cannot_be_written_is_no_error(minion, sent, files, tmp_path):
     (tmp_path / "state").write_text("not a directory")
     changed = {"test_|-d_|-x_|-nop": state("postfix_mta", changes={"x": 1})}
-    modules["mta_apply.ended"](changed, config_directory=str(files))
+    _mta_last_apply.ended(minion, changed, config_directory=str(files))
     assert len(sent) == 1
 
 

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 
+import _mta_findings
+
 GOOD = {
     "parameters": {
         "smtpd_forbid_bare_newline": "yes",
@@ -68,7 +70,7 @@ SMTPD = "/etc/ssl/certs/smtpd.crt"
 
 
 @pytest.fixture
-def findings(modules):
+def findings():
     def judge(*path, value=None):
         facts = copy.deepcopy(GOOD)
         if path:
@@ -77,7 +79,7 @@ def findings(modules):
             for key in above:
                 place = place[key]
             place[last] = value
-        return modules["mta_audit.findings"](facts)
+        return _mta_findings.findings(facts)
 
     return judge
 
@@ -137,22 +139,22 @@ def test_what_one_service_overrides_is_mended_there(findings):
     assert found["pillar"] == "services: {submission/inet: {overrides: {smtpd_helo_required: null}}}"
 
 
-def test_what_this_postfix_does_not_have_needs_another_package(modules):
+def test_what_this_postfix_does_not_have_needs_another_package():
     facts = copy.deepcopy(GOOD)
     del facts["parameters"]["smtpd_forbid_bare_newline"]
-    (found,) = modules["mta_audit.findings"](facts)
+    (found,) = _mta_findings.findings(facts)
     assert found["pillar"].startswith("no setting: this Postfix has no smtpd_forbid_bare_newline")
 
 
-def test_limits_of_logins_matter_only_where_somebody_can_log_in(modules):
+def test_limits_of_logins_matter_only_where_somebody_can_log_in():
     facts = copy.deepcopy(GOOD)
     facts["parameters"]["smtpd_client_auth_rate_limit"] = "0"
     del facts["services"]["submission/inet"]
-    assert modules["mta_audit.findings"](facts) == []
+    assert _mta_findings.findings(facts) == []
 
 
-def test_the_worst_comes_first(modules):
+def test_the_worst_comes_first():
     facts = copy.deepcopy(GOOD)
     facts["parameters"].update(disable_vrfy_command="no", message_size_limit="0")
     facts["listeners"][0]["auth"] = [["PLAIN"], ["PLAIN"]]
-    assert [one["severity"] for one in modules["mta_audit.findings"](facts)] == ["high", "medium", "low", "low"]
+    assert [one["severity"] for one in _mta_findings.findings(facts)] == ["high", "medium", "low", "low"]

@@ -9,14 +9,18 @@ import salt.config
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
+import _mta_beacon
+import _mta_last_apply
+import _mta_x509
+
 HOUR = 3600
 CERTIFICATE = "/etc/ssl/certs/smtpd.crt"
 
 
 @pytest.fixture
-def inside(modules):
+def inside():
     """The module's own names, private functions included."""
-    return modules["mta_beacon.problems"].func.__globals__
+    return vars(_mta_beacon)
 
 
 @pytest.fixture
@@ -33,9 +37,9 @@ def world(inside, pretend, tmp_path, monkeypatch):
         "connected": True,
         "asked": [],
     }
-    monkeypatch.setitem(inside, "CONFIGURATION", (str(files["main.cf"]), str(files["master.cf"])))
-    monkeypatch.setitem(inside, "_connected", lambda: facts["connected"])
-    pretend("mta_transaction.under_way", lambda: facts["under_way"])
+    monkeypatch.setattr(_mta_beacon, "CONFIGURATION", (str(files["main.cf"]), str(files["master.cf"])))
+    monkeypatch.setattr(_mta_beacon, "_connected", lambda: facts["connected"])
+    pretend("_mta_transaction.under_way", lambda: facts["under_way"])
 
     def told(name):
         def tell(*_args, **_kwargs):
@@ -46,21 +50,19 @@ def world(inside, pretend, tmp_path, monkeypatch):
 
         return tell
 
-    pretend("mta_probe.stale", told("stale"))
-    pretend("saslauthd.answers", told("answers"))
-    pretend("mta_queue.size", told("size"))
+    pretend("_mta_judge.stale", told("stale"))
+    pretend("_mta_saslauthd_view.answers", told("answers"))
+    pretend("_mta_queue.size", told("size"))
     return {"files": files, **facts, "facts": facts}
 
 
 @pytest.fixture
-def observe(modules, world):
+def observe(minion, world):
     """``observe(now)``: the events, as ``(condition, state)``."""
     settings = {"saslauthd": "/run/mux", "queue_limit": 100}
 
     def look(now=1000, **more):
-        return [
-            (one["condition"], one["state"]) for one in modules["mta_beacon.observe"]({**settings, **more}, now)
-        ]
+        return [(one["condition"], one["state"]) for one in _mta_beacon.observe(minion, {**settings, **more}, now)]
 
     return look
 
@@ -86,29 +88,29 @@ def test_a_condition_is_said_once_when_it_begins_and_once_when_it_ends(observe, 
     assert observe() == []
 
 
-def test_an_event_says_since_when_and_what(modules, world):
+def test_an_event_says_since_when_and_what(minion, world):
     world["facts"]["size"] = {"total": 101}
-    (event,) = modules["mta_beacon.observe"]({"queue_limit": 100}, 1000)
+    (event,) = _mta_beacon.observe(minion, {"queue_limit": 100}, 1000)
     details = {"messages": 101, "limit": 100}
     assert event == {"condition": "queue", "state": "begin", "since": "1970-01-01T00:16:40Z", "details": details}
-    assert modules["mta_beacon.conditions"]() == {"queue": {"since": "1970-01-01T00:16:40Z", "details": details}}
+    assert _mta_beacon.conditions(minion) == {"queue": {"since": "1970-01-01T00:16:40Z", "details": details}}
 
 
-def test_a_minion_that_restarts_does_not_say_it_again(observe, world, modules, context):
+def test_a_minion_that_restarts_does_not_say_it_again(observe, world, minion, context):
     world["facts"]["answers"] = False
     assert observe() == [("saslauthd", "begin")]
     context.clear()
     assert observe() == []
-    modules["mta_beacon.close"]()
+    _mta_beacon.close(minion)
     assert observe() == []
     world["facts"]["answers"] = True
     assert observe() == [("saslauthd", "end")]
 
 
-def test_what_a_master_that_is_away_would_miss_is_said_when_it_is_back(observe, world, modules):
+def test_what_a_master_that_is_away_would_miss_is_said_when_it_is_back(observe, world, minion):
     world["facts"].update(answers=False, connected=False)
     assert observe() == []
-    assert modules["mta_beacon.conditions"]() == {}
+    assert _mta_beacon.conditions(minion) == {}
     world["facts"]["connected"] = True
     assert observe() == [("saslauthd", "begin")]
 
@@ -159,46 +161,46 @@ def test_a_server_that_does_not_talk_says_nothing_about_its_certificate(observe,
 
 
 def test_main_cf_is_compared_with_the_last_apply_and_read_only_when_it_changes(
-    observe, world, modules, monkeypatch
+    observe, world, minion, monkeypatch
 ):
     main, master = (str(world["files"][name]) for name in ("main.cf", "master.cf"))
     assert observe() == []
-    modules["mta_apply.wrote"]([main, master, "/etc/aliases"])
-    inside, read = modules["mta_apply.last"].func.__globals__, []
+    _mta_last_apply.wrote(minion, [main, master, "/etc/aliases"])
+    inside, read = vars(_mta_last_apply), []
     digest = inside["_digest"]
     monkeypatch.setitem(inside, "_digest", lambda path: read.append(path) or digest(path))
     assert observe() == observe() == []
     assert read == [main, master]
     world["files"]["main.cf"].write_text("by hand")
     assert observe() == [("configuration", "begin")]
-    assert modules["mta_beacon.conditions"]()["configuration"]["details"] == {"files": [main]}
+    assert _mta_beacon.conditions(minion)["configuration"]["details"] == {"files": [main]}
     world["files"]["main.cf"].unlink()
     assert observe() == []
-    modules["mta_apply.wrote"]([main])
+    _mta_last_apply.wrote(minion, [main])
     assert observe() == [("configuration", "end")]
 
 
 @pytest.fixture
-def certificate(modules, world):
+def certificate(world):
     """A certificate from 1970-01-01 on, for 90 days."""
     import datetime
 
-    key = modules["mta_x509.make_key"]("ec", 256)
-    public = modules["mta_x509.describe_key"](key)["public"]
-    fields = modules["mta_x509.check_subject"](None, "mail.example.com")
+    key = _mta_x509.make_key("ec", 256)
+    public = _mta_x509.describe_key(key)["public"]
+    fields = _mta_x509.check_subject(None, "mail.example.com")
     epoch = datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
-    pem = modules["mta_x509.make_certificate"](public, epoch, 90, fields, ["mail.example.com"], key)
+    pem = _mta_x509.make_certificate(public, epoch, 90, fields, ["mail.example.com"], key)
     world["files"]["smtpd.crt"].write_bytes(pem)
     return str(world["files"]["smtpd.crt"])
 
 
-def test_a_certificate_enters_its_renewal_window_by_the_clock_alone(observe, certificate, modules, pretend):
+def test_a_certificate_enters_its_renewal_window_by_the_clock_alone(observe, certificate, minion, pretend):
     day = 86400
     assert observe(50 * day, certificates=[certificate]) == []
-    pretend("mta_x509.describe", lambda *_: pytest.fail("read again"))
+    pretend("_mta_x509.describe", lambda *_: pytest.fail("read again"))
     assert observe(59 * day, certificates=[certificate]) == []
     assert observe(63 * day, certificates=[certificate]) == [("certificate_renewal", "begin")]
-    details = modules["mta_beacon.conditions"]()["certificate_renewal"]["details"]
+    details = _mta_beacon.conditions(minion)["certificate_renewal"]["details"]
     assert details["certificate"] == certificate
     assert details["not_after"].startswith("1970-0")
 
@@ -209,19 +211,19 @@ def test_the_window_can_be_another(observe, certificate):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"])
-def test_a_certificate_that_is_none_has_to_be_renewed(observe, world, modules, content):
+def test_a_certificate_that_is_none_has_to_be_renewed(observe, world, minion, content):
     path = world["files"]["smtpd.crt"]
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     assert observe(certificates=[str(path)]) == [("certificate_renewal", "begin")]
-    assert modules["mta_beacon.conditions"]()["certificate_renewal"]["details"]["problem"]
+    assert _mta_beacon.conditions(minion)["certificate_renewal"]["details"]["problem"]
 
 
-def test_looking_now_remembers_nothing_and_sends_nothing(observe, world, modules):
+def test_looking_now_remembers_nothing_and_sends_nothing(observe, world, minion):
     world["facts"]["answers"] = False
-    assert modules["mta_beacon.found"]({"saslauthd": "/run/mux"}) == {"saslauthd": {"socket": "/run/mux"}}
-    assert modules["mta_beacon.conditions"]() == {}
+    assert _mta_beacon.found(minion, {"saslauthd": "/run/mux"}) == {"saslauthd": {"socket": "/run/mux"}}
+    assert _mta_beacon.conditions(minion) == {}
 
 
 def test_only_root_can_read_what_is_remembered(observe, world, tmp_path):
@@ -260,7 +262,7 @@ def test_the_connection_with_the_master_is_seen_in_proc(
     (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue rx_queue\n" + table)
     monkeypatch.setitem(inside, "open", lambda *_, **__: (tmp_path / "tcp").open())
     monkeypatch.setitem(inside, "__opts__", {**opts, "file_client": "remote"})
-    assert inside["_connected"]() is connected
+    assert _mta_beacon._connected() is connected
 
 
 # The beacon module
@@ -325,7 +327,7 @@ def test_the_beacon_returns_the_events(beacon, world):
 
 
 @pytest.fixture
-def minion(opts, tmp_path, modules, states, pretend):
+def minion(opts, tmp_path, modules, minion, states, pretend):
     """The beacon's file; the modules with a configuration directory below ``tmp_path``, no minion running."""
     opts["conf_file"] = str(tmp_path / "etc" / "minion")
     opts["default_include"] = "minion.d/*.conf"
@@ -349,7 +351,7 @@ def test_off_is_the_default_and_changes_nothing(states, minion):
     assert not minion.exists()
 
 
-def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, minion, modules):
+def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, minion, modules, minion):
     settings = {
         "enabled": True,
         "interval": 60,
@@ -393,7 +395,7 @@ def test_another_revision_of_the_formula_is_told_to_the_minion(states, minion, p
 
 def test_a_minion_that_runs_without_it_gets_it(states, minion, pretend):
     managed(states, enabled=True, interval=5)
-    pretend("mta_minion.is_this", lambda: True)
+    pretend("_mta_minion_config.is_this", lambda: True)
     fired = []
     pretend("event.fire", lambda data, tag: fired.append((tag, data.get("func"))))
     (minion.parents[2] / "run").mkdir()

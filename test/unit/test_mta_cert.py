@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_apply
+import _mta_x509
+
 MODULES = pathlib.Path(__file__).resolve().parents[2] / "_modules"
 HOST = "mail.example.com"
 SECRET = "correct horse battery staple"
@@ -95,12 +98,12 @@ class Host:
 @pytest.fixture
 def host(tmp_path, opts, states, modules, pretend, monkeypatch):
     pretend(
-        "mta_service.status",
+        "_mta_services.status",
         lambda names: {name: dict.fromkeys(("installed", "enabled", "active"), False) for name in names},
     )
-    pretend("mta_service.daemon_reload", lambda: None)
+    pretend("_mta_services.daemon_reload", lambda: None)
     answer = {"answers": True, "speaking": [], "problems": [], "notes": [], "transcript": []}
-    pretend("mta_probe.check", lambda **_: answer)
+    pretend("_mta_judge.check", lambda **_: answer)
     made = Host(tmp_path / "ssl", opts, states, modules)
     for function in ("mta_cert.plan", "mta_ca.plan"):
         made.replace(monkeypatch, function, "_now", lambda: made.now)
@@ -450,7 +453,7 @@ def test_without_an_authority_to_come_a_missing_one_is_an_error(host):
 def test_a_bad_new_pair_replaces_nothing(host, pretend):
     host.settle()
     before = host.contents()
-    pretend("mta_x509.serve", lambda *_, **__: ["a TLS server cannot load it"])
+    pretend("_mta_x509.serve", lambda *_, **__: ["a TLS server cannot load it"])
     refused(host, host.pair(hostname="new.example.com"), "a TLS server cannot load it")
     assert host.contents() == before
 
@@ -660,14 +663,14 @@ def locked_later(host, passphrase, tmp_path, request):
 
 
 @pytest.mark.parametrize("locked_later", ["made", "own"], indirect=True)
-def test_no_store_keeps_a_key_that_was_encrypted(locked_later, tmp_path, modules):
+def test_no_store_keeps_a_key_that_was_encrypted(locked_later, tmp_path, minion):
     host = locked_later
     assert host.authority()["result"] is True
     assert b"ENCRYPTED" in host.ca_key.read_bytes()
     assert unlocked_keys(tmp_path / "state") == []
     # A roll back does not bring it back either, and says so.
     locked = host.ca_key.read_bytes()
-    taken_back = modules["mta_previous.take_back"]()
+    taken_back = _mta_apply.roll_back(minion)
     assert taken_back["result"] is False
     assert f"{host.ca_key} stays as it is: it was encrypted" in taken_back["comment"]
     restored = host.states["mta_transaction.restored"]("postfix_mta")
@@ -677,14 +680,14 @@ def test_no_store_keeps_a_key_that_was_encrypted(locked_later, tmp_path, modules
 
 
 @pytest.mark.parametrize("locked_later", ["made", "own"], indirect=True)
-def test_a_roll_back_takes_the_rest_back_and_leaves_the_key_encrypted(locked_later, tmp_path, modules):
+def test_a_roll_back_takes_the_rest_back_and_leaves_the_key_encrypted(locked_later, tmp_path, minion):
     host = locked_later
     host.now += 3630 * DAY
     before = host.ca.read_bytes()
     assert set(host.authority()["changes"]) == {str(host.ca), str(host.ca_key), "activation"}
     locked = host.ca_key.read_bytes()
-    predicted = modules["mta_previous.take_back"](test=True)
-    taken_back = modules["mta_previous.take_back"]()
+    predicted = _mta_apply.roll_back(minion, test=True)
+    taken_back = _mta_apply.roll_back(minion)
     assert taken_back["result"] is True, taken_back["comment"]
     assert taken_back["changes"] == predicted["changes"]
     assert str(host.ca_key) not in taken_back["changes"]
@@ -698,8 +701,8 @@ def test_an_undone_passphrase_leaves_key_and_stores_as_they_were(locked_later, t
     host, stores = locked_later, (tmp_path / "state" / "originals", tmp_path / "state" / "previous")
     before = [{path: path.read_bytes() for path in store.rglob("*") if path.is_file()} for store in stores]
     problems = {"answers": False, "problems": ["no answer"], "notes": [], "transcript": []}
-    pretend("mta_probe.check", lambda **_: problems)
-    pretend("mta_service.status", lambda names: {name: RUNNING for name in names})
+    pretend("_mta_judge.check", lambda **_: problems)
+    pretend("_mta_services.status", lambda names: {name: RUNNING for name in names})
     for action in ("restart", "reload", "stop", "start"):
         pretend(f"mta_service.{action}", lambda *_, **__: None)
     assert host.authority()["result"] is False
@@ -974,9 +977,9 @@ def test_a_missing_library_is_named_with_the_way_to_install_it(host, monkeypatch
     assert host.contents() == {}
 
 
-def test_dates_of_a_cryptography_before_42_are_read(modules):
+def test_dates_of_a_cryptography_before_42_are_read():
     old = types.SimpleNamespace(not_valid_after=datetime.datetime(2026, 1, 1))
-    utc = modules["mta_x509.describe"].__globals__["_utc"]
+    utc = _mta_x509._utc
     assert utc(old, "after") == datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 
 
@@ -999,7 +1002,7 @@ class TestNeedless:
     @pytest.fixture
     def second(self, host, pretend):
         """Paths of the second pair's files, made beside those of the first."""
-        pretend("postconf.naming", lambda paths: {})
+        pretend("_mta_postfix_outlook.naming", lambda paths: {})
         host.settle()
         paths = [host.folder / name for name in ("certs/second.crt", "private/second.key", "private/second.pem")]
         ca = {"ca_certificate": str(host.ca), "ca_key": str(host.ca_key), "key_type": "ec"}
@@ -1038,7 +1041,7 @@ class TestNeedless:
         assert not second[1].exists()
 
     def test_what_postfix_still_names_stays(self, host, second, pretend):
-        pretend("postconf.naming", lambda paths: {str(second[1]): "smtp_tls_key_file"})
+        pretend("_mta_postfix_outlook.naming", lambda paths: {str(second[1]): "smtp_tls_key_file"})
         done = self.only(host)
         assert {*done["changes"]} == {str(second[0]), str(second[2]), "activation"}
         assert f"{second[1]} stays, as it is named by smtp_tls_key_file" in done["comment"]
@@ -1047,9 +1050,9 @@ class TestNeedless:
     def test_an_undo_brings_it_back(self, host, second, pretend):
         before = [path.read_bytes() for path in second]
         answer = {"answers": False, "speaking": [], "problems": ["no"], "notes": [], "transcript": []}
-        pretend("mta_service.status", lambda names: {name: RUNNING for name in names})
-        pretend("mta_service.restart", lambda name: None)
-        pretend("mta_probe.check", lambda **_: answer)
+        pretend("_mta_services.status", lambda names: {name: RUNNING for name in names})
+        pretend("_mta_services.restart", lambda name: None)
+        pretend("_mta_judge.check", lambda **_: answer)
         assert self.only(host)["result"] is False
         assert [path.read_bytes() for path in second] == before
         assert stat.S_IMODE(second[1].stat().st_mode) == 0o600
@@ -1234,8 +1237,8 @@ def test_postfix_is_stopped_while_two_files_that_it_reads_are_switched(host, pre
         return [{"keys": [path.format(**paths) for path in listener["keys"]]}]
 
     host.settle()
-    pretend("postconf.listeners", listeners)
-    pretend("mta_service.status", status)
+    pretend("_mta_postfix_view.listeners", listeners)
+    pretend("_mta_services.status", status)
     for action, state in (("stop", False), ("start", True), ("reload", True)):
         pretend(f"mta_service.{action}", note(action, state))
     old = host.key.read_bytes(), host.certificate.read_bytes()
@@ -1267,8 +1270,8 @@ def fleet(host, tmp_path, pretend):
         name = "other.example.com" if policy == "other" else HOST
         return host.function("sign", request, name, folder / "ca.pem", folder / "ca.key", days=days)
 
-    pretend("mta_fleet_ca.sign_request", sign)
-    pretend("mta_fleet_ca.authority", lambda ca_minion: (folder / "ca.pem").read_text())
+    pretend("_mta_fleet_ca.sign_request", sign)
+    pretend("_mta_fleet_ca.authority", lambda ca_minion: (folder / "ca.pem").read_text())
 
     def pair(test=False, **more):
         arguments = {
@@ -1394,12 +1397,12 @@ def test_a_good_pair_that_is_not_served_is_put_in_force(host, pretend):
     # Replaced by another good one, and Postfix was not reloaded.
     host.certificate.write_bytes(host.certificate.read_bytes() + b"\n")
     asked = []
-    pretend("mta_probe.stale", lambda paths: asked.append(paths) or ["127.0.0.1:25"])
+    pretend("_mta_judge.stale", lambda paths: asked.append(paths) or ["127.0.0.1:25"])
     changed = host.pair()
     assert changed["result"] is True
     assert changed["changes"]["activation"] == "reload"
     assert asked
-    pretend("mta_probe.stale", lambda paths: asked.append(paths) or [])
+    pretend("_mta_judge.stale", lambda paths: asked.append(paths) or [])
     assert host.pair()["changes"] == {}
     number = len(asked)
     assert host.pair()["changes"] == {}

@@ -1,10 +1,15 @@
 """mta_firewall: which firewall it is, which ports they are, and what the backends share."""
 
+import functools
 import sys
 
 import pytest
 import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_firewall
+import _mta_firewall_files
+import _mta_postfix_edit
 
 BACKENDS = ("ufw", "firewalld", "nftables", "iptables")
 MASTER_CF = """\
@@ -57,10 +62,10 @@ def in_mode(opts, modules, context):
         (BACKENDS, "ufw"),
     ],
 )
-def test_auto_is_the_first_one_that_is_in_force(modules, backends, in_force, expected):
+def test_auto_is_the_first_one_that_is_in_force(minion, backends, in_force, expected):
     backends.in_force = in_force
-    assert modules["mta_firewall.in_force"]() == expected
-    assert modules["mta_firewall.plan"]()["backend"] == expected
+    assert _mta_firewall.in_force(minion) == expected
+    assert _mta_firewall.plan(minion)["backend"] == expected
 
 
 def test_a_backend_gets_its_own_settings(in_mode, backends):
@@ -102,71 +107,71 @@ def test_an_error_leaves_the_changes_empty(in_mode, backends, pretend):
     def fail(ports):
         raise CommandExecutionError("ufw failed")
 
-    pretend("mta_firewall_ufw.apply", fail)
+    pretend("_mta_firewall_ufw.apply", fail)
     ret = in_mode(False)["mta_firewall.managed"]("x")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "left as it was: ufw failed" in ret["comment"]
 
 
-def test_listeners_are_the_ports_that_master_cf_has_for_other_hosts(modules, backends, tmp_path):
+def test_listeners_are_the_ports_that_master_cf_has_for_other_hosts(minion, backends, tmp_path):
     (tmp_path / "main.cf").write_text("myhostname = mail.example.com\n")
     (tmp_path / "master.cf").write_text(MASTER_CF)
     backends.in_force = ("ufw",)
-    modules["mta_firewall.apply"](ports=["listeners", 110, 25], config_directory=str(tmp_path))
+    _mta_firewall.apply(minion, ports=["listeners", 110, 25], config_directory=str(tmp_path))
     assert backends.calls == [("ufw", [25, 587, 2525, 110], {})]
 
 
-def test_a_server_for_this_host_alone_has_no_port_for_others(modules, tmp_path):
+def test_a_server_for_this_host_alone_has_no_port_for_others(minion, tmp_path):
     (tmp_path / "main.cf").write_text("inet_interfaces = $mine\nmine = loopback-only\n")
     (tmp_path / "master.cf").write_text(MASTER_CF)
-    assert modules["postconf.ports"](str(tmp_path)) == [2525]
-    assert modules["postconf.ports"](str(tmp_path / "none")) == []
+    assert _mta_postfix_edit.ports(minion, str(tmp_path)) == [2525]
+    assert _mta_postfix_edit.ports(minion, str(tmp_path / "none")) == []
 
 
-def test_in_test_mode_the_listeners_are_what_would_be(modules, context, tmp_path, monkeypatch):
+def test_in_test_mode_the_listeners_are_what_would_be(modules, minion, context, tmp_path, monkeypatch):
     services = {"465/inet": {"command": "smtpd", "private": False}, "587/inet": None}
     directory = str(tmp_path)
     (tmp_path / "main.cf").write_text("")
     (tmp_path / "master.cf").write_text(MASTER_CF)
-    module = sys.modules[modules["postconf.plan"].__module__]
+    module = sys.modules[functools.partial(_mta_postfix_edit.plan, minion).__module__]
     monkeypatch.setattr(module, "_installed", lambda: False)
-    modules["postconf.plan"](directory, {}, services)
-    assert modules["postconf.ports"](directory) == [25, 465, 2525]
+    _mta_postfix_edit.plan(minion, directory, {}, services)
+    assert _mta_postfix_edit.ports(minion, directory) == [25, 465, 2525]
     # Without the package what it brings is assumed, unless the pillar takes it out.
-    modules["postconf.plan"](str(tmp_path / "none"), {}, services)
-    assert modules["postconf.ports"](str(tmp_path / "none")) == [25, 465]
+    _mta_postfix_edit.plan(minion, str(tmp_path / "none"), {}, services)
+    assert _mta_postfix_edit.ports(minion, str(tmp_path / "none")) == [25, 465]
     # What has been applied is read, and so is what has been undone after that.
-    modules["postconf.plan"](directory, {}, services)
+    _mta_postfix_edit.plan(minion, directory, {}, services)
     with pytest.raises(CommandExecutionError):
-        modules["postconf.apply"](directory, {}, services)
-    assert modules["postconf.ports"](directory) == [25, 587, 2525]
+        _mta_postfix_edit.apply(minion, directory, {}, services)
+    assert _mta_postfix_edit.ports(minion, directory) == [25, 587, 2525]
 
 
 @pytest.mark.parametrize("arguments", [{"backend": "pf"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
-def test_bad_arguments_are_refused(modules, arguments):
+def test_bad_arguments_are_refused(minion, arguments):
     with pytest.raises(SaltInvocationError):
-        modules["mta_firewall.plan"](**arguments)
+        _mta_firewall.plan(minion, **arguments)
 
 
-def test_a_program_that_fails_is_an_error_with_its_words(modules):
-    assert modules["mta_firewall.run"](["cat"], "text") == "text"
+def test_a_program_that_fails_is_an_error_with_its_words():
+    assert _mta_firewall_files.run(["cat"], "text") == "text"
     with pytest.raises(CommandExecutionError, match="No such file"):
-        modules["mta_firewall.run"](["cat", "/no such file"])
+        _mta_firewall_files.run(["cat", "/no such file"])
     with pytest.raises(CommandExecutionError, match="no-such-program is not installed"):
-        modules["mta_firewall.run"](["no-such-program"])
+        _mta_firewall_files.run(["no-such-program"])
 
 
-def test_a_file_is_replaced_with_its_mode_made_and_removed(modules, tmp_path):
+def test_a_file_is_replaced_with_its_mode_made_and_removed(tmp_path):
     path = tmp_path / "rules"
-    assert modules["mta_firewall.read"](str(path)) is None
-    modules["mta_firewall.replace"](str(path), "one\r\n\udcff")
+    assert _mta_firewall_files.read(str(path)) is None
+    _mta_firewall_files.replace(str(path), "one\r\n\udcff")
     assert path.read_bytes() == b"one\r\n\xff"
     assert path.stat().st_mode & 0o777 == 0o644
-    assert modules["mta_firewall.read"](str(path)) == "one\r\n\udcff"
+    assert _mta_firewall_files.read(str(path)) == "one\r\n\udcff"
     path.chmod(0o640)
-    modules["mta_firewall.replace"](str(path), "two")
+    _mta_firewall_files.replace(str(path), "two")
     assert path.stat().st_mode & 0o777 == 0o640
-    modules["mta_firewall.replace"](str(path), None)
+    _mta_firewall_files.replace(str(path), None)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CommandExecutionError):
-        modules["mta_firewall.replace"](str(tmp_path / "none/rules"), "text")
+        _mta_firewall_files.replace(str(tmp_path / "none/rules"), "text")

@@ -5,6 +5,8 @@ import sys
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_firewall_firewalld
+
 # As firewalld 1.3 writes it.
 ZONE = """\
 <?xml version="1.0" encoding="utf-8"?>
@@ -26,7 +28,7 @@ LINE = '  <service name="postfix_mta"/>\n'
 @pytest.fixture
 def firewalld(modules):
     """The module as the loader made it."""
-    return sys.modules[modules["mta_firewall_firewalld.plan"].__module__]
+    return sys.modules[_mta_firewall_firewalld.plan.__module__]
 
 
 @pytest.fixture
@@ -73,12 +75,12 @@ def host(firewalld, monkeypatch, pretend, tmp_path):
             (zone.add if name.startswith("--add") else zone.remove)(value)
         return "success\n"
 
-    pretend("mta_firewall.run", run)
+    pretend("_mta_firewall_files.run", run)
     return Host
 
 
-def test_the_default_zone_names_a_service_of_our_own_once_until_it_is_removed(modules, host):
-    plan, apply = modules["mta_firewall_firewalld.plan"], modules["mta_firewall_firewalld.apply"]
+def test_the_default_zone_names_a_service_of_our_own_once_until_it_is_removed(host):
+    plan, apply = _mta_firewall_firewalld.plan, _mta_firewall_firewalld.apply
     changes = plan([587, 25], [])["changes"]
     assert changes[f"{host.path}/own/services/postfix_mta.xml"] == {"old": "", "new": "25, 587"}
     assert changes[f"{host.path}/own/zones/public.xml"] == {"old": "", "new": "service postfix_mta"}
@@ -97,8 +99,8 @@ def test_the_default_zone_names_a_service_of_our_own_once_until_it_is_removed(mo
     assert host.running == {"public": {"80/tcp", "ssh"}, "home": {"ssh"}}
 
 
-def test_other_ports_open_before_the_service_and_stale_ports_go(modules, host):
-    apply = modules["mta_firewall_firewalld.apply"]
+def test_other_ports_open_before_the_service_and_stale_ports_go(host):
+    apply = _mta_firewall_firewalld.apply
     apply([25, 110], [])
     # As after a reboot.
     host.running["public"] = {"80/tcp", "ssh", "postfix_mta"}
@@ -111,8 +113,8 @@ def test_other_ports_open_before_the_service_and_stale_ports_go(modules, host):
     assert host.running["public"] == {"80/tcp", "ssh", "587/tcp"}
 
 
-def test_other_zones_lose_the_service(modules, host):
-    apply = modules["mta_firewall_firewalld.apply"]
+def test_other_zones_lose_the_service(host):
+    apply = _mta_firewall_firewalld.apply
     apply([25], [])
     apply([25], ["home"])
     assert not (host.zones / "public.xml").exists()
@@ -123,8 +125,8 @@ def test_other_zones_lose_the_service(modules, host):
 
 
 @pytest.mark.parametrize("refused", ["--check-config", "--add-port=25/tcp", "--remove-port=110/tcp"])
-def test_what_firewalld_refuses_is_taken_back(modules, host, refused):
-    apply = modules["mta_firewall_firewalld.apply"]
+def test_what_firewalld_refuses_is_taken_back(host, refused):
+    apply = _mta_firewall_firewalld.apply
     apply([110], [])
     files = {path: path.read_text() for path in host.path.glob("own/*/*.xml")}
     running = {zone: set(items) for zone, items in host.running.items()}
@@ -137,26 +139,26 @@ def test_what_firewalld_refuses_is_taken_back(modules, host, refused):
 
 
 @pytest.mark.parametrize("text", [ZONE.replace("</short>", ""), "<zone/>"])
-def test_a_zone_that_cannot_be_changed_is_an_error(modules, host, text):
+def test_a_zone_that_cannot_be_changed_is_an_error(host, text):
     (host.zones / "public.xml").write_text(text)
     with pytest.raises(CommandExecutionError, match="public"):
-        modules["mta_firewall_firewalld.plan"]([25], [])
+        _mta_firewall_firewalld.plan([25], [])
 
 
-def test_a_zone_that_is_not_there_is_an_error(modules, host):
+def test_a_zone_that_is_not_there_is_an_error(host):
     with pytest.raises(CommandExecutionError, match="no zone nowhere"):
-        modules["mta_firewall_firewalld.plan"]([25], ["nowhere"])
+        _mta_firewall_firewalld.plan([25], ["nowhere"])
 
 
-def test_where_it_does_not_run_only_the_files_change(modules, host):
+def test_where_it_does_not_run_only_the_files_change(host):
     (host.path / "proc/7/ns/pid").unlink()
     (host.path / "proc/7/ns/pid").symlink_to("pid:[2]")
-    assert not modules["mta_firewall_firewalld.in_force"]([])
-    modules["mta_firewall_firewalld.apply"]([25], [])
+    assert not _mta_firewall_firewalld.in_force([])
+    _mta_firewall_firewalld.apply([25], [])
     assert [argv[0] for argv in host.told] == ["firewall-offline-cmd"]
 
 
-def test_it_is_in_force_when_it_runs_on_this_host(modules, host):
-    assert modules["mta_firewall_firewalld.in_force"]([])
+def test_it_is_in_force_when_it_runs_on_this_host(host):
+    assert _mta_firewall_firewalld.in_force([])
     (host.path / "program").unlink()
-    assert not modules["mta_firewall_firewalld.in_force"]([])
+    assert not _mta_firewall_firewalld.in_force([])

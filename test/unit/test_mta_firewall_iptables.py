@@ -7,6 +7,10 @@ import pytest
 import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_firewall
+import _mta_firewall_files
+import _mta_firewall_iptables
+
 PORTS = [25, 110, 995, 143, 993]
 
 # The rules file that the how-to's readers have.
@@ -51,7 +55,7 @@ LOG = "#  Log iptables denied calls\n"
 @pytest.fixture
 def firewall(modules):
     """The module as the loader made it."""
-    return sys.modules[modules["mta_firewall_iptables.plan"].__module__]
+    return sys.modules[_mta_firewall_iptables.plan.__module__]
 
 
 # iptables-restore: with --noflush rules are inserted and deleted, else a file takes the place of all of them.
@@ -256,13 +260,13 @@ def test_iptables_without_a_rules_file_is_an_error_with_a_way_out(states, tmp_pa
 
 
 @pytest.mark.parametrize("arguments", [{"backend": "pf"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
-def test_bad_arguments_are_refused(modules, arguments):
+def test_bad_arguments_are_refused(minion, arguments):
     with pytest.raises(SaltInvocationError):
-        modules["mta_firewall.plan"](**arguments)
+        _mta_firewall.plan(minion, **arguments)
 
 
-def test_by_hand_the_how_to_s_ports_are_the_default(modules, host):
-    changes = modules["mta_firewall.plan"](rules_file=str(host / "rules"))["changes"]
+def test_by_hand_the_how_to_s_ports_are_the_default(minion, host):
+    changes = _mta_firewall.plan(minion, rules_file=str(host / "rules"))["changes"]
     assert changes[str(host / "rules")]["new"] == BLOCK.strip()
 
 
@@ -394,9 +398,9 @@ def test_absent_does_not_start_a_firewall(states, host):
     assert (host / "running").read_text() == "-P INPUT ACCEPT\n"
 
 
-def test_a_missing_iptables_is_named(modules, monkeypatch, tmp_path):
-    shared = sys.modules[modules["mta_firewall.run"].__module__]
+def test_a_missing_iptables_is_named(modules, minion, monkeypatch, tmp_path):
+    shared = sys.modules[_mta_firewall_files.run.__module__]
     monkeypatch.setattr(shared.shutil, "which", lambda *_args, **_kwargs: None)
     (tmp_path / "rules").write_text(RULES)
     with pytest.raises(CommandExecutionError, match="iptables is not installed"):
-        modules["mta_firewall.plan"]("iptables", PORTS, rules_file=str(tmp_path / "rules"))
+        _mta_firewall.plan(minion, "iptables", PORTS, rules_file=str(tmp_path / "rules"))

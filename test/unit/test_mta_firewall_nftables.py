@@ -5,6 +5,8 @@ import sys
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_firewall_nftables
+
 INPUT = ("inet", "filter", "input")
 OURS = 'tcp dport { 25, 587 } accept comment "postfix_mta"'
 
@@ -70,7 +72,7 @@ table inet filter { # handle 7
 @pytest.fixture
 def nftables(modules):
     """The module as the loader made it."""
-    return sys.modules[modules["mta_firewall_nftables.plan"].__module__]
+    return sys.modules[_mta_firewall_nftables.plan.__module__]
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def nft(pretend):
 
     stand_in = Nft()
     stand_in.told, stand_in.checked = [], []
-    pretend("mta_firewall.run", stand_in)
+    pretend("_mta_firewall_files.run", stand_in)
     return stand_in
 
 
@@ -221,10 +223,10 @@ def test_a_rule_that_refuses_a_port_by_number_is_left_and_reported(nftables):
     assert notes == ["Left as it is in the chain inet filter input: tcp dport 25 drop"]
 
 
-def test_a_file_made_of_commands_is_refused_with_a_way_out(nftables, modules, nft, tmp_path):
+def test_a_file_made_of_commands_is_refused_with_a_way_out(nftables, nft, tmp_path):
     (tmp_path / "conf").write_text("add table ip t\nadd chain ip t c { type filter hook input priority 0; }\n")
     with pytest.raises(CommandExecutionError, match="not as table and chain blocks"):
-        modules["mta_firewall_nftables.plan"]([25], str(tmp_path / "conf"))
+        _mta_firewall_nftables.plan([25], str(tmp_path / "conf"))
 
 
 def test_the_kernel_gets_one_rule_at_the_same_place(nftables):
@@ -249,53 +251,51 @@ def test_chains_that_are_not_in_the_file_are_not_touched_but_said(nftables):
     assert notes == ["The chain inet filter input, which is not in the file, drops what comes to port 25"]
 
 
-def test_it_applies_once_and_takes_back_what_the_kernel_refuses(modules, nft, tmp_path):
+def test_it_applies_once_and_takes_back_what_the_kernel_refuses(nft, tmp_path):
     path = tmp_path / "conf"
     path.write_text(FILE)
     arguments = [25, 587], str(path)
-    changes = modules["mta_firewall_nftables.plan"](*arguments)["changes"]
+    changes = _mta_firewall_nftables.plan(*arguments)["changes"]
     assert list(changes) == [str(path), "running rules of inet filter input"]
     assert path.read_text() == FILE
     nft.refuses = True
     with pytest.raises(CommandExecutionError):
-        modules["mta_firewall_nftables.apply"](*arguments)
+        _mta_firewall_nftables.apply(*arguments)
     assert path.read_text() == FILE
     nft.refuses = False
-    modules["mta_firewall_nftables.apply"](*arguments)
+    _mta_firewall_nftables.apply(*arguments)
     assert OURS in path.read_text()
     assert all("flush" not in told for told in nft.told)
     assert OURS in nft.checked[-1]
     nft.listing = LISTING.replace("\t\tlimit", f"\t\t{OURS} # handle 20\n\t\tlimit")
-    assert modules["mta_firewall_nftables.plan"](*arguments)["changes"] == {}
-    modules["mta_firewall_nftables.apply"]([], str(path))
+    assert _mta_firewall_nftables.plan(*arguments)["changes"] == {}
+    _mta_firewall_nftables.apply([], str(path))
     assert path.read_text() == FILE
 
 
-def test_included_files_are_read_changed_and_checked_as_one(modules, nft, tmp_path):
+def test_included_files_are_read_changed_and_checked_as_one(nft, tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/a.nft").write_text(chain("drop"))
     main = tmp_path / "conf"
     main.write_text(f'flush ruleset\ninclude "{tmp_path}/parts/*.nft"\n')
-    modules["mta_firewall_nftables.apply"]([25, 587], str(main))
+    _mta_firewall_nftables.apply([25, 587], str(main))
     assert OURS in (tmp_path / "parts/a.nft").read_text()
     assert OURS in nft.checked[-1]
     assert "include" not in nft.checked[-1]
 
 
-def test_a_firewall_that_is_off_stays_off(modules, nft, tmp_path):
+def test_a_firewall_that_is_off_stays_off(nft, tmp_path):
     nft.listing = ""
     (tmp_path / "conf").write_text(FILE)
-    notes = modules["mta_firewall_nftables.plan"]([25], str(tmp_path / "conf"))["notes"]
+    notes = _mta_firewall_nftables.plan([25], str(tmp_path / "conf"))["notes"]
     assert notes == [f"None of the chains of {tmp_path}/conf is in force: only the file is changed"]
-    modules["mta_firewall_nftables.apply"]([25], str(tmp_path / "conf"))
+    _mta_firewall_nftables.apply([25], str(tmp_path / "conf"))
     assert nft.told == []
-    assert modules["mta_firewall_nftables.plan"]([25], str(tmp_path / "conf")) == {"changes": {}, "notes": []}
+    assert _mta_firewall_nftables.plan([25], str(tmp_path / "conf")) == {"changes": {}, "notes": []}
 
 
-def test_it_is_in_force_when_the_service_is_enabled_and_filters_what_comes_in(
-    nftables, modules, monkeypatch, tmp_path
-):
-    in_force = modules["mta_firewall_nftables.in_force"]
+def test_it_is_in_force_when_the_service_is_enabled_and_filters_what_comes_in(nftables, monkeypatch, tmp_path):
+    in_force = _mta_firewall_nftables.in_force
     (tmp_path / "conf").write_text(FILE)
     monkeypatch.setattr(nftables, "BOOT_LINKS", str(tmp_path / "*.link"))
     assert not in_force(str(tmp_path / "conf"))

@@ -6,6 +6,8 @@ import sys
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_firewall_ufw
+
 # As ufw 0.36.2 writes it; the rules between the comments are left out.
 RULES = """\
 *filter
@@ -51,7 +53,7 @@ def v6(text):
 @pytest.fixture
 def ufw(modules):
     """The module as the loader made it."""
-    return sys.modules[modules["mta_firewall_ufw.plan"].__module__]
+    return sys.modules[_mta_firewall_ufw.plan.__module__]
 
 
 @pytest.fixture
@@ -104,12 +106,12 @@ def host(ufw, monkeypatch, pretend, tmp_path):
 
     host = Host()
     host.told = []
-    pretend("mta_firewall.run", run)
+    pretend("_mta_firewall_files.run", run)
     return host
 
 
-def test_rules_are_added_for_both_families_once_and_go_again(modules, host):
-    plan, apply = modules["mta_firewall_ufw.plan"], modules["mta_firewall_ufw.apply"]
+def test_rules_are_added_for_both_families_once_and_go_again(host):
+    plan, apply = _mta_firewall_ufw.plan, _mta_firewall_ufw.apply
     change = {"old": "", "new": "25, 587"}
     assert plan([587, 25])["changes"] == {"IPv4 rules of ufw": change, "IPv6 rules of ufw": change}
     assert host.told == []
@@ -124,65 +126,65 @@ def test_rules_are_added_for_both_families_once_and_go_again(modules, host):
     assert (host.path / "user6.rules").read_text() == v6(RULES)
 
 
-def test_what_other_rules_open_is_left_to_them(modules, host):
-    changes = modules["mta_firewall_ufw.plan"]([22, 80, 143, 2222, 6003, 53])["changes"]
+def test_what_other_rules_open_is_left_to_them(host):
+    changes = _mta_firewall_ufw.plan([22, 80, 143, 2222, 6003, 53])["changes"]
     assert changes["IPv4 rules of ufw"]["new"] == "53, 80, 2222"
 
 
-def test_new_rules_come_before_old_ones_go(modules, host):
-    modules["mta_firewall_ufw.apply"]([25])
+def test_new_rules_come_before_old_ones_go(host):
+    _mta_firewall_ufw.apply([25])
     host.told.clear()
-    modules["mta_firewall_ufw.apply"]([25, 587])
+    _mta_firewall_ufw.apply([25, 587])
     assert [told.split()[0] for told in host.told] == ["allow", "delete", "allow", "delete"]
 
 
-def test_rules_stand_before_the_one_that_denies_everything(modules, host):
+def test_rules_stand_before_the_one_that_denies_everything(host):
     (host.path / "user.rules").write_text(RULES.replace(END, DENY + END))
-    modules["mta_firewall_ufw.apply"]([25, 587])
+    _mta_firewall_ufw.apply([25, 587])
     assert host.told[0].startswith("insert 9 allow proto tcp from 0.0.0.0/0")
     assert (host.path / "user.rules").read_text() == RULES.replace(END, OURS + DENY + END)
     (host.path / "user.rules").write_text(RULES.replace(END, DENY + OURS + END))
-    modules["mta_firewall_ufw.apply"]([25, 587])
+    _mta_firewall_ufw.apply([25, 587])
     assert (host.path / "user.rules").read_text() == RULES.replace(END, OURS + DENY + END)
-    assert modules["mta_firewall_ufw.plan"]([25, 587])["changes"] == {}
+    assert _mta_firewall_ufw.plan([25, 587])["changes"] == {}
 
 
-def test_a_rule_that_denies_a_port_by_number_is_left_and_reported(modules, host):
+def test_a_rule_that_denies_a_port_by_number_is_left_and_reported(host):
     deny = "### tuple ### deny tcp 25 0.0.0.0/0 any 0.0.0.0/0 in\n\n"
     (host.path / "user.rules").write_text(RULES.replace(END, deny + END))
-    plan = modules["mta_firewall_ufw.plan"]([25, 587])
+    plan = _mta_firewall_ufw.plan([25, 587])
     assert plan["changes"]["IPv4 rules of ufw"]["new"] == "587"
     assert "deny tcp 25" in plan["notes"][0]
 
 
-def test_more_ports_than_one_rule_takes_become_several(modules, host):
-    modules["mta_firewall_ufw.apply"](list(range(1000, 1017)))
+def test_more_ports_than_one_rule_takes_become_several(host):
+    _mta_firewall_ufw.apply(list(range(1000, 1017)))
     assert [told.split(" port ")[1].count(",") for told in host.told] == [14, 1, 14, 1]
-    assert modules["mta_firewall_ufw.plan"](list(range(1000, 1017)))["changes"] == {}
+    assert _mta_firewall_ufw.plan(list(range(1000, 1017)))["changes"] == {}
 
 
-def test_without_ipv6_there_is_one_family(modules, host):
+def test_without_ipv6_there_is_one_family(host):
     (host.path / "default").write_text("IPV6=no\n")
-    assert list(modules["mta_firewall_ufw.plan"]([25])["changes"]) == ["IPv4 rules of ufw"]
+    assert list(_mta_firewall_ufw.plan([25])["changes"]) == ["IPv4 rules of ufw"]
 
 
-def test_when_ufw_fails_its_files_come_back_and_are_loaded(modules, host):
+def test_when_ufw_fails_its_files_come_back_and_are_loaded(host):
     host.refuses = "::/0"
     with pytest.raises(CommandExecutionError):
-        modules["mta_firewall_ufw.apply"]([25])
+        _mta_firewall_ufw.apply([25])
     assert (host.path / "user.rules").read_text() == RULES
     assert host.told[-1] == "reload"
 
 
-def test_a_rule_that_is_not_understood_is_an_error_and_nothing_is_told(modules, host):
+def test_a_rule_that_is_not_understood_is_an_error_and_nothing_is_told(host):
     (host.path / "user.rules").write_text(RULES.replace("6000:6007 0", "6000x 0"))
     with pytest.raises(CommandExecutionError, match="6000x"):
-        modules["mta_firewall_ufw.apply"]([25])
+        _mta_firewall_ufw.apply([25])
     assert host.told == []
 
 
-def test_it_is_in_force_when_it_is_active_and_installed(modules, host):
-    in_force, plan = modules["mta_firewall_ufw.in_force"], modules["mta_firewall_ufw.plan"]
+def test_it_is_in_force_when_it_is_active_and_installed(host):
+    in_force, plan = _mta_firewall_ufw.in_force, _mta_firewall_ufw.plan
     assert in_force()
     (host.path / "ufw.conf").write_text("ENABLED=no\n")
     assert not in_force()
@@ -200,13 +202,13 @@ def test_an_enabled_ufw_that_has_been_stopped_is_not_started(modules, host):
         with pytest.raises(CommandExecutionError, match="not switched on here"):
             modules[f"mta_firewall_ufw.{function}"]([25])
     assert host.told == []
-    assert modules["mta_firewall_ufw.plan"]([]) == {"changes": {}, "notes": []}
+    assert _mta_firewall_ufw.plan([]) == {"changes": {}, "notes": []}
 
 
-def test_where_ufw_is_not_enabled_only_its_files_are_changed(modules, host):
+def test_where_ufw_is_not_enabled_only_its_files_are_changed(host):
     (host.path / "ufw.conf").write_text("ENABLED=no\n")
     host.status = "inactive"
-    assert modules["mta_firewall_ufw.plan"]([25])["notes"] == ["ufw is not enabled: only its files are changed"]
-    modules["mta_firewall_ufw.apply"]([25])
-    assert modules["mta_firewall_ufw.plan"]([25]) == {"changes": {}, "notes": []}
+    assert _mta_firewall_ufw.plan([25])["notes"] == ["ufw is not enabled: only its files are changed"]
+    _mta_firewall_ufw.apply([25])
+    assert _mta_firewall_ufw.plan([25]) == {"changes": {}, "notes": []}
     assert "reload" not in host.told

@@ -1,6 +1,7 @@
 """A fleet's authority: what is signed for whom, and what a mail minion is told when nothing is."""
 
 import datetime
+import functools
 import logging
 import pathlib
 import subprocess
@@ -12,6 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from salt.exceptions import CommandExecutionError
+
+import _mta_ca
+import _mta_fleet_ca
 
 CA, MAIL1, MAIL2 = "ca.example.com", "mail1.example.com", "mail2.example.com"
 PASSPHRASE = "geheim-7431"
@@ -70,7 +74,7 @@ def pillar(tmp_path):
 
 
 @pytest.fixture
-def ca_minion(modules, pillar):
+def ca_minion(modules, minion, pillar):
     """The CA minion's modules, with its pillar."""
     for loader in (modules, modules.pack["__salt__"]):
         loader.pack["__pillar__"] = pillar
@@ -83,7 +87,7 @@ def authority(ca_minion, pillar):
     modules = ca_minion
     files = pillar["postfix_mta"]["certificate"]["ca"]
     where = "postfix_mta:certificate:ca:passphrase"
-    modules["mta_ca.create"](files["certificate"], files["key"], key_type="ec", days=3650, passphrase_pillar=where)
+    _mta_ca.create(minion, files["certificate"], files["key"], key_type="ec", days=3650, passphrase_pillar=where)
     return modules
 
 
@@ -104,12 +108,12 @@ class TestAMinionThatOnlySigns:
 
     def test_what_fleet_ca_has_left_tells_it_whatever_the_pillar_says(self, modules, opts, context, tmp_path):
         paths = dict.fromkeys(self.FILES, str(tmp_path / "x"))
-        assert modules["mta_fleet_ca.only_signs"]() is None
+        assert _mta_fleet_ca.only_signs(minion) is None
         for test in (True, False):
             states = salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
             ret = states["mta_fleet_ca.signs"](paths["certificate"], paths["key"])
             assert (ret["result"], ret["changes"]) == (True, {})
-            assert modules["mta_fleet_ca.only_signs"]() == (None if test else paths)
+            assert _mta_fleet_ca.only_signs(minion) == (None if test else paths)
 
     def test_a_host_that_is_a_mail_server_too_is_treated_as_one(self, ca_minion):
         ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
@@ -150,7 +154,7 @@ class TestAMinionThatOnlySigns:
         assert self.started(ca_minion, opts, {}) == "nothing"
         ca_minion["mta_apply.ended"]({})
         assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "nothing"
-        pretend("mta_beacon.conditions", lambda: {"saslauthd": {}})
+        pretend("_mta_beacon.conditions", lambda: {"saslauthd": {}})
         assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "all of it"
 
     @staticmethod
@@ -342,7 +346,7 @@ class TestTheMailMinion:
                 return value(*args, **kwargs) if callable(value) else value
 
             pretend("publish.publish", publish)
-            function = modules["mta_fleet_ca.sign_request"]
+            function = functools.partial(_mta_fleet_ca.sign_request, minion)
             function.__globals__["time"] = type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))})
             return calls
 
@@ -369,7 +373,7 @@ class TestTheMailMinion:
     def test_it_is_told_what_to_mend(self, modules, answered, value, seconds, text):
         answered(value, seconds)
         with pytest.raises(CommandExecutionError, match=text):
-            modules["mta_fleet_ca.sign_request"](request(), CA)
+            _mta_fleet_ca.sign_request(minion, request(), CA)
 
     @pytest.fixture
     def masterless(self, opts):
@@ -377,17 +381,17 @@ class TestTheMailMinion:
 
     def test_without_a_master_it_says_so(self, masterless, modules):
         with pytest.raises(CommandExecutionError, match="runs without one"):
-            modules["mta_fleet_ca.authority"](CA)
+            _mta_fleet_ca.authority(minion, CA)
 
     def test_a_certificate_for_another_key_is_not_taken(self, modules, answered, issue):
         other = issue(request())
         answered({CA: other})
         with pytest.raises(CommandExecutionError, match="for another key"):
-            modules["mta_fleet_ca.sign_request"](request(), CA)
+            _mta_fleet_ca.sign_request(minion, request(), CA)
 
     def test_it_asks_only_the_ca_minion_by_its_own_id_as_policy(self, modules, answered, issue):
         calls = answered(lambda tgt, fun, arg, **_: {CA: issue(arg[0]["request"], arg[0]["policy"])})
-        assert modules["mta_fleet_ca.sign_request"](request(), CA).startswith("-----BEGIN CERTIFICATE")
+        assert _mta_fleet_ca.sign_request(minion, request(), CA).startswith("-----BEGIN CERTIFICATE")
         ((target, function), options) = calls[0]
         assert (target, function, options["tgt_type"]) == (CA, "mta_fleet_ca.issue", "list")
         assert options["arg"][0]["policy"] == MAIL1
@@ -395,7 +399,7 @@ class TestTheMailMinion:
     @pytest.mark.parametrize("ca_minion", ["*", "a,b", "", None, "E@x or *"])
     def test_only_one_minion_can_be_the_ca_minion(self, modules, ca_minion):
         with pytest.raises(Exception, match="must be a minion id"):
-            modules["mta_fleet_ca.authority"](ca_minion)
+            _mta_fleet_ca.authority(minion, ca_minion)
 
 
 class TestTheTrustStore:

@@ -7,11 +7,13 @@ import subprocess
 
 import pytest
 
+import _mta_journal
+
 SHELLS = [["sh"], ["bash", "--posix"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
 
 
 @pytest.fixture(params=["undo", "recover", *map(" ".join, SHELLS)])
-def roll_back(request, transaction, modules, context, tmp_path):
+def roll_back(request, transaction, context, tmp_path):
     """
     A function that undoes the transaction: in its own run, in the next one, or as the boot does. ``env``: of the
     script. Returns what it says.
@@ -25,9 +27,7 @@ def roll_back(request, transaction, modules, context, tmp_path):
         if request.param == "recover":
             return "\n".join(transaction("recover")["notes"])
         script = tmp_path / "recover.sh"
-        script.write_text(
-            modules["mta_journal.entries"].func.__globals__["_recover_script"](tmp_path / "state", tmp_path)
-        )
+        script.write_text(_mta_journal._recover_script(tmp_path / "state", tmp_path))
         argv = [*request.param.split(), str(script)]
         done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **env}, check=False)
         assert done.returncode == len(list((tmp_path / "state").glob("not-restored-*")))
@@ -52,12 +52,12 @@ def changed(transaction, tmp_path):
     return {"option": tmp_path / "option", "folder": folder, "database": database}
 
 
-def test_everything_is_put_back(changed, modules, roll_back, tmp_path):
+def test_everything_is_put_back(changed, minion, roll_back, tmp_path):
     roll_back()
     assert changed["database"].read_text() == "sasl:\n"
     assert not changed["folder"].exists()
     assert not changed["option"].exists()
-    assert modules["mta_journal.entries"]() == []
+    assert _mta_journal.entries(minion) == []
     assert list((tmp_path / "state").glob("*journal")) == []
     assert list(tmp_path.glob("*edited*")) == []
 
@@ -208,26 +208,26 @@ def test_a_directory_in_which_somebody_else_has_put_something_stays(transaction,
     assert changed["folder"].exists()
 
 
-def test_a_draft_of_an_entry_is_not_mistaken_for_one(changed, modules, tmp_path):
-    saved = [entry["path"] for entry in modules["mta_journal.entries"]()]
+def test_a_draft_of_an_entry_is_not_mistaken_for_one(changed, minion, tmp_path):
+    saved = [entry["path"] for entry in _mta_journal.entries(minion)]
     draft = tmp_path / "state" / "journal" / ".0009"
     draft.mkdir()
     (draft / "path").write_text(str(tmp_path / "never"))
-    assert [entry["path"] for entry in modules["mta_journal.entries"]()] == saved
+    assert [entry["path"] for entry in _mta_journal.entries(minion)] == saved
     assert str(changed["option"]) in saved
 
 
-def test_only_the_first_change_of_a_path_is_saved(transaction, changed, modules):
-    before = modules["mta_journal.entries"]()
+def test_only_the_first_change_of_a_path_is_saved(transaction, changed, minion):
+    before = _mta_journal.entries(minion)
     transaction("write", str(changed["option"]), "another")
-    assert modules["mta_journal.entries"]() == before
+    assert _mta_journal.entries(minion) == before
 
 
 @pytest.mark.parametrize("contents", ["text\n", b"\xff\x00"])
-def test_a_file_is_replaced_whole(modules, tmp_path, contents):
+def test_a_file_is_replaced_whole(tmp_path, contents):
     path = tmp_path / "file"
     path.write_text("old")
-    modules["mta_journal.replace"](path, contents, path.stat().st_uid, path.stat().st_gid, 0o600)
+    _mta_journal.replace(path, contents, path.stat().st_uid, path.stat().st_gid, 0o600)
     assert path.read_bytes() == (contents if isinstance(contents, bytes) else contents.encode())
     assert path.stat().st_mode & 0o777 == 0o600
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".file")] == []

@@ -12,6 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_apply
+import _mta_tables
+import _mta_tables_manage
+
 FILE = pathlib.Path(__file__).resolve().parents[2] / "_modules/mta_map.py"
 SPEC = importlib.util.spec_from_file_location("pure_mta_map", FILE)
 pure = importlib.util.module_from_spec(SPEC)
@@ -47,7 +51,7 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def installed(modules, tmp_path, monkeypatch, pretend):
+def installed(tmp_path, monkeypatch, pretend):
     """A host with Postfix, whose postmap compiles to capitals."""
     programs = {}
     for name, text in (("postmap", POSTMAP), ("postconf", POSTCONF)):
@@ -55,16 +59,16 @@ def installed(modules, tmp_path, monkeypatch, pretend):
         program.write_text(text)
         program.chmod(0o755)
         programs[name] = str(program)
-    monkeypatch.setitem(modules["mta_map.plan"].func.__globals__, "PROGRAMS", programs)
-    pretend("postconf.show", dict)
-    pretend("postconf.services", dict)
+    monkeypatch.setattr(_mta_tables, "PROGRAMS", programs)
+    pretend("_mta_postfix_view.show", dict)
+    pretend("_mta_postfix_view.services", dict)
     return lambda: sum(len(file.read_text().splitlines()) for file in tmp_path.glob("*.calls"))
 
 
 @pytest.fixture
-def apply(modules, installed, pretend, context):
+def apply(minion, installed, pretend, context):
     """Apply, with the transaction's files written at once."""
-    pretend("mta_transaction.need", lambda activate: None)
+    pretend("_mta_transaction.need", lambda activate: None)
 
     def write(target, contents, user=None, group=None, mode=None, activate=None):
         contents = contents.encode() if isinstance(contents, str) else contents
@@ -73,11 +77,11 @@ def apply(modules, installed, pretend, context):
             handle.write(contents)
         os.chmod(target, int(mode, 8))
 
-    pretend("mta_transaction.write", write)
-    pretend("mta_transaction.remove", lambda target: os.unlink(target))
+    pretend("_mta_transaction.write", write)
+    pretend("_mta_transaction.remove", lambda target: os.unlink(target))
 
     def run(target, **table):
-        modules["mta_map.apply"](str(target), **table)
+        _mta_tables_manage.apply(minion, str(target), **table)
         context.clear()
 
     return run
@@ -156,33 +160,33 @@ def test_a_thousand_changes_are_not_all_shown():
     assert "950 more entries" in changes
 
 
-def test_a_table_is_made_and_then_looked_at_without_a_process(modules, apply, path, installed, context):
+def test_a_table_is_made_and_then_looked_at_without_a_process(minion, apply, path, installed, context):
     table = {"type": "hash", "entries": {"a": "b"}}
-    assert modules["mta_map.plan"](str(path), **table)["changes"] == {
+    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {
         "a": {"old": None, "new": "b"},
         f"{path} mode": {"old": None, "new": "0644 root"},
     }
     apply(path, **table)
     assert path.read_text() == f"{pure.HEADER}a b\n"
     before = installed()
-    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
     assert installed() == before
 
 
-def test_a_compiled_form_that_somebody_else_made_rightly_is_adopted(modules, apply, path, installed, context):
+def test_a_compiled_form_that_somebody_else_made_rightly_is_adopted(minion, apply, path, installed, context):
     table = {"type": "hash", "entries": {"a": "b"}}
     path.write_text("# mine\na   b\n")
     path.with_name("virtual.db").write_text("# MINE\nA   B\n")
-    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
-    modules["mta_map.remember"]()
+    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
+    _mta_tables_manage.remember(minion)
     context.clear()
     before = installed()
-    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
     assert installed() == before
 
 
 @pytest.mark.parametrize("damage", ["deleted", "damaged", "older"])
-def test_what_happened_to_the_compiled_form_is_noticed(modules, apply, path, damage):
+def test_what_happened_to_the_compiled_form_is_noticed(minion, apply, path, damage):
     table = {"type": "btree", "entries": {"a": "b"}}
     apply(path, **table)
     target = path.with_name("virtual.db")
@@ -194,26 +198,26 @@ def test_what_happened_to_the_compiled_form_is_noticed(modules, apply, path, dam
         status = target.stat()
         target.write_text(target.read_text()[:-2] + "X\n")
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert list(modules["mta_map.plan"](str(path), **table)["changes"]) == ["compiled"]
+    assert list(_mta_tables_manage.plan(minion, str(path), **table)["changes"]) == ["compiled"]
     apply(path, **table)
-    assert modules["mta_map.plan"](str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
 
 
-def test_a_change_within_the_source_is_seen_wherever_it_is(modules, apply, path):
+def test_a_change_within_the_source_is_seen_wherever_it_is(minion, apply, path):
     table = {"type": "texthash", "entries": {f"key{number}": "value" for number in range(9)}}
     apply(path, **table)
     text = path.read_text()
     for number in range(9):
         path.write_text(text.replace(f"key{number} v", f"key{number} w"))
-        assert list(modules["mta_map.plan"](str(path), **table)["changes"]) == [f"key{number}"]
+        assert list(_mta_tables_manage.plan(minion, str(path), **table)["changes"]) == [f"key{number}"]
 
 
-def test_modes_hold_for_both_forms(modules, apply, path):
+def test_modes_hold_for_both_forms(minion, apply, path):
     apply(path, type="hash", entries={"a": {"secret": "b"}})
     for name in ("virtual", "virtual.db"):
         assert stat.S_IMODE(path.with_name(name).stat().st_mode) == 0o600
     path.with_name("virtual.db").chmod(0o644)
-    plan = modules["mta_map.plan"](str(path), type="hash", entries={"a": {"secret": "b"}})
+    plan = _mta_tables_manage.plan(minion, str(path), type="hash", entries={"a": {"secret": "b"}})
     assert plan["changes"] == {"compiled": {"old": "0644 root", "new": "as its source"}}
 
 
@@ -234,7 +238,7 @@ def served(opts, modules, tmp_path, pretend):
     """A file server with a table of settings, and pillar with a login."""
     (tmp_path / "users").write_text("user = x\npassword = geheim\n")
     pretend("cp.cache_file", lambda url, saltenv: str(tmp_path / url.replace("salt://", "")))
-    pretend("mta_map.missing_types", lambda types: [])
+    pretend("_mta_tables.missing_types", lambda types: [])
     for loader in (modules, modules.pack["__salt__"]):
         loader.pack["__pillar__"] = {"mail": {"relay": {"username": "x", "password": "geheim"}}}
 
@@ -258,28 +262,28 @@ def test_the_group_of_the_daemons_may_read_a_secret(apply, served, path, table):
             assert stat.S_IMODE(file.stat().st_mode) in allowed, file
 
 
-def test_a_table_that_others_could_read_before_this_was_refused_does_not_stay(modules, apply, path, context):
+def test_a_table_that_others_could_read_before_this_was_refused_does_not_stay(minion, apply, path, context):
     table = {"type": "hash", "entries": {"a": {"secret": "b"}}}
     apply(path, **table)
-    record = modules["mta_state.read"]("maps.json")
+    record = minion.state.read("maps.json")
     for file in path.parent.glob("virtual*"):
         file.chmod(0o644)
-    rights = modules["mta_map.plan"].func.__globals__["_rights"](path.stat())
+    rights = _mta_tables_manage._rights(path.stat())
     record["tables"][str(path)].update(mode="0644", rights=rights)
-    modules["mta_state.write"]("maps.json", record)
+    minion.state.write("maps.json", record)
     with pytest.raises(SaltInvocationError, match="lets others"):
-        modules["mta_map.plan"](str(path), **table, mode="0644")
-    assert modules["mta_map.plan"](str(path), **table)["changes"][f"{path} mode"]["new"].startswith("0600")
+        _mta_tables_manage.plan(minion, str(path), **table, mode="0644")
+    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"][f"{path} mode"]["new"].startswith("0600")
 
 
 @pytest.mark.parametrize("mode", [644, 420, "rw", "08", True])
-def test_a_mode_that_is_none_is_refused_in_words(modules, path, mode):
+def test_a_mode_that_is_none_is_refused_in_words(minion, path, mode):
     with pytest.raises(SaltInvocationError, match="is not an octal text"):
-        modules["mta_map.plan"](str(path), type="hash", entries={"a": "b"}, mode=mode)
+        _mta_tables_manage.plan(minion, str(path), type="hash", entries={"a": "b"}, mode=mode)
 
 
 def test_a_table_with_secrets_is_not_readable_for_a_moment(
-    modules, participate, installed, server, path, monkeypatch
+    minion, participate, installed, server, path, monkeypatch
 ):
     """Nor are drafts, the compiled form, and what is kept of the table before."""
     seen = {}
@@ -297,7 +301,7 @@ def test_a_table_with_secrets_is_not_readable_for_a_moment(
     try:
         for text in ("geheim-1", "geheim-2"):
             participate("mta_map.apply", str(path), type="hash", entries={"a": {"secret": text}})
-            modules["mta_transaction.close"](verify={"enabled": False})
+            _mta_apply.commit(minion, verify={"enabled": False})
             look()
     finally:
         os.umask(umask)
@@ -308,51 +312,51 @@ def test_a_table_with_secrets_is_not_readable_for_a_moment(
 
 @pytest.mark.parametrize("kind", ["hash", "texthash", "pcre", "mysql", "ldap"])
 @pytest.mark.parametrize("mistake", ["geheim", "[smtp.example.net]:587=geheim", "bind_pw geheim", "#geheim"])
-def test_a_line_without_a_separator_is_not_shown(modules, installed, path, kind, mistake):
+def test_a_line_without_a_separator_is_not_shown(minion, installed, path, kind, mistake):
     for entries in ([mistake], {mistake: None}, ["a = b", mistake], {"a": "b", mistake: ""}):
-        assert "geheim" not in str(modules["mta_map.unfit"](str(path), kind, entries, secret=True))
+        assert "geheim" not in str(_mta_tables.unfit(minion, str(path), kind, entries, secret=True))
         try:
-            said = modules["mta_map.plan"](str(path), type=kind, entries=entries, secret=True)
+            said = _mta_tables_manage.plan(minion, str(path), type=kind, entries=entries, secret=True)
         except SaltInvocationError as err:
             said = err
         assert "geheim" not in str(said)
     path.write_text(f"a b\n{mistake}\n")
     path.chmod(0o600)
-    assert "geheim" not in str(modules["mta_map.plan"](str(path), type=kind, entries={"a": "c"}))
+    assert "geheim" not in str(_mta_tables_manage.plan(minion, str(path), type=kind, entries={"a": "c"}))
 
 
-def test_a_table_that_cannot_be_encoded_is_refused_without_being_shown(modules, installed, path):
+def test_a_table_that_cannot_be_encoded_is_refused_without_being_shown(minion, installed, path):
     entries = {"a": {"secret": "geheim"}, "b": "\ud800"}
     with pytest.raises(SaltInvocationError, match="b: half of a character") as refused:
-        modules["mta_map.plan"](str(path), type="hash", entries=entries)
+        _mta_tables_manage.plan(minion, str(path), type="hash", entries=entries)
     assert "geheim" not in repr(refused.value)
 
 
-def test_an_entry_that_is_not_shown_is_told_by_its_number(modules, installed, path):
-    said = modules["mta_map.unfit"](str(path), "hash", ["[smtp.example.net]:587 alice:x", "geheim"], secret=True)
+def test_an_entry_that_is_not_shown_is_told_by_its_number(minion, installed, path):
+    said = _mta_tables.unfit(minion, str(path), "hash", ["[smtp.example.net]:587 alice:x", "geheim"], secret=True)
     assert said == "entries:entry 2 (not shown, as it may hold a secret): no value"
-    assert modules["mta_map.unfit"](str(path), "hash", ["a"]) == "entries:a: no value"
+    assert _mta_tables.unfit(minion, str(path), "hash", ["a"]) == "entries:a: no value"
 
 
-def test_the_value_of_a_former_secret_is_not_shown_when_it_goes(modules, apply, path):
+def test_the_value_of_a_former_secret_is_not_shown_when_it_goes(minion, apply, path):
     apply(path, type="hash", entries={"a": {"secret": "geheim-1"}, "b": "c"})
-    assert "geheim-1" not in str(modules["mta_map.plan"](str(path), type="hash", entries={"b": "c"}))
+    assert "geheim-1" not in str(_mta_tables_manage.plan(minion, str(path), type="hash", entries={"b": "c"}))
     settings = {"user": "x", "uri": {"secret": "geheim-2"}, "password": "geheim-3"}
     other = path.with_name("users")
     apply(other, type="mysql", entries=settings)
-    plan = modules["mta_map.plan"](str(other), type="mysql", entries={"user": "y"})
+    plan = _mta_tables_manage.plan(minion, str(other), type="mysql", entries={"user": "y"})
     assert "geheim" not in str(plan)
     assert plan["changes"]["user"] == {"old": "x", "new": "y"}
 
 
-def test_the_words_of_postmap_about_a_secret_table_are_not_shown(modules, installed, path):
-    plan = modules["mta_map.plan"](str(path), type="pcre", entries=["/[geheim/ x"], secret=True)
+def test_the_words_of_postmap_about_a_secret_table_are_not_shown(minion, installed, path):
+    plan = _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/[geheim/ x"], secret=True)
     assert "not shown" in plan["errors"][0]
     assert "geheim" not in str(plan["errors"])
 
 
-def test_a_type_that_this_postfix_lacks_is_an_error_with_the_way_out(modules, installed, path, apply):
-    plan = modules["mta_map.plan"](str(path), type="lmdb", entries={"a": "b"})
+def test_a_type_that_this_postfix_lacks_is_an_error_with_the_way_out(minion, installed, path, apply):
+    plan = _mta_tables_manage.plan(minion, str(path), type="lmdb", entries={"a": "b"})
     assert "has no table type lmdb" in plan["errors"][0]
     assert "default_database_type (hash)" in plan["errors"][0]
     with pytest.raises(CommandExecutionError, match="no table type lmdb"):
@@ -360,65 +364,65 @@ def test_a_type_that_this_postfix_lacks_is_an_error_with_the_way_out(modules, in
     assert not path.exists()
 
 
-def test_a_rule_that_postmap_warns_of_is_an_error(modules, installed, path):
-    assert "bad pattern" in modules["mta_map.plan"](str(path), type="pcre", entries=["/[/ x"])["errors"][0]
-    assert modules["mta_map.plan"](str(path), type="pcre", entries=["/a/ x"])["errors"] == []
+def test_a_rule_that_postmap_warns_of_is_an_error(minion, installed, path):
+    assert "bad pattern" in _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/[/ x"])["errors"][0]
+    assert _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/a/ x"])["errors"] == []
 
 
-def test_without_a_type_it_is_the_default_one(modules, apply, path, pretend):
+def test_without_a_type_it_is_the_default_one(minion, apply, path, pretend):
     apply(path, entries={"a": "b"})
     assert path.with_name("virtual.db").exists()
-    pretend("postconf.show", lambda: {"default_database_type": "cidr"})
-    assert modules["mta_map.default_type"]() == "cidr"
+    pretend("_mta_postfix_view.show", lambda: {"default_database_type": "cidr"})
+    assert _mta_tables.default_type(minion) == "cidr"
 
 
-def test_only_what_was_made_here_is_removed_and_not_while_it_is_named(modules, apply, path, pretend, context):
+def test_only_what_was_made_here_is_removed_and_not_while_it_is_named(minion, apply, path, pretend, context):
     apply(path, type="hash", entries={"a": "b"})
     other = path.with_name("other")
     other.write_text("x y\n")
-    pretend("postconf.naming", lambda paths: {})
-    plan = modules["mta_map.only_plan"](keep={str(path): "hash"})
+    pretend("_mta_postfix_outlook.naming", lambda paths: {})
+    plan = _mta_tables_manage.only_plan(minion, keep={str(path): "hash"})
     assert plan["changes"] == {}
-    pretend("postconf.naming", lambda paths: {str(path): "virtual_alias_maps"})
-    plan = modules["mta_map.only_plan"]()
+    pretend("_mta_postfix_outlook.naming", lambda paths: {str(path): "virtual_alias_maps"})
+    plan = _mta_tables_manage.only_plan(minion)
     assert (plan["changes"], plan["comment"]) == ({}, f"{path} stays, as it is named by virtual_alias_maps")
-    assert "still named by" in modules["mta_map.only_plan"](absent=[str(path)])["errors"][0]
-    pretend("postconf.naming", lambda paths: {})
-    assert set(modules["mta_map.only_plan"]()["changes"]) == {str(path), f"{path}.db"}
-    modules["mta_map.only_apply"]()
+    assert "still named by" in _mta_tables_manage.only_plan(minion, absent=[str(path)])["errors"][0]
+    pretend("_mta_postfix_outlook.naming", lambda paths: {})
+    assert set(_mta_tables_manage.only_plan(minion)["changes"]) == {str(path), f"{path}.db"}
+    _mta_tables_manage.only_apply(minion)
     assert not path.exists()
     assert other.exists()
-    assert modules["mta_map.only_plan"]()["changes"] == {}
+    assert _mta_tables_manage.only_plan(minion)["changes"] == {}
 
 
-def test_a_table_that_somebody_has_edited_since_stays(modules, apply, path, pretend):
+def test_a_table_that_somebody_has_edited_since_stays(minion, apply, path, pretend):
     apply(path, type="hash", entries={"a": "b"})
-    pretend("postconf.naming", lambda paths: {})
+    pretend("_mta_postfix_outlook.naming", lambda paths: {})
     path.write_text(f"{path.read_text()}c d\n")
-    plan = modules["mta_map.only_plan"]()
+    plan = _mta_tables_manage.only_plan(minion)
     assert (plan["changes"], plan["comment"]) == (
         {},
         f"{path} stays, as somebody has changed it since the last apply",
     )
-    modules["mta_map.only_apply"]()
+    _mta_tables_manage.only_apply(minion)
     assert path.exists()
     assert path.with_name("virtual.db").exists()
-    assert set(modules["mta_map.only_plan"](absent=[str(path)])["changes"]) == {str(path), f"{path}.db"}
+    assert set(_mta_tables_manage.only_plan(minion, absent=[str(path)])["changes"]) == {str(path), f"{path}.db"}
 
 
-def test_a_record_that_another_apply_may_write_is_left_to_it(modules, transaction, context, opts):
+def test_a_record_that_another_apply_may_write_is_left_to_it(minion, transaction, context, opts):
     transaction("begin")
     mine = context.pop("mta_transaction")
     context["mta_map.noticed"] = {"tables": {"/etc/postfix/x": {}}, "postfix": {}}
-    modules["mta_map.remember"]()
+    _mta_tables_manage.remember(minion)
     assert not (pathlib.Path(opts["mta_state_dir"]) / "maps.json").exists()
     mine["lock"].close()
 
 
-def test_a_compiled_form_of_another_type_goes(modules, apply, path):
+def test_a_compiled_form_of_another_type_goes(minion, apply, path):
     apply(path, type="hash", entries={"a": "b"})
     apply(path, type="texthash", entries={"a": "b"})
-    assert list(modules["mta_map.only_plan"](keep={str(path): "texthash"})["changes"]) == [f"{path}.db"]
+    assert list(_mta_tables_manage.only_plan(minion, keep={str(path): "texthash"})["changes"]) == [f"{path}.db"]
 
 
 def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
@@ -433,16 +437,16 @@ def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
     assert not path.exists()
 
 
-def test_the_entries_of_a_table_are_shown_as_postfix_reads_them(modules, path):
-    assert modules["mta_map.show"](str(path), "hash") is None
+def test_the_entries_of_a_table_are_shown_as_postfix_reads_them(path):
+    assert _mta_tables.show(str(path), "hash") is None
     path.write_text(TABLE)
-    assert modules["mta_map.show"](str(path), "hash") == [
+    assert _mta_tables.show(str(path), "hash") == [
         ["info@example.com", "alice,  bob"],
         ['"john doe"@x', "carol"],
     ]
     path.write_bytes(b"a \xff\n")
     with pytest.raises(CommandExecutionError, match="no UTF-8 text"):
-        modules["mta_map.show"](str(path), "hash")
+        _mta_tables.show(str(path), "hash")
 
 
 PASSWORD = "pass #word: 7431"
@@ -473,15 +477,15 @@ class TestLogins:
         assert path.read_text().splitlines()[1:] == [f"{HOP} user:{PASSWORD}", "alice@example.com al:x"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         calls = installed()
-        assert modules["mta_map.plan"](str(path), type="texthash", logins=logins)["changes"] == {}
+        assert _mta_tables_manage.plan(minion, str(path), type="texthash", logins=logins)["changes"] == {}
         assert installed() == calls
 
     def test_a_changed_password_is_a_change_that_does_not_show_it(self, modules, apply, path):
         apply(path, type="texthash", logins={HOP: "mail:relay"})
         path.write_text(path.read_text().replace("7431", "7432"))
-        plan = modules["mta_map.plan"](str(path), type="texthash", logins={HOP: "mail:relay"})
+        plan = _mta_tables_manage.plan(minion, str(path), type="texthash", logins={HOP: "mail:relay"})
         assert plan["changes"] == {HOP: {"old": "(hidden)", "new": "(hidden, changed)"}}
-        plan = modules["mta_map.plan"](str(path), type="texthash", logins={"b": "mail:alice"})
+        plan = _mta_tables_manage.plan(minion, str(path), type="texthash", logins={"b": "mail:alice"})
         assert plan["changes"][HOP] == {"old": "(hidden)", "new": None}
         apply(path, type="texthash", logins={HOP: "mail:alice"})
         assert path.read_text().splitlines()[1:] == [f"{HOP} al:x"]
@@ -489,7 +493,7 @@ class TestLogins:
     @pytest.mark.parametrize("number", range(len(BAD_LOGINS)))
     def test_what_a_table_cannot_hold_is_refused_without_showing_it(self, modules, installed, path, number):
         with pytest.raises(SaltInvocationError) as raised:
-            modules["mta_map.plan"](str(path), type="texthash", logins={HOP: f"bad:{number}"})
+            _mta_tables_manage.plan(minion, str(path), type="texthash", logins={HOP: f"bad:{number}"})
         assert "geheim" not in str(raised.value)
 
 

@@ -7,6 +7,9 @@ import pytest
 import yaml
 from salt.exceptions import SaltInvocationError
 
+import _mta_migration
+import _mta_postfix_edit
+
 SECRET = "Geheim-4711"
 MAIN = """\
 compatibility_level = 3.6
@@ -58,18 +61,18 @@ def directory(tmp_path, modules, monkeypatch, pretend):
         monkeypatch.setitem(postconf, "PACKAGE_MAIN", (str(tmp_path / "main.dist"),))
         monkeypatch.setitem(postconf, "PACKAGE_MASTER", (str(tmp_path / "master.dist"),))
         migration = loader["mta_migration.host"].__globals__
-        monkeypatch.setitem(migration, "ALIASES", str(tmp_path / "aliases"))
-        monkeypatch.setitem(migration, "MAILNAME", str(tmp_path / "mailname"))
-    pretend("postconf.refused", lambda *_: [])
+        monkeypatch.setattr(_mta_migration, "ALIASES", str(tmp_path / "aliases"))
+        monkeypatch.setattr(_mta_migration, "MAILNAME", str(tmp_path / "mailname"))
+    pretend("_mta_postfix_stage.refused", lambda *_: [])
     return folder
 
 
 @pytest.fixture
-def export(modules, directory):
+def export(minion, directory):
     """The exported text and the pillar in it."""
 
     def run(**args):
-        text = modules["postconf.export"](str(directory), **{"probe": False, **args})
+        text = _mta_migration.export(minion, str(directory), **{"probe": False, **args})
         return text, yaml.safe_load(text)["postfix_mta"]
 
     return run
@@ -130,12 +133,12 @@ def test_secrets_and_what_pillar_cannot_hold_are_named_and_left_out(export):
     assert len(notes) == 8
 
 
-def test_what_is_exported_changes_nothing(export, modules, directory, opts):
+def test_what_is_exported_changes_nothing(export, modules, minion, directory, opts):
     _, pillar = export()
     assert pillar["maps"] == {"clients": {"type": "cidr", **pillar["maps"]["clients"]}}
     assert pillar["maps"]["clients"]["entries"] == ["192.0.2.0/24 OK"]
     assert modules["mta_settings.problems"](pillar=pillar) == []
-    plan = modules["postconf.plan"](str(directory), pillar["parameters"], pillar["services"])
+    plan = _mta_postfix_edit.plan(minion, str(directory), pillar["parameters"], pillar["services"])
     assert plan["changes"] == {}
     assert pillar["aliases"] == {"root": ["alice", "bob"]}
     assert {key: pillar[key] for key in ("certificate", "sasl", "firewall")} == {
@@ -156,12 +159,12 @@ def test_the_mail_name_is_exported_where_pillar_can_say_it(export, tmp_path, mai
 
 
 def test_a_server_that_does_not_pass_the_conversation_is_not_asked_to(export, pretend):
-    pretend("mta_service.status", lambda names: {name: {"active": True, "enabled": True} for name in names})
-    pretend("mta_probe.check", lambda **_: {"problems": ["banner: 421 busy\nevil: true"]})
+    pretend("_mta_services.status", lambda names: {name: {"active": True, "enabled": True} for name in names})
+    pretend("_mta_judge.check", lambda **_: {"problems": ["banner: 421 busy\nevil: true"]})
     text, pillar = export(probe=True)
     assert pillar["verify"] == {"enabled": False}
     assert "banner: 421 busy evil: true" in text
-    pretend("mta_probe.check", lambda **_: {"problems": []})
+    pretend("_mta_judge.check", lambda **_: {"problems": []})
     assert "verify" not in export(probe=True)[1]
 
 
@@ -207,9 +210,9 @@ COMMUNITY = {
 }
 
 
-def test_the_pillar_of_the_community_formula_is_converted(modules, pretend):
-    pretend("postconf.refused", lambda *_: [])
-    text = modules["mta_migration.convert"](COMMUNITY)
+def test_the_pillar_of_the_community_formula_is_converted(modules, minion, pretend):
+    pretend("_mta_postfix_stage.refused", lambda *_: [])
+    text = _mta_migration.convert(minion, COMMUNITY)
     pillar = yaml.safe_load(text)["postfix_mta"]
     assert pillar["parameters"] == {
         "myhostname": "mx.example.org",
@@ -328,13 +331,13 @@ NAMES_ON, NAMES_OFF = names_of(ON), names_of(OFF)
 
 
 @pytest.fixture
-def converted(modules, pretend):
+def converted(modules, minion, pretend):
     """The services that come of those of the community formula's pillar."""
-    pretend("postconf.refused", lambda *_: [])
+    pretend("_mta_postfix_stage.refused", lambda *_: [])
 
     def convert(services, **config):
         pillar = {"config": config, "master_config": {"services": services}, "manage_master_config": True}
-        pillar = yaml.safe_load(modules["mta_migration.convert"](pillar))["postfix_mta"]
+        pillar = yaml.safe_load(_mta_migration.convert(minion, pillar))["postfix_mta"]
         assert modules["mta_settings.problems"](pillar={**pillar, "hostname": "mx.example.org"}) == []
         return pillar.get("services", {})
 
@@ -342,13 +345,13 @@ def converted(modules, pretend):
 
 
 @pytest.fixture
-def changed(modules, tmp_path):
+def changed(minion, tmp_path):
     """What services would change in a master.cf."""
     (tmp_path / "main.cf").write_text("myhostname = mx.example.org\n")
 
     def plan(master, services):
         (tmp_path / "master.cf").write_text(master)
-        return modules["postconf.plan"](str(tmp_path), {}, services)["changes"]
+        return _mta_postfix_edit.plan(minion, str(tmp_path), {}, services)["changes"]
 
     return plan
 
@@ -422,9 +425,9 @@ def test_a_listener_for_users_has_the_community_formulas_overrides_unless_it_has
     assert converted({"submission": {"args": ["-o a=b"]}})["submission/inet"]["overrides"] == {"a": "b"}
 
 
-def test_without_a_pillar_there_is_nothing_to_convert(modules):
+def test_without_a_pillar_there_is_nothing_to_convert(minion):
     with pytest.raises(SaltInvocationError, match="no pillar key postfix"):
-        modules["mta_migration.convert"]()
+        _mta_migration.convert(minion)
 
 
 def test_the_page_about_migration_names_functions_that_there_are(modules):

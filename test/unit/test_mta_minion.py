@@ -3,6 +3,8 @@
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_minion_config
+
 
 @pytest.fixture
 def file(opts, tmp_path):
@@ -13,36 +15,36 @@ def file(opts, tmp_path):
     return tmp_path / "etc" / "minion.d" / "postfix_mta.conf"
 
 
-def test_what_is_written_is_read_and_an_empty_value_leaves_no_file(file, modules):
-    assert modules["mta_minion.path"]("postfix_mta.conf") == str(file)
-    modules["mta_minion.write"]("postfix_mta.conf", "beacons", {"a": [{"b": 1}]}, "postfix_mta:beacon")
-    assert modules["mta_minion.read"]("postfix_mta.conf", "beacons") == {"a": [{"b": 1}]}
-    assert modules["mta_minion.read"]("postfix_mta.conf", "schedule") == {}
+def test_what_is_written_is_read_and_an_empty_value_leaves_no_file(file, minion):
+    assert _mta_minion_config.path(minion, "postfix_mta.conf") == str(file)
+    _mta_minion_config.write(minion, "postfix_mta.conf", "beacons", {"a": [{"b": 1}]}, "postfix_mta:beacon")
+    assert _mta_minion_config.read(minion, "postfix_mta.conf", "beacons") == {"a": [{"b": 1}]}
+    assert _mta_minion_config.read(minion, "postfix_mta.conf", "schedule") == {}
     assert file.read_text().startswith("# From the pillar's postfix_mta:beacon.\n")
     for _ in range(2):
-        modules["mta_minion.write"]("postfix_mta.conf", "beacons", {}, "postfix_mta:beacon")
+        _mta_minion_config.write(minion, "postfix_mta.conf", "beacons", {}, "postfix_mta:beacon")
         assert not file.exists()
 
 
 @pytest.mark.parametrize("text", ["", "beacons: [", "- beacons", "beacons: 7", "beacons:"])
-def test_a_damaged_file_gives_nothing(file, modules, text):
+def test_a_damaged_file_gives_nothing(file, minion, text):
     file.parent.mkdir(parents=True)
     file.write_text(text)
-    assert modules["mta_minion.read"]("postfix_mta.conf", "beacons") == {}
+    assert _mta_minion_config.read(minion, "postfix_mta.conf", "beacons") == {}
 
 
-def test_a_file_that_cannot_be_written_is_an_error(file, modules):
+def test_a_file_that_cannot_be_written_is_an_error(file, minion):
     file.parent.parent.write_text("no directory")
     with pytest.raises(CommandExecutionError, match="Cannot write"):
-        modules["mta_minion.write"]("postfix_mta.conf", "beacons", {"a": []}, "postfix_mta:beacon")
+        _mta_minion_config.write(minion, "postfix_mta.conf", "beacons", {"a": []}, "postfix_mta:beacon")
 
 
-def test_only_a_minion_that_runs_is_told(file, modules, pretend, tmp_path):
+def test_only_a_minion_that_runs_is_told(file, minion, pretend, tmp_path):
     told = []
     pretend("event.fire", lambda *event: told.append(event))
-    assert modules["mta_minion.tell"]({"a": 1}, "tag") is False
+    assert _mta_minion_config.tell(minion, {"a": 1}, "tag") is False
     (tmp_path / "minion_event_0123_pull.ipc").touch()
-    assert modules["mta_minion.tell"]({"a": 1}, "tag") is True
+    assert _mta_minion_config.tell(minion, {"a": 1}, "tag") is True
     assert told == [({"a": 1}, "tag")]
 
 

@@ -5,6 +5,10 @@ import stat
 
 import pytest
 
+import _mta_apply
+import _mta_journal
+import _mta_restore
+
 
 @pytest.fixture
 def originals(participate, server):
@@ -68,14 +72,14 @@ def test_what_a_later_apply_leaves_is_not_theirs(transaction, superseded, change
     assert str(changed["option"]) in superseded("thing", [])
 
 
-def test_what_is_taken_back_is_its_member_s_again(transaction, originals, superseded, context, changed, modules):
+def test_what_is_taken_back_is_its_member_s_again(transaction, originals, superseded, context, changed, minion):
     assert transaction("close")["result"]
     option = str(changed["option"])
     context["mta_transaction"]["module"] = "thing"
     originals("give_back", [option])
     assert transaction("close")["result"]
     assert not changed["option"].exists()
-    assert modules["mta_previous.take_back"]()["result"]
+    assert _mta_apply.roll_back(minion)["result"]
     assert changed["option"].read_text() == "secret"
     assert option in superseded("thing", [])
 
@@ -156,7 +160,7 @@ class TestWhatIsNotAsItWasLeft:
         """Paths of which there are copies, and the copies."""
 
         def found():
-            entries = modules["mta_journal.entries"]("originals")
+            entries = _mta_journal.entries(minion, "originals")
             return {entry["path"]: pathlib.Path(entry["folder"]) / "content" for entry in entries}
 
         return found
@@ -185,9 +189,9 @@ class TestWhatIsNotAsItWasLeft:
     def test_what_it_replaces_is_kept_until_the_next_apply(self, apply, clean, modules, tmp_path):
         apply("thing", conf="made\n")
         clean()
-        (entry,) = modules["mta_journal.entries"]("previous")
+        (entry,) = _mta_journal.entries(minion, "previous")
         assert (pathlib.Path(entry["folder"]) / "content").read_text() == "made\n"
-        assert "nothing that could be taken back" in modules["mta_previous.take_back"]()["comment"]
+        assert "nothing that could be taken back" in _mta_apply.roll_back(minion)["comment"]
 
     def test_owner_and_mode_count(self, apply, clean, tmp_path):
         apply("thing", conf="made\n", other="made\n")
@@ -251,13 +255,16 @@ class TestWhatIsNotAsItWasLeft:
 
     def test_a_main_cf_that_stays_keeps_what_it_names(self, apply, clean, tmp_path, main_cf, pretend, modules):
         (tmp_path / "master.cf").write_text("before\n")
-        record = modules["mta_state.path"]("postconf.json")
+        record = minion.state.path("postconf.json")
         apply("postconf", **{"main.cf": "made\n", "master.cf": "made\n", record: "{}"})
         apply("mta_cert", named="made\n", needless="made\n")
         apply("saslauthd", option="made\n")
         listener = {"auth": True, "sasl_type": "cyrus"}
-        pretend("postconf.listeners", lambda: [listener])
-        pretend("postconf.naming", lambda paths: {p: "smtpd_tls_key_file" for p in paths if p.endswith("named")})
+        pretend("_mta_postfix_view.listeners", lambda: [listener])
+        pretend(
+            "_mta_postfix_outlook.naming",
+            lambda paths: {p: "smtpd_tls_key_file" for p in paths if p.endswith("named")},
+        )
         main_cf.write_text("theirs\n")
         done = clean()
         assert {*done["changes"]} == {str(tmp_path / "needless"), "activation"}
@@ -282,15 +289,15 @@ class TestWhatIsNotAsItWasLeft:
             (tmp_path / "cakey").write_text(key.format("as it was"))
         apply("mta_ca", cakey=key.format("locked"), cacert="certificate\n")
         assert superseded("mta_ca", []) == ({})
-        outcome = modules["mta_previous.take_back"]()
+        outcome = _mta_apply.roll_back(minion)
         assert "there is nothing" in outcome["comment"]
         apply("thing", other="made\n")
         done = clean()
         assert {*done["changes"]} == {str(tmp_path / "other"), "activation"}
         assert f"rm {tmp_path / 'cakey'} {tmp_path / 'cacert'}"[:20] in done["comment"]
-        for entry in modules["mta_journal.entries"]("originals"):
-            modules["mta_transaction.put_back"](entry)
-        assert modules["mta_transaction.close"]()["result"]
+        for entry in _mta_journal.entries(minion, "originals"):
+            _mta_restore.put_back(minion, entry)
+        assert _mta_apply.commit(minion)["result"]
         assert (tmp_path / "cakey").read_text() == key.format("locked")
         assert (tmp_path / "cacert").read_text() == "certificate\n"
 
@@ -299,6 +306,6 @@ class TestWhatIsNotAsItWasLeft:
     ):
         apply("thing", other="made\n")
         held = []
-        pretend("mta_originals.forget", lambda: held.append(transaction("under_way")))
+        pretend("_mta_restore.forget_first", lambda: held.append(transaction("under_way")))
         clean()
         assert held == [True]

@@ -1,6 +1,7 @@
 """mta_package: the dpkg database, removals, debconf answers, and the state over the real loaders."""
 
 import fcntl
+import functools
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import pytest
 import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_package
 
 STATUS = """\
 Package: postfix
@@ -64,10 +67,10 @@ Version: 4.2.1-20
 
 
 @pytest.fixture
-def package(modules, tmp_path, monkeypatch):
+def package(modules, minion, tmp_path, monkeypatch):
     """The module as the loader made it, with a dpkg database and locks of its own."""
-    modules["mta_package.versions"]
-    module = sys.modules[modules["mta_package.versions"].__module__]
+    functools.partial(_mta_package.versions, minion)
+    module = sys.modules[functools.partial(_mta_package.versions, minion).__module__]
     (tmp_path / "dpkg" / "updates").mkdir(parents=True)
     (tmp_path / "dpkg" / "status").write_text(STATUS)
     (tmp_path / "dpkg" / "lock").touch()
@@ -96,9 +99,9 @@ def in_mode(opts, modules, context):
     return lambda test: salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
 
 
-def test_only_completely_installed_packages_have_a_version(package, modules):
+def test_only_completely_installed_packages_have_a_version(package, modules, minion):
     names = ["postfix", "sasl2-bin", "libsasl2-2", "libsasl2-modules", "man-db", "dovecot-core"]
-    assert modules["mta_package.versions"](names) == {
+    assert _mta_package.versions(minion, names) == {
         "postfix": "3.7.11-0+deb12u1",
         "sasl2-bin": None,
         "libsasl2-2": "2.1.28-amd64",
@@ -108,25 +111,25 @@ def test_only_completely_installed_packages_have_a_version(package, modules):
     }
 
 
-def test_the_journal_of_an_interrupted_dpkg_overrides_its_database(package, modules):
+def test_the_journal_of_an_interrupted_dpkg_overrides_its_database(package, minion):
     (package.DPKG / "updates" / "0001").write_text(
         "Package: postfix\nStatus: install reinstreq half-installed\nArchitecture: amd64\nVersion: 3.7.11\n"
     )
-    assert modules["mta_package.versions"](["postfix"]) == {"postfix": None}
+    assert _mta_package.versions(minion, ["postfix"]) == {"postfix": None}
 
 
-def test_an_unreadable_database_is_an_error(package, modules):
+def test_an_unreadable_database_is_an_error(package, minion):
     (package.DPKG / "status").unlink()
     with pytest.raises(CommandExecutionError, match="cannot be read"):
-        modules["mta_package.versions"](["postfix"])
+        _mta_package.versions(minion, ["postfix"])
 
 
-def test_this_machine_agrees_with_dpkg_query(modules):
+def test_this_machine_agrees_with_dpkg_query(minion):
     names = ["dpkg", "libc6", "coreutils", "no-such-package"]
     query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *names]
     shown = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
     expected = dict(line.split() for line in shown.splitlines())
-    assert modules["mta_package.versions"](names) == {name: expected.get(name) for name in names}
+    assert _mta_package.versions(minion, names) == {name: expected.get(name) for name in names}
 
 
 def test_removals_are_read_from_a_simulation(package):
@@ -256,7 +259,7 @@ def test_a_mail_name_that_cannot_be_written_is_one_clear_error(package, in_mode,
     assert f"{file} cannot be written" in ret["comment"]
 
 
-def test_answers_go_to_packages_that_were_never_installed_only(package, modules, programs, monkeypatch):
+def test_answers_go_to_packages_that_were_never_installed_only(package, minion, programs, monkeypatch):
     given = pathlib.Path(package.DPKG / "given")
     programs("apt-get", "exit 0")
     programs("debconf-set-selections", f"cat > {given}")
@@ -268,16 +271,16 @@ def test_answers_go_to_packages_that_were_never_installed_only(package, modules,
     monkeypatch.setattr(package, "__salt__", pkg)
     answers = {"sasl2-bin": {"sasl2-bin/a": ["string", "no"]}, "new": {"new/a": ["string", "yes"]}}
     with pytest.raises(CommandExecutionError, match="reported no error: sasl2-bin, new"):
-        modules["mta_package.install"](["sasl2-bin", "new"], answers)
+        _mta_package.install(minion, ["sasl2-bin", "new"], answers)
     assert given.read_text() == "new new/a string yes\n"
     assert installed == [["sasl2-bin", "new"]]
 
 
 @pytest.mark.parametrize("answer", ["3.5", {"postfix": "3.5", "cyrus-sasl": ""}])
-def test_other_families_ask_their_package_manager(package, modules, monkeypatch, answer):
+def test_other_families_ask_their_package_manager(package, minion, monkeypatch, answer):
     names = ["postfix", "cyrus-sasl"] if isinstance(answer, dict) else ["postfix"]
     monkeypatch.setattr(package, "__grains__", {"os_family": "RedHat"})
     monkeypatch.setattr(package, "__salt__", {"pkg.version": lambda *_names: answer})
     expected = {"postfix": "3.5", "cyrus-sasl": None}
-    assert modules["mta_package.versions"](names) == {name: expected[name] for name in names}
-    assert modules["mta_package.problems"](names) == []
+    assert _mta_package.versions(minion, names) == {name: expected[name] for name in names}
+    assert _mta_package.problems(minion, names) == []

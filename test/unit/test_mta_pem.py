@@ -25,10 +25,10 @@ def written(pretend):
         with open(path, "wb") as handle:
             handle.write(data)
 
-    pretend("mta_transaction.write", write)
-    pretend("mta_transaction.directory", lambda path, mode: (seen.append((path, mode)), os.mkdir(path)))
-    pretend("mta_transaction.halt", lambda: seen.append("halt") or True)
-    pretend("mta_service.start", lambda name: seen.append("start"))
+    pretend("_mta_transaction.write", write)
+    pretend("_mta_transaction.directory", lambda path, mode: (seen.append((path, mode)), os.mkdir(path)))
+    pretend("_mta_transaction.halt", lambda: seen.append("halt") or True)
+    pretend("_mta_services.start", lambda name: seen.append("start"))
     return seen
 
 

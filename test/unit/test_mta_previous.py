@@ -108,12 +108,12 @@ def test_another_apply_meanwhile_is_not_taken_back_in_its_place(transaction, pre
     assert transaction("pending") is None
 
 
-def test_a_changed_mode_is_a_change_and_a_record_of_our_own_is_none(transaction, previous, changed, modules):
-    record = modules["mta_state.path"]("maps.json")
+def test_a_changed_mode_is_a_change_and_a_record_of_our_own_is_none(transaction, previous, changed, minion):
+    record = minion.state.path("maps.json")
     transaction("write", record, "{}")
     transaction("write", str(changed[0]), "x", mode="0644")
     assert transaction("close")["result"] is True
-    modules["mta_state.write"]("maps.json", {"more": 1})
+    minion.state.write("maps.json", {"more": 1})
     changed[0].chmod(0o600)
     assert str(changed[0]) in previous("plan")["errors"][0]
     assert record not in previous("plan")["errors"][0]

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import datetime
+import functools
 import ipaddress
 import pathlib
 import socket
@@ -16,6 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_audit
+import _mta_judge
+import _mta_smtp
+import _mta_untrusted_client
 
 HOST = "mail.example.com"
 PASSWORD = "s3cret-pass"
@@ -188,19 +194,19 @@ def listener(server, certificates):
 
 
 @pytest.fixture
-def inside(modules):
-    return modules["mta_probe.check"].func.__globals__
+def inside():
+    return vars(_mta_judge)
 
 
 @pytest.fixture
-def check(modules, listener):
+def check(minion, listener):
     """Check the fake server."""
-    return lambda **kwargs: modules["mta_probe.check"](listeners=[listener], **{"timeout": 5, **kwargs})
+    return lambda **kwargs: _mta_judge.check(minion, listeners=[listener], **{"timeout": 5, **kwargs})
 
 
 @pytest.fixture
-def converse(modules, server):
-    return lambda **kwargs: modules["mta_probe.converse"](port=server.port, **{"timeout": 5, **kwargs})
+def converse(server):
+    return lambda **kwargs: _mta_smtp.converse(port=server.port, **{"timeout": 5, **kwargs})
 
 
 def problem(found):
@@ -275,8 +281,8 @@ def test_a_policy_refusal_is_no_fault_where_logins_are_expected(check, server, r
 
 def test_on_port_25_the_postmaster_has_to_be_accepted(check, server, listener, inside, monkeypatch):
     server.replies["RCPT TO:<postm"] = b"550 5.1.1 Unknown\r\n"
-    real = inside["_Line"]
-    monkeypatch.setitem(inside, "_Line", lambda address, *more: real(("127.0.0.1", server.port), *more))
+    real = _mta_smtp._Line
+    monkeypatch.setattr(_mta_smtp, "_Line", lambda address, *more: real(("127.0.0.1", server.port), *more))
     listener["port"] = 25
     assert f"127.0.0.1:25 RCPT TO:<postmaster@{HOST}>: 550 5.1.1 Unknown" in problem(check(envelope=True))
 
@@ -289,8 +295,8 @@ def test_nobody_listens(check, server):
     assert found["speaking"] == []
 
 
-def test_no_listener_is_a_problem(modules):
-    found = modules["mta_probe.check"](listeners=[])
+def test_no_listener_is_a_problem(minion):
+    found = _mta_judge.check(minion, listeners=[])
     assert found["problems"] == ["master.cf has no SMTP listener"]
 
 
@@ -424,7 +430,7 @@ def test_the_banner_and_ehlo_have_to_name_the_host(check):
     assert "EHLO: the server calls itself mail.example.com (expected other.example.com)" in text
 
 
-def test_a_service_with_its_own_name_goes_by_it(modules, server, listener):
+def test_a_service_with_its_own_name_goes_by_it(minion, server, listener):
     own = {**listener, "service": "submission/inet", "hostname": "submit.example.com"}
     second = Server(server.certificate)
     own["port"] = second.port
@@ -432,7 +438,7 @@ def test_a_service_with_its_own_name_goes_by_it(modules, server, listener):
     second.replies["EHLO"] = b"250-submit.example.com\r\n250-AUTH PLAIN\r\n250 STARTTLS\r\n"
     second.replies["STARTTLS"] = b"220 ok\r\n"
     own["starttls"], second.replies["EHLO"] = False, b"250-submit.example.com\r\n250 AUTH PLAIN\r\n"
-    found = modules["mta_probe.check"](listeners=[listener, own], hostname=HOST, timeout=5)
+    found = _mta_judge.check(minion, listeners=[listener, own], hostname=HOST, timeout=5)
     assert found["problems"] == []
 
 
@@ -449,7 +455,7 @@ def login(opts, context, listener):
         modules = salt.loader.minion_mods({**opts, "pillar": pillar}, context=context)
         modules.pack["__salt__"]._dict["sdb.get"] = lambda uri: PASSWORD if uri == "sdb://store/probe" else None
         path = "postfix_mta:verify:login"
-        return modules["mta_probe.check"](listeners=[listener], login_pillar=path, timeout=5)
+        return _mta_judge.check(minion, listeners=[listener], login_pillar=path, timeout=5)
 
     return run
 
@@ -497,15 +503,15 @@ def test_an_unknown_user_has_to_be_turned_away(check, server):
     assert "AUTH PLAIN of an unknown user: 235" in problem(check(auth="challenge"))
 
 
-def test_listeners_are_examined_at_the_same_time(modules, server, listener):
+def test_listeners_are_examined_at_the_same_time(minion, server, listener):
     server.slow = 0.02
     second = Server(server.certificate)
     second.slow = 0.02
     started = time.monotonic()
-    modules["mta_probe.check"](listeners=[listener, {**listener, "port": second.port}], timeout=10)
+    _mta_judge.check(minion, listeners=[listener, {**listener, "port": second.port}], timeout=10)
     both = time.monotonic() - started
     started = time.monotonic()
-    modules["mta_probe.check"](listeners=[listener], timeout=10)
+    _mta_judge.check(minion, listeners=[listener], timeout=10)
     assert both < 1.6 * (time.monotonic() - started)
 
 
@@ -515,8 +521,8 @@ def test_listeners_are_examined_at_the_same_time(modules, server, listener):
 @pytest.fixture
 def stranger(inside, monkeypatch):
     """A stranger's address without changed routes: 127.0.0.2; this host itself has none."""
-    monkeypatch.setitem(inside, "_own_address", lambda family: None)
-    monkeypatch.setitem(inside, "_stranger", lambda family: contextlib.nullcontext("127.0.0.2"))
+    monkeypatch.setattr(_mta_untrusted_client, "own_address", lambda family: None)
+    monkeypatch.setattr(_mta_untrusted_client, "stranger", lambda family: contextlib.nullcontext("127.0.0.2"))
 
 
 @pytest.mark.usefixtures("stranger")
@@ -553,21 +559,21 @@ def test_a_stranger_who_is_not_even_greeted_is_no_fault_and_everybody_else_is(ch
 
 @pytest.mark.usefixtures("stranger")
 def test_this_host_s_own_address_is_stranger_enough_where_it_is_not_trusted(check, inside, monkeypatch, server):
-    monkeypatch.setitem(inside, "_own_address", lambda family: "127.0.0.3")
+    monkeypatch.setattr(_mta_untrusted_client, "own_address", lambda family: "127.0.0.3")
     assert check(stranger=True)["answers"]
     assert "EHLO [127.0.0.3]" in server.seen and "EHLO [127.0.0.2]" not in server.seen
 
 
 @pytest.mark.usefixtures("stranger")
 def test_where_this_host_s_own_address_is_trusted_another_one_decides(check, inside, monkeypatch, server):
-    monkeypatch.setitem(inside, "_own_address", lambda family: "127.0.0.3")
-    real = inside["_speak_as"]
+    monkeypatch.setattr(_mta_untrusted_client, "own_address", lambda family: "127.0.0.3")
+    real = _mta_judge._speak_as
 
     def speak_as(source, *more):
         server.replies = {"RCPT TO": b"250 2.1.5 Ok\r\n"} if source == "127.0.0.3" else {}
         return real(source, *more)
 
-    monkeypatch.setitem(inside, "_speak_as", speak_as)
+    monkeypatch.setattr(_mta_judge, "_speak_as", speak_as)
     assert check(stranger=True)["answers"]
     assert "EHLO [127.0.0.3]" in server.seen and "EHLO [127.0.0.2]" in server.seen
 
@@ -575,8 +581,8 @@ def test_where_this_host_s_own_address_is_trusted_another_one_decides(check, ins
 @pytest.mark.usefixtures("stranger")
 @pytest.mark.parametrize("dead", [False, True])
 def test_a_stranger_may_wait_for_a_banner_but_a_dead_server_is_a_problem(check, inside, monkeypatch, server, dead):
-    monkeypatch.setitem(inside, "CONVERSATION_TIMEOUT", 0.5)
-    real = inside["_speak_as"]
+    monkeypatch.setattr(_mta_smtp, "CONVERSATION_TIMEOUT", 0.5)
+    real = _mta_judge._speak_as
 
     def speak_as(*arguments):
         server.slow = 1
@@ -585,22 +591,22 @@ def test_a_stranger_may_wait_for_a_banner_but_a_dead_server_is_a_problem(check, 
         finally:
             server.slow = 1 if dead else 0
 
-    monkeypatch.setitem(inside, "_speak_as", speak_as)
+    monkeypatch.setattr(_mta_judge, "_speak_as", speak_as)
     found = check(stranger=True, timeout=1.5)
     assert found["answers"] is not dead
     assert ("a slow reverse lookup can do that" in str(found["notes"])) is not dead
 
 
 def test_where_no_stranger_can_be_had_a_note_says_so(check, inside, monkeypatch):
-    monkeypatch.setitem(inside, "_own_address", lambda family: None)
-    monkeypatch.setitem(inside, "_local_route", lambda add, address: 1)
+    monkeypatch.setattr(_mta_untrusted_client, "own_address", lambda family: None)
+    monkeypatch.setattr(_mta_untrusted_client, "_local_route", lambda add, address: 1)
     found = check(stranger=True)
     assert found["answers"]
     assert found["notes"][0].endswith("as a stranger: not tried, Operation not permitted")
 
 
 def test_the_stranger_s_addresses_are_nobody_s(inside):
-    for address in inside["STRANGERS"].values():
+    for address in _mta_untrusted_client.STRANGERS.values():
         assert not ipaddress.ip_address(address).is_global
 
 
@@ -637,23 +643,23 @@ def test_bad_arguments_are_refused(converse, arguments):
         converse(**arguments)
 
 
-def test_a_message_is_delivered(modules, server):
+def test_a_message_is_delivered(server):
     server.replies["."] = b"250 2.0.0 Ok: queued as 4F1\r\n"
-    found = modules["mta_probe.deliver"]("alice@example.com", port=server.port, timeout=5)
+    found = _mta_smtp.deliver("alice@example.com", port=server.port, timeout=5)
     assert (found["accepted"], found["reply"]) == (True, "250 2.0.0 Ok: queued as 4F1")
     server.replies["."] = b"451 4.3.0 no\r\n"
-    assert not modules["mta_probe.deliver"]("alice@example.com", port=server.port, timeout=5)["accepted"]
+    assert not _mta_smtp.deliver("alice@example.com", port=server.port, timeout=5)["accepted"]
     with pytest.raises(SaltInvocationError):
-        modules["mta_probe.deliver"]("alice@example.com", subject="a\nb", port=server.port)
+        _mta_smtp.deliver("alice@example.com", subject="a\nb", port=server.port)
 
 
 @pytest.fixture
 def answers(opts, modules, context, pretend, listener):
     """Run the state; ``announced`` says whether earlier states would change something."""
-    pretend("postconf.listeners", lambda: [listener])
+    pretend("_mta_postfix_view.listeners", lambda: [listener])
 
     def run(test=False, announced=False, **arguments):
-        pretend("mta_transaction.outlook", lambda: {"changes": announced, "activate": {}, "undone": None})
+        pretend("_mta_transaction.outlook", lambda: {"changes": announced, "activate": {}, "undone": None})
         states = salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
         return states["mta_probe.answers"](HOST, timeout=5, **arguments)
 
@@ -685,7 +691,7 @@ def test_a_configuration_that_cannot_be_read_is_reported(answers, pretend):
     def unreadable():
         raise CommandExecutionError("There is no main.cf")
 
-    pretend("postconf.listeners", unreadable)
+    pretend("_mta_postfix_view.listeners", unreadable)
     ret = answers()
     assert (ret["result"], "There is no main.cf" in ret["comment"]) == (False, True)
     assert answers(test=True)["result"] is None
@@ -695,14 +701,14 @@ def test_a_configuration_that_cannot_be_read_is_reported(answers, pretend):
 
 
 @pytest.fixture
-def audit(opts, modules, context, pretend, listener, certificates, tmp_path):
+def audit(opts, minion, context, pretend, listener, certificates, tmp_path):
     """mta_probe.audit over the server of this file, with a configuration that has nothing but it."""
-    pretend("postconf.listeners", lambda: [{**listener, "keys": [certificates["good"]]}])
-    pretend("postconf.in_force", lambda: {"queue_directory": str(tmp_path)})
-    pretend("postconf.services", dict)
-    pretend("postconf.tables", lambda parameter: [])
-    pretend("saslauthd.settings", lambda: {"socket_directory": str(tmp_path / "sasl")})
-    return modules["mta_probe.audit"]
+    pretend("_mta_postfix_view.listeners", lambda: [{**listener, "keys": [certificates["good"]]}])
+    pretend("_mta_postfix_view.in_force", lambda: {"queue_directory": str(tmp_path)})
+    pretend("_mta_postfix_view.services", dict)
+    pretend("_mta_tables.of_parameter", lambda parameter: [])
+    pretend("_mta_saslauthd_view.settings", lambda: {"socket_directory": str(tmp_path / "sasl")})
+    return functools.partial(_mta_audit.audit, minion)
 
 
 def names(found):
@@ -724,7 +730,7 @@ def test_the_audit_sees_what_a_client_and_the_disk_show(audit, server, stranger,
     [(0o640, "ssl-cert", False), (0o640, "users", True), (0o660, "ssl-cert", True), (0o644, "ssl-cert", True)],
 )
 def test_debian_s_group_for_keys_may_read_one(audit, certificates, monkeypatch, mode, group, found):
-    monkeypatch.setitem(audit.func.__globals__, "_group", lambda number: group)
+    monkeypatch.setattr(_mta_audit, "_group", lambda number: group)
     key = pathlib.Path(certificates["good"])
     before = key.stat().st_mode
     key.chmod(mode)
@@ -741,7 +747,7 @@ def test_the_state_fails_with_every_finding_and_accepts_what_it_is_told_to(opts,
         "reason": "VRFY tells",
         "pillar": "parameters: {}",
     }
-    pretend("mta_probe.audit", lambda timeout: {"findings": [finding], "notes": ["a note"]})
+    pretend("_mta_audit.audit", lambda timeout: {"findings": [finding], "notes": ["a note"]})
     state = salt.loader.states(opts, modules, {}, None, context=context)["mta_probe.audited"]
     passed = state("audit")
     assert passed["result"] is True
@@ -757,9 +763,9 @@ def test_the_state_fails_with_every_finding_and_accepts_what_it_is_told_to(opts,
 
 
 @pytest.fixture
-def stale(modules, listener, pretend):
-    pretend("postconf.listeners", lambda: [listener])
-    return lambda *paths: modules["mta_probe.stale"](list(paths) or None, timeout=5)
+def stale(listener, pretend):
+    pretend("_mta_postfix_view.listeners", lambda: [listener])
+    return lambda *paths: _mta_judge.stale(list(paths) or None, timeout=5)
 
 
 def test_a_listener_that_serves_what_is_on_disk_is_not_stale(stale):

@@ -8,6 +8,8 @@ import tracemalloc
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_queue
+
 # Recorded: Postfix 3.7 and 3.10. The byte of Latin-1 in the sender caf? has been replaced by Postfix.
 RECORDED = """\
 {"queue_name": "deferred", "queue_id": "8092D1921A5", "arrival_time": 1795552001, "message_size": 266, \
@@ -22,7 +24,7 @@ RECORDED = """\
 {"queue_name": "deferred", "queue_id": "B9CBD208363", "arrival_time": 1795554750, "message_size": 267, \
 "forced_expire": false, "sender": "caf?@sender.example", "recipients": [{"address": "\\"q r\\"@other.example", \
 "delay_reason": "host mx.other.example[192.0.2.7] said: 450 4.1.1 <q@other.example>: greylisted (in reply to RCPT TO)"}]}
-"""  # noqa: E501
+"""
 LAST = 1795554750
 
 PROGRAM = """\
@@ -50,7 +52,7 @@ esac
 @pytest.fixture
 def queue(modules, tmp_path, monkeypatch):
     """``queue("function", …)`` on a host with the recorded queue, 100 s after the last message arrived."""
-    inside = modules["mta_queue.size"].func.__globals__
+    inside = vars(_mta_queue)
     for name in ("POSTQUEUE", "POSTSUPER"):
         program = tmp_path / name.lower()
         program.write_text(PROGRAM)
@@ -344,8 +346,8 @@ def test_bytes_that_are_no_utf8_and_control_characters_do_not_stop_the_listing(q
     assert queue("list")[0]["sender"] == "caf\ufffd\x01@sender.example"
 
 
-def test_a_queue_of_any_length_takes_bounded_memory(queue, tmp_path, monkeypatch, modules):
-    monkeypatch.setitem(modules["mta_queue.size"].func.__globals__, "DISTINCT", 1000)
+def test_a_queue_of_any_length_takes_bounded_memory(queue, tmp_path, monkeypatch):
+    monkeypatch.setattr(_mta_queue, "DISTINCT", 1000)
     with open(tmp_path / "listing", "w") as handle:
         for number in range(6_000):
             # Every second message is for one domain, which has to come out in spite of all the others.
@@ -382,7 +384,7 @@ class TestSize:
     def test_files_are_counted_in_hashed_queues_too(self, modules, spool):
         (spool / "deferred/0/1").mkdir()
         (spool / "deferred/0/1/01D").write_text("")
-        assert modules["mta_queue.size"](str(spool)) == {
+        assert _mta_queue.size(str(spool)) == {
             "maildrop": 0,
             "incoming": 0,
             "active": 1,
@@ -393,14 +395,14 @@ class TestSize:
         }
 
     def test_main_cf_says_where_the_queue_is(self, modules, spool, pretend):
-        pretend("postconf.show", lambda: {"queue_directory": str(spool)})
-        assert modules["mta_queue.size"]()["total"] == 5
+        pretend("_mta_postfix_view.show", lambda: {"queue_directory": str(spool)})
+        assert _mta_queue.size()["total"] == 5
 
     def test_no_queue_directory_is_none(self, modules, tmp_path):
-        assert modules["mta_queue.size"](str(tmp_path / "nothing")) is None
+        assert _mta_queue.size(str(tmp_path / "nothing")) is None
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
     def test_who_may_not_look_is_told(self, modules, spool):
         (spool / "deferred").chmod(0)
         with pytest.raises(CommandExecutionError, match="Cannot count the queue deferred"):
-            modules["mta_queue.size"](str(spool))
+            _mta_queue.size(str(spool))

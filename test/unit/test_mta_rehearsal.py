@@ -8,6 +8,8 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_preflight
+
 # Stands in for a daemon of Postfix: what it does is written in main.cf, as "program: word".
 DAEMON = f"""\
 #!{sys.executable}
@@ -54,7 +56,7 @@ LISTENER = {
 
 
 @pytest.fixture
-def problems(modules, tmp_path):
+def problems(minion, tmp_path):
     """``problems(main_cf, **arguments)``: what the daemons of a small master.cf say."""
     programs, stage = tmp_path / "sbin", tmp_path / "stage"
     for directory in (programs, stage, tmp_path / "queue" / "public"):
@@ -73,7 +75,7 @@ def problems(modules, tmp_path):
     def run(main="", **arguments):
         (stage / "main.cf").write_text(main)
         arguments = {"envelope": False, **arguments}
-        return modules["mta_rehearsal.problems"](str(stage), facts, services, [LISTENER], **arguments)
+        return _mta_preflight.problems(minion, str(stage), facts, services, [LISTENER], **arguments)
 
     run.stage = stage
     return run
@@ -115,7 +117,7 @@ def test_without_a_running_server_only_parameters_are_read(problems):
     assert problems("smtpd: parameter\n", converse=False) != []
 
 
-def test_a_private_copy_that_cannot_hold_the_socket_is_an_error(modules):
+def test_a_private_copy_that_cannot_hold_the_socket_is_an_error(minion):
     directory = pathlib.Path("/proc/nowhere")
     with pytest.raises(CommandExecutionError, match="Cannot listen"):
-        modules["mta_rehearsal.problems"](str(directory), {}, {}, [])
+        _mta_preflight.problems(minion, str(directory), {}, {}, [])

@@ -5,6 +5,8 @@ import time
 import pytest
 from salt.exceptions import SaltInvocationError
 
+import _mta_reprovision
+
 
 class Clock:
     """A clock that only ``sleep`` moves; ``at`` does something when it passes a time."""
@@ -26,7 +28,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(modules, monkeypatch):
+def clock(monkeypatch):
     ticking = Clock()
     monkeypatch.setattr(time, "time", lambda: ticking.now)
     monkeypatch.setattr(time, "sleep", ticking.sleep)
@@ -34,12 +36,12 @@ def clock(modules, monkeypatch):
 
 
 @pytest.fixture
-def world(modules, pretend, clock, monkeypatch):
+def world(pretend, clock, monkeypatch):
     """A host on which an apply takes 10 seconds, and what there is to be seen of it."""
     facts = {"applies": [], "good": True, "conditions": {}, "heals": True, "events": [], "flushed": 0}
     # Long ago.
     facts["last"] = {"result": True, "time": 0, "failed": []}
-    inside = modules["mta_reprovision.request"].func.__globals__
+    inside = vars(_mta_reprovision)
 
     def apply():
         facts["applies"].append(clock.now)
@@ -50,21 +52,21 @@ def world(modules, pretend, clock, monkeypatch):
             facts["conditions"].clear()
         return good
 
-    monkeypatch.setitem(inside, "_apply", apply)
+    monkeypatch.setattr(_mta_reprovision, "_apply", apply)
     settings = {"attempts": 3, "pause": 60, "hold": 3600, "splay": 0}
-    monkeypatch.setitem(inside, "_settings", lambda: settings)
-    pretend("mta_beacon.conditions", lambda: dict(facts["conditions"]))
-    pretend("mta_beacon.found", lambda: dict(facts["conditions"]))
-    pretend("mta_apply.last", lambda: facts["last"])
-    pretend("mta_queue.flush", lambda everything: facts.update(flushed=facts["flushed"] + everything))
+    monkeypatch.setattr(_mta_reprovision, "_settings", lambda: settings)
+    pretend("_mta_beacon.conditions", lambda: dict(facts["conditions"]))
+    pretend("_mta_beacon.found", lambda: dict(facts["conditions"]))
+    pretend("_mta_last_apply.last", lambda: facts["last"])
+    pretend("_mta_queue.flush", lambda everything: facts.update(flushed=facts["flushed"] + everything))
     pretend("event.send", lambda tag, data: facts["events"].append((tag, data)))
     facts["settings"] = settings
     return facts
 
 
 @pytest.fixture
-def request_(modules):
-    return lambda reason="reprovision": modules["mta_reprovision.request"](reason)
+def request_(minion):
+    return lambda reason="reprovision": _mta_reprovision.request(minion, reason)
 
 
 def test_a_request_is_an_apply(request_, world, clock):
@@ -89,16 +91,16 @@ def test_no_other_reason_is_taken(request_, world, reason):
 
 @pytest.mark.parametrize("reason", ["beacon", "reprovision", "pillar"])
 def test_a_host_on_which_nothing_was_ever_applied_is_no_mail_server_and_does_not_become_one(
-    modules, request_, world, reason
+    minion, request_, world, reason
 ):
     world.update(last={}, conditions={"saslauthd": {}})
     answer = request_(reason)
     assert answer["accepted"] is False
     assert "state.apply postfix_mta has never run here" in answer["comment"]
     assert world["applies"] == []
-    assert modules["mta_reprovision.due"]() is True  # by the condition; but nothing was noted
+    assert _mta_reprovision.due(minion) is True  # by the condition; but nothing was noted
     world.update(last={"result": False, "time": 0}, conditions={})
-    assert modules["mta_reprovision.due"]() is False
+    assert _mta_reprovision.due(minion) is False
     assert request_()["applies"] == 1
 
 
@@ -187,37 +189,37 @@ def test_a_changed_pillar_is_applied_after_the_masters_window_and_at_a_moment_of
     assert max(moments) <= 321
 
 
-def test_what_a_reboot_cut_off_is_due_at_the_next_start(modules, request_, world, clock):
-    assert modules["mta_reprovision.due"]() is False
+def test_what_a_reboot_cut_off_is_due_at_the_next_start(minion, request_, world, clock):
+    assert _mta_reprovision.due(minion) is False
     clock.at(1, lambda: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
         request_()
-    assert modules["mta_reprovision.due"]() is True
+    assert _mta_reprovision.due(minion) is True
     assert request_()["applies"] == 1
-    assert modules["mta_reprovision.due"]() is False
+    assert _mta_reprovision.due(minion) is False
 
 
-def test_a_condition_is_due_at_a_start_but_not_what_was_given_up(modules, request_, world, clock):
+def test_a_condition_is_due_at_a_start_but_not_what_was_given_up(minion, request_, world, clock):
     world["conditions"]["saslauthd"] = {}
-    assert modules["mta_reprovision.due"]() is True
+    assert _mta_reprovision.due(minion) is True
     world["good"] = False
     request_()
-    assert modules["mta_reprovision.due"]() is False
+    assert _mta_reprovision.due(minion) is False
 
 
 def test_of_two_at_the_same_time_one_applies(modules, world, request_, monkeypatch):
     """The lock is one between processes: another descriptor of the same file does not get it."""
-    inside = modules["mta_reprovision.request"].func.__globals__
+    inside = vars(_mta_reprovision)
     monkeypatch.setitem(inside, "__salt__", modules)
     request_()
-    with inside["_lock"]() as first, inside["_lock"]() as second:
+    with _mta_reprovision._lock() as first, _mta_reprovision._lock() as second:
         assert (first, second) == (True, False)
-    with inside["_lock"]() as third:
+    with _mta_reprovision._lock() as third:
         assert third is True
 
 
-def test_the_apply_is_a_salt_call_whose_exit_code_counts(modules, opts, tmp_path, monkeypatch):
-    inside = modules["mta_reprovision.request"].func.__globals__
+def test_the_apply_is_a_salt_call_whose_exit_code_counts(minion, opts, tmp_path, monkeypatch):
+    inside = vars(_mta_reprovision)
     program = tmp_path / "bin" / "salt-call"
     program.parent.mkdir()
     monkeypatch.setattr(inside["sys"], "executable", str(tmp_path / "bin" / "python"))
@@ -225,6 +227,6 @@ def test_the_apply_is_a_salt_call_whose_exit_code_counts(modules, opts, tmp_path
     for code in (0, 2):
         program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\nexit {code}\n')
         program.chmod(0o755)
-        assert inside["_apply"]() is (code == 0)
+        assert _mta_reprovision._apply() is (code == 0)
     said = (tmp_path / "said").read_text().split()
     assert said[:4] == ["--config-dir=/etc/salt", "--retcode-passthrough", "state.apply", "postfix_mta"]

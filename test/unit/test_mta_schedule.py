@@ -6,11 +6,13 @@ import pytest
 import salt.config
 import salt.utils.schedule
 
+import _mta_schedule
+
 START = datetime.datetime(2026, 1, 1)
 
 
 @pytest.fixture
-def minion(opts, tmp_path, modules, states):
+def minion(opts, tmp_path, modules, minion, states):
     """The schedule's file; the modules with a configuration directory below ``tmp_path``, no minion running."""
     opts["conf_file"] = str(tmp_path / "etc" / "minion")
     opts["default_include"] = "minion.d/*.conf"
@@ -21,15 +23,15 @@ def minion(opts, tmp_path, modules, states):
 
 
 @pytest.fixture
-def runs(minion, modules, pretend):
+def runs(minion, minion, pretend):
     """The options of a minion that runs on this host, and the events that it has got."""
     minion.parent.mkdir(parents=True)
     directory = minion.parents[2] / "run"
     directory.mkdir()
     (directory / "minion_event_0_pull.ipc").touch()
-    options = modules["mta_schedule.plan"].func.__globals__["__opts__"]
+    options = vars(_mta_schedule)
     told = []
-    pretend("mta_minion.is_this", lambda: True)
+    pretend("_mta_minion_config.is_this", lambda: True)
     pretend("event.fire", lambda data, tag: told.append((tag, data)) or True)
     return options, told
 
@@ -87,7 +89,7 @@ def test_a_bad_setting_changes_nothing(states, minion, wrong):
     assert not minion.exists()
 
 
-def test_the_minion_that_runs_is_told(states, minion, runs, modules):
+def test_the_minion_that_runs_is_told(states, minion, runs, minion):
     options, told = runs
     job = managed(states, enabled=True)["changes"]["postfix_mta"]["new"]
     assert told.pop() == (
@@ -115,7 +117,7 @@ def test_it_goes_from_the_file_too_into_which_salt_wrote_every_job(states, minio
 
 
 @pytest.fixture
-def fleet(opts, modules, states, minion, monkeypatch):
+def fleet(opts, modules, minion, states, minion, monkeypatch):
     """``fleet(hours)``: the minutes after their common start at which Salt's scheduler runs each of 40 minions."""
     managed(states, enabled=True)
     job = read(minion)

@@ -3,14 +3,16 @@
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_secrets
+
 
 @pytest.fixture
-def get(modules):
+def get(modules, minion):
     """Look a secret up in a pillar."""
 
     def look_up(value, path="mail:secret"):
         modules.pack["__pillar__"] = {"mail": {"secret": value}}
-        return modules["mta_secret.get"](path)
+        return _mta_secrets.get(minion, path)
 
     return look_up
 

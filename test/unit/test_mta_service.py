@@ -8,11 +8,13 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_services
+
 
 @pytest.fixture
-def inside(modules):
+def inside():
     """The module's own names, private functions included."""
-    return modules["mta_service.status"].func.__globals__
+    return vars(_mta_services)
 
 
 @pytest.fixture
@@ -20,10 +22,12 @@ def host(inside, tmp_path, monkeypatch):
     """A host below ``tmp_path``; without systemd until a test makes its directory."""
     for name in ("PROC", "INIT_SCRIPTS", "RC_LINKS", "SYSTEMD_RUNS", "LOCAL_UNITS", "MAIN_CF"):
         monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
-    monkeypatch.setitem(inside, "UNIT_DIRS", tuple(str(tmp_path) + path for path in inside["UNIT_DIRS"]))
-    programs = {name: (str(tmp_path) + path, comm) for name, (path, comm) in inside["DAEMONS"].items()}
-    monkeypatch.setitem(inside, "DAEMONS", programs)
-    monkeypatch.setitem(inside, "PATIENCE", 0.3)
+    monkeypatch.setattr(
+        _mta_services, "UNIT_DIRS", tuple(str(tmp_path) + path for path in _mta_services.UNIT_DIRS)
+    )
+    programs = {name: (str(tmp_path) + path, comm) for name, (path, comm) in _mta_services.DAEMONS.items()}
+    monkeypatch.setattr(_mta_services, "DAEMONS", programs)
+    monkeypatch.setattr(_mta_services, "PATIENCE", 0.3)
     settings = {"saslauthd.settings": lambda: {"socket_directory": f"{tmp_path}/sasl"}}
     monkeypatch.setitem(inside, "__salt__", settings)
     write(tmp_path / "etc/postfix/main.cf", f"# comment\nqueue_directory = {tmp_path}/queue\n")
@@ -45,20 +49,20 @@ def systemd(host):
     (host / "run/systemd/system").mkdir(parents=True)
 
 
-def status(modules, name, key):
-    return modules["mta_service.status"]([name])[name][key]
+def status(name, key):
+    return _mta_services.status([name])[name][key]
 
 
-def test_an_empty_host_has_nothing(host, modules):
+def test_an_empty_host_has_nothing(host):
     nothing = {"active": False, "enabled": False, "installed": False}
     names = ["postfix", "saslauthd"]
-    assert modules["mta_service.status"](names) == {name: nothing for name in names}
-    assert modules["mta_service.manager"]() == "sysv"
+    assert _mta_services.status(names) == {name: nothing for name in names}
+    assert _mta_services.manager() == "sysv"
 
 
-def test_status_starts_no_process(host, modules, inside, monkeypatch):
+def test_status_starts_no_process(host, inside, monkeypatch):
     monkeypatch.setattr(inside["subprocess"], "run", lambda *args, **kwargs: pytest.fail("a process"))
-    modules["mta_service.status"](["postfix", "saslauthd"])
+    _mta_services.status(["postfix", "saslauthd"])
 
 
 def test_other_services_are_refused(modules):
@@ -66,7 +70,7 @@ def test_other_services_are_refused(modules):
         with pytest.raises(SaltInvocationError, match="'ssh'"):
             modules[f"mta_service.{function}"]("ssh")
     with pytest.raises(SaltInvocationError, match="postfix, saslauthd"):
-        modules["mta_service.status"](["ssh"])
+        _mta_services.status(["ssh"])
 
 
 @pytest.mark.parametrize(
@@ -136,33 +140,33 @@ def script(host, body):
     write(host / "etc/init.d/saslauthd", f"#!/bin/sh\n{body}\n", 0o755)
 
 
-def test_a_script_that_starts_nothing_is_an_error_with_its_words(host, modules):
+def test_a_script_that_starts_nothing_is_an_error_with_its_words(host):
     script(host, "echo 'To enable saslauthd, set START=yes'")
     with pytest.raises(CommandExecutionError, match=r"does not run.*set START=yes"):
-        modules["mta_service.start"]("saslauthd")
+        _mta_services.start("saslauthd")
 
 
-def test_a_script_that_fails_is_an_error_with_its_words(host, modules):
+def test_a_script_that_fails_is_an_error_with_its_words(host):
     script(host, "echo no such mechanism >&2; exit 3")
     with pytest.raises(CommandExecutionError, match="exit code 3: no such mechanism"):
-        modules["mta_service.start"]("saslauthd")
+        _mta_services.start("saslauthd")
 
 
-def test_a_daemon_that_keeps_the_scripts_output_open_is_not_waited_for(host, modules):
+def test_a_daemon_that_keeps_the_scripts_output_open_is_not_waited_for(host):
     status_file = host / "proc/79/status"
     write(host / "fake", "Name:\tsaslauthd\nState:\tS (sleeping)\n")
     script(host, f"mkdir -p {status_file.parent}; cp {host}/fake {status_file}; sleep 5 &")
     began = time.monotonic()
-    modules["mta_service.start"]("saslauthd")
+    _mta_services.start("saslauthd")
     assert time.monotonic() - began < 4
-    modules["mta_service.start"]("saslauthd")
+    _mta_services.start("saslauthd")
 
 
-def test_a_script_that_never_ends_is_given_up(host, modules, inside, monkeypatch):
-    monkeypatch.setitem(inside, "TIMEOUT", 0.2)
+def test_a_script_that_never_ends_is_given_up(host, inside, monkeypatch):
+    monkeypatch.setattr(_mta_services, "TIMEOUT", 0.2)
     script(host, "exec sleep 5")
     with pytest.raises(CommandExecutionError, match="did not end within"):
-        modules["mta_service.start"]("saslauthd")
+        _mta_services.start("saslauthd")
 
 
 def test_on_a_full_disk_a_service_is_started_nevertheless(host, modules, monkeypatch):
@@ -173,36 +177,36 @@ def test_on_a_full_disk_a_service_is_started_nevertheless(host, modules, monkeyp
     status_file = host / "proc/79/status"
     write(host / "fake", "Name:\tsaslauthd\nState:\tS (sleeping)\n")
     script(host, f"mkdir -p {status_file.parent}; cp {host}/fake {status_file}")
-    modules["mta_service.start"]("saslauthd")
+    _mta_services.start("saslauthd")
     assert status(modules, "saslauthd", "active")
 
 
 def test_a_log_that_takes_long_is_not_waited_for(host, inside, monkeypatch):
     systemd(host)
-    command = inside["_command"]
-    monkeypatch.setitem(inside, "_command", lambda argv, **limits: command(["sleep", "10"], **limits))
+    command = _mta_services._command
+    monkeypatch.setattr(_mta_services, "_command", lambda argv, **limits: command(["sleep", "10"], **limits))
     began = time.monotonic()
-    assert inside["_log"]("saslauthd") == ""
+    assert _mta_services._log("saslauthd") == ""
     assert time.monotonic() - began < 5
 
 
-def test_a_missing_script_is_an_error(host, modules):
+def test_a_missing_script_is_an_error(host):
     with pytest.raises(CommandExecutionError, match="Cannot run"):
-        modules["mta_service.stop"]("saslauthd")
+        _mta_services.stop("saslauthd")
 
 
 def test_a_daemon_that_the_script_does_not_find_is_stopped_too(host, modules, inside, monkeypatch):
     """The script looks where the settings say now; a daemon from before a change is elsewhere."""
-    monkeypatch.setitem(inside, "PROC", "/proc")
+    monkeypatch.setattr(_mta_services, "PROC", "/proc")
     name = f"sasl{os.getpid()}"
     copy = host / name
     os.symlink(os.path.realpath(sys.executable), copy)
     daemon = subprocess.Popen([str(copy), "-c", "import time; time.sleep(60)"])
-    monkeypatch.setitem(inside["DAEMONS"], "saslauthd", ("/usr/sbin/saslauthd", name))
+    monkeypatch.setitem(_mta_services.DAEMONS, "saslauthd", ("/usr/sbin/saslauthd", name))
     script(host, "exit 0")
     try:
-        assert inside["_wait"](lambda: status(modules, "saslauthd", "active"), 5)
-        modules["mta_service.stop"]("saslauthd")
+        assert _mta_services._wait(lambda: status(modules, "saslauthd", "active"), 5)
+        _mta_services.stop("saslauthd")
         assert status(modules, "saslauthd", "active") is False
         assert daemon.wait(5) == -15
     finally:
@@ -211,25 +215,25 @@ def test_a_daemon_that_the_script_does_not_find_is_stopped_too(host, modules, in
 
 
 def test_the_instance_behind_debian_12s_wrapper_is_stopped_with_it(host, inside):
-    assert inside["_units"]("postfix") == ["postfix.service"]
+    assert _mta_services._units("postfix") == ["postfix.service"]
     write(host / "usr/lib/systemd/system/postfix@.service")
-    assert inside["_units"]("postfix") == ["postfix.service", "postfix@-.service"]
-    assert inside["_units"]("saslauthd") == ["saslauthd.service"]
+    assert _mta_services._units("postfix") == ["postfix.service", "postfix@-.service"]
+    assert _mta_services._units("saslauthd") == ["saslauthd.service"]
 
 
-def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, modules, inside, monkeypatch):
-    monkeypatch.setitem(inside, "_command", lambda argv, **kwargs: pytest.fail("a process"))
-    modules["mta_service.daemon_reload"]()
+def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, inside, monkeypatch):
+    monkeypatch.setattr(_mta_services, "_command", lambda argv, **kwargs: pytest.fail("a process"))
+    _mta_services.daemon_reload()
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_front_of_saslauthd_ends_with_its_unit_files(host, modules, inside, monkeypatch, there):
-    monkeypatch.setitem(inside, "manager", lambda: "systemd")
+def test_the_front_of_saslauthd_ends_with_its_unit_files(host, inside, monkeypatch, there):
+    monkeypatch.setattr(_mta_services, "manager", lambda: "systemd")
     called = []
-    monkeypatch.setitem(inside, "_command", lambda argv, **_: called.append(argv[1:]))
+    monkeypatch.setattr(_mta_services, "_command", lambda argv, **_: called.append(argv[1:]))
     if there:
-        monkeypatch.setitem(inside, "_unit_file", lambda unit: f"/etc/systemd/system/{unit}")
-    modules["mta_service.daemon_reload"]()
+        monkeypatch.setattr(_mta_services, "_unit_file", lambda unit: f"/etc/systemd/system/{unit}")
+    _mta_services.daemon_reload()
     stop = ["stop", "postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service"]
     assert called == [*([] if there else [stop]), ["daemon-reload"]]
 
@@ -246,7 +250,7 @@ def test_a_postfix_that_would_not_come_back_is_let_alone(host, modules, inside, 
         if called[-1] == refusal:
             raise CommandExecutionError("fatal: no such thing")
 
-    monkeypatch.setitem(inside, "_command", command)
+    monkeypatch.setattr(_mta_services, "_command", command)
     with pytest.raises(CommandExecutionError, match="no such thing"):
         modules[f"mta_service.{action}"]("postfix")
     assert called[-1] == refusal
@@ -269,27 +273,27 @@ class TestDeliveries:
             (host / f"proc/{pid}/fd/5").symlink_to(host / "queue/active/ABC")
         sent = []
         monkeypatch.setattr(inside["os"], "kill", lambda pid, number: sent.append((pid, number.name)))
-        monkeypatch.setitem(inside, "DELIVERY_PATIENCE", 0.2)
+        monkeypatch.setattr(_mta_services, "DELIVERY_PATIENCE", 0.2)
         return sent
 
     def test_the_queue_manager_is_held_until_the_agents_have_no_message_open(self, host, inside, signals):
         (host / "proc/9/fd/5").unlink()
         began = time.monotonic()
-        with inside["_deliveries_ended"]("postfix"):
+        with _mta_services._deliveries_ended("postfix"):
             assert signals == [(8, "SIGSTOP")]
         assert time.monotonic() - began < 0.2
         assert signals == [(8, "SIGSTOP"), (8, "SIGCONT")]
 
     def test_it_waits_for_an_agent_and_not_for_ever(self, inside, signals):
         began = time.monotonic()
-        with inside["_deliveries_ended"]("postfix"):
+        with _mta_services._deliveries_ended("postfix"):
             assert time.monotonic() - began >= 0.2
 
     def test_the_queue_manager_goes_on_when_the_stop_fails(self, inside, signals):
-        with pytest.raises(CommandExecutionError), inside["_deliveries_ended"]("postfix"):
+        with pytest.raises(CommandExecutionError), _mta_services._deliveries_ended("postfix"):
             raise CommandExecutionError("it did not stop")
         assert signals[-1] == (8, "SIGCONT")
 
     def test_saslauthd_has_no_deliveries(self, inside, signals):
-        with inside["_deliveries_ended"]("saslauthd"):
+        with _mta_services._deliveries_ended("saslauthd"):
             assert signals == []

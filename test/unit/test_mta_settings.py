@@ -1,5 +1,7 @@
 """The pillar's validation, and the merge of settings in Python."""
 
+import _mta_postfix_stage
+import functools
 import pathlib
 import re
 import subprocess
@@ -18,10 +20,10 @@ SECRET = "geheim-7431"
 
 
 @pytest.fixture
-def problems(modules, opts):
+def problems(modules, minion, opts):
     """Validate a pillar, given as YAML text or as data, on a host whose name is mail.example.com."""
     # Names are compared with Postfix elsewhere; here nothing is installed.
-    modules["postconf.refused"] = lambda parameters, services: []
+    functools.partial(_mta_postfix_stage.refused, minion) = lambda parameters, services: []
 
     def validate(pillar, hostname="mail.example.com", yaml=True):
         data = salt.utils.yaml.safe_load(pillar) if yaml and isinstance(pillar, str) else pillar
@@ -422,11 +424,11 @@ def test_a_secret_is_never_shown(problems, pillar):
     ],
 )
 def test_a_mode_that_lets_others_read_a_secret_is_refused_with_its_path(
-    problems, modules, tmp_path, pretend, table
+    problems, tmp_path, pretend, table
 ):
     (tmp_path / "users").write_text("bind_pw = geheim\n")
     pretend("cp.cache_file", lambda *_: str(tmp_path / "users"))
-    pretend("mta_map.missing_types", lambda types: [])
+    pretend("_mta_tables.missing_types", lambda types: [])
     found = problems(f"maps: {{logins: {table}}}")
     assert [line.partition(": ")[0] for line in found] == ["postfix_mta:maps:logins:mode"]
     assert '"0600" or "0640"' in found[0] or '"0600", or "0640"' in found[0]
@@ -439,14 +441,14 @@ def test_an_unknown_operating_system_family_is_refused(problems, modules):
     assert found == ['postfix_mta: the operating system family "Arch" is not known; known: Debian, RedHat, Suse']
 
 
-def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(problems, modules):
+def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(problems, minion):
     asked = []
 
     def refused(parameters, services):
         asked.append((parameters, services))
         return [{"parameter": "smtpd_baner", "reason": "not known to this Postfix", "nearest": "smtpd_banner"}]
 
-    modules["postconf.refused"] = refused
+    functools.partial(_mta_postfix_stage.refused, minion) = refused
     assert problems("parameters: {smtpd_baner: x}") == [
         "postfix_mta:parameters:smtpd_baner: not known to this Postfix; did you mean smtpd_banner?"
     ]

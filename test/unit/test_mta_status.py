@@ -1,9 +1,12 @@
 """A server's row: every part by itself, and none of them secret."""
 
 import datetime
+import functools
 
 import pytest
 from salt.exceptions import CommandExecutionError
+
+import _mta_status
 
 LISTENER = {
     "service": "smtp/inet",
@@ -43,20 +46,20 @@ class Talk:
 @pytest.fixture
 def talk(pretend):
     fake = Talk()
-    pretend("mta_probe.check", fake.check)
+    pretend("_mta_judge.check", fake.check)
     return fake
 
 
 @pytest.fixture
-def report(modules, talk, pretend):
+def report(minion, talk, pretend):
     """The report of a healthy server, whose parts a test replaces."""
     for name, function in PARTS.items():
         pretend(name, function)
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=100, hours=1)
     file = type("File", (), {"data": b"pem"})
-    pretend("mta_pem.read", lambda path: file)
-    pretend("mta_x509.describe", lambda pem: [{"not_after": end}])
-    return modules["mta_status.report"]
+    pretend("_mta_pem.read", lambda path: file)
+    pretend("_mta_x509.describe", lambda pem: [{"not_after": end}])
+    return functools.partial(_mta_status.report, minion)
 
 
 def fail(*_, **__):
@@ -101,14 +104,14 @@ def test_a_part_that_cannot_be_told_keeps_no_other_from_it(report, pretend, part
 
 
 def test_a_host_without_postfix_pillar_and_apply_is_no_mail_server(report, pretend):
-    pretend("mta_apply.last", dict)
-    pretend("mta_package.versions", lambda names: dict.fromkeys(names))
+    pretend("_mta_last_apply.last", dict)
+    pretend("_mta_package.versions", lambda names: dict.fromkeys(names))
     assert report() is None
 
 
 def test_a_mail_server_without_postfix_is_one_still(report, pretend):
-    pretend("mta_package.versions", lambda names: dict.fromkeys(names))
-    pretend("postconf.listeners", lambda: [])
+    pretend("_mta_package.versions", lambda names: dict.fromkeys(names))
+    pretend("_mta_postfix_view.listeners", lambda: [])
     row = report()
     assert (row["postfix"], row["auth"], row["certificate_days"], row["fqdn"]) == (
         None,
@@ -127,7 +130,7 @@ def test_auth_works_when_the_right_answer_comes_from_the_end_of_the_chain(report
 
 
 def test_auth_that_is_not_offered_is_not_broken(report, pretend):
-    pretend("postconf.listeners", lambda: [{**LISTENER, "auth": False}])
+    pretend("_mta_postfix_view.listeners", lambda: [{**LISTENER, "auth": False}])
     assert report()["auth"] is None
 
 
@@ -151,24 +154,24 @@ def test_where_the_pillar_does_without_the_conversation_it_is_not_thorough(repor
 
 
 def test_the_certificate_that_ends_first_counts(report, pretend):
-    pretend("postconf.listeners", lambda: [LISTENER, {**LISTENER, "certificates": ["/other"]}])
-    pretend("mta_pem.read", lambda path: type("File", (), {"data": path}))
+    pretend("_mta_postfix_view.listeners", lambda: [LISTENER, {**LISTENER, "certificates": ["/other"]}])
+    pretend("_mta_pem.read", lambda path: type("File", (), {"data": path}))
     now = datetime.datetime.now(datetime.timezone.utc)
     ends = {"/other": now - datetime.timedelta(days=2), "/etc/ssl/certs/smtpd.crt": now}
-    pretend("mta_x509.describe", lambda path: [{"not_after": ends[path]}])
+    pretend("_mta_x509.describe", lambda path: [{"not_after": ends[path]}])
     assert report()["certificate_days"] in (-2, -3)
 
 
 def test_a_minion_that_only_signs_for_a_fleet_is_no_mail_server(report, pretend, modules):
-    pretend("mta_package.versions", lambda names: dict.fromkeys(names))
-    pretend("mta_apply.last", lambda: {})
+    pretend("_mta_package.versions", lambda names: dict.fromkeys(names))
+    pretend("_mta_last_apply.last", lambda: {})
     modules.pack["__pillar__"].update(postfix_mta={"certificate": {"fleet": {"minions": {"mail1": []}}}})
     assert report() is None
-    pretend("mta_fleet_ca.only_signs", lambda: None)
+    pretend("_mta_fleet_ca.only_signs", lambda: None)
     assert report()["profile"] == "guide"
 
 
 def test_the_beacons_conditions_are_remembered_or_looked_at(report, pretend):
-    pretend("mta_beacon.found", lambda: {"saslauthd": {"socket": "/mux"}})
+    pretend("_mta_beacon.found", lambda: {"saslauthd": {"socket": "/mux"}})
     assert report()["conditions"] == ["queue"]
     assert report(look=True)["conditions"] == ["saslauthd"]

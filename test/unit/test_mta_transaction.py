@@ -7,6 +7,10 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_apply
+import _mta_journal
+import _mta_transaction
+
 
 def forget_run(context):
     """As if the process had been killed: the lock is gone, the journal stays."""
@@ -164,9 +168,9 @@ def journalctl(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def without_the_boot_unit(modules, monkeypatch):
+def without_the_boot_unit(monkeypatch):
     """No unit is installed, though this looks like a host with systemd."""
-    monkeypatch.setitem(modules["mta_journal.begin"].func.__globals__, "_arm", lambda: None)
+    monkeypatch.setitem(vars(_mta_journal), "_arm", lambda: None)
 
 
 @pytest.mark.usefixtures("without_the_boot_unit")
@@ -238,7 +242,7 @@ def test_an_apply_that_could_not_be_committed_has_left_no_trace(transaction, mai
 
 @pytest.mark.parametrize("steps", range(4))
 def test_a_run_that_dies_after_its_commit_is_finished_by_the_next(
-    transaction, context, modules, main_cf, monkeypatch, tmp_path, steps
+    transaction, context, minion, main_cf, monkeypatch, tmp_path, steps
 ):
     rename, done = os.rename, []
 
@@ -262,8 +266,8 @@ def test_a_run_that_dies_after_its_commit_is_finished_by_the_next(
     assert transaction("recover") is None
     assert (main_cf.read_text(), other.read_text()) == ("second\n", "second\n")
     for store in ("originals", "previous"):
-        assert [entry["path"] for entry in modules["mta_journal.entries"](store)] == [str(main_cf), str(other)]
-    assert modules["mta_previous.take_back"]()["result"]
+        assert [entry["path"] for entry in _mta_journal.entries(minion, store)] == [str(main_cf), str(other)]
+    assert _mta_apply.roll_back(minion)["result"]
     assert (main_cf.read_text(), other.exists()) == ("first\n", False)
 
 
@@ -293,19 +297,19 @@ class TestTheStates:
         transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
 
         def fail(names):
-            pretend("mta_service.status", server.status)
+            pretend("_mta_services.status", server.status)
             raise RuntimeError("unforeseen")
 
-        pretend("mta_service.status", fail)
+        pretend("_mta_services.status", fail)
         with pytest.raises(RuntimeError, match="unforeseen"):
             states["mta_transaction.committed"]("t")
         assert main_cf.read_text() == "myhostname = old\n"
 
 
-def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context, main_cf, modules, monkeypatch):
+def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context, main_cf, monkeypatch):
     transaction("write", str(main_cf), "first run\n")
     mine = context.pop("mta_transaction")
-    monkeypatch.setitem(modules["mta_transaction.write"].func.__globals__, "LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr(_mta_transaction, "LOCK_TIMEOUT", 0.3)
     with pytest.raises(CommandExecutionError, match="another apply"):
         transaction("write", str(main_cf), "second run\n")
     assert main_cf.read_text() == "first run\n"
@@ -396,7 +400,7 @@ def test_a_listener_that_is_asked_to_go_or_still_answers_undoes_nothing(
 
 @pytest.mark.parametrize("function", ["mta_previous", "mta_originals"])
 def test_what_is_taken_back_takes_its_listener_with_it(transaction, server, main_cf, pretend, function):
-    pretend("postconf.listeners", lambda *_: server.listeners)
+    pretend("_mta_postfix_view.listeners", lambda *_: server.listeners)
     server.listeners, server.silent = [SMTP], {587}
     transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
     server.listeners, server.silent = [SMTP, SUBMISSION], set()
@@ -405,8 +409,8 @@ def test_what_is_taken_back_takes_its_listener_with_it(transaction, server, main
     def old(name):
         server.listeners, server.silent = [SMTP], {587}
 
-    pretend("mta_service.reload", old)
-    pretend("mta_service.restart", old)
+    pretend("_mta_services.reload", old)
+    pretend("_mta_services.restart", old)
     outcome = transaction("member", "x", function, {})
     assert outcome["result"] is True, outcome["comment"]
     assert main_cf.read_text() == "myhostname = old\n"
@@ -437,14 +441,14 @@ def test_a_service_of_an_undone_transaction_is_not_disabled(transaction, server,
         ("127.0.0.1:25 closed", ["mynetworks", "virtual_alias_maps", "biff", "master.cf submission/inet"]),
     ],
 )
-def test_the_servers_words_lead_to_the_culprit(modules, words, culprits):
+def test_the_servers_words_lead_to_the_culprit(words, culprits):
     changes = {
         "mynetworks": {"old": None, "new": "10.0.0.1/8"},
         "virtual_alias_maps": {"old": None, "new": "hash:/etc/nope"},
         "biff": {"old": "yes", "new": "no"},
         "master.cf submission/inet": {"old": None, "new": {"-o smtpd_tls_security_level": "bogus"}},
     }
-    assert modules["mta_transaction.close"].func.__globals__["_responsible"](changes, words) == culprits
+    assert _mta_apply._responsible(changes, words) == culprits
 
 
 class TestMember:
@@ -458,7 +462,7 @@ class TestMember:
             return {"changes": changes, "activate": {"postfix": "reload"}, "errors": list(errors)}
 
         def apply(text, errors=()):
-            modules["mta_transaction.write"](str(main_cf), text, activate={"postfix": "reload"})
+            _mta_transaction.write(minion, str(main_cf), text, activate={"postfix": "reload"})
 
         pretend("thing.plan", plan)
         pretend("thing.apply", apply)
@@ -474,7 +478,7 @@ class TestMember:
         self, transaction, thing, server, main_cf, pretend, modules, tmp_path, context
     ):
         """The other one writes while this one waits for the lock."""
-        plan, lock = modules["thing.plan"].func, modules["mta_transaction.begin"].func.__globals__["_lock"]
+        plan, lock = modules["thing.plan"].func, _mta_transaction._lock
         planned = []
 
         def note(**args):
@@ -487,9 +491,9 @@ class TestMember:
 
         pretend("thing.plan", note)
         pretend("thing.apply", lambda **_: pytest.fail("it was applied"))
-        modules["mta_transaction.begin"].func.__globals__["_lock"] = wait
+        _mta_transaction._lock = wait
         result = transaction("member", "x", thing, {"text": "new\n"})
-        modules["mta_transaction.begin"].func.__globals__["_lock"] = lock
+        _mta_transaction._lock = lock
         assert planned == [False, True]
         assert (result["result"], result["changes"]) == (True, {})
         assert result["comment"] == "x is in the correct state."
@@ -563,7 +567,7 @@ class TestMember:
 
     def test_where_postfix_is_not_to_run_nothing_is_verified(self, transaction, thing, server, main_cf, pretend):
         stopped = {"installed": True, "enabled": False, "active": False}
-        pretend("mta_service.status", lambda names: {name: stopped for name in names})
+        pretend("_mta_services.status", lambda names: {name: stopped for name in names})
         server.broken = True
         result = transaction("member", "x", thing, {"text": "new\n"})
         assert result["result"] is True
@@ -608,7 +612,7 @@ class TestAlone:
     ):
         transaction("write", str(main_cf), "first run\n")
         mine = context.pop("mta_transaction")
-        monkeypatch.setitem(modules["mta_transaction.write"].func.__globals__, "LOCK_TIMEOUT", 0.3)
+        monkeypatch.setattr(_mta_transaction, "LOCK_TIMEOUT", 0.3)
         with pytest.raises(CommandExecutionError, match="another apply"):
             transaction("alone", lambda: pytest.fail("it was called"))
         assert transaction("alone", lambda: pytest.fail("it was called"), wait=False) is None

@@ -1,20 +1,25 @@
 """What was found good is believed for as long as it rests on the same, and not longer."""
 
 import datetime
+import functools
 import os
 import stat
 import sys
 
 import pytest
 
+import _mta_plan_cache
+
 EVIDENCE = ["name", {"days": 90}, [(b"pem", 0o600, 0, 0)]]
 SAID = {"comment": "all is well"}
 
 
 @pytest.fixture
-def recall(modules):
-    modules["mta_verdict.remember"]("pair", EVIDENCE, SAID, 100, 200)
-    return lambda evidence=EVIDENCE, now=150, subject="pair": modules["mta_verdict.recall"](subject, evidence, now)
+def recall(minion):
+    _mta_plan_cache.remember(minion, "pair", EVIDENCE, SAID, 100, 200)
+    return lambda evidence=EVIDENCE, now=150, subject="pair": _mta_plan_cache.recall(
+        minion, subject, evidence, now
+    )
 
 
 def test_it_is_believed_while_nothing_has_changed(recall):
@@ -45,8 +50,8 @@ def test_another_subject_has_no_verdict(recall):
     assert recall(subject="other") is None
 
 
-def test_another_revision_of_the_formula_judges_again(recall, modules, monkeypatch):
-    module = sys.modules[modules["mta_verdict.recall"].__module__]
+def test_another_revision_of_the_formula_judges_again(recall, modules, minion, monkeypatch):
+    module = sys.modules[functools.partial(_mta_plan_cache.recall, minion).__module__]
     monkeypatch.setattr(module, "REVISION", "another")
     assert recall() is None
 
@@ -63,23 +68,23 @@ def test_nobody_else_can_read_or_plant_one(recall, tmp_path):
         assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
 
 
-def test_what_is_another_by_the_end_of_the_judgement_is_not_believed_later(modules):
+def test_what_is_another_by_the_end_of_the_judgement_is_not_believed_later(minion):
     """Another apply writes between the look at the evidence and the judgement, and is undone."""
     seen = [["bad"], ["good"]]
     judged = {"changes": {}, "notes": [], "holds": [datetime.datetime.fromtimestamp(when) for when in (100, 200)]}
 
     def plan(evidence):
         now = datetime.datetime.fromtimestamp(150)
-        return modules["mta_verdict.plan"]("pair", evidence, lambda: judged, now)
+        return _mta_plan_cache.plan(minion, "pair", evidence, lambda: judged, now)
 
     assert plan(lambda: seen.pop(0))["changes"] == {}
-    assert modules["mta_verdict.recall"]("pair", ["bad"], 150) is None
+    assert _mta_plan_cache.recall(minion, "pair", ["bad"], 150) is None
     assert plan(lambda: ["good"])["changes"] == {}
-    assert modules["mta_verdict.recall"]("pair", ["good"], 150)
+    assert _mta_plan_cache.recall(minion, "pair", ["good"], 150)
 
 
-def test_a_disk_that_cannot_be_written_is_no_error(modules, tmp_path):
+def test_a_disk_that_cannot_be_written_is_no_error(minion, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "verdicts").write_text("not a directory")
-    modules["mta_verdict.remember"]("pair", EVIDENCE, SAID, 100, 200)
-    assert modules["mta_verdict.recall"]("pair", EVIDENCE, 150) is None
+    _mta_plan_cache.remember(minion, "pair", EVIDENCE, SAID, 100, 200)
+    assert _mta_plan_cache.recall(minion, "pair", EVIDENCE, 150) is None

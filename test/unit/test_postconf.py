@@ -13,6 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_apply
+import _mta_postfix_edit
+import _mta_postfix_outlook
+import _mta_postfix_view
+import _mta_transaction
+
 MAIN = """\
 # See /usr/share/postfix/main.cf.dist for a commented, more complete version
 
@@ -75,7 +81,7 @@ class Host:
     def __init__(self, directory, modules):
         self.directory = directory
         self.modules = modules
-        self.private = modules["postconf.plan"].__globals__
+        self.private = vars(_mta_postfix_edit)
         self.write(MAIN, MASTER)
 
     def write(self, main=None, master=None):
@@ -141,15 +147,15 @@ def written(host, pretend):
         with open(path, "wb") as handle:
             handle.write(contents)
 
-    pretend("mta_transaction.write", write)
-    pretend("mta_transaction.need", lambda activate, let_go: calls.append(("need", activate)))
+    pretend("_mta_transaction.write", write)
+    pretend("_mta_transaction.need", lambda activate, let_go: calls.append(("need", activate)))
     return calls
 
 
 # -- reading -----------------------------------------------------------------------------------
 
 
-def test_a_file_is_named_by_what_main_cf_and_master_cf_will_say(host, modules, context, tmp_path):
+def test_a_file_is_named_by_what_main_cf_and_master_cf_will_say(host, minion, context, tmp_path):
     link = tmp_path / "link"
     link.symlink_to("/etc/ssl/private/b.pem")
     host.write(
@@ -164,16 +170,16 @@ def test_a_file_is_named_by_what_main_cf_and_master_cf_will_say(host, modules, c
         paths[3]: "master.cf 465/inet -o smtpd_tls_cert_file",
         paths[4]: "virtual_alias_maps",
     }
-    assert modules["postconf.naming"](paths, str(host.directory)) == naming
+    assert _mta_postfix_outlook.naming(minion, paths, str(host.directory)) == naming
     announced = {
         "smtpd_tls_chain_files": {"old": "x", "new": None},
         "smtpd_tls_cert_file": {"old": None, "new": "/etc/ssl/private/x.pem"},
         "master.cf 465/inet": {"old": {}, "new": None},
         "activation": "reload",
     }
-    modules["mta_transaction.outlook"]()
+    _mta_transaction.outlook(minion)
     context["mta_transaction"]["changes"]["postconf"] = announced
-    assert modules["postconf.naming"](paths, str(host.directory)) == {
+    assert _mta_postfix_outlook.naming(minion, paths, str(host.directory)) == {
         paths[2]: "smtpd_tls_cert_file",
         paths[4]: "virtual_alias_maps",
     }
@@ -673,7 +679,7 @@ def test_an_edit_between_plan_and_switch_is_not_overwritten(host, log, written, 
     def administrator(*_):
         host.write(host.main() + next(edits, ""))
 
-    pretend("mta_transaction.need", administrator)
+    pretend("_mta_transaction.need", administrator)
     host.apply(parameters={"biff": True})
     found = host.show()
     assert (found["biff"], found["admin_one"], found["admin_two"]) == ("yes", "1", "2")
@@ -681,7 +687,7 @@ def test_an_edit_between_plan_and_switch_is_not_overwritten(host, log, written, 
 
 
 def test_an_administrator_who_never_stops_editing_wins(host, log, written, pretend):
-    pretend("mta_transaction.need", lambda *_: host.write(host.main() + "# again\n"))
+    pretend("_mta_transaction.need", lambda *_: host.write(host.main() + "# again\n"))
     with pytest.raises(CommandExecutionError, match="keeps editing"):
         host.apply(parameters={"biff": True})
     assert "biff = no" in host.main() and written == []
@@ -690,7 +696,7 @@ def test_an_administrator_who_never_stops_editing_wins(host, log, written, prete
 def test_the_switch_waits_for_postconf_and_leaves_no_lock(host, log, written, monkeypatch):
     held = os.open(host.directory / "main.cf.tmp", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(held, fcntl.LOCK_EX)
-    monkeypatch.setitem(host.private, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(_mta_postfix_edit, "LOCK_SECONDS", 0.2)
     with pytest.raises(CommandExecutionError, match="Someone is editing"):
         host.apply(parameters={"biff": True})
     os.close(held)
@@ -715,7 +721,7 @@ def test_without_postfix_the_plan_shows_everything_and_apply_fails(host, monkeyp
 
 
 def test_a_program_that_hangs_is_ended_with_its_children(host, monkeypatch):
-    monkeypatch.setitem(host.private, "RUN_SECONDS", 0.3)
+    monkeypatch.setattr(_mta_postfix_view, "RUN_SECONDS", 0.3)
     began = time.monotonic()
     with pytest.raises(CommandExecutionError, match="did not end"):
         host.private["_run"]("sh", "-c", "sleep 60 & sleep 60")
@@ -805,7 +811,7 @@ def test_a_listener_that_is_taken_out_is_let_go_and_one_with_another_program_is_
     host, private, tmp_path, monkeypatch, arguments, let_go
 ):
     (tmp_path / "master.dist").write_text(f"{MASTER}smtps inet n - y - - smtpd\n")
-    monkeypatch.setitem(private, "PACKAGE_MASTER", (str(tmp_path / "master.dist"),))
+    monkeypatch.setattr(_mta_postfix_view, "PACKAGE_MASTER", (str(tmp_path / "master.dist"),))
     host.write(master=f"{MASTER}smtps inet n - y - - smtpd\n2525 inet n - y - - smtpd\n")
     arguments = {"parameters": {}, "services": {}, "unmanaged": "keep", "revert": None, **arguments}
     prepared = private["_prepare"](str(host.directory), **arguments)
@@ -815,7 +821,7 @@ def test_a_listener_that_is_taken_out_is_let_go_and_one_with_another_program_is_
 @pytest.mark.parametrize(
     "command", ["smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "qmgr", "pickup"]
 )
-def test_a_program_that_takes_no_mail_from_the_network_is_no_listener(host, modules, command):
+def test_a_program_that_takes_no_mail_from_the_network_is_no_listener(host, command):
     wanted = {"smtp/inet": {"command": command}}
     words = f"smtp/inet: command: {command} takes no mail from the network; what does is smtpd or postscreen"
     with pytest.raises(SaltInvocationError, match=f"^{words}$"):
@@ -829,7 +835,7 @@ def test_a_program_that_takes_no_mail_from_the_network_is_no_listener(host, modu
 
 
 def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(host, log, pretend):
-    pretend("mta_transaction.outlook", lambda: {"changes": True})
+    pretend("_mta_transaction.outlook", lambda: {"changes": True})
     plan = host.plan(parameters={"smtpd_tls_cert_file": "/nowhere.pem"})
     assert plan["errors"] == []
     assert "/nowhere.pem is not there" in plan["comment"]
@@ -867,7 +873,7 @@ def test_a_name_that_postconf_calls_unused_is_refused_with_the_nearest(host, log
         )
 
     host.write(f"{MAIN}old_one = 1\n")
-    monkeypatch.setitem(host.modules["postconf.refused"].__globals__, "_run", run)
+    monkeypatch.setattr(_mta_postfix_view, "run", run)
     assert host.refused({"smtpd_bannr": "x", "old_one": "2"}) == [
         {
             "parameter": "smtpd_bannr",
@@ -1002,7 +1008,7 @@ def test_the_state_is_content_with_what_is_right(host, states):
     assert (result["result"], result["changes"]) == (True, {})
 
 
-def test_set_and_reset_raise_when_the_server_does_not_work_with_it(host, modules, pretend):
+def test_set_and_reset_raise_when_the_server_does_not_work_with_it(host, minion, pretend):
     outcomes = [
         {"result": True, "changes": {"biff": {"old": "no", "new": "yes"}}, "comment": ""},
         {"result": False, "changes": {}, "comment": "refused"},
@@ -1013,10 +1019,10 @@ def test_set_and_reset_raise_when_the_server_does_not_work_with_it(host, modules
         seen.append(args["parameters"])
         return outcomes[len(seen) - 1]
 
-    pretend("mta_transaction.member", member)
-    assert modules["postconf.set"]({"biff": True}) == outcomes[0]["changes"]
+    pretend("_mta_apply.participate", member)
+    assert _mta_apply.set_(minion, {"biff": True}) == outcomes[0]["changes"]
     with pytest.raises(CommandExecutionError, match="refused"):
-        modules["postconf.reset"](["biff", "relayhost"])
+        _mta_apply.reset(minion, ["biff", "relayhost"])
     assert seen == [{"biff": True}, {"biff": None, "relayhost": None}]
 
 
@@ -1039,9 +1045,9 @@ class TestRevert:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             pathlib.Path(path).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
 
-        pretend("mta_transaction.write", write)
-        pretend("mta_transaction.need", lambda activate, let_go: None)
-        pretend("mta_transaction.begin", lambda: None)
+        pretend("_mta_transaction.write", write)
+        pretend("_mta_transaction.need", lambda activate, let_go: None)
+        pretend("_mta_transaction.begin", lambda: None)
         run = host.private["_run"]
 
         def answer(*command):

@@ -10,6 +10,8 @@ import pytest
 import salt.minion
 from salt.exceptions import SaltException
 
+import _mta_certificates
+
 MODULES = pathlib.Path(__file__).resolve().parents[2] / "_modules"
 # What begins a transaction and ends it as well.
 WHOLE = {
@@ -78,7 +80,7 @@ def calls(modules):
     return found
 
 
-def job(modules, name, arguments):
+def job(modules, minion, name, arguments):
     """Call a function as a minion does for a job, and salt-call for a command line."""
     data = {"fun": name, "jid": "20300101000000000000", "tgt": "*", "ret": ""}
     args, kwargs = salt.minion.load_args_and_kwargs(modules[name], arguments, data)
@@ -117,9 +119,9 @@ def host(tmp_path, server, pretend, modules, monkeypatch):
         monkeypatch.setitem(postconf, "_installed", lambda: True)
         monkeypatch.setitem(postconf, "_prepare", lambda *_: prepared)
         monkeypatch.setitem(postconf, "_staged", lambda *_: {"errors": [], "missing": [], "texts": {}})
-    pretend("postconf.naming", lambda *_: {})
-    pretend("mta_map.missing_types", lambda types: [])
-    pretend("mta_map.default_type", lambda: "texthash")
+    pretend("_mta_postfix_outlook.naming", lambda *_: {})
+    pretend("_mta_tables.missing_types", lambda types: [])
+    pretend("_mta_tables.default_type", lambda: "texthash")
     return tmp_path
 
 
@@ -178,7 +180,7 @@ class TestKeys:
     def secrets(self, modules, tmp_path):
         """A private key's file, and pillar with a password."""
         modules.pack["__pillar__"] = {"relay": {"password": "geheim"}}
-        modules["mta_cert.create_key"](str(tmp_path / "key.pem"), key_type="ec")
+        _mta_certificates.create_key(minion, str(tmp_path / "key.pem"), key_type="ec")
         return tmp_path / "key.pem"
 
     @pytest.mark.parametrize(

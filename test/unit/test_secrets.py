@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import SaltException
 
+import _mta_tables_manage
+
 MARK = "Gehe1m"
 NUMBER = 7311373
 TABLES = ("hash", "texthash", "pcre", "cidr", "ldap", "mysql", "pgsql", "mongodb", "inline", None)
@@ -140,13 +142,13 @@ def logged(monkeypatch):
 
 
 @pytest.fixture
-def shown(modules, context, logged, pretend):
+def shown(modules, minion, context, logged, pretend):
     """Everything that a pillar makes the formula say: text."""
-    pretend("postconf.refused", lambda *_: [])
-    pretend("postconf.show", dict)
-    pretend("postconf.naming", lambda *_: {})
-    pretend("mta_map.missing_types", lambda types: [])
-    pretend("mta_map.default_type", lambda: "hash")
+    pretend("_mta_postfix_stage.refused", lambda *_: [])
+    pretend("_mta_postfix_view.show", dict)
+    pretend("_mta_postfix_outlook.naming", lambda *_: {})
+    pretend("_mta_tables.missing_types", lambda types: [])
+    pretend("_mta_tables.default_type", lambda: "hash")
 
     def say(pillar):
         logged.clear()
@@ -158,7 +160,7 @@ def shown(modules, context, logged, pretend):
         for table in effective["maps"].values():
             arguments = {key: value for key, value in table.items() if value is not None}
             try:
-                said.append(modules["mta_map.plan"](**arguments))
+                said.append(_mta_tables_manage.plan(minion, **arguments))
             except (SaltException, ValueError) as err:
                 # What a state says of an error that nobody foresaw.
                 said += [str(err), repr(err)]

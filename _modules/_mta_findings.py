@@ -1,17 +1,4 @@
-"""
-What is weak about a mail server: rules over what :py:func:`mta_probe.audit` has seen of it.
-
-Each finding is a dictionary:
-
-- ``name``: what is weak, and where that is of one listener or file: ``auth-in-clear 127.0.0.1:25``
-- ``severity``: ``high`` (somebody can read, send or pretend what he must not), ``medium`` (a defence is missing
-  that a server on the internet needs), ``low`` (it tells or does more than it has to)
-- ``reason``: why, in one sentence
-- ``pillar``: the line below ``postfix_mta`` that mends it; or what to do where no setting does
-
-Nothing here reads a file or talks to anybody. Sources: postconf(5), RFC 8314, RFC 8996, RFC 9325, Mozilla's Server
-Side TLS, and postfix.org/smtp-smuggling.html.
-"""
+"""TODO subject (mta_audit)."""
 
 import ipaddress
 import re
@@ -20,7 +7,6 @@ SEVERITIES = ("high", "medium", "low")
 NO_SETTING = "no setting: "
 ON = "yes"
 ANY_NUMBER = "[1-9][0-9]*"
-
 # Parameters: name, good values (a regular expression), severity, why others are not, and a good one for pillar.
 # Those of AUTH count only where there is AUTH.
 SMUGGLING = (
@@ -105,13 +91,6 @@ def findings(facts):
         - ``authorities``: list of those paths that hold authorities
 
     Returns a list of findings; see this module's description.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_audit.findings '{"parameters": {}, "services": {}, "listeners": [], "files": [],
-            "certificates": {}, "authorities": []}'
     """
     found = []
     for rule in (_of_listeners, _of_parameters, _of_networks, _of_files, _of_certificates):

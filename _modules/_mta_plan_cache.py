@@ -1,11 +1,4 @@
-"""
-What was found good is not judged again while nothing that the judgement rests on has changed.
-
-Judging a certificate takes the library cryptography, and importing that alone costs a tenth of an apply that
-has nothing to change on a running minion. So a plan that found nothing to do is remembered: a digest of what it
-looked at, what it said, and the time for which that holds. Everything that a plan depends on belongs to what it
-hands over here; a secret must not, for a digest would be a way to guess it.
-"""
+"""TODO subject (mta_verdict)."""
 
 import contextlib
 import hashlib
@@ -13,17 +6,15 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
-import _mta_guard
-
-with _mta_guard.library(__file__):
-    import _mta_system
+import _mta_system
+from _mta_minion import Minion
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
 REVISION = "7418b3efe0de"
 
 
-def _state():
-    return _mta_system.StateDirectory(__opts__.get("mta_state_dir"))
+def _state(minion: Minion):
+    return _mta_system.StateDirectory(minion.opts.get("mta_state_dir"))
 
 
 def _name(subject):
@@ -42,7 +33,7 @@ def _same(evidence, basis):
         return False
 
 
-def plan(subject, evidence, judge, now):
+def plan(minion: Minion, subject, evidence, judge, now):
     """
     Return a member's plan: the one that is remembered while it holds, else what the judgement leads to.
 
@@ -64,7 +55,7 @@ def plan(subject, evidence, judge, now):
     """
     try:
         basis = evidence()
-        said = basis and recall(subject, basis, now.timestamp())
+        said = basis and recall(minion, subject, basis, now.timestamp())
         if said:
             return said
         found = judge()
@@ -78,11 +69,11 @@ def plan(subject, evidence, judge, now):
     }
     # What was looked at for the judgement may have been another by then.
     if basis and not said["changes"] and _same(evidence, basis):
-        remember(subject, basis, said, *(moment.timestamp() for moment in found["holds"]))
+        remember(minion, subject, basis, said, *(moment.timestamp() for moment in found["holds"]))
     return said
 
 
-def recall(subject, evidence, now=None):
+def recall(minion: Minion, subject, evidence, now=None):
     """
     Return what was said of a subject when the same evidence was last judged.
 
@@ -97,23 +88,17 @@ def recall(subject, evidence, now=None):
 
     Returns the dictionary that :func:`remember` was given; ``None`` when there is none, the evidence is another,
     or the time for which it holds is over or has not begun.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_verdict.recall /etc/ssl/certs/smtpd.crt '[]'
     """
     now = time.time() if now is None else now
     try:
-        verdict = _state().read(_name(subject))
+        verdict = _state(minion).read(_name(subject))
         holds = verdict["since"] <= now < verdict["until"] and verdict["digest"] == _digest(evidence)
     except (KeyError, TypeError):
         return None
     return verdict["said"] if holds else None
 
 
-def remember(subject, evidence, said, since, until):
+def remember(minion: Minion, subject, evidence, said, since, until):
     """
     Remember what was said of a subject.
 
@@ -127,13 +112,7 @@ def remember(subject, evidence, said, since, until):
         Unix times between which it holds.
 
     Where it cannot be written (a full disk, a read-only file system), the next run judges again.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_verdict.remember /etc/ssl/certs/smtpd.crt '[]' '{"comment": ""}' 0 2000000000
     """
     verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
     with contextlib.suppress(CommandExecutionError):
-        _state().write(_name(subject), verdict)
+        _state(minion).write(_name(subject), verdict)

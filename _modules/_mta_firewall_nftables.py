@@ -1,24 +1,4 @@
-"""
-Keep ports open in the ruleset that nftables.service loads at boot, and in the kernel's.
-
-In nftables a packet has to pass every base chain of its hook: an ``accept`` in a table of our own would not open a
-port that a chain of another table drops. So one rule, which its comment tells from others,
-
-.. code-block:: text
-
-    tcp dport { 25, 465, 587 } accept comment "postfix_mta"
-
-goes into each of the administrator's own chains with ``hook input`` that would drop what comes to these ports:
-before the first rule that drops (or rejects) whatever comes, or else to the end of a chain with ``policy drop``.
-Rules before that, such as lists of banned addresses, go on having the first word. Rules that open a port already
-are left to do so, and a rule that drops one of the ports by its number is left, too, and reported.
-
-The kernel gets that one rule and no other: the file begins with ``flush ruleset``, so loading it would lose what
-container engines, fail2ban and others have added at run time. nft(8) applies a batch as a whole or not at all.
-
-What the kernel has is asked at every run, by one ``nft list ruleset``: the file does not tell whether it has been
-loaded. Sources: nft(8), and its grammar as far as files and listings use it.
-"""
+"""TODO subject (mta_firewall_nftables)."""
 
 import collections
 import glob
@@ -28,15 +8,15 @@ import socket
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_firewall_files
+
 COMMENT = "postfix_mta"
 OUR_RULE = rf'tcp dport (?:\d+|\{{ [0-9, ]+ \}}) accept comment "{COMMENT}"'
 # As a line of its own, and between other statements of one line.
 OURS = rf"(?m)^[ \t]*{OUR_RULE}\n|; {OUR_RULE}; "
 BOOT_LINKS = "/etc/systemd/system/*.wants/nftables.service"
-
 # Options of log and their arguments, which do not matter here.
 LOG_OPTIONS = ("prefix", "level", "group", "snaplen", "queue-threshold", "flags")
-
 # A statement of a file or listing: where it starts and ends, its words without comments, and the kernel's handle.
 Statement = collections.namedtuple("Statement", "start end text handle")
 # A base chain of an input hook, or any other: its statements, and the offset of its closing brace.
@@ -49,12 +29,6 @@ def in_force(nftables_file):
 
     nftables_file
         As for :py:func:`plan`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_nftables.in_force /etc/nftables.conf
     """
     if not glob.glob(BOOT_LINKS) or not os.path.exists(nftables_file):
         return False
@@ -77,12 +51,6 @@ def plan(ports, nftables_file):
 
     Raises ``CommandExecutionError`` when there is no such file, when it is written in a way that is not
     understood, and when nft(8) refuses the new one.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_nftables.plan '[25, 993]' /etc/nftables.conf
     """
     planned = _planned(ports, nftables_file)
     return {"changes": planned["changes"], "notes": planned["notes"]}
@@ -97,12 +65,6 @@ def apply(ports, nftables_file):
 
     Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files as they
     were, when the kernel does not take the rules.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_nftables.apply '[25, 993]' /etc/nftables.conf
     """
     planned = _planned(ports, nftables_file)
     written = []
@@ -110,12 +72,12 @@ def apply(ports, nftables_file):
         for path, text in planned["new"].items():
             if text != planned["old"][path]:
                 written.append(path)
-                __salt__["mta_firewall.replace"](path, text)
+                _mta_firewall_files.replace(path, text)
         if planned["commands"]:
             _nft(["-f", "-"], planned["commands"])
     except CommandExecutionError:
         for path in written:
-            __salt__["mta_firewall.replace"](path, planned["old"][path])
+            _mta_firewall_files.replace(path, planned["old"][path])
         raise
 
 
@@ -236,9 +198,6 @@ def _our_rules(text):
 
 def _notes(key, refusing):
     return [f"Left as it is in the chain {' '.join(key)}: {statement.text}" for statement in refusing]
-
-
-# ------------------------------------------------------------- What a chain lets in
 
 
 def _closed(key, chains, ports):
@@ -384,9 +343,6 @@ def _hooked(chain):
     return any(re.match(r"type filter hook input\b", statement.text) for statement in chain.statements)
 
 
-# ------------------------------------------------------------- The text
-
-
 def _texts(nftables_file):
     """Return the file and those that it includes, path to text, as nft(8) reads them."""
     texts = {}
@@ -394,7 +350,7 @@ def _texts(nftables_file):
     while waiting:
         path = waiting.pop(0)
         if path not in texts:
-            texts[path] = __salt__["mta_firewall.read"](path) or ""
+            texts[path] = _mta_firewall_files.read(path) or ""
             waiting += [name for _start, _end, names in _includes(texts[path]) for name in names]
     return texts
 
@@ -515,4 +471,4 @@ def _opened(words, outer):
 
 
 def _nft(arguments, stdin=""):
-    return __salt__["mta_firewall.run"](["nft", *arguments], stdin)
+    return _mta_firewall_files.run(["nft", *arguments], stdin)

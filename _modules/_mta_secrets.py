@@ -1,21 +1,16 @@
-"""
-Secrets, looked up where they are kept.
-
-States hand on the pillar path of a secret, never the secret: Salt logs the arguments of states and every SLS file
-that it renders. The module that needs the value asks here, at the moment at which it needs it.
-"""
+"""TODO subject (mta_secret)."""
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
 
+from _mta_minion import Minion
+
 LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
 
 
-def get(path, longest=LONGEST, **job):
+def get(minion: Minion, path, longest=LONGEST):
     """
     Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
-
-    For states and other modules: as a job it is refused.
 
     For other modules: called from a command line, the answer is in the job cache.
 
@@ -30,10 +25,9 @@ def get(path, longest=LONGEST, **job):
     Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and ``SaltInvocationError`` when what is
     there is no text of 1 to ``longest`` bytes. Neither shows the value.
     """
-    __salt__["mta_state.refuse_job"]("mta_secret.get", job)
     # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
-    value = traverse_dict_and_list(__pillar__, path, None) if path else None
-    return None if value is None else resolve(value, path, longest)
+    value = traverse_dict_and_list(minion.pillar, path, None) if path else None
+    return None if value is None else resolve(minion, value, path, longest)
 
 
 def _is_utf_8(text):
@@ -41,11 +35,9 @@ def _is_utf_8(text):
     return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
-def resolve(value, path, longest=LONGEST, **job):
+def resolve(minion: Minion, value, path, longest=LONGEST):
     """
     Return the secret that a value is, or that its ``sdb://`` URI leads to.
-
-    For states and other modules: as a job it is refused.
 
     For other modules, whose pillar has keys that a pillar path cannot hold, with a colon in them.
 
@@ -60,9 +52,8 @@ def resolve(value, path, longest=LONGEST, **job):
 
     Raises as :func:`get` does.
     """
-    __salt__["mta_state.refuse_job"]("mta_secret.resolve", job)
     if isinstance(value, str) and value.startswith("sdb://"):
-        uri, value = value, __salt__["sdb.get"](value)
+        uri, value = value, minion.functions["sdb.get"](value)
         if not value or value == uri:  # without such a profile Salt returns the URI itself
             raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
     if not isinstance(value, str) or not _is_utf_8(value) or not 1 <= len(value.encode()) <= longest:

@@ -1,19 +1,4 @@
-"""
-Let Postfix's own daemons try a staged configuration, beside the running server and without touching it.
-
-``postfix check`` reads only what all programs have in common; each daemon's own parameters are read when it
-starts. So they are started here, from the private copy of the configuration directory:
-
-- every daemon of master.cf, until it has read its parameters: ``GENERATION`` in its environment, which it reads
-  right after them, is one that it refuses, and its queue directory is the private copy;
-- delivery agents until they ask for a message to deliver, which they are not given;
-- smtpd(8), chrooted and under its own user as master(8) would run it, with a connection from a port on the
-  loopback as inetd(8) would give it, for the conversation of :py:mod:`mta_probe`.
-
-All of them use the option ``-S`` (stand-alone) that Postfix's daemons have for debugging. Their log comes to a
-socket in the private copy, by ``maillog_file`` and ``postlog_service_name`` of postconf(5), so that a daemon that
-dies is heard at once, also where nobody runs a syslog daemon.
-"""
+"""TODO subject (mta_rehearsal)."""
 
 import contextlib
 import os
@@ -25,6 +10,9 @@ import threading
 import time
 
 from salt.exceptions import CommandExecutionError
+
+import _mta_judge
+from _mta_minion import Minion
 
 SECONDS = 8
 AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard")
@@ -172,7 +160,7 @@ def _serve(stage, doors, finished):
                 stage.start(*doors[door], connection, connection, options=options)
 
 
-def _conversations(stage, services, listeners, envelope):
+def _conversations(minion: Minion, stage, services, listeners, envelope):
     """Talk to the smtpd(8) of every listener; yield (service, text) of what is not as it should be."""
     with contextlib.ExitStack() as held:
         doors, targets, names = {}, [], {}
@@ -190,8 +178,8 @@ def _conversations(stage, services, listeners, envelope):
         server = threading.Thread(target=_serve, args=(stage, doors, finished))
         server.start()
         try:
-            found = __salt__["mta_probe.check"](
-                listeners=targets, envelope=envelope, stranger=envelope, timeout=SECONDS
+            found = _mta_judge.check(
+                minion, listeners=targets, envelope=envelope, stranger=envelope, timeout=SECONDS
             )
         finally:
             finished.set()
@@ -208,7 +196,7 @@ def _conversations(stage, services, listeners, envelope):
             yield service, "; ".join([text, *said.get(service, {})])
 
 
-def problems(directory, facts, services, listeners, converse=True, envelope=True):
+def problems(minion: Minion, directory, facts, services, listeners, converse=True, envelope=True):
     """
     Tell what would not work if a staged configuration were in force.
 
@@ -231,12 +219,6 @@ def problems(directory, facts, services, listeners, converse=True, envelope=True
         Also the envelope and the stranger of :func:`mta_probe.check`. Default ``True``.
 
     Returns a list of ``[service, text]``. Raises ``CommandExecutionError`` when a daemon cannot be started.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_rehearsal.problems /root/staged '{"config_directory": "/etc/postfix"}' '{}' '[]'
     """
     there = {
         service: entry
@@ -259,7 +241,7 @@ def problems(directory, facts, services, listeners, converse=True, envelope=True
                 and there[one["service"]]["command"] == "smtpd"
             ]
             if awake:
-                found += _conversations(stage, there, awake, envelope)
+                found += _conversations(minion, stage, there, awake, envelope)
     except OSError as err:
         raise CommandExecutionError(f"Cannot try the new configuration: {err.strerror or err}") from err
     finally:

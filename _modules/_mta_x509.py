@@ -1,14 +1,4 @@
-"""
-Private keys, certificate requests and certificates: made, described and judged.
-
-Everything here is over PEM text and plain data: no file, no service, nothing of the host, and the clock is an
-argument. ``mta_ca`` and ``mta_cert`` do with it what a mail server needs, and are what to use by hand: called
-from a command line, a key would be in the process's arguments and in the job cache.
-
-``cryptography`` makes and reads; pyOpenSSL loads what was made as a TLS server would. Neither is imported before
-it is needed. The profile of what is made is that of RFC 5280; the sections are cited where they decide
-something.
-"""
+"""TODO subject (mta_x509)."""
 
 import datetime
 import hashlib
@@ -24,7 +14,6 @@ DAY = datetime.timedelta(days=1)
 RENEW_DAYS = 30
 # In how much of that time the renewals of a fleet begin.
 SPREAD = 0.1
-
 # Sizes to create. Today's clients refuse RSA keys below 2048 bits ("EE certificate key too weak"), and those of Go
 # above 8192; an exponent is at least 2^16 + 1 (NIST SP 800-56B, 6.2).
 RSA_SIZES = (2048, 3072, 4096, 8192)
@@ -32,7 +21,6 @@ EC_SIZES = {256: "SECP256R1", 384: "SECP384R1"}
 KEY_TYPES = {"rsa": 3072, "ec": 256, "ecdsa": 256, "ed25519": None}
 RSA_EXPONENT = 65537
 EC_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-
 # Subject fields in the order of the name: the attribute in cryptography's NameOID, its upper bound (RFC 5280,
 # appendix A.1), and what the field is called in settings.
 SUBJECT_FIELDS = (
@@ -48,7 +36,6 @@ SUBJECT_FIELDS = (
 EMAIL_OID = "1.2.840.113549.1.9.1"
 COMMON_NAME_LIMIT = 64
 DNS_NAME = r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-
 CERTIFICATE_BLOCK = rb"(?s)-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 KEY_BLOCK = rb"(?s)-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----"
 
@@ -92,9 +79,6 @@ def _openssl():
     return SSL, crypto
 
 
-# -- wishes, checked and normalised ------------------------------------------------------------
-
-
 def key_parameters(key_type="rsa", key_size=None):
     """
     Check the kind of a key to make.
@@ -108,12 +92,6 @@ def key_parameters(key_type="rsa", key_size=None):
     Returns a tuple: ``rsa``, ``ec`` or ``ed25519``; the size; what that is called, such as ``ECDSA P-256``.
 
     Raises ``SaltInvocationError`` for a type or size that is not known.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.key_parameters ec 384
     """
     kind = str(key_type).lower()
     if kind not in KEY_TYPES:
@@ -138,12 +116,6 @@ def check_days(days, renew_days=None):
         Days before its end at which it is renewed. Default ``None``: see :func:`describe`.
 
     Raises ``SaltInvocationError`` for what is no number of days, or would be renewed at every run.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.check_days 90 30
     """
     for name, value in (("days", days), ("renew_days", renew_days)):
         optional = name == "renew_days" and value is None
@@ -170,12 +142,6 @@ def check_subject(fields=None, common_name=None):
     Returns ``{attribute of cryptography's NameOID: text}`` in the order of the name.
 
     Raises ``SaltInvocationError`` for an unknown field, or a text that cannot be in it.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.check_subject '{"organization": "Example"}' mail.example.com
     """
     known = {alias.lower(): name for name, _, aliases in SUBJECT_FIELDS for alias in aliases}
     values = {}
@@ -212,12 +178,6 @@ def check_names(names):
         List of host names, ``*.`` in front allowed, and IP addresses.
 
     Returns a list. Raises ``SaltInvocationError`` for what is neither.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.check_names '[mail.example.com, 192.0.2.1]'
     """
     normal = []
     for name in names:
@@ -242,12 +202,6 @@ def subject_text(fields):
 
     fields
         As :func:`check_subject` returns them.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.subject_text '{"COMMON_NAME": "mail.example.com"}'
     """
     short = {name: EMAIL_OID if name == "EMAIL_ADDRESS" else aliases[0] for name, _, aliases in SUBJECT_FIELDS}
     parts = [short[name] + "=" + re.sub(r'^#|[\\"+,;<>]', r"\\\g<0>", value) for name, value in fields.items()]
@@ -260,12 +214,6 @@ def encode_subject(fields):
 
     fields
         As :func:`check_subject` returns them.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.encode_subject '{"COMMON_NAME": "mail.example.com"}'
     """
     return _name(fields).public_bytes()
 
@@ -275,14 +223,9 @@ def _name(fields):
     return x509.Name([x509.NameAttribute(getattr(x509.NameOID, name), text) for name, text in fields.items()])
 
 
-# -- PEM ---------------------------------------------------------------------------------------
-
-
-def pick(pem, kind, **job):
+def pick(pem, kind):
     """
     Return what matters of a PEM file: all of its certificates, or its first private key, and nothing else.
-
-    For states and other modules: as a job it is refused.
 
     So a file that holds a key too never becomes a certificate file that everybody may read.
 
@@ -294,7 +237,6 @@ def pick(pem, kind, **job):
 
     Returns bytes that end with a line break; empty when there is none.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.pick", job)
     pem = pem.encode() if isinstance(pem, str) else pem
     if kind == "key":
         found = re.search(KEY_BLOCK, pem)
@@ -304,28 +246,20 @@ def pick(pem, kind, **job):
     return b"".join(block.replace(b"\r\n", b"\n") + b"\n" for block in blocks)
 
 
-def is_locked(pem, **job):
+def is_locked(pem):
     """
     Tell whether a passphrase locks a PEM private key (PKCS 8, RFC 7468; or OpenSSL's traditional form).
-
-    For states and other modules: as a job it is refused.
 
     pem
         Bytes.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.is_locked", job)
     pem = pem.encode() if isinstance(pem, str) else pem
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
 
 
-# -- keys --------------------------------------------------------------------------------------
-
-
-def make_key(kind, size, passphrase=None, **job):
+def make_key(kind, size, passphrase=None):
     """
     Make a private key: PKCS 8 in PEM, as bytes.
-
-    For states and other modules: as a job it is refused.
 
     kind, size
         As :func:`key_parameters` returns them.
@@ -333,7 +267,6 @@ def make_key(kind, size, passphrase=None, **job):
     passphrase
         Bytes that lock it. Default: not locked.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.make_key", job)
     lib = _library()
     if kind == "rsa":
         private = lib.rsa.generate_private_key(65537, size)
@@ -344,11 +277,9 @@ def make_key(kind, size, passphrase=None, **job):
     return _key_pem(private, passphrase)
 
 
-def lock_key(pem, passphrase, previous=None, **job):
+def lock_key(pem, passphrase, previous=None):
     """
     Return a private key locked by another passphrase.
-
-    For states and other modules: as a job it is refused.
 
     pem
         Bytes of the key, locked or not.
@@ -361,7 +292,6 @@ def lock_key(pem, passphrase, previous=None, **job):
 
     Raises ``CommandExecutionError`` as :func:`describe_key` does.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.lock_key", job)
     return _key_pem(_load_key(pem, previous), passphrase)
 
 
@@ -393,11 +323,9 @@ def _load_key(pem, passphrase=None, thorough=False):
         raise CommandExecutionError(f"is not a PEM private key: {err}") from err
 
 
-def describe_key(pem, passphrase=None, thorough=False, **job):
+def describe_key(pem, passphrase=None, thorough=False):
     """
     Tell what a private key is.
-
-    For states and other modules: as a job it is refused.
 
     pem
         Bytes.
@@ -414,7 +342,6 @@ def describe_key(pem, passphrase=None, thorough=False, **job):
     Raises ``CommandExecutionError`` when it cannot be loaded, in words that follow a file's name: ``is not a PEM
     private key``, ``is encrypted, and …``.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.describe_key", job)
     public = _load_key(pem, passphrase, thorough).public_key()
     return {
         "key": _key_text(public),
@@ -465,9 +392,6 @@ def _key_weakness(public):
     return None
 
 
-# -- certificates, described -------------------------------------------------------------------
-
-
 def describe(pem, renew_days=None):
     """
     Tell what the certificates of a PEM file are, in their order.
@@ -487,12 +411,6 @@ def describe(pem, renew_days=None):
     ``tlsa`` (data of the TLSA record 3 1 1), ``name``, ``public`` (DER of subject and public key), ``pem``.
 
     Raises ``CommandExecutionError`` when it is no PEM certificate, in words that follow a file's name.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.describe "$(cat /etc/ssl/certs/smtpd.crt)"
     """
     lib = _library()
     try:
@@ -624,9 +542,6 @@ def _issued_by(certificate, name, public):
     return True
 
 
-# -- certificates, judged ----------------------------------------------------------------------
-
-
 def problems(pem, now, anchors=None, names=(), renewal=None, public=None, fields=None):
     """
     Tell what is wrong with a server's certificate and its chain.
@@ -655,12 +570,6 @@ def problems(pem, now, anchors=None, names=(), renewal=None, public=None, fields
         Subject fields that must be in it, as :func:`check_subject` returns them. Default: none.
 
     Returns a list of texts; empty when nothing is wrong. Raises as :func:`describe` does.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.problems "$(cat /etc/ssl/certs/smtpd.crt)" '2027-01-31 12:00'
     """
     lib = _library()
     found = []
@@ -732,11 +641,9 @@ def _subject_text(certificate):
     return certificate.subject.rfc4514_string() or "(no subject)"
 
 
-def serve(pem, now, key=None, anchors=None, **job):
+def serve(pem, now, key=None, anchors=None):
     """
     Load a key and certificates into the TLS context of a server, and verify the chain as strict clients do.
-
-    For states and other modules: as a job it is refused.
 
     OpenSSL's security level applies: a weak key does not load.
 
@@ -755,7 +662,6 @@ def serve(pem, now, key=None, anchors=None, **job):
 
     Returns a list of texts; empty when nothing is wrong. Raises as :func:`describe` and :func:`describe_key` do.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.serve", job)
     SSL, crypto = _openssl()
     lib = _library()
     try:
@@ -791,9 +697,6 @@ def serve(pem, now, key=None, anchors=None, **job):
     except crypto.X509StoreContextError as err:
         found.append(f"the chain does not verify: {err}")
     return found
-
-
-# -- requests and certificates, made -----------------------------------------------------------
 
 
 def _algorithm(private):
@@ -850,12 +753,10 @@ def _usage(*usages):
     return x509.KeyUsage(**{name: name in usages for name in known})
 
 
-def make_authority(key, now, days, fields=None, passphrase=None, renewed=None, **job):
+def make_authority(key, now, days, fields=None, passphrase=None, renewed=None):
     """
     Make the certificate of an authority, which signs itself: basic constraints and key usage are critical (RFC
     5280, 4.2.1.9 and 4.2.1.3).
-
-    For states and other modules: as a job it is refused.
 
     key
         Bytes of its private key.
@@ -878,7 +779,6 @@ def make_authority(key, now, days, fields=None, passphrase=None, renewed=None, *
 
     Returns PEM bytes. Raises ``CommandExecutionError`` when the key cannot be loaded.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.make_authority", job)
     x509 = _library().x509
     private, subject, path_length = _load_key(key, passphrase, thorough=True), None, 0
     if renewed is None:
@@ -895,11 +795,9 @@ def make_authority(key, now, days, fields=None, passphrase=None, renewed=None, *
     )
 
 
-def make_certificate(public, now, days, fields, names, key, passphrase=None, issuer=None, **job):
+def make_certificate(public, now, days, fields, names, key, passphrase=None, issuer=None):
     """
     Make a server's certificate.
-
-    For states and other modules: as a job it is refused.
 
     It ends with its issuer at the latest. Only an RSA key enciphers keys (RFC 3279, 2.3.1; RFC 5480, 3). The names
     are critical when there is no subject (RFC 5280, 4.2.1.6). The authority key identifier is the issuer's subject
@@ -926,7 +824,6 @@ def make_certificate(public, now, days, fields, names, key, passphrase=None, iss
 
     Returns PEM bytes. Raises ``CommandExecutionError`` when the key cannot be loaded.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.make_certificate", job)
     lib = _library()
     x509 = lib.x509
     own = lib.serialization.load_der_public_key(public)
@@ -959,11 +856,9 @@ def make_certificate(public, now, days, fields, names, key, passphrase=None, iss
     )
 
 
-def make_request(key, fields, names, **job):
+def make_request(key, fields, names):
     """
     Make a certificate request (PKCS 10) for a key.
-
-    For states and other modules: as a job it is refused.
 
     key
         Bytes of the private key.
@@ -973,7 +868,6 @@ def make_request(key, fields, names, **job):
 
     Returns PEM text. Raises ``CommandExecutionError`` when the key cannot be loaded.
     """
-    __salt__["mta_state.refuse_job"]("mta_x509.make_request", job)
     private = _load_key(key, thorough=True)
     request = (
         _library()
@@ -996,12 +890,6 @@ def describe_request(pem):
     4514 text, "names": [name]}``; names and subject are the applicant's wishes.
 
     Raises ``CommandExecutionError`` when it is no request, is not signed by its own key, or its key is too weak.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_x509.describe_request "$(cat mail.csr)"
     """
     lib = _library()
     try:

@@ -1,21 +1,11 @@
-"""
-Keep ports open in ufw.
-
-ufw(8) itself writes the rules, one for each family of addresses, with a comment by which they are recognised; it
-keeps them where it reads them at boot and adds them to what is in force, without touching other rules. Rules
-that open a port already, by number, by range or by an application profile, are left to do so. Ours go to the
-end, or before the first rule that denies whatever comes; a rule that denies one of the ports by its number is
-left, too, and reported.
-
-Whether something has to change is read from ufw's files, where it also writes what is in force, so a run that
-changes nothing starts no process. Where ufw is enabled, but has been stopped, it would put some of its rules in
-force with any change: then nothing is changed.
-"""
+"""TODO subject (mta_firewall_ufw)."""
 
 import collections
 import os
 
 from salt.exceptions import CommandExecutionError
+
+import _mta_firewall_files
 
 PROGRAM = "/usr/sbin/ufw"
 SETTINGS = "/etc/ufw/ufw.conf"
@@ -28,7 +18,6 @@ FAMILIES = {
 }
 # iptables' multiport takes no more in one rule.
 LONGEST = 15
-
 # A rule as the file has it. application: what ufw counts as one rule though it may be several lines.
 Rule = collections.namedtuple("Rule", "text action ports everybody ours application")
 
@@ -36,12 +25,6 @@ Rule = collections.namedtuple("Rule", "text action ports everybody ours applicat
 def in_force():
     """
     Tell whether ufw is active.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_ufw.in_force
     """
     return os.path.exists(PROGRAM) and _setting(SETTINGS, "ENABLED") == "yes"
 
@@ -58,12 +41,6 @@ def plan(ports):
 
     Raises ``CommandExecutionError`` when ufw is not installed, and when something has to change while it is
     enabled but its rules are not in force.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_ufw.plan '[25, 993]'
     """
     changes, notes = {}, []
     if not os.path.exists(PROGRAM):
@@ -97,22 +74,16 @@ def apply(ports):
 
     Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with ufw's files and
     the running rules as they were, when ufw fails.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_ufw.apply '[25, 993]'
     """
     if not plan(ports)["changes"]:
         return
-    saved = {path: __salt__["mta_firewall.read"](path) for path, _any in FAMILIES.values()}
+    saved = {path: _mta_firewall_files.read(path) for path, _any in FAMILIES.values()}
     try:
         for family in _families():
             _apply_family(family, ports)
     except CommandExecutionError:
         for path, text in saved.items():
-            __salt__["mta_firewall.replace"](path, text)
+            _mta_firewall_files.replace(path, text)
         if in_force():
             _ufw(["reload"])
         raise
@@ -188,12 +159,9 @@ def _shown(parts):
     return ", ".join(str(port) for part in parts for port in sorted(part))
 
 
-# ------------------------------------------------------------- ufw's files
-
-
 def _rules(family):
     path, anywhere = FAMILIES[family]
-    return _parsed(__salt__["mta_firewall.read"](path) or "", anywhere)
+    return _parsed(_mta_firewall_files.read(path) or "", anywhere)
 
 
 def _parsed(text, anywhere):
@@ -244,7 +212,7 @@ def _ports(text):
 
 def _setting(path, name):
     """Return a value from a file of ``NAME=value`` lines, in lower case; ``None`` without one."""
-    for line in (__salt__["mta_firewall.read"](path) or "").splitlines():
+    for line in (_mta_firewall_files.read(path) or "").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == name:
             return value.strip().strip("\"'").lower()
@@ -253,4 +221,4 @@ def _setting(path, name):
 
 def _ufw(arguments):
     """Run ufw and return what it printed."""
-    return __salt__["mta_firewall.run"](["ufw", *arguments])
+    return _mta_firewall_files.run(["ufw", *arguments])

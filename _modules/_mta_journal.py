@@ -1,20 +1,4 @@
-"""
-What was there before it was changed: files, directories and the databases of other tools, each as one entry.
-
-A store is a directory of numbered entries below ``/var/lib/postfix_mta`` (the minion option ``mta_state_dir``
-moves it). ``journal`` is that of the transaction under way (:py:mod:`mta_transaction`), ``originals`` has what was
-there before the first apply (:py:mod:`mta_originals`), ``previous`` what was there before the last one
-(:py:mod:`mta_previous`).
-
-An entry is a directory: complete before it gets its name, and whole after a power loss. The journal is removed as
-a whole. So whatever dies when, there is either nothing to do or a journal from which everything can be put back:
-by the next apply, or at the next boot by a systemd unit that exists only while there is a journal.
-
-An entry also has the fingerprints of what the transaction is about to write there. A file that is neither as it
-was saved nor one of these has been edited by somebody else: it is kept beside the restored one, as
-``FILE.edited-meanwhile-TIME``. Entries that cannot be restored do not keep the others from being so, and are set
-aside, as ``/var/lib/postfix_mta/not-restored-TIME``.
-"""
+"""TODO subject (mta_journal)."""
 
 import contextlib
 import errno
@@ -32,6 +16,8 @@ import tempfile
 import time
 
 from salt.exceptions import CommandExecutionError
+
+from _mta_minion import Minion
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +128,8 @@ rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/re
 """
 
 
-def _store(name):
-    return pathlib.Path(__salt__["mta_state.path"](name))
+def _store(minion: Minion, name):
+    return pathlib.Path(minion.state.path(name))
 
 
 def _sync(directory):
@@ -155,7 +141,7 @@ def _sync(directory):
         os.close(descriptor)
 
 
-def entries(store="journal"):
+def entries(minion: Minion, store="journal"):
     """
     Return the entries of a store, oldest first.
 
@@ -164,14 +150,8 @@ def entries(store="journal"):
 
     Returns a list of dictionaries: ``folder`` (of the entry), ``path`` (of what it saved, or the name of what a
     command changed), ``kind`` (``file``, ``absent``, ``directory``, ``no-directory``, ``command``).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.entries originals
     """
-    folder = _store(store)
+    folder = _store(minion, store)
     try:
         # A dotted name is a draft: not complete.
         names = sorted(name for name in os.listdir(folder) if name.isdigit())
@@ -199,12 +179,6 @@ def fact(entry, name):
         daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``: names of
         the stores that forget it at the commit. ``wrote``: the SHA-256 of each content that the
         transaction has written, or was about to write, one in a line.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.fact '{"folder": "/var/lib/postfix_mta/originals/0000"}' module
     """
     try:
         return (pathlib.Path(entry["folder"]) / name).read_text()
@@ -212,29 +186,27 @@ def fact(entry, name):
         return ""
 
 
-def _of_a_transaction():
+def _of_a_transaction(minion: Minion):
     """Raise unless this run has a transaction open: a journal that nobody closes is undone at the next boot."""
-    if not __context__.get("mta_transaction", {}).get("lock"):
+    if not minion.context.get("mta_transaction", {}).get("lock"):
         raise CommandExecutionError(
             "This is for states, within a transaction: by itself it would leave a transaction open, which the next"
             " apply or the next boot undoes"
         )
 
 
-def begin(before):
+def begin(minion: Minion, before):
     """
     Make the journal of a new transaction, and arm the unit that resolves it at the next boot.
-
-    For states: outside of a transaction it is refused.
 
     before
         What the server was like, a dictionary for :func:`before`.
 
     Raises ``OSError`` when it cannot be written.
     """
-    _of_a_transaction()
-    _arm()
-    journal = _store("journal")
+    _of_a_transaction(minion)
+    _arm(minion)
+    journal = _store(minion, "journal")
     draft = journal.with_name(".journal")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
@@ -244,56 +216,42 @@ def begin(before):
     _sync(journal.parent)
 
 
-def before():
+def before(minion: Minion):
     """
     Return what the server was like before the journal's transaction; an empty dictionary when nobody knows.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.before
     """
     try:
-        return json.loads((_store("journal") / "before").read_text())
+        return json.loads((_store(minion, "journal") / "before").read_text())
     except (OSError, ValueError):
         return {}
 
 
-def halt():
+def halt(minion: Minion):
     """
     Note in the journal that files are switched which Postfix must not see one without the other.
 
-    For states: outside of a transaction it is refused.
-
     Raises ``OSError`` when it cannot be written.
     """
-    _of_a_transaction()
-    (_store("journal") / HALTED).touch()
-    _sync(_store("journal"))
+    _of_a_transaction(minion)
+    (_store(minion, "journal") / HALTED).touch()
+    _sync(_store(minion, "journal"))
 
 
-def halted(store="journal"):
+def halted(minion: Minion, store="journal"):
     """
     Tell whether files were switched that Postfix must not see one without the other.
 
     store
         As for :func:`entries`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.halted
     """
-    return (_store(store) / HALTED).exists()
+    return (_store(minion, store) / HALTED).exists()
 
 
-def _arm():
+def _arm(minion: Minion):
     """Install the unit that resolves the journal at the next boot."""
     if not os.path.isdir("/run/systemd/system"):
         return
-    state_dir = _store("")
+    state_dir = _store(minion, "")
     replace(state_dir / "recover.sh", _recover_script(state_dir, UNIT_DIR), 0, 0, 0o700)
     unit = pathlib.Path(UNIT_DIR) / BOOT_UNIT
     replace(unit, UNIT_TEXT.format(state_dir=state_dir), 0, 0, 0o644)
@@ -309,12 +267,12 @@ def _recover_script(state_dir, unit_dir):
     return RECOVER_TEXT.format(state_dir=state_dir, unit_dir=unit_dir, **names)
 
 
-def _disarm():
+def _disarm(minion: Minion):
     """Take the unit away. One that stays does nothing without a journal."""
     for path in (
         pathlib.Path(UNIT_DIR) / "multi-user.target.wants" / BOOT_UNIT,
         pathlib.Path(UNIT_DIR) / BOOT_UNIT,
-        _store("recover.sh"),
+        _store(minion, "recover.sh"),
     ):
         try:
             path.unlink()
@@ -324,28 +282,22 @@ def _disarm():
             log.warning("Cannot remove %s: %s", path, err)
 
 
-def drop():
+def drop(minion: Minion):
     """
     Forget the journal in one step, then clear away what it consisted of.
 
     Raises ``OSError`` when it cannot be forgotten.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.drop
     """
-    journal = _store("journal")
+    journal = _store(minion, "journal")
     done = journal.with_name(".journal")
     shutil.rmtree(done, ignore_errors=True)
     os.rename(journal, done)
     _sync(journal.parent)
     shutil.rmtree(done, ignore_errors=True)
-    _disarm()
+    _disarm(minion)
 
 
-def set_aside(numbers):
+def set_aside(minion: Minion, numbers):
     """
     Forget the journal but for the entries that could not be restored: these are set aside under another name.
 
@@ -353,14 +305,8 @@ def set_aside(numbers):
         List of the names of their folders.
 
     Returns the directory that has them now. Raises ``OSError`` when the journal cannot be renamed.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.set_aside '["0001"]'
     """
-    journal = _store("journal")
+    journal = _store(minion, "journal")
     aside = _unused(journal.with_name(NOT_RESTORED))
     os.rename(journal, aside)
     _sync(journal.parent)
@@ -370,61 +316,43 @@ def set_aside(numbers):
         else:
             with contextlib.suppress(OSError):
                 (aside / name).unlink()
-    _disarm()
+    _disarm(minion)
     return str(aside)
 
 
-def commit():
+def commit(minion: Minion):
     """
     Make what the journal's transaction changed final, by one rename: this is the point of no return.
 
     Raises ``OSError`` when it cannot be renamed; nothing has happened then. What is left to do is :func:`finish`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.commit
     """
-    journal = _store("journal")
+    journal = _store(minion, "journal")
     os.rename(journal, journal.with_name(COMMITTED))
     with contextlib.suppress(OSError):
         _sync(journal.parent)
 
 
-def committed():
+def committed(minion: Minion):
     """
     Tell whether there is a committed journal for which :func:`finish` has not been done.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.committed
     """
-    return _store(COMMITTED).exists()
+    return _store(minion, COMMITTED).exists()
 
 
-def finish():
+def finish(minion: Minion):
     """
     Make a committed journal the store ``previous``, in place of the one before it.
 
     Raises ``OSError`` when that cannot be done. Doing it again then makes up for it.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.finish
     """
-    previous = _store("previous")
+    previous = _store(minion, "previous")
     done = previous.with_name(".journal")
     shutil.rmtree(done, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.rename(previous, done)
-    os.rename(_store(COMMITTED), previous)
+    os.rename(_store(minion, COMMITTED), previous)
     shutil.rmtree(done, ignore_errors=True)
-    _disarm()
+    _disarm(minion)
 
 
 def _unused(path):
@@ -434,11 +362,9 @@ def _unused(path):
     return next(name for name in names if not os.path.lexists(name))
 
 
-def record(path, kind, facts=None, contents=None):
+def record(minion: Minion, path, kind, facts=None, contents=None):
     """
     Save what is at a path as the journal's next entry, unless this transaction has saved it already.
-
-    For states: outside of a transaction it is refused.
 
     path
         Absolute path, or the name of what a command changes.
@@ -454,9 +380,9 @@ def record(path, kind, facts=None, contents=None):
 
     Raises ``OSError`` when it cannot be written.
     """
-    _of_a_transaction()
-    journal, path = _store("journal"), pathlib.Path(path)
-    there = entries()
+    _of_a_transaction(minion)
+    journal, path = _store(minion, "journal"), pathlib.Path(path)
+    there = entries(minion)
     wrote = "" if contents is None else f"{_digest(contents)}\n"
     for entry in there:
         if entry["path"] == str(path):
@@ -493,12 +419,6 @@ def make_safe(folder):
         Absolute path (``str`` or ``pathlib.Path``).
 
     Raises ``OSError`` when they cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.make_safe /var/lib/postfix_mta/journal/0000
     """
     for child in pathlib.Path(folder).iterdir():
         if child.is_file():
@@ -530,13 +450,6 @@ def restore(entry):
 
     Returns the name under which a file is kept that somebody else has edited meanwhile; ``None``: nobody has.
     Raises ``OSError`` when it cannot be put back; what is there stays then.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.restore '{"folder": "/var/lib/postfix_mta/journal/0000", "kind": "file",
-            "path": "/etc/aliases"}'
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
     if kind == "file":
@@ -650,13 +563,6 @@ def remove_directory(entry):
 
     entry
         One of :func:`entries`, of the kind ``no-directory``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.remove_directory '{"folder": "/var/lib/postfix_mta/journal/0000",
-            "path": "/srv/made"}'
     """
     path = pathlib.Path(entry["path"])
     names = fact(entry, "runtime").split()
@@ -686,12 +592,6 @@ def replace(path, contents, uid, gid, mode, times=None):
         Access and modification time in nanoseconds. Default: now.
 
     Raises ``OSError`` when it cannot be written.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.replace /srv/note hello 0 0 420
     """
     path = pathlib.Path(path)
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -724,12 +624,6 @@ def remove(path):
         Absolute path (``str`` or ``pathlib.Path``).
 
     Raises ``OSError`` when it cannot be removed.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.remove /srv/note
     """
     os.unlink(path)
     _sync(os.path.dirname(path))
@@ -773,13 +667,6 @@ def fingerprint(entry, saved=False):
         Of what the entry saved instead. Default: no.
 
     Returns text, empty where nothing is. Of what a command changed it is what the command's evidence finds.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.fingerprint '{"folder": "/var/lib/postfix_mta/originals/0000", "kind": "file",
-            "path": "/etc/aliases"}'
     """
     if saved:
         return _fingerprint(pathlib.Path(entry["folder"]) / "content")
@@ -788,20 +675,14 @@ def fingerprint(entry, saved=False):
     return _fingerprint(pathlib.Path(entry["path"]))
 
 
-def is_record(entry):
+def is_record(minion: Minion, entry):
     """
     Tell whether an entry is a record of this formula's own, which is no work of anybody else.
 
     entry
         One of :func:`entries`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.is_record '{"path": "/var/lib/postfix_mta/maps.json"}'
     """
-    return entry["path"].startswith(f"{_store('')}/")
+    return entry["path"].startswith(f"{_store(minion, '')}/")
 
 
 def changed(entry, gone=()):
@@ -813,13 +694,6 @@ def changed(entry, gone=()):
 
     gone
         Paths that are about to be removed. Default: none.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_journal.changed '{"folder": "/var/lib/postfix_mta/originals/0000", "kind": "absent",
-            "path": "/etc/saslauthd.conf"}'
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
     if kind == "file":

@@ -1,17 +1,4 @@
-"""
-Keep ports open in rules files for iptables-restore(8) and ip6tables-restore(8), as the how-to does by hand.
-
-A block of rules stands between two marker comments. Rules that open a port already, in whatever spelling, are left
-to do so. A file is tested before it replaces the old one.
-
-The file is never loaded: that would replace whole tables, and put in force what perhaps never was, such as a rule
-that drops everything. The chain INPUT of the kernel gets the rules that it lacks, before the one that drops what
-is left, and loses those of ours that are no longer wanted; what others have put there stays. Where it is empty and
-accepts everything, the firewall is off and stays so: only the file is changed.
-
-What the kernel has is asked at every run, by one ``iptables -S INPUT`` for each family that has a file: the file
-does not tell whether it has been loaded. A rule there that is spelled as ours counts as ours.
-"""
+"""TODO subject (mta_firewall_iptables)."""
 
 import os
 import re
@@ -20,9 +7,10 @@ import socket
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_firewall_files
+
 BEGIN = "# postfix_mta: begin"
 END = "# postfix_mta: end"
-
 # The how-to's lines.
 GROUPS = (
     ("# Allows SMTP access", (25,)),
@@ -35,7 +23,6 @@ LOG_LINE = r"(?i)\s*#.*log iptables denied calls"
 RUNNING_RULE = "-A INPUT -p tcp -m tcp --dport {} -j ACCEPT"
 RUNNING_LOG = r"-A INPUT (.* )?-j (LOG|NFLOG|ULOG)\b"
 OFF = ["-P INPUT ACCEPT"]
-
 # Options of a rule that do not limit whom it lets in, with the values for which that is so (None: any value).
 UNLIMITED = {
     "--protocol": {"tcp", "6", "all", "0"},
@@ -67,12 +54,6 @@ def in_force(rules_file, rules_file_v6):
 
     rules_file, rules_file_v6
         As for :py:func:`plan`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_iptables.in_force /etc/iptables.firewall.rules /etc/ip6tables.firewall.rules
     """
     return os.path.exists(rules_file)
 
@@ -94,12 +75,6 @@ def plan(ports, rules_file, rules_file_v6):
 
     Raises ``CommandExecutionError`` when the rules cannot be read, and when a new file does not pass
     ``iptables-restore --test``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_iptables.plan '[25, 993]' /etc/iptables.firewall.rules /etc/ip6tables.firewall.rules
     """
     if ports and not os.path.exists(rules_file):
         raise CommandExecutionError(
@@ -126,7 +101,7 @@ def _planned(family, ports):
     iptables-restore what brings the kernel's rules up to date (``add``), and ``back`` again.
     """
     program, path, running = family
-    old = __salt__["mta_firewall.read"](path)
+    old = _mta_firewall_files.read(path)
     planned = {"old": old, "new": _with_ports(old, ports), "add": "", "back": "", "changes": {}, "notes": []}
     if not ports and planned["new"] == old:
         return planned
@@ -189,12 +164,6 @@ def apply(ports, rules_file, rules_file_v6):
 
     Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and
     the running rules as they were, when the kernel does not take the rules.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_iptables.apply '[25, 993]' /etc/iptables.firewall.rules /etc/ip6tables.firewall.rules
     """
     plan(ports, rules_file, rules_file_v6)
     undo = []
@@ -202,8 +171,8 @@ def apply(ports, rules_file, rules_file_v6):
         for program, path, running in _families(rules_file, rules_file_v6):
             planned = _planned((program, path, running), ports)
             if planned["new"] != planned["old"]:
-                undo.append((__salt__["mta_firewall.replace"], (path, planned["old"])))
-                __salt__["mta_firewall.replace"](path, planned["new"])
+                undo.append((_mta_firewall_files.replace, (path, planned["old"])))
+                _mta_firewall_files.replace(path, planned["new"])
             if planned["add"]:
                 # All of it or, when it fails, nothing.
                 _load(program, planned["add"])
@@ -344,4 +313,4 @@ def _port_range(text):
 
 
 def _run(argv, stdin=""):
-    return __salt__["mta_firewall.run"](argv, stdin)
+    return _mta_firewall_files.run(argv, stdin)

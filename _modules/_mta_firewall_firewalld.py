@@ -1,14 +1,4 @@
-"""
-Keep ports open in firewalld.
-
-They are a service of their own, ``/etc/firewalld/services/postfix_mta.xml``, which the zones name: everything of
-ours is that file and one line in each zone's. ``firewall-offline-cmd --check-config`` has to accept the files
-before anything is in force. The ports are then opened in the running firewall one by one, for ``firewall-cmd
---reload`` would lose what others have added at run time.
-
-Whether something has to change is read from the files, from which firewalld starts at boot, so a run that changes
-nothing starts no process. Sources: firewalld.zone(5), firewalld.service(5), firewall-cmd(1).
-"""
+"""TODO subject (mta_firewall_firewalld)."""
 
 import glob
 import os
@@ -16,6 +6,8 @@ import re
 from xml.etree import ElementTree
 
 from salt.exceptions import CommandExecutionError
+
+import _mta_firewall_files
 
 PROGRAM = "/usr/sbin/firewalld"
 PROC = "/proc"
@@ -38,18 +30,12 @@ def in_force(zones):
 
     zones
         Not used.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_firewalld.in_force '[]'
     """
     if not os.path.exists(PROGRAM):
         return False
     own = _link(f"{PROC}/self/ns/pid")
     return any(
-        __salt__["mta_firewall.read"](name) == "firewalld\n" and _link(f"{os.path.dirname(name)}/ns/pid") == own
+        _mta_firewall_files.read(name) == "firewalld\n" and _link(f"{os.path.dirname(name)}/ns/pid") == own
         for name in glob.glob(f"{PROC}/[0-9]*/comm")
     )
 
@@ -69,12 +55,6 @@ def plan(ports, zones):
 
     Raises ``CommandExecutionError`` when firewalld is not installed, there is no such zone, or a zone's file
     cannot be understood.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_firewalld.plan '[25, 993]' '[]'
     """
     changes, notes = {}, []
     for path, (old, new) in _files(ports, zones).items():
@@ -96,12 +76,6 @@ def apply(ports, zones):
 
     Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and the
     running rules as they were, when firewalld refuses the files or the ports.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_firewall_firewalld.apply '[25, 993]' '[]'
     """
     files = [(path, *texts) for path, texts in _files(ports, zones).items() if texts[0] != texts[1]]
     if not files:
@@ -109,13 +83,13 @@ def apply(ports, zones):
     if not ports:
         # A running firewalld watches the files: at no time a zone names a service that is gone.
         files.reverse()
-    former = _ports_of(__salt__["mta_firewall.read"](_service_path()))
+    former = _ports_of(_mta_firewall_files.read(_service_path()))
     opened, closed = _zones_before_and_after(ports, zones)
     undo = []
     try:
         for path, _old, new in files:
-            __salt__["mta_firewall.replace"](path, new)
-        __salt__["mta_firewall.run"](["firewall-offline-cmd", "--check-config"])
+            _mta_firewall_files.replace(path, new)
+        _mta_firewall_files.run(["firewall-offline-cmd", "--check-config"])
         if in_force(zones):
             for zone in opened:
                 _change_running(zone, ports, former, undo)
@@ -123,7 +97,7 @@ def apply(ports, zones):
                 _change_running(zone, [], former, undo)
     except CommandExecutionError:
         for path, old, _new in reversed(files):
-            __salt__["mta_firewall.replace"](path, old)
+            _mta_firewall_files.replace(path, old)
         for arguments in reversed(undo):
             _firewall_cmd(*arguments)
         raise
@@ -152,9 +126,6 @@ def _change_running(zone, ports, former, undo):
         undo.append([zone, *(f"--add-port={port}" for port in stale)])
 
 
-# ------------------------------------------------------------- firewalld's files
-
-
 def _files(ports, zones):
     """Return the files that are, or have to be, ours: path to old and new text (``None``: no file)."""
     if not os.path.exists(PROGRAM):
@@ -163,7 +134,7 @@ def _files(ports, zones):
                 "firewalld is not installed: install it, or set the backend to auto or none"
             )
         return {}
-    old = __salt__["mta_firewall.read"](_service_path())
+    old = _mta_firewall_files.read(_service_path())
     files = {_service_path(): (old, _service_text(ports) if ports else None)}
     opened, closed = _zones_before_and_after(ports, zones)
     for zone in opened + closed:
@@ -183,14 +154,14 @@ def _zones_before_and_after(ports, zones):
     naming = [
         os.path.basename(path)[: -len(".xml")]
         for path in sorted(glob.glob(f"{OWN}/zones/*.xml"))
-        if f'"{SERVICE}"' in (__salt__["mta_firewall.read"](path) or "")
+        if f'"{SERVICE}"' in (_mta_firewall_files.read(path) or "")
     ]
     return opened, [zone for zone in naming if zone not in opened]
 
 
 def _zone_texts(zone):
     """Return the path of a zone's file, its text, and the text of the package's own."""
-    read = __salt__["mta_firewall.read"]
+    read = _mta_firewall_files.read
     path = f"{OWN}/zones/{zone}.xml"
     package = [read(f"{folder}/zones/{zone}.xml") for folder in PACKAGE]
     return path, read(path), next((text for text in package if text is not None), None)
@@ -239,7 +210,7 @@ def _shown(text):
 
 
 def _default_zone():
-    for line in (__salt__["mta_firewall.read"](f"{OWN}/firewalld.conf") or "").splitlines():
+    for line in (_mta_firewall_files.read(f"{OWN}/firewalld.conf") or "").splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "DefaultZone" and value.strip():
             return value.strip()
@@ -258,4 +229,4 @@ def _link(path):
 
 
 def _firewall_cmd(*arguments):
-    return __salt__["mta_firewall.run"](["firewall-cmd", *arguments])
+    return _mta_firewall_files.run(["firewall-cmd", *arguments])

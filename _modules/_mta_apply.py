@@ -1,0 +1,403 @@
+"""TODO subject (mta_previous mta_transaction postconf)."""
+
+import logging
+import os
+import re
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_journal
+import _mta_judge
+import _mta_last_apply
+import _mta_postfix_view
+import _mta_restore
+import _mta_services
+import _mta_smtp
+import _mta_snapshots
+import _mta_transaction
+from _mta_minion import Minion
+
+log = logging.getLogger(__name__)
+
+LOG_LINES = 12
+LOG_PATIENCE = 2
+
+
+def roll_back(minion: Minion, commit=None, test=False):
+    """
+    Take back what the last apply changed in the mail server's files, as one transaction that is verified.
+
+    commit
+        Unix time: the :func:`last_commit` that is meant, or a dictionary of minion id to it. Another one is an
+        error. Default: the last.
+
+    test
+        Only tell.
+
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made, and a
+    certificate authority with its private key, which the comment names. As long as pillar has what was taken back,
+    the next apply makes it again. A file that has been changed since is not overwritten: nothing is taken back
+    then, nor when another apply changes something while this one waits for it to end. A private key that the apply
+    has encrypted stays encrypted.
+
+    Returns a state's result: ``result``, ``changes``, ``comment``.
+    """
+    _mta_transaction.pending(minion)
+    if isinstance(commit, dict):
+        commit = commit[minion.opts["id"]]
+    # The one that there is now, not what another apply makes of it meanwhile.
+    commit = _mta_snapshots.last_commit(minion) if commit is None else commit
+    errors = _mta_restore.roll_back_plan(minion, commit).get("errors")
+    if errors:
+        return {"name": _mta_snapshots.LAST, "result": False, "changes": {}, "comment": "\n".join(errors)}
+    return participate(
+        minion,
+        _mta_snapshots.LAST,
+        "mta_previous",
+        {"commit": commit},
+        test=test,
+        subject="What the last apply changed",
+    )
+
+
+def participate(
+    minion: Minion, name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")
+):
+    """
+    Run one member's plan, and its apply when there is something to change; return a complete state result.
+
+    A plan that changes something is made again when the lock is held, as another apply may have ended meanwhile:
+    that one is reported and applied. One that changes nothing needs no lock.
+
+    name
+        The state's name.
+
+    module
+        The execution module that plans and applies.
+
+    args
+        Keyword arguments of both of its functions.
+
+    transaction
+        Name of the transaction whose closing state activates and verifies; ``None``: close it here.
+
+    test
+        Only plan, and tell the closing state what would have to be activated.
+
+    subject
+        What the comment calls the thing; default: the name.
+
+    functions
+        Names of the two functions; default ``("plan", "apply")``.
+    """
+    run = _mta_transaction.current(minion)
+    run["module"] = module
+    subject = subject or name
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
+    if transaction and run["undone"]:
+        ret.update(result=False, comment=f"{subject} has not been applied. {run['undone']}")
+        return ret
+    try:
+        plan = _planned(minion, run, lambda: minion.functions[f"{module}.{functions[0]}"](**args), test)
+        note = plan.get("comment")
+        if plan.get("errors"):
+            raise CommandExecutionError("\n".join(plan["errors"]))
+        changes = plan["changes"]
+        activate = plan.get("activate", {})
+        if changes:
+            run["changes"][module] = {**run["changes"].get(module, {}), **changes}
+            changes = {
+                **changes,
+                "activation": max(activate.values(), key=_mta_transaction.STRENGTH.get, default="none"),
+            }
+        if changes and test:
+            run["announced"] = _mta_transaction.stronger(run["announced"], activate)
+            ret.update(result=None, changes=changes, comment=f"{subject} would have been changed.")
+        elif changes:
+            minion.functions[f"{module}.{functions[1]}"](**args)
+            ret.update(changes=changes, comment=f"{subject} has been changed.")
+            if transaction:
+                ret["comment"] += f" The transaction {transaction} puts that in force, or undoes it."
+            else:
+                outcome = commit(minion)
+                ret["comment"] += f" {outcome['comment']}"
+                if not outcome["result"]:
+                    ret.update(result=False, changes={}, comment=outcome["comment"])
+        if note:
+            ret["comment"] += f"\n{note}"
+    except (CommandExecutionError, SaltInvocationError) as err:
+        ret.update(result=False, changes={}, comment=f"{subject}: {err}")
+        if not test:
+            undone = _mta_transaction.undo(minion, f"{subject}: {err}")
+            ret["comment"] = "\n".join(filter(None, [ret["comment"], undone["comment"]]))
+    except BaseException as err:
+        if not test:
+            _mta_transaction.undo(minion, f"{subject}: {err!r}")
+        raise
+    finally:
+        run["module"] = None
+        if not transaction:
+            minion.context.pop("mta_transaction", None)
+    return ret
+
+
+def _planned(minion: Minion, run, make, test):
+    """A member's plan: the one that is made under the lock, where it is to be applied."""
+    plan = make()
+    if test or run["lock"] or plan.get("errors") or not plan["changes"]:
+        return plan
+    _mta_transaction.open_transaction(minion)
+    try:
+        plan = make()
+    except BaseException:
+        _mta_transaction.withdraw(minion, run)
+        raise
+    if plan.get("errors") or not plan["changes"]:
+        _mta_transaction.withdraw(minion, run)
+    return plan
+
+
+def _server_log(since, until):
+    """The server's own warnings and errors between two moments (Unix time), newest last: what can be had soon."""
+    lines = []
+    try:
+        if os.path.isdir("/run/systemd/system"):
+            argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", "SYSLOG_FACILITY=2"]
+            lines = _mta_transaction.output([*argv, f"--since=@{since}", f"--until=@{until}"], LOG_PATIENCE)
+        elif os.path.exists("/var/log/mail.log"):
+            with open("/var/log/mail.log", "rb") as handle:
+                handle.seek(max(0, os.fstat(handle.fileno()).st_size - 32768))
+                lines = handle.read().decode(errors="replace").splitlines()
+    except OSError as err:
+        log.warning("Cannot read the server's log: %s", err)
+    wanted = [line for line in lines if any(word in line for word in ("fatal:", "error:", "panic:", "warning:"))]
+    # What the conversation itself provokes: a login with a random name, a message with too many hops.
+    wanted = [line for line in wanted if "hopcount exceeded" not in line and "authentication fail" not in line]
+    return list(dict.fromkeys(wanted))[-LOG_LINES:]
+
+
+def _responsible(changes, text):
+    """The changed parameters and services that the server's words name, by name, else by value; else all."""
+
+    def said(word):
+        return re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text)
+
+    def parts(name, change):
+        new = change.get("new")
+        fields = new.items() if isinstance(new, dict) else [(name, new)]
+        return [(field.replace("-o ", ""), "" if value is None else str(value)) for field, value in fields]
+
+    # A value such as "no" or "1" is in any text.
+    by_name, by_value = [], []
+    for name, change in changes.items():
+        found = parts(name, change)
+        if said(name.split()[-1]) or any(said(field) for field, _ in found):
+            by_name.append(name)
+        elif any(len(value) > 3 and said(value) for _, value in found):
+            by_value.append(name)
+    return by_name or by_value or list(changes)
+
+
+def commit(minion: Minion, services=None, verify=None):
+    """
+    Close the transaction: activate, hold the live conversation, then commit, or undo everything.
+
+    services
+        Names of services that must be enabled and running afterwards. Default: none is enabled; those that
+        a member named are activated, or started when they are enabled and do not run.
+
+    verify
+        Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
+
+    Returns ``{"result": bool, "comment": str, "transcript": [str]}``.
+    """
+    run = _mta_transaction.current(minion)
+    _mta_transaction.open_transaction(minion, closing=True)
+    verify = dict(verify or {})
+    enabled = verify.pop("enabled", True)
+    problems, notes, transcript = [], [], []
+    headline = "The server did not answer as it should:"
+    try:
+        done = _activate(minion, run, services or [])
+        if not enabled:
+            notes = ["Not verified, as verify.enabled is false."]
+        elif not _mta_services.status(["postfix"])["postfix"]["active"]:
+            notes = ["Not verified, as Postfix does not run and is not enabled."]
+        else:
+            thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
+            checked = _mta_judge.check(minion, **thorough, **verify)
+            problems, transcript = checked["problems"], checked["transcript"]
+            problems = problems + _fallen_silent(run, checked["speaking"])
+            notes = ["The server answers.", *checked["notes"]]
+        if not problems:
+            headline = "What this apply changed could not be recorded, so it has not been kept:"
+            _commit(minion, run)
+    except (CommandExecutionError, OSError) as err:
+        problems = [str(err)]
+    except BaseException as err:
+        _mta_transaction.undo(minion, f"it was interrupted: {err!r}")
+        raise
+    if not problems:
+        left = []
+        try:
+            done += _put_away(minion, run)
+        except (CommandExecutionError, OSError) as err:
+            left = [f"All is in force, but: {err}"]
+        _mta_transaction.end(run)
+        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes + left + run["notes"])
+        return {"result": not left, "comment": comment, "transcript": transcript}
+    # First of all; what might explain it is for afterwards.
+    changed, since, until = run["changes"].get("postconf", {}), run["before"]["time"], int(time.time()) + 1
+    undone = _mta_transaction.undo(minion, f"{headline[:-1].lower()}: {problems[0]}")
+    server_log = _server_log(since, until)
+    parts = [headline, *[f"  {line}" for line in problems]]
+    if server_log:
+        parts += ["Its log says:", *[f"  {line}" for line in server_log]]
+    if changed:
+        text = "\n".join(problems + server_log)
+        parts.append("Changed parameters that may be responsible: " + ", ".join(_responsible(changed, text)))
+    parts += [undone["comment"]] * bool(undone["comment"]) + run["notes"]
+    return {"result": False, "comment": "\n".join(parts), "transcript": transcript}
+
+
+def _commit(minion: Minion, run):
+    """
+    Commit: write down all that has to be known of it, then rename the journal, then do what may fail.
+
+    Raises ``OSError`` when it is not committed.
+    """
+    paths = [entry["path"] for entry in _mta_journal.entries(minion)]
+    try:
+        _mta_snapshots.keep(minion)
+        _mta_snapshots.describe(minion, run["activate"])
+        _mta_journal.commit(minion)
+    except OSError:
+        # An undo may need the room.
+        _mta_transaction.attempt("Drafts stay", _mta_snapshots.discard)
+        raise
+    _mta_transaction.attempt("What the next apply makes up for", _mta_transaction.finish)
+    _mta_transaction.attempt("main.cf and master.cf are not recorded", _mta_last_apply.wrote, paths)
+
+
+def _fallen_silent(run, speaking):
+    """
+    Tell which listeners spoke SMTP when the transaction began and do not now, though nobody asked for that.
+
+    A service of which a listener is among those that are ``speaking`` now is there, at whatever address the
+    parameters give it. Another one has to speak where it did.
+    """
+    there = {listener["service"] for listener in speaking} | run["let_go"]
+    found = []
+    for listener in run["spoke"]:
+        service, host, port = (listener[key] for key in ("service", "host", "port"))
+        if service in there:
+            continue
+        wrapped = listener["wrappermode"]
+        talk = _mta_smtp.converse(host, port, wrappermode=wrapped, starttls=False)
+        if not (talk["ehlo"] or talk["ehlo_tls"]):
+            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            found.append(
+                f"{place} ({service} in master.cf) spoke SMTP before this apply and does not now;"
+                f" what takes it out on purpose is services: {{{service}: null}}"
+            )
+    return found
+
+
+def _activate(minion: Minion, run, services):
+    """Enable, start, restart or reload what is needed; say what was done."""
+    activate = run["activate"]
+    names = [name for name in _mta_transaction.SERVICES if name in services or name in activate]
+    status = _mta_services.status(names)
+    if _mta_transaction.has_units(_mta_journal.entries(minion)):
+        _mta_services.daemon_reload()
+    run["activated"] = True
+    done = []
+    # A daemon that is to stop goes last: until then the others may still ask it.
+    for name in sorted(names, key=lambda name: activate.get(name) == "stop"):
+        now = status[name]
+        if not now["installed"]:
+            if name in services:
+                raise CommandExecutionError(f"{name} is not installed")
+            continue
+        if activate.get(name) == "stop":
+            if now["active"]:
+                _mta_services.stop(name)
+                done.append(f"{name} stopped")
+            continue
+        if name in services and not now["enabled"]:
+            _mta_services.enable(name)
+            done.append(f"{name} enabled")
+        if not now["active"]:
+            # A daemon that is enabled should run: what keeps it from that may be what has just been mended.
+            if name in services or now["enabled"]:
+                _mta_services.start(name)
+                done.append(f"{name} started")
+        elif name in activate:
+            # A server that does not answer may be throttled by master(8): a reload would leave it dead.
+            answers = name != "postfix" or run["before"]["answers"]
+            action = activate[name] if answers else "restart"
+            minion.functions[f"mta_service.{action}"](name)
+            done.append(f"{name} {_mta_transaction.DONE[action]}")
+    return done
+
+
+def _put_away(minion: Minion, run):
+    """
+    Do what has to wait for the commit: what is stopped no longer starts at boot, what was given back is forgotten.
+
+    Until the commit a power loss has to bring the old state up again. One in here does no harm: the next plan
+    finds what is left.
+    """
+    done = []
+    _mta_snapshots.protect(minion)
+    for name, action in run["activate"].items():
+        if action == "stop" and _mta_services.status([name])[name]["enabled"]:
+            _mta_services.disable(name)
+            done.append(f"{name} disabled")
+    try:
+        if run["given_back"]:
+            _mta_snapshots.forget_entries(minion, run["given_back"])
+        for function in run["afterwards"]:
+            minion.functions[function]()
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot forget what was given back: {err}") from err
+    return done
+
+
+def set_(minion: Minion, parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+    """
+    Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.
+
+    parameters
+        Dictionary of names to text, number, boolean (``yes``/``no``), list (joined by commas) or ``None``
+        (out).
+
+    services
+        Dictionary of master.cf entries as for ``postconf.managed``; none by default.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns the changes, ``{name: {"old": …, "new": …}}``. Raises ``CommandExecutionError`` when Postfix does
+    not work with them; nothing is changed then.
+    """
+    args = {"name": config_directory, "parameters": parameters, "services": services}
+    outcome = participate(minion, config_directory, "postconf", args, subject="Postfix's configuration")
+    if not outcome["result"]:
+        raise CommandExecutionError(outcome["comment"])
+    return outcome["changes"]
+
+
+def reset(minion: Minion, parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+    """
+    Take parameters out of main.cf, so that their defaults hold; otherwise as :func:`set_`.
+
+    parameters
+        List of names, or one name.
+
+    config_directory
+        Path, ``/etc/postfix``.
+    """
+    names = [parameters] if isinstance(parameters, str) else parameters
+    return set_(minion, dict.fromkeys(names), config_directory=config_directory)

@@ -1,0 +1,114 @@
+"""TODO subject (mta_apply)."""
+
+import contextlib
+import hashlib
+import os
+import time
+
+from salt.exceptions import CommandExecutionError
+
+from _mta_minion import Minion
+
+RECORD = "applied.json"
+TAG = "postfix_mta/applied"
+FORMULA = "postfix_mta"
+FILES = ("main.cf", "master.cf")
+
+
+def _digest(path):
+    """SHA-256 of a file; ``None`` when it cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.sha256(handle.read()).hexdigest()
+    except OSError:
+        return None
+
+
+def _summary(results):
+    """The formula's part in the results of a run of states, which may hold others' too."""
+    own = {}
+    for key, result in results.items():
+        sls = str(result.get("__sls__"))
+        if sls.split(".")[0] == FORMULA:
+            own[key] = {**result, "part": sls.partition(".")[2] or "init"}
+    failed = [one for one in own.values() if one.get("result") is False]
+    changed = [one for one in own.values() if one.get("changes")]
+    return {
+        "result": not failed,
+        "changed": sorted({one["part"] for one in changed}),
+        "failed": sorted({one["part"] for one in failed}),
+        "duration": round(sum(float(one.get("duration") or 0) for one in own.values()) / 1000, 3),
+    }
+
+
+def ended(minion: Minion, results, config_directory="/etc/postfix", revision=None):
+    """
+    Record how an apply ended; send the event when it changed something or failed.
+
+    results (dict)
+        Results of the run's states so far, by key. Of those that other SLS files have nothing is told.
+
+    config_directory (str, default ``/etc/postfix``)
+        Where main.cf and master.cf are. They are recorded as those of this apply when ``postconf.managed`` was
+        part of it and succeeded.
+
+    revision (str, default None)
+        Of the formula.
+
+    Returns the record, as :func:`last` does. Where it cannot be written, the next apply writes it.
+    """
+    if any(key.startswith("postconf_|-") and one.get("result") for key, one in results.items()):
+        paths = [os.path.join(config_directory, name) for name in FILES]
+        files = {path: _digest(path) for path in paths}
+    else:
+        files = last(minion).get("files", {})
+    record = {**_summary(results), "time": int(time.time()), "revision": revision, "files": files}
+    _remember(minion, record)
+    if record["changed"] or not record["result"]:
+        told = ("result", "changed", "failed", "duration")
+        minion.functions["event.send"](TAG, {name: record[name] for name in told})
+    return record
+
+
+def wrote(minion: Minion, paths):
+    """
+    Record main.cf and master.cf, when they are among the files that a transaction has just changed for good.
+
+    paths (list)
+        Absolute paths.
+    """
+    digests = {path: _digest(path) for path in paths if os.path.basename(path) in FILES}
+    if digests:
+        record = last(minion)
+        _remember(minion, {**record, "files": {**record.get("files", {}), **digests}})
+
+
+def _remember(minion: Minion, record):
+    # On a full disk the configuration seems to differ until an apply can say that it does not.
+    with contextlib.suppress(CommandExecutionError):
+        minion.state.write(RECORD, record)
+
+
+def last(minion: Minion):
+    """
+    Tell what is known of the last apply; empty where there was none.
+
+    Returns ``result`` (boolean), ``changed``, ``failed`` (lists of parts), ``duration`` (seconds), ``time`` (Unix
+    time of its end), ``revision`` (of the formula), and ``files``: path of main.cf and master.cf to their SHA-256
+    after the last apply that looked after them.
+    """
+    return minion.state.read(RECORD)
+
+
+def differing(minion: Minion):
+    """
+    Return which of main.cf and master.cf are not what the last apply left, as a list of paths.
+    """
+    return [path for path, digest in last(minion).get("files", {}).items() if _digest(path) != digest]
+
+
+def forget(minion: Minion):
+    """
+    Forget the last apply: what it made has been taken back.
+    """
+    minion.state.forget(RECORD)

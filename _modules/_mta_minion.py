@@ -1,0 +1,67 @@
+"""What the library needs of Salt: handed in by an execution module, so that nothing here depends on a loader."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Callable
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from _mta_system import StateDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Minion:
+    """
+    Salt's side of a call.
+
+    opts, grains, pillar
+        As Salt gives them to an execution module.
+
+    context
+        What one run of states shares (``__context__``).
+
+    functions
+        Salt's own execution functions by name, such as ``pkg.install``, and ``mta_settings.effective``.
+    """
+
+    opts: Mapping[str, Any]
+    grains: Mapping[str, Any]
+    pillar: Mapping[str, Any]
+    context: MutableMapping[str, Any]
+    functions: Mapping[str, Callable[..., Any]]
+
+    @classmethod
+    def of(cls, door: Mapping[str, Any]) -> Minion:
+        """Return the minion of an execution module; ``door``: its ``globals()``."""
+        names = ("opts", "grains", "pillar", "context", "salt")
+        return cls(*(door[f"__{name}__"] for name in names))
+
+    @property
+    def state(self) -> StateDirectory:
+        """The directory of all that the formula remembers; the minion option ``mta_state_dir`` moves it."""
+        return StateDirectory(self.opts.get("mta_state_dir"))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the effective settings, of the environment in which this run applies."""
+        settings: dict[str, Any] = self.functions["mta_settings.effective"](self.opts.get("saltenv") or "base")
+        return settings
+
+
+def refuse_job(function: str, job: Mapping[str, Any]) -> None:
+    """
+    Refuse to be called as a job, or from a command line: for functions that only states call.
+
+    function
+        Its name, for the message.
+
+    job
+        Its further keyword arguments. Salt adds some to those of a job, for a function that takes any.
+
+    Raises ``CommandExecutionError`` for a job, ``SaltInvocationError`` for an argument that there is not.
+    """
+    if any(name.startswith("__pub_") for name in job):
+        raise CommandExecutionError(f"{function} is for states, and is refused as a job")
+    if job:
+        raise SaltInvocationError(f"{function} has no argument {', '.join(job)}")

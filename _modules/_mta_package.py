@@ -1,0 +1,334 @@
+"""TODO subject (mta_package)."""
+
+import os
+import pathlib
+import re
+import subprocess
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.atomicfile import atomic_open as _atomic_open
+
+from _mta_minion import Minion
+
+DPKG = pathlib.Path("/var/lib/dpkg")
+APT_LISTS = pathlib.Path("/var/lib/apt/lists")
+LOCKS = [DPKG / "lock-frontend", DPKG / "lock", APT_LISTS / "lock"]
+# dpkg(1), "PACKAGE STATES": the package is configured; only triggers are to be run for the others.
+INSTALLED = ("installed", "triggers-awaited", "triggers-pending")
+NONINTERACTIVE = {
+    "LC_ALL": "C",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "APT_LISTCHANGES_FRONTEND": "none",
+    "NEEDRESTART_MODE": "l",
+}
+
+
+def versions(minion: Minion, names):
+    """
+    Return the installed version of packages.
+
+    names (list of str)
+        Package names.
+
+    Returns ``{name: version}``, with ``None`` for a package that is not installed completely: absent, removed
+    with its configuration left behind, or unpacked but not configured. The Debian family's answer comes from
+    dpkg's database (dpkg(1)), other families' from ``pkg.version``.
+
+    Raises ``CommandExecutionError`` when the database cannot be read.
+    """
+    if minion.grains.get("os_family") != "Debian":
+        found = minion.functions["pkg.version"](*names)
+        found = found if isinstance(found, dict) else {names[0]: found}
+        return {name: found.get(name) or None for name in names}
+    database = _database(names)
+    return {name: _installed_version(database.get(name)) for name in names}
+
+
+def problems(minion: Minion, names):
+    """
+    Return why packages cannot be installed; nothing is changed.
+
+    names (list of str)
+        Names of the packages to be installed.
+
+    Returns a list of reasons, empty when the installation can go ahead. A package that apt does not know yet
+    is no reason: :py:func:`install` refreshes them first. Only the Debian family gets reasons.
+    """
+    if minion.grains.get("os_family") != "Debian" or not names:
+        return []
+    returncode, output = _simulate(names)
+    return _refusals(_removals(output)) if returncode == 0 else []
+
+
+def install(minion: Minion, names, answers=None, lock_timeout=120):
+    """
+    Install packages without asking anything.
+
+    names (list of str)
+        Names of the packages to be installed.
+
+    answers (dict, default None)
+        debconf answers by package, ``{package: {question: [type, value]}}``. Those of a package in ``names``
+        that was never installed are given to debconf before apt runs, the others are left out
+        (debconf-set-selections(1)).
+
+    lock_timeout (int, seconds, default 120)
+        How long to wait for another package manager.
+
+    Raises ``SaltInvocationError`` for an answer that debconf's format cannot hold. Raises
+    ``CommandExecutionError``, with nothing changed, when apt would remove a package that is not a competing
+    mail transport agent, when the packages are not found, or when another package manager keeps the lock; and
+    when the installation fails.
+    """
+    if minion.grains.get("os_family") != "Debian":
+        minion.functions["pkg.install"](pkgs=list(names), refresh=True)
+    else:
+        known = _database(names)
+        selections = _selections(answers or {}, [name for name in names if name not in known])
+        _wait_for_locks(lock_timeout)
+        _refuse_or_refresh(minion, names)
+        _set_selections(selections)
+        _wait_for_locks(lock_timeout)
+        minion.functions["pkg.install"](pkgs=list(names), refresh=False, env=NONINTERACTIVE)
+    missing = [name for name, version in versions(minion, names).items() if version is None]
+    if missing:
+        raise CommandExecutionError(
+            f"Not installed although the package manager reported no error: {', '.join(missing)}"
+        )
+
+
+def mail_name(path):
+    """
+    Return the system mail name: what the file holds, ``None`` when it is not there (mailname(5)).
+
+    path (str)
+        Usually ``/etc/mailname``.
+
+    Raises ``CommandExecutionError`` when the file cannot be read.
+    """
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandExecutionError(f"{path} cannot be read: {error}") from error
+
+
+def set_mail_name(path, name):
+    """
+    Write the system mail name to its file, at once and readable by all (mailname(5)).
+
+    path (str)
+        Usually ``/etc/mailname``. Of a symbolic link, the file that it leads to is written.
+
+    name (str)
+        A fully qualified domain name.
+
+    Raises ``CommandExecutionError`` when the file cannot be written.
+    """
+    try:
+        with _atomic_open(os.path.realpath(path), "w") as file:
+            os.fchmod(file.fileno(), 0o644)  # of a new file; one that is there keeps its mode and owner
+            file.write(f"{name}\n")
+    except OSError as error:
+        raise CommandExecutionError(f"{path} cannot be written: {error}") from error
+
+
+def _paragraphs(database, names):
+    """
+    Return ``{name: {field in lower case: value}}`` from the bytes of a dpkg status file (deb-control(5)).
+
+    A later paragraph of a package wins, except over one for another architecture that is installed.
+    """
+    wanted = {name.encode(): name for name in names}
+    found = {}
+    for paragraph in database.split(b"\n\n"):
+        paragraph = paragraph.lstrip(b"\n")
+        # dpkg writes "Package:" first; slicing it out is what keeps a database of several MB within 3 ms.
+        name = wanted.get(paragraph[9 : paragraph.find(b"\n")])
+        if name is None:
+            continue
+        fields = _fields(paragraph.decode(errors="replace"))
+        earlier = found.get(name)
+        if not _installed_version(earlier) or fields.get("architecture") == earlier.get("architecture"):
+            found[name] = fields
+    return found
+
+
+def _removals(output):
+    """Return what ``apt-get --simulate`` would remove: it prints an operation of dpkg a line (apt-get(8))."""
+    return re.findall(r"^(?:Remv|Purg) ([^\s:]+)", output, re.MULTILINE)
+
+
+def _selections(answers, packages):
+    """
+    Return the input of debconf-set-selections(1) for some packages, one line for each answer.
+
+    Raises ``SaltInvocationError`` for an answer that its format cannot hold.
+    """
+    lines = []
+    for package in packages:
+        for question, answer in answers.get(package, {}).items():
+            if not isinstance(answer, (list, tuple)) or len(answer) != 2:
+                raise SaltInvocationError(f"The debconf answer to {question} is not a list of type and value")
+            line = f"{package} {question} {answer[0]} {answer[1]}"
+            if re.search(r"[\x00-\x1f\x7f]", line):
+                raise SaltInvocationError(f"The debconf answer to {question} has a control character in it")
+            lines.append(line + "\n")
+    return "".join(lines)
+
+
+def _database(names):
+    """
+    Return the paragraphs of the packages that dpkg knows: installed, in part installed, or not yet purged.
+
+    Includes the journal that a dpkg at work, or an interrupted one, keeps beside its database.
+    """
+    try:
+        journal = sorted(path for path in (DPKG / "updates").iterdir() if path.name.isdigit())
+        texts = [path.read_bytes() for path in [DPKG / "status", *journal]]
+    except OSError as error:
+        raise CommandExecutionError(f"The database of installed packages cannot be read: {error}") from error
+    found = _paragraphs(b"\n\n".join(texts), names)
+    return {name: fields for name, fields in found.items() if _state(fields) != "not-installed"}
+
+
+def _fields(paragraph):
+    fields = {}
+    for line in paragraph.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and not line[0].isspace():
+            fields[name.lower()] = value.strip()
+    return fields
+
+
+def _state(fields):
+    """Return the last word of ``Status: want flag state``."""
+    return (fields.get("status", "").split() or [""])[-1]
+
+
+def _installed_version(fields):
+    return fields.get("version") if fields and _state(fields) in INSTALLED else None
+
+
+def _names_in(relation):
+    """Return the package names in a field like Provides (deb-control(5)), without versions."""
+    return {part.split("(")[0].split(":")[0].strip() for part in re.split("[,|]", relation)}
+
+
+def _refusals(removed):
+    """
+    Return why removals are refused: all but those of a mail transport agent.
+
+    Its other packages, made from the same source, count as part of it: Exim's configuration conflicts with
+    Postfix.
+    """
+    fields = _database(removed)
+    agents = [
+        _source(name, fields[name])
+        for name in fields
+        if "mail-transport-agent" in _names_in(fields[name].get("provides", ""))
+    ]
+    kept = [name for name in removed if name not in fields or _source(name, fields[name]) not in agents]
+    if not kept:
+        return []
+    return [
+        f"apt would remove packages that are not part of a competing mail server: {', '.join(kept)}. "
+        "Nothing has been changed; remove them yourself if they may go"
+    ]
+
+
+def _source(name, fields):
+    return fields.get("source", name).split(" ")[0]
+
+
+def _refuse_or_refresh(minion: Minion, names):
+    """
+    Refresh the package lists, and simulate the installation.
+
+    A host without a way to the archive may still have what it needs: a failed refresh counts only if apt
+    cannot find the packages.
+    """
+    refresh_error = ""
+    try:
+        minion.functions["pkg.refresh_db"](failhard=False)
+    except CommandExecutionError as error:
+        refresh_error = f"\nThe package lists could not be refreshed either: {error}"
+    returncode, output = _simulate(names)
+    if returncode != 0:
+        raise CommandExecutionError(f"apt cannot install {', '.join(names)}:\n{output.strip()}{refresh_error}")
+    refusals = _refusals(_removals(output))
+    if refusals:
+        raise CommandExecutionError("\n".join(refusals))
+
+
+def _simulate(names):
+    """Return the exit code and the output of apt-get --simulate, which needs no lock and changes nothing."""
+    return _run(["apt-get", "--simulate", "-q", "-y", "install", *names])
+
+
+def _set_selections(selections):
+    if not selections:
+        return
+    returncode, output = _run(["debconf-set-selections"], stdin=selections)
+    # A line that it cannot use is only a message to some versions.
+    if returncode != 0 or "error:" in output:
+        raise CommandExecutionError(f"debconf-set-selections refused the answers: {output.strip()}")
+
+
+def _run(argv, stdin=""):
+    """Run a command and return its exit code and what it printed on both streams."""
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            env={**os.environ, **NONINTERACTIVE},
+        )
+    except OSError as error:
+        raise CommandExecutionError(f"{argv[0]} cannot be run: {error}") from error
+    return done.returncode, done.stdout
+
+
+def _wait_for_locks(seconds):
+    """Wait until no other process holds a lock of dpkg or apt; Salt itself would wait for half an hour."""
+    deadline = time.monotonic() + seconds
+    while True:
+        holder = next(filter(None, map(_lock_holder, LOCKS)), None)
+        if holder is None:
+            return
+        if time.monotonic() >= deadline:
+            raise CommandExecutionError(f"Another package manager is at work, for {seconds} seconds now: {holder}")
+        time.sleep(1)
+
+
+def _lock_holder(path):
+    """Describe the process that holds a lock on a file, None if nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        os.lockf(descriptor, os.F_TEST, 0)
+        return None
+    except OSError:
+        return f"{path} is locked by {_locking_process(os.fstat(descriptor).st_ino)}"
+    finally:
+        os.close(descriptor)
+
+
+def _locking_process(inode):
+    """Name the process that proc(5) /proc/locks shows for an inode."""
+    for line in pathlib.Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if len(fields) >= 6 and fields[5].endswith(f":{inode}"):
+            try:
+                return f"process {fields[4]} ({pathlib.Path('/proc', fields[4], 'comm').read_text().strip()})"
+            except OSError:
+                return f"process {fields[4]}"
+    return "another process"

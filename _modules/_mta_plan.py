@@ -1,0 +1,63 @@
+"""What would change: the one type that every planner returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, NamedTuple
+
+Change = dict[str, Any]  # {"old": …, "new": …}
+
+# The stronger one includes the weaker one; what is stopped needs neither.
+STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
+
+
+@dataclasses.dataclass
+class Plan:
+    """
+    What would change.
+
+    changes
+        Item to ``{"old": …, "new": …}``, as a state shows it; secrets never by their value.
+
+    activate
+        Service to what puts the changes in force: ``reload``, ``restart`` or ``stop``.
+
+    errors
+        Why it cannot be done; nothing is changed then.
+
+    notes
+        Lines for the state's comment, whether something changes or not.
+    """
+
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    activate: dict[str, str] = dataclasses.field(default_factory=dict)
+    errors: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+class Participant(NamedTuple):
+    """
+    What takes part in an apply: a resource of the host that is planned, and changed as planned.
+
+    plan
+        ``plan(minion, **arguments) -> Plan``; reads only.
+
+    apply
+        ``apply(minion, **arguments)``: make what the plan tells true. Called under the lock, after a plan with changes.
+
+    remember
+        ``remember(minion)``: keep what planning found out, when nothing has changed. Default: nothing.
+    """
+
+    plan: Callable[..., Plan]
+    apply: Callable[..., None]
+    remember: Callable[..., None] | None = None
+
+
+def stronger(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
+    """Merge two activations: of two actions for one service the stronger one."""
+    merged = dict(first)
+    for service, action in second.items():
+        if STRENGTH[action] > STRENGTH.get(merged.get(service, ""), 0):
+            merged[service] = action
+    return merged

@@ -1,0 +1,48 @@
+"""TODO subject (postconf)."""
+
+import contextlib
+import os
+import re
+
+from salt.exceptions import CommandExecutionError
+
+import _mta_postfix_view
+import _mta_transaction
+from _mta_minion import Minion
+
+
+def naming(minion: Minion, paths, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+    """
+    Tell which files main.cf and master.cf name, as they will be after what this run of states has announced.
+
+    paths
+        List of absolute paths.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns ``{path: where}`` with those that are named, by themselves or through symbolic links. What cannot be
+    parsed names nothing.
+    """
+    values = {}
+    with contextlib.suppress(CommandExecutionError):
+        values.update(_mta_postfix_view.show(config_directory))
+    with contextlib.suppress(CommandExecutionError):
+        for service, entry in _mta_postfix_view.services(config_directory).items():
+            values.update({f"master.cf {service} -o {key}": value for key, value in entry["overrides"].items()})
+    for item, change in _mta_transaction.outlook(minion)["members"].get("postconf", {}).items():
+        if not isinstance(change, dict):
+            continue
+        new = change.get("new")
+        if item.startswith("master.cf "):
+            gone = {key for key in values if new is None and key.startswith(f"{item} -o ")}
+            values = {key: value for key, value in values.items() if key not in gone}
+            values.update({f"{item} {key}": value for key, value in (new or {}).items() if key.startswith("-o ")})
+        else:
+            values[item] = new
+    named = {}
+    for label, value in values.items():
+        for word in re.findall(r"(?<![\w./-])/[^\s,{}()]+", value if isinstance(value, str) else ""):
+            named.setdefault(os.path.realpath(word), []).append(label)
+    real = {path: os.path.realpath(path) for path in paths}
+    return {path: ", ".join(dict.fromkeys(named[real[path]])) for path in paths if real[path] in named}

@@ -1,0 +1,410 @@
+"""TODO subject (mta_ca mta_originals mta_previous mta_transaction)."""
+
+import json
+import logging
+import os
+import pathlib
+import shlex
+import shutil
+import stat
+
+from salt.exceptions import CommandExecutionError
+
+import _mta_journal
+import _mta_last_apply
+import _mta_pem
+import _mta_postfix_outlook
+import _mta_postfix_view
+import _mta_services
+import _mta_snapshots
+import _mta_transaction
+from _mta_minion import Minion
+
+log = logging.getLogger(__name__)
+
+CERTIFICATE, KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
+
+
+def authority_stays(entry):
+    """
+    Tell whether what a transaction has saved is an authority's that is never taken away: a clean-up, roll back or
+    change of settings leaves its private key as it is, and its certificate where there was none before.
+
+    entry
+        One of ``mta_journal.entries``.
+    """
+    if _mta_journal.fact(entry, "module") != "mta_ca" or entry["kind"] not in ("file", "absent"):
+        return False
+    try:
+        file = _mta_pem.read(entry["path"])
+    except CommandExecutionError:
+        return True  # what somebody has put there instead
+    return file is not None and (entry["kind"] == "absent" or b"PRIVATE KEY-----" in file.data)
+
+
+def authority_told(paths):
+    """
+    Say of the files of an authority that they stay, and how to remove them; a list of no or one text.
+
+    paths
+        Absolute paths.
+    """
+    if not paths:
+        return []
+    return [
+        f"The certificate authority stays, as nothing else can renew what it has signed: {', '.join(paths)}. "
+        f"To remove it by hand: rm {shlex.join(paths)}"
+    ]
+
+
+def content(minion: Minion, path):
+    """
+    Return what was in a file before the first apply.
+
+    path
+        Absolute path; a symbolic link is followed.
+
+    Returns bytes; ``None`` when there was no such file, or it was never changed.
+    """
+    for entry in _mta_journal.entries(minion, _mta_snapshots.FIRST):
+        if entry["path"] == os.path.realpath(path) and entry["kind"] == "file":
+            return pathlib.Path(entry["folder"], "content").read_bytes()
+    return None
+
+
+def _edited(minion: Minion, entries):
+    """
+    Those of the entries that are not as the last apply that changed them left them, path to what to say.
+
+    What is compiled goes the way of its source.
+    """
+    found, paths = {}, [entry["path"] for entry in entries]
+    for entry in entries:
+        path = entry["path"]
+        if _mta_snapshots.is_record(minion, entry) or _mta_snapshots.source(path) in paths:
+            continue
+        now = _mta_journal.fingerprint(entry)
+        if now == _mta_journal.fact(entry, "left") or not _mta_journal.changed(entry):
+            continue
+        changed = "stays, as somebody has changed it" if now else "stays away, as somebody has removed it"
+        found[path] = f"{path} {changed} since the last apply"
+    return found
+
+
+def _needed(minion: Minion, entries, modules, asked):
+    """
+    Of entries that would go, what a main.cf or master.cf that stays does not work without, path to what to say.
+
+    ``asked``: whether that is saslauthd, too.
+    """
+    made = [
+        entry["path"]
+        for entry in entries
+        if entry["kind"] == "absent" and not _mta_snapshots.is_record(minion, entry)
+    ]
+    sources = {path: _mta_snapshots.source(path) or path for path in made}
+    named = _mta_postfix_outlook.naming(minion, list(sources.values()))
+    found = {path: f"{path} stays, as it is named by {named[it]}" for path, it in sources.items() if it in named}
+    if asked:
+        own = [path for path, module in modules.items() if module == "saslauthd"]
+        found.update({path: f"{path} stays, as Postfix asks saslauthd for passwords" for path in own})
+    return found
+
+
+def _uses_saslauthd():
+    """Whether an smtpd(8) of the main.cf and master.cf that are there lets clients log in by saslauthd."""
+    try:
+        listeners = _mta_postfix_view.listeners()
+    except CommandExecutionError:
+        return True
+    return any(one["auth"] and one["sasl_type"] == "cyrus" for one in listeners)
+
+
+def _contents(path):
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def _is_certificate(path):
+    contents = _contents(path)
+    return CERTIFICATE in contents and KEY not in contents
+
+
+def _with_mates(minion: Minion, entries, modules, stays):
+    """What stays, with what belongs to it: main.cf or master.cf, the key of a certificate, what is compiled."""
+    found = dict(stays)
+
+    def keep(module, of=lambda path: True, mates=lambda path: True):
+        paths = [
+            entry["path"]
+            for entry in entries
+            if modules[entry["path"]] == module
+            and entry["kind"] in ("file", "absent")
+            and not _mta_snapshots.is_record(minion, entry)
+        ]
+        first = next((path for path in paths if path in stays and of(path)), None)
+        for path in filter(mates, paths) if first else []:
+            found.setdefault(path, f"{path} stays, as it belongs to {first}")
+
+    keep("postconf")
+    # A certificate without its key would be of no use.
+    keep("mta_cert", of=_is_certificate, mates=lambda path: KEY in _contents(path))
+    for path in modules:
+        if _mta_snapshots.source(path) in found:
+            found.setdefault(path, f"{path} stays, as it is compiled from {_mta_snapshots.source(path)}")
+    # A record is of use as long as what it tells of.
+    records = [entry["path"] for entry in entries if _mta_snapshots.is_record(minion, entry)]
+    left = {modules[path] for path in found}
+    found.update({path: None for path in records if modules[path] in left})
+    return found
+
+
+def _survey(minion: Minion, entries, everything=False):
+    """
+    What putting entries back would change, as ``{path: {"old": …, "new": …}}``; what stays, path to what to say or
+    ``None``; the files of an authority; whether saslauthd stays.
+
+    everything
+        They are all that there is. What main.cf and master.cf need stays with them then.
+    """
+    modules = {entry["path"]: _mta_journal.fact(entry, "module") for entry in entries}
+    stays = _with_mates(minion, entries, modules, _edited(minion, entries))
+    asked = False
+    if everything and any(modules[path] == "postconf" for path in stays):
+        asked = _uses_saslauthd()
+        stays = _with_mates(minion, entries, modules, {**_needed(minion, entries, modules, asked), **stays})
+    changes, authority, left = {}, [], {}
+    # A directory was made before what is in it.
+    for entry in reversed(entries):
+        path = entry["path"]
+        if not _mta_journal.changed(entry, list(changes)):
+            continue
+        if authority_stays(entry):
+            authority.append(path)
+        elif path in stays:
+            left[path] = stays[path]
+        else:
+            nothing = entry["kind"] in ("absent", "no-directory", "command")
+            new = None if nothing else "as before the first apply"
+            changes[path] = {"old": "as this formula made it", "new": new}
+    return {"changes": changes, "stays": left, "authority": authority, "saslauthd": asked}
+
+
+def _told(entries, found):
+    """What stays, a list of texts."""
+    folders = {entry["path"]: entry["folder"] for entry in entries if entry["kind"] == "file"}
+    told = []
+    for path, text in found["stays"].items():
+        kept = f". What was there before the first apply is in {folders[path]}/content" if path in folders else ""
+        if text:
+            told.append(text + kept)
+    return told + authority_told(found["authority"])
+
+
+def obsolete(minion: Minion, module, wanted):
+    """
+    Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
+
+    What is not as the last apply that changed it left it stays: what somebody has replaced since is theirs.
+
+    module
+        The member.
+
+    wanted
+        List of the paths, and names of what commands change, that it still wants, with all above them.
+
+    Returns ``changes`` (``{path: {"old": …, "new": …}}``, for :func:`give_back`) and ``stays`` (a text for each
+    that stays).
+    """
+    # Files are kept by the paths that symbolic links lead to.
+    wanted = [*wanted, *(os.path.realpath(item) for item in wanted if item.startswith("/"))]
+    entries = []
+    for entry in _mta_journal.entries(minion, _mta_snapshots.FIRST):
+        path = entry["path"]
+        needed = any(item == path or item.startswith(f"{path}/") for item in wanted)
+        if not needed and _mta_journal.fact(entry, "module") == module:
+            entries.append(entry)
+    found = _survey(minion, entries)
+    return {"changes": found["changes"], "stays": _told(entries, found)}
+
+
+def restore(minion: Minion, paths):
+    """
+    Put back what was there before the first apply, as part of the transaction; at its commit it is forgotten.
+
+    A directory that was not there is removed when the transaction is committed, as a daemon may still use it.
+
+    paths
+        List of paths, as :func:`superseded` returns them.
+    """
+    for entry in reversed(_mta_journal.entries(minion, _mta_snapshots.FIRST)):
+        if entry["path"] in paths:
+            put_back(minion, entry, forget=True)
+
+
+def restore_plan(minion: Minion):
+    """
+    Tell what differs from how it was before the first apply that committed, as ``{path: {"old": …, "new": …}}``.
+
+    What is not as the last apply that changed it left it stays: what somebody has changed since is theirs, and
+    with it what cannot do without it. So does an authority. The comment names them.
+
+    Returns ``{"changes", "activate", "comment"}``.
+    """
+    entries = _mta_journal.entries(minion, _mta_snapshots.FIRST)
+    found = _survey(minion, entries, everything=True)
+    told = "\n".join(_told(entries, found)) or None
+    if not found["changes"]:
+        return {"changes": {}, "activate": {}, "comment": told}
+    services = {
+        name: "restart" if was["active"] else "stop"
+        for name, was in _mta_snapshots.services(minion).items()
+        if was["installed"] and (name != "postfix" or not was["active"])
+    }
+    if found["saslauthd"]:
+        services.pop("saslauthd", None)
+    return {"changes": found["changes"], "activate": {"postfix": "restart", **services}, "comment": told}
+
+
+def restore_apply(minion: Minion):
+    """
+    Put what :func:`plan` tells back to how it was before the first apply that committed, as one transaction.
+
+    When that is committed, the services are as before the first apply, and what was kept is forgotten, except for
+    what stays.
+
+    For states: by itself it is refused.
+    """
+    _mta_transaction.begin(minion)
+    planned = restore_plan(minion)
+    listeners = [listener["service"] for listener in _mta_postfix_view.listeners()]
+    restore(minion, list(planned["changes"]))
+    _mta_transaction.need(minion, planned["activate"], let_go=listeners)
+    _mta_transaction.afterwards(minion, "mta_originals.forget")
+
+
+def forget_first(minion: Minion):
+    """
+    Bring the services to how they were before the first apply, and forget what was kept, except for what stays.
+
+    Called at the commit of what :func:`apply` puts back. Copies of what that replaced stay in the store
+    ``previous`` until the next apply.
+    """
+    for name, was in _mta_snapshots.services(minion).items():
+        now = _mta_services.status([name])[name]
+        if was["enabled"] and now["installed"] and not now["enabled"]:
+            _mta_services.enable(name)
+        if was["active"] and now["installed"] and not now["active"]:
+            _mta_services.start(name)
+    entries = _mta_journal.entries(minion, _mta_snapshots.FIRST)
+    found = _survey(minion, entries, everything=True)
+    for entry in entries:
+        if entry["path"] not in found["stays"] and entry["path"] not in found["authority"]:
+            _mta_snapshots.drop(entry)
+    if not _mta_journal.entries(minion, _mta_snapshots.FIRST):
+        shutil.rmtree(_mta_snapshots.first_folder(minion), ignore_errors=True)
+    _mta_snapshots.forget_last(minion)
+    _mta_last_apply.forget(minion)
+
+
+def roll_back_plan(minion: Minion, commit=None):
+    """
+    Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
+
+    commit
+        As for :func:`take_back`.
+    """
+    left = _mta_snapshots.described(minion)
+    if not left:
+        return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
+    if commit is not None and left["commit"] != commit:
+        return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
+    entries = [
+        entry for entry in _mta_journal.entries(minion, _mta_snapshots.LAST) if entry["path"] in left["paths"]
+    ]
+    kept = [entry["path"] for entry in entries]
+    notes = []
+    encrypted = [path for path in left["paths"] if path not in kept]
+    if encrypted:
+        notes.append(
+            f"{', '.join(encrypted)} stays as it is: it was encrypted, and its former content was not kept"
+        )
+    since = [
+        entry["path"]
+        for entry in entries
+        if not _mta_journal.is_record(minion, entry)
+        and _mta_journal.fingerprint(entry) != left["paths"][entry["path"]]
+    ]
+    if since:
+        return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+    authority = [entry["path"] for entry in entries if authority_stays(entry)]
+    told = "\n".join(notes + authority_told(authority)) or None
+    paths = [path for path in kept if path not in authority]
+    if not paths:
+        return {"changes": {}, "errors": [f"there is nothing that could be taken back. {told}"]}
+    change = {"old": "as the last apply made it", "new": "as before it"}
+    return {"changes": dict.fromkeys(paths, change), "activate": left["activate"], "comment": told}
+
+
+def roll_back_apply(minion: Minion, commit=None):
+    """
+    Put every file back to how it was before the last apply that changed something, as one transaction.
+
+    commit
+        As for :func:`take_back`.
+    """
+    _mta_transaction.begin(minion)
+    planned = roll_back_plan(minion, commit)
+    if planned.get("errors"):
+        raise CommandExecutionError("\n".join(planned["errors"]))
+    activate = planned["activate"]
+    listeners = [listener["service"] for listener in _mta_postfix_view.listeners()]
+    halted = _mta_journal.halted(minion, _mta_snapshots.LAST)
+    if halted:
+        _mta_transaction.halt(minion)
+    for entry in reversed(_mta_journal.entries(minion, _mta_snapshots.LAST)):
+        if entry["kind"] != "command":
+            put_back(minion, entry)
+    _mta_transaction.need(minion, activate, let_go=listeners)
+    if halted:
+        _mta_services.start("postfix")
+
+
+def put_back(minion: Minion, entry, forget=False):
+    """
+    Put back what an earlier transaction saved, as part of this one. A directory that was made stays, and so does
+    an authority.
+
+    entry
+        One of ``mta_journal.entries`` of the store ``originals`` or ``previous``.
+
+    forget
+        At the commit, forget the entry of ``originals``. Default: no.
+    """
+    _mta_transaction.open_transaction(minion)
+    if authority_stays(entry):
+        return
+    path, kind = entry["path"], entry["kind"]
+    run = _mta_transaction.current(minion)
+    caller = run["module"]
+    # It stays what the member that changed it gives back when it needs it no more.
+    run["module"] = _mta_journal.fact(entry, "module") or caller
+    if kind == "file":
+        content = pathlib.Path(entry["folder"]) / "content"
+        status = content.stat()
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        _mta_transaction.write(minion, path, content.read_bytes(), status.st_uid, status.st_gid, mode)
+    elif kind == "absent":
+        _mta_transaction.remove(minion, path)
+    elif kind == "directory":
+        owner = map(int, _mta_journal.fact(entry, "owner").split(":"))
+        _mta_transaction.directory(minion, path, *owner, mode=_mta_journal.fact(entry, "mode"))
+    elif kind == "command" and _mta_journal.changed(entry):
+        scripts = (_mta_journal.fact(entry, name).splitlines() for name in ("undo", "do"))
+        undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)
+        _mta_transaction.command(minion, path, undo_, do, json.loads(_mta_journal.fact(entry, "evidence")))
+    run["module"] = caller
+    if forget:
+        run["given_back"].append(path)

@@ -1,0 +1,65 @@
+"""What the states of one run share: what each has done, or what a dry run has announced."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from _mta_minion import Minion
+
+KEY = "postfix_mta.run"
+
+
+@dataclasses.dataclass
+class Run:
+    """
+    One run of states, kept in Salt's ``__context__``.
+
+    undone
+        Why this run's transaction was undone, as a sentence; ``None``: it was not.
+
+    changes
+        Subject (such as ``postconf``) to what it has changed; in a dry run, to what it would change.
+
+    activate
+        Service to what has to happen for the changes to be in force, ``reload``, ``restart`` or ``stop``.
+
+    subject
+        The subject that is being planned or applied at this moment.
+
+    transaction
+        The open transaction (:py:mod:`_mta_transaction`); ``None``: none is open.
+
+    configuration
+        What :py:mod:`_mta_postfix_edit` has prepared, for the states after it and for its own apply.
+
+    preflight
+        What :py:mod:`_mta_postfix_check` has found out about files that it has tried already.
+
+    authorities
+        Path to the certificate authority that this run would create or renew (:py:mod:`_mta_ca`).
+
+    tables
+        What :py:mod:`_mta_tables` has found out and not yet recorded.
+    """
+
+    undone: str | None = None
+    changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    activate: dict[str, str] = dataclasses.field(default_factory=dict)
+    subject: str | None = None
+    transaction: Any = None
+    configuration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preflight: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    authorities: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, minion: Minion) -> Run:
+        """Return the run that is going on; it begins with its first state."""
+        run: Run = minion.context.setdefault(KEY, cls())
+        return run
+
+
+def forget(minion: Minion) -> None:
+    """Forget what an earlier run in this process did: another one begins."""
+    minion.context.pop(KEY, None)

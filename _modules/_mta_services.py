@@ -1,0 +1,414 @@
+"""TODO subject (mta_service)."""
+
+import contextlib
+import glob
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_saslauthd_view
+
+PROC = "/proc"
+INIT_SCRIPTS = "/etc/init.d"
+RC_LINKS = "/etc/rc[2-5].d/S[0-9][0-9]{name}"
+SYSTEMD_RUNS = "/run/systemd/system"
+LOCAL_UNITS = "/etc/systemd/system"
+UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+MAIN_CF = "/etc/postfix/main.cf"
+# name: (the package's program, what the kernel calls the daemon's process)
+DAEMONS = {
+    "postfix": ("/usr/sbin/postfix", "master"),
+    "saslauthd": ("/usr/sbin/saslauthd", "saslauthd"),
+}
+FRONT = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
+TIMEOUT = 120
+PATIENCE = 3
+RELOAD_PATIENCE = 1
+DELIVERY_PATIENCE = 5
+LOG_PATIENCE = 2
+LOG_LINES = 10
+
+
+def _known(name):
+    if name not in DAEMONS:
+        raise SaltInvocationError(f"service must be one of {', '.join(sorted(DAEMONS))}, not {name!r}")
+    return name
+
+
+def _read(path):
+    """A file's text; ``None`` when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read()
+    except OSError:
+        return None
+
+
+def _alive(pid, process):
+    """
+    Whether ``pid`` is a living process of that name, in this PID namespace and not in a container's below it.
+
+    A process that nobody waits for (PID 1 of a plain container does not) keeps its name, but is dead.
+    """
+    text = _read(f"{PROC}/{pid}/status") or ""
+    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    return (
+        fields.get("Name") == process
+        and fields.get("State", "Z")[0] not in "ZX"
+        and len(fields.get("NSpid", "").split()) < 2
+    )
+
+
+def _queue_directory():
+    found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF) or "", re.MULTILINE)
+    return found[1] if found else "/var/spool/postfix"
+
+
+def _pid_file(name):
+    if name == "postfix":
+        return f"{_queue_directory()}/pid/master.pid"
+    return f"{_mta_saslauthd_view.settings()['socket_directory']}/saslauthd.pid"
+
+
+def _search(name):
+    """
+    The service's processes wherever their PID file is: a daemon keeps to the settings it started with.
+
+    Under systemd those of other units are not this service's.
+    """
+    try:
+        pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
+    except OSError:
+        return []
+    return [pid for pid in pids if _alive(pid, DAEMONS[name][1]) and _belongs(pid, name)]
+
+
+def _belongs(pid, name):
+    if manager() == "sysv":
+        return True
+    groups = (_read(f"{PROC}/{pid}/cgroup") or "").splitlines()
+    return any(group.endswith(f"/{name}.service") for group in groups)
+
+
+def _running(name):
+    """PIDs of the daemon; none when it does not run."""
+    text = (_read(_pid_file(name)) or "").strip()
+    if text.isdigit() and _alive(int(text), DAEMONS[name][1]):
+        return [int(text)]
+    # Postfix itself goes by its PID file alone; other masters may be other instances.
+    return [] if name == "postfix" else _search(name)
+
+
+def _children(name):
+    """PIDs of the processes that the daemon has started itself."""
+    tasks = [task for pid in _running(name) for task in glob.glob(f"{PROC}/{pid}/task/*/children")]
+    return {pid for task in tasks for pid in (_read(task) or "").split()}
+
+
+def _unit_file(unit):
+    """The path of the unit file that systemd would use; ``None`` when there is none."""
+    return next((f"{base}/{unit}" for base in UNIT_DIRS if os.path.lexists(f"{base}/{unit}")), None)
+
+
+def _enabled(name):
+    unit = _unit_file(f"{name}.service") if manager() == "systemd" else None
+    if unit is None:
+        return bool(glob.glob(RC_LINKS.format(name=name)))
+    if os.path.realpath(unit) == os.devnull:  # masked
+        return False
+    return any(glob.glob(f"{LOCAL_UNITS}/*.{kind}/{name}.service") for kind in ("wants", "requires"))
+
+
+def manager():
+    """
+    Return what starts services here: ``systemd`` when it is PID 1, else ``sysv``.
+
+    Source: sd_booted(3).
+    """
+    return "systemd" if os.path.isdir(SYSTEMD_RUNS) else "sysv"
+
+
+def status(names):
+    """
+    Tell which services run, start at boot, and are installed, without starting a process.
+
+    names
+        List of services: ``postfix``, ``saslauthd``.
+
+    Returns ``{name: {"active": bool, "enabled": bool, "installed": bool}}``. ``active`` is whether the
+    daemon's process is there, not what systemd believes.
+
+    Raises ``SaltInvocationError`` for any other service.
+    """
+    return {
+        name: {
+            "active": bool(_running(_known(name))),
+            "enabled": _enabled(name),
+            "installed": os.path.exists(DAEMONS[name][0]),
+        }
+        for name in names
+    }
+
+
+def _scratch():
+    """A file for output. On a full disk the output is lost: a service has to come back nevertheless."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return open(os.devnull, "r+b")
+
+
+def _command(argv, check=True, timeout=None):
+    """
+    Run a command to its end; its output is only shown when it fails.
+
+    Daemons keep the descriptors of the script that started them: a pipe would not end before they do, a file
+    does.
+    """
+    timeout = timeout or TIMEOUT
+    with _scratch() as output:
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                cwd="/",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandExecutionError(f"'{' '.join(argv)}' did not end within {timeout} seconds") from None
+        except OSError as err:
+            raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
+        output.seek(0)
+        text = output.read().decode(errors="replace").strip()
+    if check and done.returncode:
+        raise CommandExecutionError(f"'{' '.join(argv)}' failed with exit code {done.returncode}: {text}")
+    return text
+
+
+def _units(name):
+    """The units behind a service. Debian 11 and 12 run Postfix in an instance that the wrapper pulls in."""
+    instance = name == "postfix" and _unit_file("postfix@.service")
+    return [f"{name}.service", *(["postfix@-.service"] if instance else [])]
+
+
+def _control(action, name):
+    """Have systemd or the init script do ``action``; an error shows what the service logged."""
+    try:
+        if manager() == "sysv":
+            return _command([f"{INIT_SCRIPTS}/{name}", action])
+        return _command(["systemctl", action, *(_units(name) if action == "stop" else [f"{name}.service"])])
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{err}{_log(name)}") from None
+
+
+def _log(name):
+    if manager() == "sysv":
+        return ""
+    argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LOG_LINES}"]
+    argv += [f"--unit={unit}" for unit in _units(name)]
+    try:
+        # An undo may be waiting for this.
+        lines = _command(argv, timeout=LOG_PATIENCE)
+    except CommandExecutionError:
+        return ""
+    return f"\nIts log:\n{lines}" if lines else ""
+
+
+def _wait(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _delivers(pid, active):
+    """Whether a process has a message of the active queue open."""
+    for link in glob.glob(f"{PROC}/{pid}/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link).startswith(active):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _deliveries_ended(name):
+    """
+    A context in which Postfix ends the deliveries that are under way and begins no others.
+
+    master(8) stops its children with SIGTERM. One that has put a message into a mailbox, and has not noted that in
+    the queue file yet, would be delivered again: so qmgr(8), which gives them their work, is held for as long.
+    """
+    children = _children(name) if name == "postfix" else ()
+    managers = [pid for pid in children if "\tqmgr\n" in (_read(f"{PROC}/{pid}/status") or "")]
+    agents = [pid for pid in children if pid not in managers]
+    active = f"{os.path.realpath(_queue_directory())}/active/"
+
+    def send(number):
+        for pid in managers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
+
+    send(signal.SIGSTOP)
+    try:
+        _wait(lambda: not any(_delivers(pid, active) for pid in agents), DELIVERY_PATIENCE)
+        yield
+    finally:
+        send(signal.SIGCONT)
+
+
+def start(name):
+    """
+    Start a service, and see that its daemon runs. One that runs is left alone.
+
+    name
+        ``postfix`` or ``saslauthd``.
+
+    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines.
+    """
+    if _running(_known(name)):
+        return
+    if manager() == "systemd":
+        # Several applies in a row are no crash loop: do not run into StartLimitBurst=.
+        _command(["systemctl", "reset-failed", *_units(name)], check=False)
+        # Where systemd believes that the service is up, its start would do nothing.
+        output = _control("restart", name)
+    else:
+        output = _control("start", name)
+    if not _wait(lambda: _running(name), PATIENCE):
+        raise CommandExecutionError(f"{name} was started, but does not run. {output}{_log(name)}".rstrip())
+
+
+def stop(name, for_good=True):
+    """
+    Stop a service, and see that its daemon is gone, also one that runs with settings from before a change.
+
+    name
+        ``postfix`` or ``saslauthd``.
+
+    for_good
+        ``False``: it is to be started again, so a Postfix that would not start goes on running. Default ``True``.
+
+    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines; and for a
+    Postfix that goes on running.
+    """
+    if not for_good:
+        _refuse_the_end(_known(name))
+    with _deliveries_ended(_known(name)):
+        _control("stop", name)
+    # The script looks for the PID file where the settings say now, not where they said at the start.
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        if not _wait(lambda: not _running(name), 0 if sent == signal.SIGTERM else PATIENCE):
+            for pid in _running(name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
+    if not _wait(lambda: not _running(name), PATIENCE):
+        raise CommandExecutionError(f"{name} was stopped, but still runs{_log(name)}")
+
+
+def _refuse_the_end(name):
+    """
+    Raise when Postfix would not come back with the files on disk.
+
+    postfix(1) looks at main.cf, postconf(1) at the entries of master.cf: over what is wrong there master(8) dies.
+    """
+    if name == "postfix" and _running(name):
+        _command([DAEMONS[name][0], "check"])
+        _command(["postconf", "-M"])
+
+
+def restart(name):
+    """
+    Stop a service and start it. A Postfix that would not start again goes on running.
+
+    name
+        ``postfix`` or ``saslauthd``.
+
+    Raises ``CommandExecutionError`` as :func:`stop` and :func:`start` do, and for a Postfix that would not start.
+    """
+    stop(name, for_good=False)
+    start(name)
+
+
+def reload(name):
+    """
+    Have a running daemon take its settings anew; no connection is refused or dropped.
+
+    name
+        ``postfix``. saslauthd reads its settings at its start only, so it is restarted.
+
+    Raises ``CommandExecutionError`` when it does not run, or would not survive it.
+    """
+    if _known(name) == "saslauthd":
+        restart(name)
+        return
+    _refuse_the_end(name)
+    before = _children(name)
+    # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
+    try:
+        _command([DAEMONS[name][0], "reload"])
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{err}{_log(name)}") from None
+    # postfix reload returns before it is in force: processes with the former settings still answer for some
+    # milliseconds. One that is busy with a client may stay longer; it is not the one that new clients get.
+    _wait(lambda: not before & _children(name), RELOAD_PATIENCE)
+
+
+def enable(name):
+    """
+    Have a service start at boot.
+
+    name
+        ``postfix`` or ``saslauthd``.
+
+    Raises ``CommandExecutionError`` when it would still not start.
+    """
+    _known(name)
+    if manager() == "systemd":
+        _control("enable", name)
+    else:
+        # Only `enable` turns the links of a package that came `defaults-disabled`; it needs links to turn.
+        _command(["update-rc.d", name, "defaults"])
+        _command(["update-rc.d", name, "enable"])
+    if not _enabled(name):
+        raise CommandExecutionError(f"{name} was enabled, but would not start at boot")
+
+
+def disable(name):
+    """
+    Keep a service from starting at boot.
+
+    name
+        ``postfix`` or ``saslauthd``.
+
+    Raises ``CommandExecutionError`` with the output.
+    """
+    _known(name)
+    if manager() == "systemd":
+        _control("disable", name)
+    else:
+        _command(["update-rc.d", name, "disable"])
+
+
+def daemon_reload():
+    """
+    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's front end with
+    their files: systemd would keep them, and forget what belongs to them.
+
+    Raises ``CommandExecutionError`` with the output.
+    """
+    if manager() == "systemd":
+        gone = [unit for unit in FRONT if not _unit_file(unit)]
+        if gone:
+            _command(["systemctl", "stop", *gone], check=False)
+        _command(["systemctl", "daemon-reload"])

@@ -1,0 +1,198 @@
+"""TODO subject (mta_originals mta_previous)."""
+
+import json
+import os
+import pathlib
+import shutil
+import time
+
+from salt.exceptions import CommandExecutionError
+
+import _mta_journal
+from _mta_minion import Minion
+
+FIRST = "originals"
+# What postmap(1) and postalias(1) make of a file beside it.
+COMPILED = (".db", ".lmdb", ".cdb")
+LAST = "previous"
+
+
+def first_folder(minion: Minion):
+    return pathlib.Path(minion.state.path(FIRST))
+
+
+def services(minion: Minion):
+    """What the daemons were like before the first apply, by name."""
+    try:
+        return json.loads((first_folder(minion) / "services").read_text())["services"]
+    except (OSError, ValueError):
+        return {}
+
+
+def _drafts(minion: Minion):
+    """What :func:`keep` has written, in an order in which it may get its names: ``[(draft, name)]``."""
+    store = first_folder(minion)
+    drafts = [*store.glob("[0-9]*/.left"), *store.glob(".services"), *sorted(store.glob(".[0-9]*"))]
+    return [(draft, draft.with_name(draft.name[1:])) for draft in drafts]
+
+
+def keep(minion: Minion):
+    """
+    Keep what the journal has of paths that were never changed before, and in a word what the commit leaves.
+
+    All of it is a draft until the commit is done (:func:`settle`): an undo leaves what was kept as it was.
+    Where nothing was before and somebody has replaced what an apply made, it is theirs that is kept from now on.
+
+    Raises ``OSError`` when it cannot be written.
+    """
+    store = first_folder(minion)
+    store.mkdir(mode=0o700, exist_ok=True)
+    discard(minion)
+    if not (store / "services").exists():
+        shutil.copy2(minion.state.path("journal/before"), store / ".services")
+    there = _mta_journal.entries(minion, FIRST)
+    kept = {entry["path"]: entry for entry in there}
+    number = int(os.path.basename(there[-1]["folder"])) + 1 if there else 0
+    for entry in _mta_journal.entries(minion):
+        left = _mta_journal.fingerprint(entry)
+        old = kept.get(entry["path"])
+        if old and not _is_of_somebody_else(minion, old, entry):
+            pathlib.Path(old["folder"], ".left").write_text(left)
+            _mta_journal.make_safe(old["folder"])
+            continue
+        if _mta_journal.fact(entry, "protect"):
+            continue
+        draft = store / f".{number:04d}"
+        shutil.copytree(entry["folder"], draft)
+        content = pathlib.Path(entry["folder"]) / "content"
+        if content.exists():
+            status = content.stat()
+            os.chown(draft / "content", status.st_uid, status.st_gid)
+        (draft / "left").write_text(left)
+        _mta_journal.make_safe(draft)
+        if old:
+            # Under the name of the one that it replaces.
+            draft.rename(store / f".{os.path.basename(old['folder'])}")
+            continue
+        number += 1
+    _mta_journal.make_safe(store)
+
+
+def discard(minion: Minion):
+    """
+    Remove the drafts of :func:`keep`, where the commit is not done.
+
+    Raises ``OSError`` when that cannot be done.
+    """
+    for draft, _ in _drafts(minion):
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
+
+
+def settle(minion: Minion):
+    """
+    Give the drafts of :func:`keep` their names, after the commit. Doing it again makes up for a run that died.
+
+    Raises ``OSError`` when that cannot be done.
+    """
+    for draft, name in _drafts(minion):
+        if name.is_dir():
+            drop({"folder": name})
+        os.rename(draft, name)
+
+
+def _is_of_somebody_else(minion: Minion, old, entry):
+    """Whether what the journal has saved was put there by somebody, where nothing was before the first apply."""
+    if (old["kind"], entry["kind"]) != ("absent", "file") or source(old["path"]) or is_record(minion, old):
+        return False
+    return _mta_journal.fingerprint(entry, saved=True) != _mta_journal.fact(old, "left")
+
+
+def drop(entry):
+    """Forget an entry in one step: who only looks holds no lock."""
+    folder = pathlib.Path(entry["folder"])
+    gone = folder.with_name(f"gone-{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def is_record(minion: Minion, entry):
+    return _mta_journal.is_record(minion, entry)
+
+
+def source(path):
+    """The file from which a lookup table is compiled; empty for any other path."""
+    source, suffix = os.path.splitext(path)
+    return source if suffix in COMPILED else ""
+
+
+def forget_entries(minion: Minion, paths):
+    """
+    Forget what was given back, and remove the directories that were not there.
+
+    paths
+        List of paths.
+    """
+    for entry in reversed(_mta_journal.entries(minion, FIRST)):
+        if entry["path"] in paths:
+            if entry["kind"] == "no-directory":
+                _mta_journal.remove_directory(entry)
+            drop(entry)
+
+
+def describe(minion: Minion, activate):
+    """
+    Write down, in the journal, what the transaction leaves; called before the commit.
+
+    activate
+        What has to happen to put the files in force, service to action.
+
+    Raises ``OSError`` when it cannot be written.
+    """
+    entries = _mta_journal.entries(minion)
+    words = {entry["path"]: _mta_journal.fingerprint(entry) for entry in entries}
+    text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
+    pathlib.Path(minion.state.path("journal/left")).write_text(text)
+    _mta_journal.make_safe(minion.state.path("journal"))
+
+
+def protect(minion: Minion):
+    """
+    Forget what the last apply was to protect: a private key as it was before it was encrypted.
+
+    Part of each commit, and of the next change for a run that was killed right after its commit. Raises
+    ``CommandExecutionError`` when it cannot be removed.
+    """
+    for entry in _mta_journal.entries(minion, LAST):
+        stores = _mta_journal.fact(entry, "protect").split()
+        try:
+            if "originals" in stores:
+                forget_entries(minion, [entry["path"]])
+            if LAST in stores:
+                shutil.rmtree(entry["folder"])
+        except OSError as err:
+            raise CommandExecutionError(
+                f"{entry['path']} is protected now, but its former content cannot be removed: {err}"
+            ) from err
+
+
+def described(minion: Minion):
+    """What :func:`describe` wrote at the last commit; empty when there is none."""
+    return minion.state.read(f"{LAST}/left")
+
+
+def last_commit(minion: Minion):
+    """
+    Return when a transaction last changed something for good, Unix time; ``None``: never, or nobody knows.
+    """
+    return described(minion).get("commit")
+
+
+def forget_last(minion: Minion):
+    """
+    Forget what the last apply was: it can no longer be taken back. The copies stay until the next one.
+    """
+    minion.state.forget(f"{LAST}/left")

@@ -1,0 +1,651 @@
+"""TODO subject (mta_transaction)."""
+
+import fcntl
+import grp
+import json
+import logging
+import os
+import pathlib
+import pwd
+import shlex
+import stat
+import subprocess
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_journal
+import _mta_judge
+import _mta_services
+import _mta_snapshots
+from _mta_minion import Minion
+
+log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT = 120
+SERVICES = ("saslauthd", "postfix")
+STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
+DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
+UNIT_DIR = "/etc/systemd/system"
+ALONE = (
+    "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
+    " state.apply, or a function that changes and verifies in one, such as postconf.set"
+)
+
+
+def current(minion: Minion):
+    """What this run did so far; shared by all states of one run."""
+    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "module": None, "notes": []}
+    return minion.context.setdefault("mta_transaction", fresh)
+
+
+def stronger(first, second):
+    """Merge two activations; a restart includes a reload, and what is stopped needs neither."""
+    merged = dict(first)
+    for service, action in second.items():
+        if action not in STRENGTH:
+            raise SaltInvocationError(f"{service} can be activated by {', '.join(STRENGTH)}, not {action!r}")
+        if STRENGTH[action] > STRENGTH.get(merged.get(service), 0):
+            merged[service] = action
+    return merged
+
+
+def _lock(minion: Minion, timeout=None):
+    """Take the lock, waiting ``timeout`` seconds for another run to end; default ``LOCK_TIMEOUT``."""
+    path = pathlib.Path(minion.state.path("lock"))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = open(path, "a+")
+    timeout = LOCK_TIMEOUT if timeout is None else timeout
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                handle.close()
+                raise CommandExecutionError(
+                    f"Nothing was changed: another apply has held {path} for {timeout} s"
+                ) from None
+            time.sleep(0.2)
+    return handle
+
+
+def _is_open(minion: Minion):
+    """Whether there is a journal: of a transaction under way, or left by one that was killed."""
+    return os.path.exists(minion.state.path("journal"))
+
+
+def open_transaction(minion: Minion, closing=False):
+    """
+    Open the transaction at its first change: lock, look at the server as it is, arm the boot unit.
+
+    Only for a participant, whose state closes it or has another one close it, and for what closes it.
+    """
+    run = current(minion)
+    if run["lock"]:
+        return
+    if not (run["module"] or closing):
+        raise CommandExecutionError(ALONE)
+    lock = run["lock"] = _lock(minion)
+    try:
+        recovered = _recover(minion)
+        if recovered:
+            run["notes"] = recovered["notes"]
+        try:
+            # For a run that was killed right after its commit.
+            _mta_snapshots.protect(minion)
+        except CommandExecutionError as err:
+            log.error("%s", err)
+        looked = _look(minion, timeout=10, patience=1)
+        before = {
+            "services": _mta_services.status(list(SERVICES)),
+            "answers": looked["answers"],
+            "time": int(time.time()),
+        }
+        _mta_journal.begin(minion, before)
+    except OSError as err:
+        run["lock"] = None
+        lock.close()
+        raise CommandExecutionError(f"Nothing was changed: cannot write the journal: {err}") from err
+    except BaseException:
+        run["lock"] = None
+        lock.close()
+        raise
+    run.update(before=before, activate={}, activated=False, given_back=[], afterwards=[])
+    run.update(spoke=looked["speaking"], let_go=set())
+
+
+def _look(minion: Minion, timeout, patience=0):
+    """Whether the server answers at this moment, and which listeners do; a server that does not run, does not."""
+    try:
+        return _mta_judge.check(minion, timeout=timeout, patience=patience)
+    except CommandExecutionError:
+        return {"answers": False, "speaking": []}
+
+
+def begin(minion: Minion):
+    """
+    Open the transaction, if it is not open: until it is closed, nobody else's apply changes what is read now.
+
+    Who changes something calls this before reading what the change is made from. For other modules: whoever calls
+    has to close it, so there is no CLI Example. Raises ``CommandExecutionError`` when another run holds the lock
+    for two minutes.
+    """
+    open_transaction(minion)
+
+
+def withdraw(minion: Minion, run):
+    """Close a transaction that was opened and has changed nothing."""
+    _mta_journal.drop(minion)
+    end(run)
+
+
+def alone(minion: Minion, do, wait=True):
+    """
+    Call a function while no apply is under way, and keep them waiting meanwhile; what one left behind is undone
+    first.
+
+    do (callable)
+        Has no arguments.
+
+    wait (bool, default True)
+        Whether to wait for an apply that is under way, two minutes at most. Else the function is not called.
+
+    Returns what it returns; ``None`` where it was not called. Raises ``CommandExecutionError`` when the lock
+    cannot be had. For other modules; there is no CLI Example for a function that takes functions.
+    """
+    if current(minion)["lock"]:
+        return do()
+    try:
+        lock = _lock(minion, LOCK_TIMEOUT if wait else 0)
+    except CommandExecutionError:
+        if wait:
+            raise
+        return None
+    with lock:
+        _recover(minion)
+        return do()
+
+
+def _answers_now(minion: Minion, timeout, patience=0):
+    return _look(minion, timeout, patience)["answers"]
+
+
+def end(run):
+    if run["lock"]:
+        run["lock"].close()
+    run.update(lock=None, announced={}, changes={})
+
+
+def _roll_back(minion: Minion, before, activated):
+    """
+    Undo what a journal says, whoever began it, bring the daemons to it, and resolve the journal.
+
+    Nothing keeps the rest from being done. Returns ``restored`` (list of the paths that are as they were),
+    ``failed`` (list of the paths that are not), ``notes`` (sentences on these, and on what others have edited).
+    Raises ``OSError`` when the journal cannot be resolved.
+    """
+    outcome = {"restored": [], "failed": [], "notes": []}
+    entries = _mta_journal.entries(minion)[::-1]
+    failed = []
+    try:
+        if _mta_journal.halted(minion):
+            attempt("Postfix could not be stopped meanwhile", _stop_postfix)
+        for entry in entries:
+            try:
+                kept = _mta_journal.restore(entry)
+            except Exception as err:
+                failed.append((entry, err))
+                continue
+            outcome["restored"].append(entry["path"])
+            if kept:
+                outcome["notes"].append(
+                    f"{entry['path']} had been edited by somebody else meanwhile: that version is now {kept}."
+                )
+        if has_units(entries):
+            attempt("systemd has not read its units anew", _mta_services.daemon_reload)
+    finally:
+        _bring_back(minion, before, activated)
+    if failed:
+        folders = [os.path.basename(entry["folder"]) for entry, _ in failed]
+        aside = _mta_journal.set_aside(minion, folders)
+        outcome["failed"] = [entry["path"] for entry, _ in failed]
+        outcome["notes"] += [
+            _not_restored({**entry, "folder": f"{aside}/{folder}"}, err)
+            for folder, (entry, err) in zip(folders, failed)
+        ]
+    else:
+        _mta_journal.drop(minion)
+    for note in outcome["notes"]:
+        log.warning("%s", note)
+    return outcome
+
+
+def attempt(otherwise, function, *args):
+    """Call a function. What it raises is logged, and keeps nothing else from being done."""
+    try:
+        return function(*args)
+    except Exception as err:
+        log.error("%s: %s", otherwise, err)
+        return None
+
+
+def _stop_postfix():
+    if _mta_services.status(["postfix"])["postfix"]["active"]:
+        _mta_services.stop("postfix")
+
+
+def _not_restored(entry, err):
+    """Say what could not be undone, and what that means; ``entry`` is the one that was set aside."""
+    reason = getattr(err, "strerror", None) or str(err)
+    text = f"NOT UNDONE: {entry['path']} could not be restored ({reason}). "
+    if entry["kind"] == "file":
+        return f"{text}It stays as it is now; what was there before the apply is {entry['folder']}/content."
+    if entry["kind"] == "absent":
+        return f"{text}It stays as it is now; before the apply there was none."
+    if entry["kind"] == "directory":
+        owner, mode = (_mta_journal.fact(entry, name) for name in ("owner", "mode"))
+        return f"{text}Before the apply its owner was {owner} and its mode {mode}."
+    return f"{text}What would undo it is in {entry['folder']}."
+
+
+def has_units(entries):
+    """Whether a unit of systemd is among what was changed."""
+    return any(entry["path"].startswith(UNIT_DIR) for entry in entries)
+
+
+def _recover(minion: Minion):
+    """
+    Resolve what a run that died has left: undo its journal, or finish what it has committed. The lock is ours.
+
+    Returns as :func:`_roll_back` does; ``None`` when there was nothing to undo.
+    """
+    try:
+        if _mta_journal.committed(minion):
+            finish(minion)
+        if not _is_open(minion):
+            return None
+        outcome = _roll_back(minion, {"services": {}, **_mta_journal.before(minion)}, activated=True)
+    except OSError as err:
+        raise CommandExecutionError(f"An interrupted apply cannot be resolved: {err}") from err
+    log.warning("undid an interrupted apply: %s", ", ".join(outcome["restored"]) or "nothing")
+    return outcome
+
+
+def _bring_back(minion: Minion, before, activated):
+    """
+    Bring the daemons back to the restored files and to the state they were in before.
+
+    What does not come up with its old files did not before either: that is logged, and does not keep the others
+    from coming back.
+    """
+    for name in SERVICES:
+        was = before["services"].get(name, {})
+        attempt(f"After undoing an apply, {name}", _bring_back_service, name, was, activated)
+
+
+def _bring_back_service(minion: Minion, name, was, activated):
+    """One service of :func:`_bring_back`; ``was``: its status before, empty when unknown."""
+    now = _mta_services.status([name])[name]
+    if not now["installed"]:
+        return
+    if was.get("active", now["active"]):
+        if activated or not now["active"]:
+            # master(8) throttles a service after a fatal error; a reload would leave it dead.
+            # One that would not come up with its old files goes on running, as before the apply.
+            minion.functions["mta_service.restart" if now["active"] else "mta_service.start"](name)
+        elif name == "postfix":
+            _mta_services.reload(name)
+    elif now["active"]:
+        _mta_services.stop(name)
+    if now["enabled"] and was.get("enabled") is False:
+        _mta_services.disable(name)
+
+
+def pending(minion: Minion):
+    """
+    Begin a new run: forget what an earlier one in this process did, and tell whether one left a journal.
+
+    Returns the list of the paths in the journal, or ``None`` when there is nothing to resolve.
+    """
+    minion.context.pop("mta_transaction", None)
+    if not _is_open(minion):
+        return None
+    return [entry["path"] for entry in _mta_journal.entries(minion)]
+
+
+def under_way(minion: Minion):
+    """
+    Tell whether another apply holds the lock at this moment: a journal is then not a left-over one.
+    """
+    try:
+        with open(minion.state.path("lock")) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def recover(minion: Minion):
+    """
+    Undo an interrupted transaction: put the saved files back and bring the daemons to them.
+
+    Every file is tried. What cannot be restored is set aside, and does not stand in a later apply's way.
+
+    Returns a dictionary: ``restored`` (list of paths that are as they were before), ``failed`` (list of those
+    that are not), ``notes`` (sentences on these, and on what others had edited meanwhile); ``None`` when there was
+    nothing to resolve. Raises ``CommandExecutionError`` when another run holds the lock for two minutes, or the
+    journal cannot be removed.
+    """
+    if not _is_open(minion) and not _mta_journal.committed(minion):
+        return None
+    with _lock(minion):
+        return _recover(minion)
+
+
+def undo(minion: Minion, reason):
+    """
+    Undo the transaction that is open in this run.
+
+    reason
+        Why, as a sentence; the later members of the run report it.
+
+    Every file is tried, and the daemons are brought back, whatever happens.
+
+    Returns a dictionary: ``restored`` (list of the paths that are as they were before), ``failed`` (list of those
+    that are not), ``notes`` (sentences on these, and on what others had edited meanwhile), ``answers`` (whether
+    the server answers as it did before; ``None`` when it did not answer before), and ``comment``: all of that for
+    people; empty when there was nothing to undo.
+    """
+    run = current(minion)
+    undone = {"restored": [], "failed": [], "notes": [], "answers": None, "comment": ""}
+    run["undone"] = run["undone"] or f"This apply was undone: {reason}"
+    if not run["lock"]:
+        return undone
+    if not _is_open(minion):
+        run["undone"] = f"This apply was interrupted after its commit: {reason}"
+        end(run)
+        return undone
+    try:
+        undone.update(_roll_back(minion, run["before"], run["activated"]))
+        if run["before"]["services"]["postfix"]["active"]:
+            # Also when it did not answer before: this returns when it is up again.
+            answers = attempt("The server cannot be asked", _answers_now, 20, 15)
+            undone["answers"] = answers or (False if run["before"]["answers"] else None)
+    except OSError as err:
+        undone["notes"].append(f"The journal cannot be removed, and the next apply undoes it again: {err}")
+    finally:
+        end(run)
+    if undone["failed"]:
+        run["undone"] = f"This apply was undone in part only, without {', '.join(undone['failed'])}: {reason}"
+    undone["comment"] = _undone_text(undone)
+    return undone
+
+
+def _record(minion: Minion, path, kind, facts=None, contents=None):
+    """Save what is at ``path`` before the member that runs changes it, and a fingerprint of what it will write."""
+    _mta_journal.record(minion, path, kind, {"module": current(minion)["module"], **(facts or {})}, contents)
+
+
+def _numeric(user, group, status):
+    """Numbers of a user and a group that are names or numbers; of ``status`` where they are ``None``."""
+    try:
+        if not isinstance(user, int):
+            user = status.st_uid if user is None else pwd.getpwnam(user).pw_uid
+        if not isinstance(group, int):
+            group = status.st_gid if group is None else grp.getgrnam(group).gr_gid
+    except KeyError as err:
+        raise CommandExecutionError(f"There is no such user or group: {err.args[0]}") from err
+    return user, group
+
+
+def _mode(mode):
+    try:
+        return int(mode, 8)
+    except (TypeError, ValueError):
+        raise SaltInvocationError(f"mode must be an octal string such as '0644', not {mode!r}") from None
+
+
+def write(minion: Minion, path, contents, user=None, group=None, mode=None, activate=None, protect=()):
+    """
+    Replace a file as part of the transaction; the old one comes back when the transaction is undone.
+
+    path
+        Absolute path. A symbolic link is followed: the file that it leads to is replaced.
+
+    contents
+        ``str`` (written as UTF-8) or ``bytes``.
+
+    user, group
+        Names or numbers. Default: those of the file that is there, root for a new one.
+
+    mode
+        Octal string. Default: that of the file that is there, ``0644`` for a new one.
+
+    activate
+        What has to happen before the change is in force: ``{"postfix": "reload"}``, or ``restart``.
+
+    protect
+        Stores (``previous``, ``originals``) that forget at the commit what is there now, as the change is to
+        protect it: a key that was not encrypted. Until then it comes back as all else does. Default: none.
+
+    Raises ``CommandExecutionError`` when the file cannot be written; ``SaltInvocationError`` for a bad mode.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    bits = None if mode is None else _mode(mode)
+    try:
+        open_transaction(minion)
+        exists = path.exists()
+        uid, gid = _numeric(user, group, path.stat() if exists else os.stat("/"))
+        if bits is None:
+            bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
+        _record(minion, path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
+        need(minion, activate)
+        _mta_journal.replace(path, contents, uid, gid, bits)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
+
+
+def remove(minion: Minion, path, activate=None):
+    """
+    Remove a file as part of the transaction. A file that is not there is no error.
+
+    path
+        Absolute path; a symbolic link itself is not followed.
+
+    activate
+        As for :func:`write`.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    try:
+        open_transaction(minion)
+        _record(minion, path, "file")
+        need(minion, activate)
+        _mta_journal.remove(path)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot remove {path}: {err.strerror or err}") from err
+
+
+def directory(minion: Minion, path, user="root", group="root", mode="0755", runtime=()):
+    """
+    Create a directory, or correct its owner and mode, as part of the transaction.
+
+    path
+        Absolute path. Missing parents are created, 0755 and root's.
+
+    user, group, mode
+        As for :func:`write`; defaults ``root``, ``root``, ``0755``.
+
+    runtime
+        Names of files that a daemon leaves in it; they go with the directory when it is taken away again. Default:
+        none; a directory that is not empty then stays.
+    """
+    path = pathlib.Path(path)
+    bits = _mode(mode)
+    try:
+        open_transaction(minion)
+        if not path.parent.is_dir():
+            directory(minion, str(path.parent))
+        exists = path.is_dir()
+        uid, gid = _numeric(user, group, os.stat("/"))
+        _record(minion, path, "directory" if exists else "no-directory", {"runtime": "\n".join(runtime)})
+        if not exists:
+            path.mkdir(mode=0o700)
+        os.chown(path, uid, gid)
+        path.chmod(bits)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
+
+
+def command(minion: Minion, item, do, undo, evidence):
+    """
+    Change what only a command of the system may change, as part of the transaction: an entry in its database.
+
+    item
+        A name for what is changed, such as ``group sasl: postfix``; it is shown, and must be unique.
+
+    do
+        List of commands, each a list of arguments.
+
+    undo
+        The commands that take it back. They are also run where ``do`` was not reached: that must do no harm.
+
+    evidence
+        ``[path, regular expression]``: a file in which a match shows that the change is in force.
+
+    Raises ``CommandExecutionError`` when a command of ``do`` fails.
+    """
+    open_transaction(minion)
+    facts = {"do": _script(do), "undo": _script(undo), "evidence": json.dumps(evidence)}
+    _record(minion, item, "command", facts)
+    for argv in do:
+        _command(argv)
+
+
+def _script(commands):
+    return "".join(f"{shlex.join(argv)}\n" for argv in commands)
+
+
+def _command(argv):
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandExecutionError(f"'{shlex.join(argv)}' did not end within 60 seconds") from None
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
+    if done.returncode:
+        text = done.stdout.decode(errors="replace").strip()
+        raise CommandExecutionError(f"'{shlex.join(argv)}' failed with exit code {done.returncode}: {text}")
+
+
+def halt(minion: Minion):
+    """
+    Stop Postfix, for the moment in which files are switched that it must not see one without the other.
+
+    An undo, of this run or of one that was killed, stops it too before it puts such files back. Whoever calls
+    starts it again; what ends the transaction otherwise does.
+
+    Returns whether it ran. Raises ``CommandExecutionError`` when it cannot be stopped.
+    """
+    open_transaction(minion)
+    if not _mta_services.status(["postfix"])["postfix"]["active"]:
+        return False
+    try:
+        _mta_journal.halt(minion)
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot write the journal: {err.strerror or err}") from err
+    _mta_services.stop("postfix", for_good=False)
+    return True
+
+
+def afterwards(minion: Minion, function):
+    """
+    Have a function called when the transaction has been committed, before anybody else can begin one.
+
+    function
+        Its name, such as ``mta_originals.forget``. It has no arguments.
+
+    For other modules; there is no CLI Example for a function that leaves a transaction open.
+    """
+    open_transaction(minion)
+    current(minion)["afterwards"].append(function)
+
+
+def need(minion: Minion, activate, let_go=()):
+    """
+    Say what has to happen at the end for the changes to be in force, and which listeners they take out.
+
+    activate
+        ``{"postfix": "reload"}``; a restart is stronger than a reload. ``stop``: the service is stopped after all
+        others are activated, and disabled once the transaction has been committed. ``None``: nothing.
+
+    let_go
+        Services of master.cf, such as ``submission/inet``, that are asked to be SMTP listeners no longer. Any
+        other that spoke SMTP when the transaction began has to speak it when it is closed. Default: none.
+    """
+    if activate:
+        open_transaction(minion)
+        run = current(minion)
+        run["activate"] = stronger(run["activate"], activate)
+        run["let_go"].update(let_go)
+
+
+def outlook(minion: Minion):
+    """
+    Tell what the closing state will have to do.
+
+    Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
+    "undone": a sentence or None, "members": {module: changes}}``: in a real run what the members did, in test mode
+    what they announced.
+    """
+    run = current(minion)
+    activate = run.get("activate", {}) if run["lock"] else run["announced"]
+    return {
+        "changes": bool(run["changes"]),
+        "activate": dict(activate),
+        "done": {service: DONE[action] for service, action in activate.items()},
+        "undone": run["undone"],
+        "members": dict(run["changes"]),
+    }
+
+
+def _undone_text(undone):
+    lines = list(undone["notes"])
+    if undone["restored"]:
+        lines.insert(0, "Undone: " + ", ".join(undone["restored"]) + ".")
+    if lines and undone["answers"]:
+        lines.append("The server answers as it did before.")
+    elif lines and undone["answers"] is False:
+        lines.append("THE SERVER DOES NOT ANSWER as it did before this apply: look at its log.")
+    return "\n".join(lines)
+
+
+def output(argv, seconds):
+    """The lines that a command writes within some seconds; it is not waited for any longer."""
+    job = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        output = job.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired as err:
+        job.kill()
+        output = err.output or b""
+        log.warning("'%s' did not end within %s seconds", shlex.join(argv), seconds)
+    return output.decode(errors="replace").splitlines()
+
+
+def finish(minion: Minion):
+    """Do what a commit leaves to be done; where a run dies over it, the next one does it."""
+    _mta_snapshots.settle(minion)
+    _mta_journal.finish(minion)

@@ -1,5 +1,6 @@
 """TODO subject (mta_aliases)."""
 
+import functools
 import grp
 import os
 import pwd
@@ -343,7 +344,7 @@ def apply(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=N
     _mta_transaction.need(minion, {"postfix": "reload"})
     present = _present(name, seeded)
     text = _edited(present or "", _asked(present or "", aliases, absent_only))
-    write = _mta_transaction.write
+    write = functools.partial(_mta_transaction.write, minion)
     reload = {"postfix": "reload"}
     if text != present or not os.path.exists(name):
         write(name, _bytes(text), activate=reload)

@@ -337,7 +337,7 @@ def _activate(minion: Minion, run, services):
             # A server that does not answer may be throttled by master(8): a reload would leave it dead.
             answers = name != "postfix" or run["before"]["answers"]
             action = activate[name] if answers else "restart"
-            minion.functions[f"mta_service.{action}"](name)
+            {"reload": _mta_services.reload, "restart": _mta_services.restart}[action](name)
             done.append(f"{name} {_mta_transaction.DONE[action]}")
     return done
 

@@ -122,7 +122,7 @@ def _guarded_files(minion: Minion, listeners, parameters):
     close = "no setting: chmod 600 {}"
     wanted = [(path, "the private key", KEY_BITS, close) for one in listeners for path in one["keys"]]
     with contextlib.suppress(CommandExecutionError):
-        certificate = minion.functions["mta_settings.effective"]()["certificate"]
+        certificate = minion.settings()["certificate"]
         wanted.append((certificate["ca"]["key"], "the authority's private key", 0o077, close))
     socket_directory = _mta_saslauthd_view.settings()["socket_directory"]
     if os.path.exists(f"{socket_directory}/mux"):

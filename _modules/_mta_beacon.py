@@ -30,13 +30,6 @@ SETTLED = 300
 CONFIGURATION = ("/etc/postfix/main.cf", "/etc/postfix/master.cf")
 SETTINGS = {"interval", "queue_limit", "certificates", "renew_days", "saslauthd", "revision", "enabled"}
 ESTABLISHED = "01"  # proc_net_tcp: TCP_ESTABLISHED
-LOOKS = {
-    "certificate_renewal": _renewal,
-    "certificate_served": _served,
-    "configuration": _configuration,
-    "saslauthd": _saslauthd,
-    "queue": _queue,
-}
 
 
 def problems(settings):
@@ -331,3 +324,12 @@ def apply(minion: Minion, enabled=False, **settings):
     if _mta_minion_config.tell(minion, {"name": BEACON, **how}, "manage_beacons"):
         # It gets the modules of this revision, too.
         _mta_minion_config.tell(minion, {}, "module_refresh")
+
+
+LOOKS = {
+    "certificate_renewal": _renewal,
+    "certificate_served": _served,
+    "configuration": _configuration,
+    "saslauthd": _saslauthd,
+    "queue": _queue,
+}

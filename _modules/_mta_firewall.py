@@ -2,6 +2,10 @@
 
 from salt.exceptions import SaltInvocationError
 
+import _mta_firewall_firewalld
+import _mta_firewall_iptables
+import _mta_firewall_nftables
+import _mta_firewall_ufw
 import _mta_postfix_edit
 from _mta_minion import Minion
 
@@ -15,13 +19,13 @@ DEFAULTS = {
     "nftables_file": "/etc/nftables.conf",
     "zones": [],
 }
-# Backend: the settings that its functions take. In the order in which ``auto`` looks for one: ufw and firewalld
-# make their rules with iptables or nftables, so those come last.
+# Backend: its functions, and the settings that they take. In the order in which ``auto`` looks for one: ufw and
+# firewalld make their rules with iptables or nftables, so those come last.
 BACKENDS = {
-    "ufw": (),
-    "firewalld": ("zones",),
-    "nftables": ("nftables_file",),
-    "iptables": ("rules_file", "rules_file_v6"),
+    "ufw": (_mta_firewall_ufw, ()),
+    "firewalld": (_mta_firewall_firewalld, ("zones",)),
+    "nftables": (_mta_firewall_nftables, ("nftables_file",)),
+    "iptables": (_mta_firewall_iptables, ("rules_file", "rules_file_v6")),
 }
 
 
@@ -58,10 +62,10 @@ def plan(minion: Minion, backend="auto", ports=PORTS, config_directory="/etc/pos
         raise SaltInvocationError(f"Firewall backend {backend!r}: there are auto, none, {', '.join(BACKENDS)}")
     numbers = _numbers(minion, ports, config_directory)
     if backend == "auto":
-        backend = in_force(minion, **settings)
+        backend = in_force(**settings)
     if backend == "none":
         return {"backend": "none", "changes": {}, "comment": None}
-    planned = minion.functions[f"mta_firewall_{backend}.plan"](numbers, **_own(backend, settings))
+    planned = BACKENDS[backend][0].plan(numbers, **_own(backend, settings))
     return {"backend": backend, "changes": planned["changes"], "comment": "\n".join(planned["notes"]) or None}
 
 
@@ -78,10 +82,10 @@ def apply(minion: Minion, backend="auto", ports=PORTS, config_directory="/etc/po
     if planned["changes"]:
         backend = planned["backend"]
         numbers = _numbers(minion, ports, config_directory)
-        minion.functions[f"mta_firewall_{backend}.apply"](numbers, **_own(backend, settings))
+        BACKENDS[backend][0].apply(numbers, **_own(backend, settings))
 
 
-def in_force(minion: Minion, **settings):
+def in_force(**settings):
     """
     Return the firewall that is in force, or ``none``. No process is started.
 
@@ -89,12 +93,12 @@ def in_force(minion: Minion, **settings):
         ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
     """
     for backend in BACKENDS:
-        if minion.functions[f"mta_firewall_{backend}.in_force"](**_own(backend, settings)):
+        if BACKENDS[backend][0].in_force(**_own(backend, settings)):
             return backend
     return "none"
 
 
-def plan_removal(minion: Minion, **settings):
+def plan_removal(**settings):
     """
     Return what has to change for nothing of this formula's to be left in any firewall; nothing is changed.
 
@@ -104,26 +108,25 @@ def plan_removal(minion: Minion, **settings):
     Returns ``{backend: {item: {"old": …, "new": …}}}`` of those that have something.
     """
     planned = {
-        backend: minion.functions[f"mta_firewall_{backend}.plan"]([], **_own(backend, settings))["changes"]
-        for backend in BACKENDS
+        backend: BACKENDS[backend][0].plan([], **_own(backend, settings))["changes"] for backend in BACKENDS
     }
     return {backend: changes for backend, changes in planned.items() if changes}
 
 
-def remove(minion: Minion, **settings):
+def remove(**settings):
     """
     Take out of every firewall what this formula has put there.
 
     settings
         ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
     """
-    for backend in plan_removal(minion, **settings):
-        minion.functions[f"mta_firewall_{backend}.apply"]([], **_own(backend, settings))
+    for backend in plan_removal(**settings):
+        BACKENDS[backend][0].apply([], **_own(backend, settings))
 
 
 def _own(backend, settings):
     """Return the settings that a backend takes."""
-    return {name: settings.get(name, DEFAULTS[name]) for name in BACKENDS[backend]}
+    return {name: settings.get(name, DEFAULTS[name]) for name in BACKENDS[backend][1]}
 
 
 def _numbers(minion: Minion, ports, config_directory):

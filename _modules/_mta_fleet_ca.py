@@ -163,7 +163,7 @@ def certificate(minion: Minion):
     For mail minions, through the peer interface. It is the file that the CA minion's pillar has at
     ``postfix_mta:certificate:ca:certificate``, or the default there.
     """
-    path = minion.functions["mta_settings.effective"]()["certificate"]["ca"]["certificate"]
+    path = minion.settings()["certificate"]["ca"]["certificate"]
     try:
         pem = _read(path)
         if pem is None:
@@ -215,7 +215,7 @@ def _issue(minion: Minion, request, policy, days, applicant):
         raise SaltInvocationError("days must be a whole number, 1 or more")
     if not isinstance(applicant, str) or not applicant:
         raise CommandExecutionError("Salt does not say which minion asks; only the peer interface does")
-    settings = minion.functions["mta_settings.effective"]()["certificate"]
+    settings = minion.settings()["certificate"]
     found = _policy(minion, policy, settings)
     if not fnmatch.fnmatchcase(applicant, found.pop("minions")):
         raise CommandExecutionError(f"the policy {policy} is not for {applicant}")

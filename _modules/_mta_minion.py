@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Callable
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
 from _mta_system import StateDirectory
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 
 @dataclasses.dataclass(frozen=True)

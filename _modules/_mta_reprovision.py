@@ -43,7 +43,7 @@ def _note(minion: Minion, **facts):
 
 
 def _settings(minion: Minion):
-    return minion.functions["mta_settings.effective"]()["reprovision"]
+    return minion.settings()["reprovision"]
 
 
 def _held(minion: Minion, memory, now):

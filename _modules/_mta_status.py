@@ -4,6 +4,7 @@ import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_beacon
 import _mta_fleet_ca
 import _mta_judge
 import _mta_last_apply
@@ -58,14 +59,14 @@ def report(minion: Minion, thorough=False, login=True, look=False):
             row[part] = None
             row["errors"][part] = str(err) or type(err).__name__
 
-    gather("postfix", _version)
-    gather("last_apply", _last_apply)
+    gather("postfix", _version, minion)
+    gather("last_apply", _last_apply, minion)
     if row["postfix"] is None and not row["last_apply"]:
-        gather("signs", _mta_fleet_ca.only_signs)
+        gather("signs", _mta_fleet_ca.only_signs, minion)
         if row.pop("signs") or not minion.functions["pillar.get"]("postfix_mta"):
             return None
     settings = {}
-    gather("settings", minion.functions["mta_settings.effective"])
+    gather("settings", minion.settings)
     settings = row.pop("settings") or {}
     row["revision"] = minion.functions["mta_settings.revision"]()
     row["profile"] = settings.get("profile")
@@ -74,7 +75,7 @@ def report(minion: Minion, thorough=False, login=True, look=False):
     row["fqdn"] = next((one["hostname"] for one in listeners), None) or settings.get("hostname")
     row["fqdn"] = row["fqdn"] or minion.grains.get("fqdn")
     gather("running", lambda: _mta_services.status(["postfix"])["postfix"]["active"])
-    gather("conversation", _conversation, listeners, settings, thorough, login)
+    gather("conversation", _conversation, minion, listeners, settings, thorough, login)
     conversation = row.pop("conversation") or {"answers": None, "auth": None, "problems": []}
     row.update(conversation)
     gather("certificate_expires", _expiry, listeners)
@@ -82,10 +83,8 @@ def report(minion: Minion, thorough=False, login=True, look=False):
     row["certificate_days"] = None if expires is None else int((expires - row["time"]) // 86400)
     gather("queue", _mta_queue.size)
     gather("drift", lambda: _mta_last_apply.differing(minion))
-    gather("commit", _mta_snapshots.last_commit)
-    gather(
-        "conditions", lambda: sorted(minion.functions["mta_beacon.found" if look else "mta_beacon.conditions"]())
-    )
+    gather("commit", _mta_snapshots.last_commit, minion)
+    gather("conditions", lambda: sorted((_mta_beacon.found if look else _mta_beacon.conditions)(minion)))
     return row
 
 

@@ -1,6 +1,7 @@
 """TODO subject (mta_map)."""
 
 import contextlib
+import functools
 import grp
 import json
 import os
@@ -303,7 +304,7 @@ def apply(minion: Minion, name, **table):
         raise CommandExecutionError("\n".join(table["errors"]) or _no_such_type(minion, kind))
     made = [path for path in (name, name + _mta_tables.SUFFIXES.get(kind, "")) if not os.path.exists(path)]
     rights = {key: table[key] for key in ("user", "group", "mode")}
-    write = _mta_transaction.write
+    write = functools.partial(_mta_transaction.write, minion)
     if not os.path.isdir(os.path.dirname(name)):
         _mta_transaction.directory(minion, os.path.dirname(name))
     if table["text_differs"] or table["bits_differ"]:

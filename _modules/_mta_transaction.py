@@ -294,7 +294,7 @@ def _bring_back_service(minion: Minion, name, was, activated):
         if activated or not now["active"]:
             # master(8) throttles a service after a fatal error; a reload would leave it dead.
             # One that would not come up with its old files goes on running, as before the apply.
-            minion.functions["mta_service.restart" if now["active"] else "mta_service.start"](name)
+            (_mta_services.restart if now["active"] else _mta_services.start)(name)
         elif name == "postfix":
             _mta_services.reload(name)
     elif now["active"]:

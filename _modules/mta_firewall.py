@@ -12,7 +12,6 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_firewall
-    from _mta_minion import Minion
 
 
 def in_force(**settings):
@@ -28,4 +27,4 @@ def in_force(**settings):
 
         salt '*' mta_firewall.in_force
     """
-    return _mta_firewall.in_force(Minion.of(globals()), **settings)
+    return _mta_firewall.in_force(**settings)

@@ -1,5 +1,13 @@
-"""Real Salt loaders over the working tree, with every path of Salt's below a temporary directory."""
+"""
+What unit tests share.
 
+A test of the library imports it (``_modules`` is on the path) and hands it a ``minion`` whose paths are all below a
+temporary directory. Real Salt loaders over the working tree (``modules``, ``states``, ``runners``) are for the tests
+of what Salt loads.
+"""
+
+import importlib
+import inspect
 import pathlib
 
 import pytest
@@ -7,10 +15,53 @@ import salt._logging
 import salt.config
 import salt.loader
 
+from _mta_minion import Minion
+from _mta_run import Run
+
 # Without this Salt keeps every log record, to print them into a stream that pytest has closed by then.
 salt._logging.shutdown_temp_handler()
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+GRAINS = {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"}
+
+
+@pytest.fixture
+def context():
+    """The ``__context__`` that modules and states share, as in one state run."""
+    return {}
+
+
+@pytest.fixture
+def pillar():
+    """The minion's pillar; a test may fill it."""
+    return {}
+
+
+@pytest.fixture
+def functions():
+    """Salt's own execution functions, by name; a test puts in what its subject calls."""
+    return {}
+
+
+@pytest.fixture
+def minion(tmp_path, context, pillar, functions):
+    """What the library needs of Salt; its state directory is ``tmp_path/state``."""
+    opts = {"id": "mail.example.com", "mta_state_dir": str(tmp_path / "state"), "test": False}
+    return Minion(opts, dict(GRAINS), pillar, context, functions)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """``pretend("_mta_services.status", callable)``: what the library calls instead, without its minion."""
+
+    def replace(name, function):
+        module, _, attribute = name.partition(".")
+        module = importlib.import_module(module)
+        takes = list(inspect.signature(getattr(module, attribute)).parameters)[:1] == ["minion"]
+        stand_in = (lambda _, *args, **kwargs: function(*args, **kwargs)) if takes else function
+        monkeypatch.setattr(module, attribute, stand_in)
+
+    return replace
 
 
 @pytest.fixture
@@ -27,18 +78,12 @@ def opts(tmp_path):
             "file_roots": {"base": [str(REPOSITORY)]},
             "module_dirs": [str(REPOSITORY)],
             "mta_state_dir": str(tmp_path / "state"),
-            "grains": {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"},
+            "grains": dict(GRAINS),
             "pillar": {},
             "test": False,
         }
     )
     return options
-
-
-@pytest.fixture
-def context():
-    """The ``__context__`` that modules and states share, as in one state run."""
-    return {}
 
 
 @pytest.fixture
@@ -51,17 +96,6 @@ def modules(opts, context):
 def states(opts, modules, context):
     """State modules over the same execution modules."""
     return salt.loader.states(opts, modules, {}, None, context=context)
-
-
-@pytest.fixture
-def pretend(modules):
-    """``pretend("module.function", callable)``: what ``__salt__`` gives instead of the real function."""
-
-    def replace(name, function):
-        for loader in (modules, modules.pack["__salt__"]):
-            loader._dict[name] = function
-
-    return replace
 
 
 @pytest.fixture
@@ -109,11 +143,11 @@ class Server:
 def server(pretend):
     """A server whose daemons and answers the test decides."""
     fake = Server()
-    pretend("mta_service.status", fake.status)
-    pretend("mta_probe.check", fake.check)
-    pretend("mta_probe.converse", fake.converse)
+    pretend("_mta_services.status", fake.status)
+    pretend("_mta_judge.check", fake.check)
+    pretend("_mta_smtp.converse", fake.converse)
     for action in ("start", "stop", "restart", "reload", "enable", "disable", "daemon_reload"):
-        pretend(f"mta_service.{action}", fake.act(action))
+        pretend(f"_mta_services.{action}", fake.act(action))
     return fake
 
 
@@ -126,22 +160,15 @@ def main_cf(tmp_path):
 
 
 @pytest.fixture
-def participate(modules, context):
-    """Call a function by name as a participant's state does: it may begin a transaction, and leave it open."""
+def participate(minion):
+    """Call a function as a participant's state does: it may begin a transaction, and leave it open."""
 
     def call(function, *args, **kwargs):
-        modules["mta_transaction.outlook"]()
-        run = context["mta_transaction"]
-        participant, run["module"] = run["module"], run["module"] or "tested"
+        run = Run.of(minion)
+        subject, run.subject = run.subject, run.subject or "tested"
         try:
-            return modules[function](*args, **kwargs)
+            return function(minion, *args, **kwargs)
         finally:
-            run["module"] = participant
+            run.subject = subject
 
     return call
-
-
-@pytest.fixture
-def transaction(participate, server):
-    """The functions of ``mta_transaction`` by name, called as a participant's state calls them."""
-    return lambda function, *args, **kwargs: participate(f"mta_transaction.{function}", *args, **kwargs)

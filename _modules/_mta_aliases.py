@@ -12,6 +12,7 @@ import _mta_postfix_view
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 POSTALIAS = "/usr/sbin/postalias"
 ALIASES = "/etc/aliases"
@@ -324,11 +325,8 @@ def plan(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=No
         state = _compiled_state(minion, name, text)
         if state:
             changes[f"{name} (compiled)"] = {"old": state, "new": "up to date"}
-    return {
-        "changes": changes,
-        "activate": {"postfix": "reload"} if changes else {},
-        "comment": f"Left as it is in {name}: " + "; ".join(complaints) if complaints else None,
-    }
+    notes = [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
+    return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes)
 
 
 def apply(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=None):

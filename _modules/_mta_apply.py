@@ -1,24 +1,69 @@
 """TODO subject (mta_previous mta_transaction postconf)."""
 
+from __future__ import annotations
+
 import logging
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_aliases
+import _mta_beacon
+import _mta_ca
+import _mta_certificates
+import _mta_fleet_ca
 import _mta_journal
 import _mta_judge
 import _mta_last_apply
+import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_restore
+import _mta_saslauthd
+import _mta_schedule
 import _mta_services
 import _mta_smtp
 import _mta_snapshots
+import _mta_tables_manage
 import _mta_transaction
 from _mta_minion import Minion
+from _mta_plan import STRENGTH, Participant, Plan, stronger
+from _mta_run import Run
+from _mta_transaction import Transaction
 
 log = logging.getLogger(__name__)
+
+# Named as the states that hand over to them.
+PARTICIPANTS = {
+    "mta_aliases.managed": Participant(
+        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_tables_manage.remember
+    ),
+    "mta_cert.ca_managed": Participant("mta_ca", _mta_ca.plan, _mta_ca.apply),
+    "mta_cert.managed": Participant("mta_cert", _mta_certificates.plan, _mta_certificates.apply),
+    "mta_cert.only": Participant("mta_cert", _mta_certificates.only_plan, _mta_certificates.only_apply),
+    "mta_map.managed": Participant(
+        "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember
+    ),
+    "mta_map.only": Participant("mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply),
+    "mta_transaction.restored": Participant(
+        "mta_originals", _mta_restore.restore_plan, _mta_restore.restore_apply
+    ),
+    "mta_transaction.rolled_back": Participant(
+        "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply
+    ),
+    "postconf.managed": Participant("postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply),
+    "saslauthd.absent": Participant("saslauthd", _mta_saslauthd.absent_plan, _mta_saslauthd.absent_apply),
+    "saslauthd.managed": Participant("saslauthd", _mta_saslauthd.plan, _mta_saslauthd.apply),
+}
+# What takes no part in the transaction, and keeps or restores its own files.
+STANDALONE = {
+    "mta_beacon.managed": Participant("mta_beacon", _mta_beacon.plan, _mta_beacon.apply),
+    "mta_fleet_ca.trusted": Participant("mta_fleet_ca", _mta_fleet_ca.trust_plan, _mta_fleet_ca.trust_apply),
+    "mta_schedule.managed": Participant("mta_schedule", _mta_schedule.plan, _mta_schedule.apply),
+}
 
 LOG_LINES = 12
 LOG_PATIENCE = 2
@@ -48,84 +93,86 @@ def roll_back(minion: Minion, commit=None, test=False):
         commit = commit[minion.opts["id"]]
     # The one that there is now, not what another apply makes of it meanwhile.
     commit = _mta_snapshots.last_commit(minion) if commit is None else commit
-    errors = _mta_restore.roll_back_plan(minion, commit).get("errors")
+    errors = _mta_restore.roll_back_plan(minion, commit).errors
     if errors:
         return {"name": _mta_snapshots.LAST, "result": False, "changes": {}, "comment": "\n".join(errors)}
-    return participate(
-        minion,
-        _mta_snapshots.LAST,
-        "mta_previous",
-        {"commit": commit},
-        test=test,
-        subject="What the last apply changed",
-    )
+    subject = "What the last apply changed"
+    arguments = {"commit": commit}
+    return participate(minion, "mta_transaction.rolled_back", _mta_snapshots.LAST, arguments, None, test, subject)
+
+
+def converge(
+    minion: Minion, participant: str, name: str, arguments: Mapping[str, Any], test: bool, subject: str
+) -> dict[str, Any]:
+    """
+    Plan what takes no part in the transaction, and apply it when there is something to change.
+
+    Parameters as for :func:`participate`; ``participant`` is one of ``STANDALONE``. Returns a state's result.
+    """
+    part = STANDALONE[participant]
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
+    try:
+        plan = part.plan(minion, **arguments)
+        if plan.changes and test:
+            ret.update(result=None, changes=plan.changes, comment=f"{subject} would be changed.")
+        elif plan.changes:
+            part.apply(minion, **arguments)
+            ret.update(changes=plan.changes, comment=f"{subject} has been changed.")
+    except (CommandExecutionError, SaltInvocationError) as err:
+        ret.update(result=False, changes={}, comment=f"{subject}: {err}")
+    return ret
 
 
 def participate(
-    minion: Minion, name, module, args, transaction=None, test=False, subject=None, functions=("plan", "apply")
-):
+    minion: Minion,
+    participant: str,
+    name: str,
+    arguments: Mapping[str, Any],
+    transaction: str | None = None,
+    test: bool = False,
+    subject: str | None = None,
+) -> dict[str, Any]:
     """
-    Run one member's plan, and its apply when there is something to change; return a complete state result.
+    Plan one participant's part, and apply it when there is something to change; return a complete state result.
 
     A plan that changes something is made again when the lock is held, as another apply may have ended meanwhile:
     that one is reported and applied. One that changes nothing needs no lock.
 
+    participant
+        One of ``PARTICIPANTS``, which are named as their states.
+
     name
         The state's name.
 
-    module
-        The execution module that plans and applies.
-
-    args
-        Keyword arguments of both of its functions.
+    arguments
+        Keyword arguments of the participant's plan and apply.
 
     transaction
-        Name of the transaction whose closing state activates and verifies; ``None``: close it here.
+        Name of the transaction whose closing state activates and verifies; ``None``: it is closed here.
 
     test
-        Only plan, and tell the closing state what would have to be activated.
+        Only plan, and announce what would have to be activated.
 
     subject
         What the comment calls the thing; default: the name.
-
-    functions
-        Names of the two functions; default ``("plan", "apply")``.
     """
-    run = _mta_transaction.current(minion)
-    run["module"] = module
+    part = PARTICIPANTS[participant]
+    run = Run.of(minion)
+    run.subject = part.subject
     subject = subject or name
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
-    if transaction and run["undone"]:
-        ret.update(result=False, comment=f"{subject} has not been applied. {run['undone']}")
+    if transaction and run.undone:
+        ret.update(result=False, comment=f"{subject} has not been applied. {run.undone}")
         return ret
     try:
-        plan = _planned(minion, run, lambda: minion.functions[f"{module}.{functions[0]}"](**args), test)
-        note = plan.get("comment")
-        if plan.get("errors"):
-            raise CommandExecutionError("\n".join(plan["errors"]))
-        changes = plan["changes"]
-        activate = plan.get("activate", {})
-        if changes:
-            run["changes"][module] = {**run["changes"].get(module, {}), **changes}
-            changes = {
-                **changes,
-                "activation": max(activate.values(), key=_mta_transaction.STRENGTH.get, default="none"),
-            }
-        if changes and test:
-            run["announced"] = _mta_transaction.stronger(run["announced"], activate)
-            ret.update(result=None, changes=changes, comment=f"{subject} would have been changed.")
-        elif changes:
-            minion.functions[f"{module}.{functions[1]}"](**args)
-            ret.update(changes=changes, comment=f"{subject} has been changed.")
-            if transaction:
-                ret["comment"] += f" The transaction {transaction} puts that in force, or undoes it."
-            else:
-                outcome = commit(minion)
-                ret["comment"] += f" {outcome['comment']}"
-                if not outcome["result"]:
-                    ret.update(result=False, changes={}, comment=outcome["comment"])
-        if note:
-            ret["comment"] += f"\n{note}"
+        plan = _planned(minion, part, arguments, test)
+        if plan.errors:
+            raise CommandExecutionError("\n".join(plan.errors))
+        if plan.changes:
+            _carry_out(minion, part, arguments, plan, transaction, test, subject, ret)
+        elif part.remember and not test:
+            part.remember(minion)
+        ret["comment"] = "\n".join([ret["comment"], *plan.notes])
     except (CommandExecutionError, SaltInvocationError) as err:
         ret.update(result=False, changes={}, comment=f"{subject}: {err}")
         if not test:
@@ -136,25 +183,55 @@ def participate(
             _mta_transaction.undo(minion, f"{subject}: {err!r}")
         raise
     finally:
-        run["module"] = None
+        run.subject = None
         if not transaction:
-            minion.context.pop("mta_transaction", None)
+            run.reset()
     return ret
 
 
-def _planned(minion: Minion, run, make, test):
-    """A member's plan: the one that is made under the lock, where it is to be applied."""
-    plan = make()
-    if test or run["lock"] or plan.get("errors") or not plan["changes"]:
+def _carry_out(
+    minion: Minion,
+    part: Participant,
+    arguments: Mapping[str, Any],
+    plan: Plan,
+    transaction: str | None,
+    test: bool,
+    subject: str,
+    ret: dict[str, Any],
+) -> None:
+    """Announce a plan's changes, or make them; the state's result so far, ``ret``, is completed."""
+    run = Run.of(minion)
+    run.changes[part.subject] = {**run.changes.get(part.subject, {}), **plan.changes}
+    activation = max(plan.activate.values(), key=lambda action: STRENGTH[action], default="none")
+    ret["changes"] = {**plan.changes, "activation": activation}
+    if test:
+        run.activate = stronger(run.activate, plan.activate)
+        ret.update(result=None, comment=f"{subject} would be changed.")
+        return
+    part.apply(minion, **arguments)
+    ret["comment"] = f"{subject} has been changed."
+    if transaction:
+        ret["comment"] += f" The transaction {transaction} puts that in force, or undoes it."
+        return
+    outcome = commit(minion)
+    ret["comment"] += f" {outcome['comment']}"
+    if not outcome["result"]:
+        ret.update(result=False, changes={}, comment=outcome["comment"])
+
+
+def _planned(minion: Minion, part: Participant, arguments: Mapping[str, Any], test: bool) -> Plan:
+    """A participant's plan: the one that is made under the lock, where it is to be applied."""
+    plan = part.plan(minion, **arguments)
+    if test or Run.of(minion).transaction or plan.errors or not plan.changes:
         return plan
-    _mta_transaction.open_transaction(minion)
+    _mta_transaction.begin(minion)
     try:
-        plan = make()
+        plan = part.plan(minion, **arguments)
     except BaseException:
-        _mta_transaction.withdraw(minion, run)
+        _mta_transaction.withdraw(minion)
         raise
-    if plan.get("errors") or not plan["changes"]:
-        _mta_transaction.withdraw(minion, run)
+    if plan.errors or not plan.changes:
+        _mta_transaction.withdraw(minion)
     return plan
 
 
@@ -212,14 +289,13 @@ def commit(minion: Minion, services=None, verify=None):
 
     Returns ``{"result": bool, "comment": str, "transcript": [str]}``.
     """
-    run = _mta_transaction.current(minion)
-    _mta_transaction.open_transaction(minion, closing=True)
+    run, transaction = Run.of(minion), _mta_transaction.begin(minion, closing=True)
     verify = dict(verify or {})
     enabled = verify.pop("enabled", True)
     problems, notes, transcript = [], [], []
     headline = "The server did not answer as it should:"
     try:
-        done = _activate(minion, run, services or [])
+        done = _activate(minion, transaction, services or [])
         if not enabled:
             notes = ["Not verified, as verify.enabled is false."]
         elif not _mta_services.status(["postfix"])["postfix"]["active"]:
@@ -228,11 +304,11 @@ def commit(minion: Minion, services=None, verify=None):
             thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
             checked = _mta_judge.check(minion, **thorough, **verify)
             problems, transcript = checked["problems"], checked["transcript"]
-            problems = problems + _fallen_silent(run, checked["speaking"])
+            problems = problems + _fallen_silent(transaction, checked["speaking"])
             notes = ["The server answers.", *checked["notes"]]
         if not problems:
             headline = "What this apply changed could not be recorded, so it has not been kept:"
-            _commit(minion, run)
+            _commit(minion, transaction)
     except (CommandExecutionError, OSError) as err:
         problems = [str(err)]
     except BaseException as err:
@@ -241,14 +317,15 @@ def commit(minion: Minion, services=None, verify=None):
     if not problems:
         left = []
         try:
-            done += _put_away(minion, run)
+            done += _put_away(minion, transaction)
         except (CommandExecutionError, OSError) as err:
             left = [f"All is in force, but: {err}"]
-        _mta_transaction.end(run)
-        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes + left + run["notes"])
+        notes += left + run.notes
+        _mta_transaction.end(minion)
+        comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
         return {"result": not left, "comment": comment, "transcript": transcript}
     # First of all; what might explain it is for afterwards.
-    changed, since, until = run["changes"].get("postconf", {}), run["before"]["time"], int(time.time()) + 1
+    changed, since, until = run.changes.get("postconf", {}), transaction.before["time"], int(time.time()) + 1
     undone = _mta_transaction.undo(minion, f"{headline[:-1].lower()}: {problems[0]}")
     server_log = _server_log(since, until)
     parts = [headline, *[f"  {line}" for line in problems]]
@@ -257,11 +334,11 @@ def commit(minion: Minion, services=None, verify=None):
     if changed:
         text = "\n".join(problems + server_log)
         parts.append("Changed parameters that may be responsible: " + ", ".join(_responsible(changed, text)))
-    parts += [undone["comment"]] * bool(undone["comment"]) + run["notes"]
+    parts += [undone["comment"]] * bool(undone["comment"]) + run.notes
     return {"result": False, "comment": "\n".join(parts), "transcript": transcript}
 
 
-def _commit(minion: Minion, run):
+def _commit(minion: Minion, transaction: Transaction) -> None:
     """
     Commit: write down all that has to be known of it, then rename the journal, then do what may fail.
 
@@ -270,26 +347,26 @@ def _commit(minion: Minion, run):
     paths = [entry["path"] for entry in _mta_journal.entries(minion)]
     try:
         _mta_snapshots.keep(minion)
-        _mta_snapshots.describe(minion, run["activate"])
+        _mta_snapshots.describe(minion, transaction.activate)
         _mta_journal.commit(minion)
     except OSError:
         # An undo may need the room.
-        _mta_transaction.attempt("Drafts stay", _mta_snapshots.discard)
+        _mta_transaction.attempt("Drafts stay", _mta_snapshots.discard, minion)
         raise
-    _mta_transaction.attempt("What the next apply makes up for", _mta_transaction.finish)
-    _mta_transaction.attempt("main.cf and master.cf are not recorded", _mta_last_apply.wrote, paths)
+    _mta_transaction.attempt("What the next apply makes up for", _mta_transaction.finish, minion)
+    _mta_transaction.attempt("main.cf and master.cf are not recorded", _mta_last_apply.wrote, minion, paths)
 
 
-def _fallen_silent(run, speaking):
+def _fallen_silent(transaction: Transaction, speaking: list[dict[str, Any]]) -> list[str]:
     """
     Tell which listeners spoke SMTP when the transaction began and do not now, though nobody asked for that.
 
     A service of which a listener is among those that are ``speaking`` now is there, at whatever address the
     parameters give it. Another one has to speak where it did.
     """
-    there = {listener["service"] for listener in speaking} | run["let_go"]
+    there = {listener["service"] for listener in speaking} | transaction.let_go
     found = []
-    for listener in run["spoke"]:
+    for listener in transaction.spoke:
         service, host, port = (listener[key] for key in ("service", "host", "port"))
         if service in there:
             continue
@@ -304,14 +381,14 @@ def _fallen_silent(run, speaking):
     return found
 
 
-def _activate(minion: Minion, run, services):
+def _activate(minion: Minion, transaction: Transaction, services: Sequence[str]) -> list[str]:
     """Enable, start, restart or reload what is needed; say what was done."""
-    activate = run["activate"]
+    activate = transaction.activate
     names = [name for name in _mta_transaction.SERVICES if name in services or name in activate]
     status = _mta_services.status(names)
     if _mta_transaction.has_units(_mta_journal.entries(minion)):
         _mta_services.daemon_reload()
-    run["activated"] = True
+    transaction.activated = True
     done = []
     # A daemon that is to stop goes last: until then the others may still ask it.
     for name in sorted(names, key=lambda name: activate.get(name) == "stop"):
@@ -335,14 +412,14 @@ def _activate(minion: Minion, run, services):
                 done.append(f"{name} started")
         elif name in activate:
             # A server that does not answer may be throttled by master(8): a reload would leave it dead.
-            answers = name != "postfix" or run["before"]["answers"]
+            answers = name != "postfix" or transaction.before["answers"]
             action = activate[name] if answers else "restart"
             {"reload": _mta_services.reload, "restart": _mta_services.restart}[action](name)
             done.append(f"{name} {_mta_transaction.DONE[action]}")
     return done
 
 
-def _put_away(minion: Minion, run):
+def _put_away(minion: Minion, transaction: Transaction) -> list[str]:
     """
     Do what has to wait for the commit: what is stopped no longer starts at boot, what was given back is forgotten.
 
@@ -351,15 +428,15 @@ def _put_away(minion: Minion, run):
     """
     done = []
     _mta_snapshots.protect(minion)
-    for name, action in run["activate"].items():
+    for name, action in transaction.activate.items():
         if action == "stop" and _mta_services.status([name])[name]["enabled"]:
             _mta_services.disable(name)
             done.append(f"{name} disabled")
     try:
-        if run["given_back"]:
-            _mta_snapshots.forget_entries(minion, run["given_back"])
-        for function in run["afterwards"]:
-            minion.functions[function]()
+        if transaction.restored:
+            _mta_snapshots.forget_entries(minion, transaction.restored)
+        for function in transaction.afterwards:
+            function(minion)
     except OSError as err:
         raise CommandExecutionError(f"Cannot forget what was given back: {err}") from err
     return done
@@ -382,8 +459,9 @@ def set_(minion: Minion, parameters, services=None, config_directory=_mta_postfi
     Returns the changes, ``{name: {"old": …, "new": …}}``. Raises ``CommandExecutionError`` when Postfix does
     not work with them; nothing is changed then.
     """
-    args = {"name": config_directory, "parameters": parameters, "services": services}
-    outcome = participate(minion, config_directory, "postconf", args, subject="Postfix's configuration")
+    arguments = {"name": config_directory, "parameters": parameters, "services": services}
+    subject = "Postfix's configuration"
+    outcome = participate(minion, "postconf.managed", config_directory, arguments, subject=subject)
     if not outcome["result"]:
         raise CommandExecutionError(outcome["comment"])
     return outcome["changes"]

@@ -11,11 +11,13 @@ import _mta_judge
 import _mta_last_apply
 import _mta_minion_config
 import _mta_pem
+import _mta_plan_cache
 import _mta_queue
 import _mta_saslauthd_view
 import _mta_transaction
 import _mta_x509
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +277,7 @@ def configured(minion: Minion):
 def _wanted(minion: Minion, enabled, settings):
     """The settings as they are to be, with the revision of the code that looks; empty for none."""
     given = {name: value for name, value in settings.items() if value not in (None, [])}
-    return {**given, "revision": minion.functions["mta_settings.revision"]()} if enabled else {}
+    return {**given, "revision": _mta_plan_cache.REVISION} if enabled else {}
 
 
 def _running(minion: Minion):
@@ -302,10 +304,10 @@ def plan(minion: Minion, enabled=False, **settings):
         raise SaltInvocationError("; ".join(wrong))
     wanted, present, running = _wanted(minion, enabled, settings), configured(minion), _running(minion)
     if present == wanted and running in (None, wanted):
-        return {"changes": {}}
+        return Plan()
     if present == wanted:
         present = running
-    return {"changes": {BEACON: {"old": present or None, "new": wanted or None}}}
+    return Plan({BEACON: {"old": present or None, "new": wanted or None}})
 
 
 def apply(minion: Minion, enabled=False, **settings):

@@ -14,6 +14,7 @@ import _mta_secrets
 import _mta_transaction
 import _mta_x509
 from _mta_minion import Minion
+from _mta_run import Run
 
 DAYS = 3650
 COMMON_NAME_LIMIT = 64
@@ -256,7 +257,7 @@ def issue(
 
 def _planned(minion: Minion):
     """Authorities that this run would create or renew; a certificate is checked against them in test mode."""
-    return minion.context.setdefault("mta_ca.planned", {})
+    return Run.of(minion).authorities
 
 
 def is_planned(minion: Minion, path):

@@ -19,6 +19,7 @@ import _mta_secrets
 import _mta_transaction
 import _mta_x509
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 DAYS = 825
 DAY = datetime.timedelta(days=1)
@@ -416,7 +417,7 @@ def only_plan(minion: Minion, keep):
     """
     found, named = _needless(minion, keep)
     left = [f"{path} stays, as it is named by {where}" for path, where in named.items()] + found["stays"]
-    return {"changes": found["changes"], "activate": {}, "comment": "; ".join(left) or None}
+    return Plan(found["changes"], notes=left)
 
 
 def _needless(minion: Minion, keep):
@@ -610,8 +611,8 @@ def _survey_certificate(now, name, file, facts, authority, wanted, found):
         return ["the certificate file is not a PEM certificate"]
     if now < leaf["not_before"]:
         raise CommandExecutionError(
-            f"{name} is valid from {_mta_pem.date_of(leaf['not_before'])} on, but the clock says {_mta_pem.date_of(now)}. "
-            "Set the clock, or remove the file"
+            f"{name} is valid from {_mta_pem.date_of(leaf['not_before'])} on, but the clock says"
+            f" {_mta_pem.date_of(now)}. Set the clock, or remove the file"
         )
     renewal = leaf["renewal"]
     if authority["not_after"] is not None and authority["not_after"] - leaf["not_after"] < DAY:

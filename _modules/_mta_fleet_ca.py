@@ -15,6 +15,7 @@ import _mta_last_apply
 import _mta_secrets
 import _mta_x509
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def only_signs(minion: Minion):
     authority = minion.state.read(RECORD)
     if authority:
         return authority
-    certificate = minion.functions["mta_settings.effective"]()["certificate"]
+    certificate = minion.settings()["certificate"]
     if not certificate["fleet"]["minions"]:
         return None
     return {name: certificate["ca"][name] for name in ("certificate", "key")}
@@ -317,7 +318,7 @@ def _requested(request):
     return _mta_x509.describe_request(request)
 
 
-def trust_plan(name, source):
+def trust_plan(minion: Minion, name, source, command):
     """
     Tell whether the system's trust store has the authority's certificate as it is now.
 
@@ -334,10 +335,9 @@ def trust_plan(name, source):
     # In test mode the source may be what an earlier state of the run would fetch.
     wanted = None if source is None else _read(source) or ""
     if present == wanted:
-        return {}
-    return {
-        name: {"old": None if present is None else "another certificate" if source else "trusted", "new": source}
-    }
+        return Plan()
+    old = None if present is None else "another certificate" if source else "trusted"
+    return Plan({name: {"old": old, "new": source}})
 
 
 def trust_apply(minion: Minion, name, source, command):

@@ -18,6 +18,7 @@ import time
 from salt.exceptions import CommandExecutionError
 
 from _mta_minion import Minion
+from _mta_run import Run
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ def fact(entry, name):
 
 def _of_a_transaction(minion: Minion):
     """Raise unless this run has a transaction open: a journal that nobody closes is undone at the next boot."""
-    if not minion.context.get("mta_transaction", {}).get("lock"):
+    if not Run.of(minion).transaction:
         raise CommandExecutionError(
             "This is for states, within a transaction: by itself it would leave a transaction open, which the next"
             " apply or the next boot undoes"

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Callable
 
-from _mta_system import StateDirectory
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from _mta_system import StateDirectory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,16 +39,20 @@ class Participant(NamedTuple):
     """
     What takes part in an apply: a resource of the host that is planned, and changed as planned.
 
+    subject
+        Whose work it is, such as ``postconf``: under this name it is recorded what has been changed.
+
     plan
         ``plan(minion, **arguments) -> Plan``; reads only.
 
     apply
-        ``apply(minion, **arguments)``: make what the plan tells true. Called under the lock, after a plan with changes.
+        ``apply(minion, **arguments)``: make what the plan tells true; called under the lock, after such a plan.
 
     remember
         ``remember(minion)``: keep what planning found out, when nothing has changed. Default: nothing.
     """
 
+    subject: str
     plan: Callable[..., Plan]
     apply: Callable[..., None]
     remember: Callable[..., None] | None = None

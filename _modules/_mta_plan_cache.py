@@ -1,20 +1,17 @@
 """TODO subject (mta_verdict)."""
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 
 from salt.exceptions import CommandExecutionError
 
-import _mta_system
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "7418b3efe0de"
-
-
-def _state(minion: Minion):
-    return _mta_system.StateDirectory(minion.opts.get("mta_state_dir"))
+REVISION = "1342a7be75a6"
 
 
 def _name(subject):
@@ -57,19 +54,17 @@ def plan(minion: Minion, subject, evidence, judge, now):
         basis = evidence()
         said = basis and recall(minion, subject, basis, now.timestamp())
         if said:
-            return said
+            return Plan(**said)
         found = judge()
     except CommandExecutionError as err:
-        return {"changes": {}, "activate": {}, "comment": "", "errors": [str(err)]}
-    said = {
-        "changes": found["changes"],
-        "activate": {"postfix": "reload"} if found["changes"] else {},
-        "comment": "\n".join(found["notes"]),
-        "errors": [],
-    }
+        return Plan(errors=[str(err)])
+    activate = {"postfix": "reload"} if found["changes"] else {}
+    said = Plan(found["changes"], activate, notes=found["notes"])
     # What was looked at for the judgement may have been another by then.
-    if basis and not said["changes"] and _same(evidence, basis):
-        remember(minion, subject, basis, said, *(moment.timestamp() for moment in found["holds"]))
+    if basis and not said.changes and _same(evidence, basis):
+        remember(
+            minion, subject, basis, dataclasses.asdict(said), *(moment.timestamp() for moment in found["holds"])
+        )
     return said
 
 
@@ -91,7 +86,7 @@ def recall(minion: Minion, subject, evidence, now=None):
     """
     now = time.time() if now is None else now
     try:
-        verdict = _state(minion).read(_name(subject))
+        verdict = minion.state.read(_name(subject))
         holds = verdict["since"] <= now < verdict["until"] and verdict["digest"] == _digest(evidence)
     except (KeyError, TypeError):
         return None
@@ -115,4 +110,4 @@ def remember(minion: Minion, subject, evidence, said, since, until):
     """
     verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
     with contextlib.suppress(CommandExecutionError):
-        _state(minion).write(_name(subject), verdict)
+        minion.state.write(_name(subject), verdict)

@@ -10,6 +10,7 @@ import _mta_postfix_syntax
 import _mta_postfix_view
 import _mta_preflight
 from _mta_minion import Minion
+from _mta_run import Run
 
 # The others it uses once, at its start: directory changes, lock and PID files, identity, environment
 # (master.c).
@@ -48,7 +49,7 @@ PEM_FILES = r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|k
 
 def staged(minion: Minion, name, prepared):
     """Build the new files in a private copy and check them: ``{"texts": …, "errors": […], "notes": […]}``."""
-    memory = minion.context.setdefault("postconf.staged", {})
+    memory = Run.of(minion).preflight
     key = (name, *prepared["texts"].values(), repr(prepared["parameters"]), repr(prepared["services"]))
     if memory.get("key") == key:
         return memory["result"]

@@ -16,6 +16,8 @@ import _mta_postfix_view
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
+from _mta_plan import Plan
+from _mta_run import Run
 
 RECORD = "postconf.json"
 # In the record beside the configuration directories, which are absolute paths.
@@ -272,7 +274,7 @@ def ports(minion: Minion, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     run, changes that have not been made, it is what there will be after them. Empty without configuration.
     """
     texts = _mta_postfix_view.read_both(config_directory)
-    announced = minion.context.get("postconf.announced", {})
+    announced = Run.of(minion).configuration
     if announced.get("key") == (config_directory, texts):
         return _announced_ports(config_directory, announced["prepared"])
     return _mta_postfix_view.ports_of(
@@ -359,19 +361,17 @@ def plan(
     texts: what Postfix refuses of it). Raises ``SaltInvocationError`` for an argument that cannot be.
     """
     prepared = _prepare(minion, name, parameters, services, unmanaged, revert)
-    result = {"changes": prepared["changes"], "activate": prepared["activate"], "errors": []}
-    minion.context["postconf.announced"] = {"key": (name, prepared["texts"]), "prepared": prepared}
-    notes = list(prepared["notes"])
+    result = Plan(prepared["changes"], prepared["activate"], notes=list(prepared["notes"]))
+    run = Run.of(minion)
+    run.configuration = {"key": (name, prepared["texts"]), "prepared": prepared}
     if prepared["changes"] and _mta_postfix_view.installed():
         # Only apply(), in the same run, may rely on what is found now.
-        minion.context.pop("postconf.staged", None)
+        run.preflight.clear()
         staged = _mta_postfix_check.staged(minion, name, prepared)
-        result["errors"] = list(staged["errors"])
-        notes += staged["notes"]
+        result.errors = list(staged["errors"])
+        result.notes += staged["notes"]
         # What earlier states have announced in test mode may be what is missing; apply() looks again.
-        later = _mta_transaction.outlook(minion)["changes"]
-        (notes if later else result["errors"]).extend(staged["missing"])
-    result["comment"] = "\n".join(notes) or None
+        (result.notes if run.changes else result.errors).extend(staged["missing"])
     return result
 
 
@@ -394,7 +394,7 @@ def apply(
     is not installed, or the files cannot be locked or written.
     """
     # What is made, or undone later, is announced no longer.
-    minion.context.pop("postconf.announced", None)
+    Run.of(minion).configuration = {}
     if not _mta_postfix_view.installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
     if not _prepare(minion, name, parameters, services, unmanaged, revert)["changes"]:

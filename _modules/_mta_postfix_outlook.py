@@ -7,8 +7,8 @@ import re
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_view
-import _mta_transaction
 from _mta_minion import Minion
+from _mta_run import Run
 
 
 def naming(minion: Minion, paths, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -30,7 +30,7 @@ def naming(minion: Minion, paths, config_directory=_mta_postfix_view.CONFIG_DIRE
     with contextlib.suppress(CommandExecutionError):
         for service, entry in _mta_postfix_view.services(config_directory).items():
             values.update({f"master.cf {service} -o {key}": value for key, value in entry["overrides"].items()})
-    for item, change in _mta_transaction.outlook(minion)["members"].get("postconf", {}).items():
+    for item, change in Run.of(minion).changes.get("postconf", {}).items():
         if not isinstance(change, dict):
             continue
         new = change.get("new")

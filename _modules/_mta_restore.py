@@ -19,6 +19,8 @@ import _mta_services
 import _mta_snapshots
 import _mta_transaction
 from _mta_minion import Minion
+from _mta_plan import Plan
+from _mta_run import Run
 
 log = logging.getLogger(__name__)
 
@@ -255,9 +257,9 @@ def restore_plan(minion: Minion):
     """
     entries = _mta_journal.entries(minion, _mta_snapshots.FIRST)
     found = _survey(minion, entries, everything=True)
-    told = "\n".join(_told(entries, found)) or None
+    told = _told(entries, found)
     if not found["changes"]:
-        return {"changes": {}, "activate": {}, "comment": told}
+        return Plan(notes=told)
     services = {
         name: "restart" if was["active"] else "stop"
         for name, was in _mta_snapshots.services(minion).items()
@@ -265,7 +267,7 @@ def restore_plan(minion: Minion):
     }
     if found["saslauthd"]:
         services.pop("saslauthd", None)
-    return {"changes": found["changes"], "activate": {"postfix": "restart", **services}, "comment": told}
+    return Plan(found["changes"], {"postfix": "restart", **services}, notes=told)
 
 
 def restore_apply(minion: Minion):
@@ -280,9 +282,9 @@ def restore_apply(minion: Minion):
     _mta_transaction.begin(minion)
     planned = restore_plan(minion)
     listeners = [listener["service"] for listener in _mta_postfix_view.listeners()]
-    restore(minion, list(planned["changes"]))
-    _mta_transaction.need(minion, planned["activate"], let_go=listeners)
-    _mta_transaction.afterwards(minion, "mta_originals.forget")
+    restore(minion, list(planned.changes))
+    _mta_transaction.need(minion, planned.activate, let_go=listeners)
+    _mta_transaction.afterwards(minion, forget_first)
 
 
 def forget_first(minion: Minion):
@@ -318,9 +320,9 @@ def roll_back_plan(minion: Minion, commit=None):
     """
     left = _mta_snapshots.described(minion)
     if not left:
-        return {"changes": {}, "errors": ["there is nothing that could be taken back"]}
+        return Plan(errors=["there is nothing that could be taken back"])
     if commit is not None and left["commit"] != commit:
-        return {"changes": {}, "errors": ["not taken back: another apply has changed something since"]}
+        return Plan(errors=["not taken back: another apply has changed something since"])
     entries = [
         entry for entry in _mta_journal.entries(minion, _mta_snapshots.LAST) if entry["path"] in left["paths"]
     ]
@@ -338,14 +340,14 @@ def roll_back_plan(minion: Minion, commit=None):
         and _mta_journal.fingerprint(entry) != left["paths"][entry["path"]]
     ]
     if since:
-        return {"changes": {}, "errors": [f"not taken back: changed since the apply: {', '.join(since)}"]}
+        return Plan(errors=[f"not taken back: changed since the apply: {', '.join(since)}"])
     authority = [entry["path"] for entry in entries if authority_stays(entry)]
-    told = "\n".join(notes + authority_told(authority)) or None
+    notes += authority_told(authority)
     paths = [path for path in kept if path not in authority]
     if not paths:
-        return {"changes": {}, "errors": [f"there is nothing that could be taken back. {told}"]}
+        return Plan(errors=["\n".join(["there is nothing that could be taken back", *notes])])
     change = {"old": "as the last apply made it", "new": "as before it"}
-    return {"changes": dict.fromkeys(paths, change), "activate": left["activate"], "comment": told}
+    return Plan(dict.fromkeys(paths, change), left["activate"], notes=notes)
 
 
 def roll_back_apply(minion: Minion, commit=None):
@@ -357,9 +359,8 @@ def roll_back_apply(minion: Minion, commit=None):
     """
     _mta_transaction.begin(minion)
     planned = roll_back_plan(minion, commit)
-    if planned.get("errors"):
-        raise CommandExecutionError("\n".join(planned["errors"]))
-    activate = planned["activate"]
+    if planned.errors:
+        raise CommandExecutionError("\n".join(planned.errors))
     listeners = [listener["service"] for listener in _mta_postfix_view.listeners()]
     halted = _mta_journal.halted(minion, _mta_snapshots.LAST)
     if halted:
@@ -367,7 +368,7 @@ def roll_back_apply(minion: Minion, commit=None):
     for entry in reversed(_mta_journal.entries(minion, _mta_snapshots.LAST)):
         if entry["kind"] != "command":
             put_back(minion, entry)
-    _mta_transaction.need(minion, activate, let_go=listeners)
+    _mta_transaction.need(minion, planned.activate, let_go=listeners)
     if halted:
         _mta_services.start("postfix")
 
@@ -383,14 +384,14 @@ def put_back(minion: Minion, entry, forget=False):
     forget
         At the commit, forget the entry of ``originals``. Default: no.
     """
-    _mta_transaction.open_transaction(minion)
+    transaction = _mta_transaction.begin(minion)
     if authority_stays(entry):
         return
     path, kind = entry["path"], entry["kind"]
-    run = _mta_transaction.current(minion)
-    caller = run["module"]
+    run = Run.of(minion)
+    caller = run.subject
     # It stays what the member that changed it gives back when it needs it no more.
-    run["module"] = _mta_journal.fact(entry, "module") or caller
+    run.subject = _mta_journal.fact(entry, "module") or caller
     if kind == "file":
         content = pathlib.Path(entry["folder"]) / "content"
         status = content.stat()
@@ -405,6 +406,6 @@ def put_back(minion: Minion, entry, forget=False):
         scripts = (_mta_journal.fact(entry, name).splitlines() for name in ("undo", "do"))
         undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)
         _mta_transaction.command(minion, path, undo_, do, json.loads(_mta_journal.fact(entry, "evidence")))
-    run["module"] = caller
+    run.subject = caller
     if forget:
-        run["given_back"].append(path)
+        transaction.restored.append(path)

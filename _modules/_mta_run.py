@@ -41,6 +41,9 @@ class Run:
 
     tables
         What :py:mod:`_mta_tables` has found out and not yet recorded.
+
+    notes
+        What the resolution of an interrupted apply has to say, for the state that ends this one.
     """
 
     undone: str | None = None
@@ -52,6 +55,7 @@ class Run:
     preflight: dict[Any, Any] = dataclasses.field(default_factory=dict)
     authorities: dict[str, Any] = dataclasses.field(default_factory=dict)
     tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, minion: Minion) -> Run:
@@ -59,7 +63,7 @@ class Run:
         run: Run = minion.context.setdefault(KEY, cls())
         return run
 
-
-def forget(minion: Minion) -> None:
-    """Forget what an earlier run in this process did: another one begins."""
-    minion.context.pop(KEY, None)
+    def reset(self) -> None:
+        """Begin anew, but for what has been found out of the host."""
+        self.undone, self.subject, self.transaction = None, None, None
+        self.changes, self.activate, self.notes = {}, {}, []

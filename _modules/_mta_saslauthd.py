@@ -17,6 +17,7 @@ import _mta_secrets
 import _mta_services
 import _mta_transaction
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 PROGRAM = "/usr/sbin/saslauthd"
 INIT_SCRIPT = "/etc/init.d/saslauthd"
@@ -546,7 +547,6 @@ def _work(minion: Minion, wanted):
             f"{directory} is mode {wanted['directory_mode']}: every local user can test passwords through the"
             f" socket in it. Mode 0710 leaves that to root and the group {GROUP}."
         )
-    work["comment"] = "\n".join(work["notes"]) or None
     return work
 
 
@@ -565,7 +565,7 @@ def plan(minion: Minion, **args):
     Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when a file cannot be read.
     """
     work = _work(minion, _arguments(args))
-    return {key: work[key] for key in ("changes", "activate", "errors", "comment") if work.get(key) is not None}
+    return Plan(work["changes"], work["activate"], work["errors"], work["notes"])
 
 
 def apply(minion: Minion, **args):
@@ -617,7 +617,7 @@ def absent_plan(minion: Minion):
     if any(now.values()):
         changes = {**changes, "saslauthd": {"old": now, "new": {"enabled": False, "active": False}}}
         activate["saslauthd"] = "stop"
-    return {"changes": changes, "activate": activate, "comment": "\n".join(found["stays"]) or None}
+    return Plan(changes, activate, notes=found["stays"])
 
 
 def absent_apply(minion: Minion):
@@ -629,8 +629,8 @@ def absent_apply(minion: Minion):
     """
     _mta_transaction.begin(minion)
     planned = absent_plan(minion)
-    _mta_transaction.need(minion, planned["activate"])
-    _mta_restore.restore(minion, list(planned["changes"]))
+    _mta_transaction.need(minion, planned.activate)
+    _mta_restore.restore(minion, list(planned.changes))
 
 
 def _arguments(args):

@@ -6,6 +6,7 @@ from salt.exceptions import SaltInvocationError
 
 import _mta_minion_config
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 JOB = "postfix_mta"
 FILE = "postfix_mta_schedule.conf"
@@ -69,10 +70,10 @@ def plan(minion: Minion, enabled=False, minutes=30, splay=None, return_job=True)
     """
     wanted, present, running = _wanted(enabled, minutes, splay, return_job), configured(minion), _running(minion)
     if present == wanted and running in (None, wanted):
-        return {"changes": {}}
+        return Plan()
     if present == wanted:
         present = running
-    return {"changes": {JOB: {"old": present or None, "new": wanted or None}}}
+    return Plan({JOB: {"old": present or None, "new": wanted or None}})
 
 
 def apply(minion: Minion, enabled=False, minutes=30, splay=None, return_job=True):

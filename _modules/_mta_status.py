@@ -10,6 +10,7 @@ import _mta_judge
 import _mta_last_apply
 import _mta_package
 import _mta_pem
+import _mta_plan_cache
 import _mta_postfix_view
 import _mta_queue
 import _mta_services
@@ -68,7 +69,7 @@ def report(minion: Minion, thorough=False, login=True, look=False):
     settings = {}
     gather("settings", minion.settings)
     settings = row.pop("settings") or {}
-    row["revision"] = minion.functions["mta_settings.revision"]()
+    row["revision"] = _mta_plan_cache.REVISION
     row["profile"] = settings.get("profile")
     gather("listeners", _mta_postfix_view.listeners)
     listeners = row.pop("listeners") or []

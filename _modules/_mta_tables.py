@@ -15,6 +15,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_postfix_syntax
 import _mta_postfix_view
 from _mta_minion import Minion
+from _mta_run import Run
 
 RECORD = "maps.json"
 PROGRAMS = {"postmap": "/usr/sbin/postmap", "postalias": "/usr/sbin/postalias", "postconf": "/usr/sbin/postconf"}
@@ -296,7 +297,10 @@ def recorded(minion: Minion):
 
 def noticed(minion: Minion):
     """What this run has found out and the record does not say yet; kept by :func:`remember`."""
-    return minion.context.setdefault("mta_map.noticed", {"tables": {}, "postfix": {}})
+    tables = Run.of(minion).tables
+    tables.setdefault("tables", {})
+    tables.setdefault("postfix", {})
+    return tables
 
 
 def installed():
@@ -456,16 +460,16 @@ def is_current(minion: Minion, path, contents, kind, program="postmap"):
 
 def notice(minion: Minion, path, facts):
     """Take facts of a table down, for :func:`remember`, when the record does not have them."""
-    noticed = {**noticed(minion)["tables"].get(path, {}), **facts}
-    if noticed != recorded(minion)["tables"].get(path):
-        noticed(minion)["tables"][path] = noticed
+    found = {**noticed(minion)["tables"].get(path, {}), **facts}
+    if found != recorded(minion)["tables"].get(path):
+        noticed(minion)["tables"][path] = found
 
 
 def updated(minion: Minion, made=(), gone=()):
     """The record with what this run noticed."""
-    record, noticed = recorded(minion), noticed(minion)
-    record["tables"].update(noticed["tables"])
-    record["postfix"] = noticed["postfix"] or record["postfix"]
+    record, found = recorded(minion), noticed(minion)
+    record["tables"].update(found["tables"])
+    record["postfix"] = found["postfix"] or record["postfix"]
     record["made"] = sorted({*record["made"], *made} - set(gone))
     for path in gone:
         record["tables"].pop(path, None)

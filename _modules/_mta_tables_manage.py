@@ -17,6 +17,8 @@ import _mta_secrets
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
+from _mta_plan import Plan
+from _mta_run import Run
 
 TYPES = (*_mta_tables.SUFFIXES, "texthash", *_mta_tables.RULES, *_mta_tables.SETTINGS)
 HEADER = "# Entries come from the Salt pillar; changes of them in this file are undone.\n"
@@ -32,14 +34,14 @@ def remember(minion: Minion):
         _mta_transaction.alone(
             minion, lambda: minion.state.write(_mta_tables.RECORD, _mta_tables.updated(minion)), wait=False
         )
-        minion.context.pop("mta_map.noticed")
+        Run.of(minion).tables.clear()
 
 
 def _keep(minion: Minion, made=(), gone=()):
     """Write the record as a part of the transaction."""
     text = json.dumps(_mta_tables.updated(minion, made, gone))
     _mta_transaction.write(minion, minion.state.path(_mta_tables.RECORD), text, mode="0600")
-    minion.context.pop("mta_map.noticed", None)
+    Run.of(minion).tables.clear()
 
 
 def _asked(minion: Minion, kind, entries, entries_pillar, source, secret, logins):
@@ -277,12 +279,9 @@ def plan(minion: Minion, name, **table):
     """
     table = _prepare(minion, name, **_mta_tables.public(table))
     changes = table["changes"]
-    return {
-        "changes": {f"{name} {key}" if key == "mode" else key: change for key, change in changes.items()},
-        "activate": {"postfix": "reload"} if changes else {},
-        "errors": table["errors"],
-        "comment": table["notes"],
-    }
+    shown = {f"{name} {key}" if key == "mode" else key: change for key, change in changes.items()}
+    notes = [table["notes"]] if table["notes"] else []
+    return Plan(shown, {"postfix": "reload"} if changes else {}, table["errors"], notes)
 
 
 def apply(minion: Minion, name, **table):
@@ -349,12 +348,8 @@ def only_plan(minion: Minion, keep=None, absent=None):
         f"{path} stays, as it is named by {where}" for path, where in named.items() if path not in (absent or [])
     ]
     left += [f"{path} stays, as somebody has changed it since the last apply" for path in edited]
-    return {
-        "changes": changes,
-        "activate": {},
-        "errors": [f"{path}: still named by {where}" for path, where in named.items() if path in (absent or [])],
-        "comment": "; ".join(left) or None,
-    }
+    errors = [f"{path}: still named by {where}" for path, where in named.items() if path in (absent or [])]
+    return Plan(changes, errors=errors, notes=left)
 
 
 def _removable(minion: Minion, keep, absent):

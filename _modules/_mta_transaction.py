@@ -1,5 +1,8 @@
 """TODO subject (mta_transaction)."""
 
+from __future__ import annotations
+
+import dataclasses
 import fcntl
 import grp
 import json
@@ -11,6 +14,7 @@ import shlex
 import stat
 import subprocess
 import time
+from typing import IO, Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -19,12 +23,13 @@ import _mta_judge
 import _mta_services
 import _mta_snapshots
 from _mta_minion import Minion
+from _mta_plan import stronger
+from _mta_run import Run
 
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 120
 SERVICES = ("saslauthd", "postfix")
-STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 UNIT_DIR = "/etc/systemd/system"
 ALONE = (
@@ -33,28 +38,51 @@ ALONE = (
 )
 
 
-def current(minion: Minion):
-    """What this run did so far; shared by all states of one run."""
-    fresh = {"lock": None, "announced": {}, "changes": {}, "undone": None, "module": None, "notes": []}
-    return minion.context.setdefault("mta_transaction", fresh)
+@dataclasses.dataclass
+class Transaction:
+    """
+    The open transaction of a run.
 
+    lock
+        The lock file, held until the end.
 
-def stronger(first, second):
-    """Merge two activations; a restart includes a reload, and what is stopped needs neither."""
-    merged = dict(first)
-    for service, action in second.items():
-        if action not in STRENGTH:
-            raise SaltInvocationError(f"{service} can be activated by {', '.join(STRENGTH)}, not {action!r}")
-        if STRENGTH[action] > STRENGTH.get(merged.get(service), 0):
-            merged[service] = action
-    return merged
+    before
+        What the server was like: ``services`` (name to status), ``answers``, ``time`` (Unix).
+
+    spoke
+        The listeners that spoke SMTP when it began.
+
+    activate
+        Service to what has to happen for the changes to be in force.
+
+    activated
+        Whether that has begun.
+
+    let_go
+        Services of master.cf that are asked to be SMTP listeners no longer.
+
+    restored
+        Paths of the first snapshot that have been put back, to be forgotten at the commit.
+
+    afterwards
+        What is called after the commit, with the minion.
+    """
+
+    lock: IO[str]
+    before: dict[str, Any] = dataclasses.field(default_factory=dict)
+    spoke: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    activate: dict[str, str] = dataclasses.field(default_factory=dict)
+    activated: bool = False
+    let_go: set[str] = dataclasses.field(default_factory=set)
+    restored: list[str] = dataclasses.field(default_factory=list)
+    afterwards: list[Callable[[Minion], None]] = dataclasses.field(default_factory=list)
 
 
 def _lock(minion: Minion, timeout=None):
     """Take the lock, waiting ``timeout`` seconds for another run to end; default ``LOCK_TIMEOUT``."""
     path = pathlib.Path(minion.state.path("lock"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = open(path, "a+")
+    handle = open(path, "a+")  # noqa: SIM115 - held until the transaction ends
     timeout = LOCK_TIMEOUT if timeout is None else timeout
     deadline = time.monotonic() + timeout
     while True:
@@ -76,44 +104,42 @@ def _is_open(minion: Minion):
     return os.path.exists(minion.state.path("journal"))
 
 
-def open_transaction(minion: Minion, closing=False):
+def begin(minion: Minion, closing: bool = False) -> Transaction:
     """
     Open the transaction at its first change: lock, look at the server as it is, arm the boot unit.
 
     Only for a participant, whose state closes it or has another one close it, and for what closes it.
     """
-    run = current(minion)
-    if run["lock"]:
-        return
-    if not (run["module"] or closing):
+    run = Run.of(minion)
+    if run.transaction:
+        return run.transaction
+    if not (run.subject or closing):
         raise CommandExecutionError(ALONE)
-    lock = run["lock"] = _lock(minion)
+    transaction = run.transaction = Transaction(_lock(minion))
     try:
         recovered = _recover(minion)
         if recovered:
-            run["notes"] = recovered["notes"]
+            run.notes = recovered["notes"]
         try:
             # For a run that was killed right after its commit.
             _mta_snapshots.protect(minion)
         except CommandExecutionError as err:
             log.error("%s", err)
         looked = _look(minion, timeout=10, patience=1)
-        before = {
+        transaction.spoke = looked["speaking"]
+        transaction.before = {
             "services": _mta_services.status(list(SERVICES)),
             "answers": looked["answers"],
             "time": int(time.time()),
         }
-        _mta_journal.begin(minion, before)
+        _mta_journal.begin(minion, transaction.before)
     except OSError as err:
-        run["lock"] = None
-        lock.close()
+        end(minion)
         raise CommandExecutionError(f"Nothing was changed: cannot write the journal: {err}") from err
     except BaseException:
-        run["lock"] = None
-        lock.close()
+        end(minion)
         raise
-    run.update(before=before, activate={}, activated=False, given_back=[], afterwards=[])
-    run.update(spoke=looked["speaking"], let_go=set())
+    return transaction
 
 
 def _look(minion: Minion, timeout, patience=0):
@@ -124,21 +150,10 @@ def _look(minion: Minion, timeout, patience=0):
         return {"answers": False, "speaking": []}
 
 
-def begin(minion: Minion):
-    """
-    Open the transaction, if it is not open: until it is closed, nobody else's apply changes what is read now.
-
-    Who changes something calls this before reading what the change is made from. For other modules: whoever calls
-    has to close it, so there is no CLI Example. Raises ``CommandExecutionError`` when another run holds the lock
-    for two minutes.
-    """
-    open_transaction(minion)
-
-
-def withdraw(minion: Minion, run):
+def withdraw(minion: Minion) -> None:
     """Close a transaction that was opened and has changed nothing."""
     _mta_journal.drop(minion)
-    end(run)
+    end(minion)
 
 
 def alone(minion: Minion, do, wait=True):
@@ -155,7 +170,7 @@ def alone(minion: Minion, do, wait=True):
     Returns what it returns; ``None`` where it was not called. Raises ``CommandExecutionError`` when the lock
     cannot be had. For other modules; there is no CLI Example for a function that takes functions.
     """
-    if current(minion)["lock"]:
+    if Run.of(minion).transaction:
         return do()
     try:
         lock = _lock(minion, LOCK_TIMEOUT if wait else 0)
@@ -172,10 +187,12 @@ def _answers_now(minion: Minion, timeout, patience=0):
     return _look(minion, timeout, patience)["answers"]
 
 
-def end(run):
-    if run["lock"]:
-        run["lock"].close()
-    run.update(lock=None, announced={}, changes={})
+def end(minion: Minion) -> None:
+    """Forget the transaction, which is committed or undone, and let others begin theirs."""
+    run = Run.of(minion)
+    if run.transaction:
+        run.transaction.lock.close()
+    run.transaction, run.activate, run.changes = None, {}, {}
 
 
 def _roll_back(minion: Minion, before, activated):
@@ -282,7 +299,7 @@ def _bring_back(minion: Minion, before, activated):
     """
     for name in SERVICES:
         was = before["services"].get(name, {})
-        attempt(f"After undoing an apply, {name}", _bring_back_service, name, was, activated)
+        attempt(f"After undoing an apply, {name}", _bring_back_service, minion, name, was, activated)
 
 
 def _bring_back_service(minion: Minion, name, was, activated):
@@ -309,7 +326,7 @@ def pending(minion: Minion):
 
     Returns the list of the paths in the journal, or ``None`` when there is nothing to resolve.
     """
-    minion.context.pop("mta_transaction", None)
+    Run.of(minion).reset()
     if not _is_open(minion):
         return None
     return [entry["path"] for entry in _mta_journal.entries(minion)]
@@ -360,34 +377,35 @@ def undo(minion: Minion, reason):
     the server answers as it did before; ``None`` when it did not answer before), and ``comment``: all of that for
     people; empty when there was nothing to undo.
     """
-    run = current(minion)
+    run = Run.of(minion)
+    transaction = run.transaction
     undone = {"restored": [], "failed": [], "notes": [], "answers": None, "comment": ""}
-    run["undone"] = run["undone"] or f"This apply was undone: {reason}"
-    if not run["lock"]:
+    run.undone = run.undone or f"This apply was undone: {reason}"
+    if not transaction:
         return undone
     if not _is_open(minion):
-        run["undone"] = f"This apply was interrupted after its commit: {reason}"
-        end(run)
+        run.undone = f"This apply was interrupted after its commit: {reason}"
+        end(minion)
         return undone
     try:
-        undone.update(_roll_back(minion, run["before"], run["activated"]))
-        if run["before"]["services"]["postfix"]["active"]:
+        undone.update(_roll_back(minion, transaction.before, transaction.activated))
+        if transaction.before["services"]["postfix"]["active"]:
             # Also when it did not answer before: this returns when it is up again.
-            answers = attempt("The server cannot be asked", _answers_now, 20, 15)
-            undone["answers"] = answers or (False if run["before"]["answers"] else None)
+            answers = attempt("The server cannot be asked", _answers_now, minion, 20, 15)
+            undone["answers"] = answers or (False if transaction.before["answers"] else None)
     except OSError as err:
         undone["notes"].append(f"The journal cannot be removed, and the next apply undoes it again: {err}")
     finally:
-        end(run)
+        end(minion)
     if undone["failed"]:
-        run["undone"] = f"This apply was undone in part only, without {', '.join(undone['failed'])}: {reason}"
+        run.undone = f"This apply was undone in part only, without {', '.join(undone['failed'])}: {reason}"
     undone["comment"] = _undone_text(undone)
     return undone
 
 
 def _record(minion: Minion, path, kind, facts=None, contents=None):
     """Save what is at ``path`` before the member that runs changes it, and a fingerprint of what it will write."""
-    _mta_journal.record(minion, path, kind, {"module": current(minion)["module"], **(facts or {})}, contents)
+    _mta_journal.record(minion, path, kind, {"module": Run.of(minion).subject, **(facts or {})}, contents)
 
 
 def _numeric(user, group, status):
@@ -437,7 +455,7 @@ def write(minion: Minion, path, contents, user=None, group=None, mode=None, acti
     path = pathlib.Path(os.path.realpath(path))
     bits = None if mode is None else _mode(mode)
     try:
-        open_transaction(minion)
+        begin(minion)
         exists = path.exists()
         uid, gid = _numeric(user, group, path.stat() if exists else os.stat("/"))
         if bits is None:
@@ -463,7 +481,7 @@ def remove(minion: Minion, path, activate=None):
     if not path.exists():
         return
     try:
-        open_transaction(minion)
+        begin(minion)
         _record(minion, path, "file")
         need(minion, activate)
         _mta_journal.remove(path)
@@ -488,7 +506,7 @@ def directory(minion: Minion, path, user="root", group="root", mode="0755", runt
     path = pathlib.Path(path)
     bits = _mode(mode)
     try:
-        open_transaction(minion)
+        begin(minion)
         if not path.parent.is_dir():
             directory(minion, str(path.parent))
         exists = path.is_dir()
@@ -520,7 +538,7 @@ def command(minion: Minion, item, do, undo, evidence):
 
     Raises ``CommandExecutionError`` when a command of ``do`` fails.
     """
-    open_transaction(minion)
+    begin(minion)
     facts = {"do": _script(do), "undo": _script(undo), "evidence": json.dumps(evidence)}
     _record(minion, item, "command", facts)
     for argv in do:
@@ -560,7 +578,7 @@ def halt(minion: Minion):
 
     Returns whether it ran. Raises ``CommandExecutionError`` when it cannot be stopped.
     """
-    open_transaction(minion)
+    begin(minion)
     if not _mta_services.status(["postfix"])["postfix"]["active"]:
         return False
     try:
@@ -576,12 +594,9 @@ def afterwards(minion: Minion, function):
     Have a function called when the transaction has been committed, before anybody else can begin one.
 
     function
-        Its name, such as ``mta_originals.forget``. It has no arguments.
-
-    For other modules; there is no CLI Example for a function that leaves a transaction open.
+        Called with the minion.
     """
-    open_transaction(minion)
-    current(minion)["afterwards"].append(function)
+    begin(minion).afterwards.append(function)
 
 
 def need(minion: Minion, activate, let_go=()):
@@ -597,10 +612,9 @@ def need(minion: Minion, activate, let_go=()):
         other that spoke SMTP when the transaction began has to speak it when it is closed. Default: none.
     """
     if activate:
-        open_transaction(minion)
-        run = current(minion)
-        run["activate"] = stronger(run["activate"], activate)
-        run["let_go"].update(let_go)
+        transaction = begin(minion)
+        transaction.activate = stronger(transaction.activate, activate)
+        transaction.let_go.update(let_go)
 
 
 def outlook(minion: Minion):
@@ -611,14 +625,14 @@ def outlook(minion: Minion):
     "undone": a sentence or None, "members": {module: changes}}``: in a real run what the members did, in test mode
     what they announced.
     """
-    run = current(minion)
-    activate = run.get("activate", {}) if run["lock"] else run["announced"]
+    run = Run.of(minion)
+    activate = run.transaction.activate if run.transaction else run.activate
     return {
-        "changes": bool(run["changes"]),
+        "changes": bool(run.changes),
         "activate": dict(activate),
         "done": {service: DONE[action] for service, action in activate.items()},
-        "undone": run["undone"],
-        "members": dict(run["changes"]),
+        "undone": run.undone,
+        "members": dict(run.changes),
     }
 
 

@@ -9,8 +9,10 @@ Its end is an event for the master when it changed something or failed: ``postfi
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_apply
     import _mta_last_apply
-    from _mta_minion import Minion
+    import _mta_transaction
+    from _mta_minion import Minion, refuse_job
 
 
 def ended(results, config_directory="/etc/postfix", revision=None):
@@ -66,3 +68,84 @@ def differing():
         salt '*' mta_apply.differing
     """
     return _mta_last_apply.differing(Minion.of(globals()))
+
+
+def participate(participant, name, arguments, transaction=None, test=False, subject=None, **job):
+    """
+    Plan one participant's part of an apply, and make its changes when there are any. For states.
+
+    participant (str)
+        Its state, such as ``postconf.managed``.
+
+    name (str)
+        The state's name.
+
+    arguments (dict)
+        What the participant is to be.
+
+    transaction (str, default None)
+        Name of the transaction whose closing state activates and verifies; ``None``: it is closed here.
+
+    test (bool, default False)
+        Only plan.
+
+    subject (str, default: the name)
+        What the comment calls the thing.
+
+    Returns a state's result. As a job, or from a command line, it is refused.
+    """
+    refuse_job("mta_apply.participate", job)
+    minion = Minion.of(globals())
+    return _mta_apply.participate(minion, participant, name, arguments, transaction, test, subject)
+
+
+def converge(participant, name, arguments, test, subject, **job):
+    """
+    Plan what takes no part in the transaction, and make its changes when there are any. For states.
+
+    Parameters and result as for :func:`participate`; refused as a job.
+    """
+    refuse_job("mta_apply.converge", job)
+    return _mta_apply.converge(Minion.of(globals()), participant, name, arguments, test, subject)
+
+
+def commit(services=None, verify=None, **job):
+    """
+    Activate what the participants changed, hold the SMTP conversation, and commit or undo. For states.
+
+    services (list, default None)
+        Names of services that are enabled and run afterwards.
+
+    verify (dict, default None)
+        Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
+
+    Returns ``{"result": bool, "comment": str, "transcript": [str]}``; refused as a job.
+    """
+    refuse_job("mta_apply.commit", job)
+    return _mta_apply.commit(Minion.of(globals()), services, verify)
+
+
+def undo(reason, **job):
+    """
+    Undo the transaction that is open in this run. For states.
+
+    reason (str)
+        Why, as a sentence.
+
+    Returns ``restored`` and ``failed`` (lists of paths), ``notes``, ``answers`` (whether the server answers as it
+    did before) and ``comment``; refused as a job.
+    """
+    refuse_job("mta_apply.undo", job)
+    return _mta_transaction.undo(Minion.of(globals()), reason)
+
+
+def outlook(**job):
+    """
+    Tell what the state that closes the transaction will have to do. For states.
+
+    Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
+    "undone": a sentence or None, "members": {subject: changes}}``: in a real run what has been done, in test mode
+    what has been announced. Refused as a job.
+    """
+    refuse_job("mta_apply.outlook", job)
+    return _mta_transaction.outlook(Minion.of(globals()))

@@ -53,7 +53,7 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_fleet_ca
-    from _mta_minion import Minion
+    from _mta_minion import Minion, refuse_job
 
 
 def sign_request(request, ca_minion, policy=None, days=_mta_fleet_ca.DAYS):
@@ -147,3 +147,35 @@ def issue(request, policy, days=_mta_fleet_ca.DAYS, **kwargs):
         salt mail1.example.com publish.publish ca.example.com mta_fleet_ca.issue "[REQUEST, POLICY]"
     """
     return _mta_fleet_ca.issue(Minion.of(globals()), request, policy, days, **kwargs)
+
+
+def only_signs():
+    """
+    Tell whether this minion signs for a fleet and is no mail server.
+
+    Then nothing but ``state.apply postfix_mta`` makes it one, and ``postfix_mta.clean`` keeps its authority. It
+    signs when ``state.apply postfix_mta.fleet_ca`` has run here, or its pillar says for whom. It is a mail server
+    from the first ``state.apply postfix_mta`` on, until ``postfix_mta.clean``.
+
+    Returns the paths of the authority's certificate and key (``certificate``, ``key``), or ``None``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ca.example.com mta_fleet_ca.only_signs
+    """
+    return _mta_fleet_ca.only_signs(Minion.of(globals()))
+
+
+def record(certificate, key, **job):
+    """
+    Record that ``postfix_mta.fleet_ca`` has made, or found, an authority here. For states: refused as a job.
+
+    certificate, key (str)
+        Absolute paths of its certificate and its key.
+
+    Raises ``CommandExecutionError`` when it cannot be written.
+    """
+    refuse_job("mta_fleet_ca.record", job)
+    _mta_fleet_ca.record(Minion.of(globals()), certificate, key)

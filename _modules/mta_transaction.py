@@ -15,6 +15,7 @@ done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live jour
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_apply
     import _mta_transaction
     from _mta_minion import Minion
 
@@ -65,3 +66,31 @@ def recover():
         salt '*' mta_transaction.recover
     """
     return _mta_transaction.recover(Minion.of(globals()))
+
+
+def roll_back(commit=None, test=False):
+    """
+    Put back what the last apply changed in the mail server's files, as one transaction that is verified.
+
+    commit (float or dict, default None)
+        Unix time: the commit that is meant, as ``mta_status.report`` tells it, or a dictionary of minion id to it.
+        Another one is an error. Default: the last.
+
+    test (bool, default False)
+        Only tell.
+
+    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made, and a
+    certificate authority with its private key, which the comment names. As long as pillar has what was put back,
+    the next apply makes it again. A file that has been changed since is not overwritten: nothing is put back
+    then, nor when another apply changes something while this one waits for it to end. A private key that the apply
+    has encrypted stays encrypted.
+
+    Returns a state's result: ``result``, ``changes``, ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_transaction.roll_back test=True
+    """
+    return _mta_apply.roll_back(Minion.of(globals()), commit, test)

@@ -266,3 +266,27 @@ def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
         salt '*' postconf.lookup virtual_alias_maps info@example.com
     """
     return _mta_postfix_edit.lookup(Minion.of(globals()), table, key, config_directory)
+
+
+def refused(parameters=None, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+    """
+    Return what this Postfix would not know of new settings, before anything is changed.
+
+    parameters, services
+        Dictionaries as for ``postconf.managed``.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns a list of ``{"parameter" or "service": name, "reason": text, "nearest": name or None}``.
+    postconf(1) judges the merged configuration, so a name counts as known that is referred to as ``$name``,
+    is a restriction class, or belongs to a service or a table. Without a process, and empty, when every name
+    is in the files already, and when Postfix is not installed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.refused parameters='{"smtpd_baner": "x"}'
+    """
+    return _mta_postfix_stage.refused(Minion.of(globals()), parameters, services, config_directory)

@@ -480,7 +480,7 @@ def _restore(book, state, batch, rows):
     results, wrong = {}, {}
     if commits:
         options = {"commit": commits}
-        results = _let(list(commits), "mta_previous.take_back", options)
+        results = _let(list(commits), "mta_transaction.roll_back", options)
     for minion in commits:
         result = results.get(minion, "no answer")
         if not isinstance(result, dict) or result.get("result") is not True:

@@ -89,7 +89,7 @@ def rollout(
 
     action (str, default ``start``)
         ``resume``: go on with a rollout that stopped. ``take_back``: put back, on each server that it changed and
-        nobody else has since, what it changed (``mta_previous.take_back``), in the same way and the opposite
+        nobody else has since, what it changed (``mta_transaction.roll_back``), in the same way and the opposite
         order; then take the change out of pillar, too. ``show``: where it stands. ``forget``: leave things as they
         are, so that another one can start.
 

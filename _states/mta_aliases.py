@@ -35,14 +35,6 @@ def managed(name, aliases=None, seeded=None, absent_only=None, transaction=None)
         Name of the transaction whose closing state activates and verifies. Default: this state does it.
     """
     args = {"name": name, "aliases": aliases, "seeded": seeded, "absent_only": absent_only}
-    ret = __salt__["mta_transaction.member"](
-        name,
-        "mta_aliases",
-        args,
-        transaction=transaction,
-        test=__opts__["test"],
-        subject=f"The alias file {name}",
+    return __salt__["mta_apply.participate"](
+        "mta_aliases.managed", name, args, transaction, __opts__["test"], f"The alias file {name}"
     )
-    if ret["result"] and not ret["changes"] and not __opts__["test"]:
-        __salt__["mta_map.remember"]()
-    return ret

@@ -12,8 +12,6 @@ Keep the beacon that tells the master what is wrong with a mail server on or off
         - saslauthd: /var/spool/postfix/var/run/saslauthd/mux
 """
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
 
 def managed(name, enabled=False, **settings):
     """
@@ -38,15 +36,7 @@ def managed(name, enabled=False, **settings):
     saslauthd
         Absolute path of its socket. Default: it is not looked at.
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The beacon is in the correct state."}
     settings = {key: value for key, value in settings.items() if key[:2] != "__"}
-    try:
-        ret["changes"] = __salt__["mta_beacon.plan"](enabled=enabled, **settings)["changes"]
-        if ret["changes"] and __opts__["test"]:
-            ret.update(result=None, comment="The beacon would have been changed.")
-        elif ret["changes"]:
-            __salt__["mta_beacon.apply"](enabled=enabled, **settings)
-            ret["comment"] = "The beacon has been changed."
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, changes={}, comment=f"The beacon: {err}")
-    return ret
+    return __salt__["mta_apply.converge"](
+        "mta_beacon.managed", name, {"enabled": enabled, **settings}, __opts__["test"], "The beacon"
+    )

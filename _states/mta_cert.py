@@ -76,13 +76,13 @@ def ca_managed(name, key, transaction=None, **arguments):
           mta_cert.ca_managed:
             - key: /etc/ssl/private/cakey.pem
     """
-    return __salt__["mta_transaction.member"](
+    return __salt__["mta_apply.participate"](
+        "mta_cert.ca_managed",
         name,
-        "mta_ca",
         {"name": name, "key": key, **arguments},
-        transaction=transaction,
-        test=__opts__["test"],
-        subject=f"The certificate authority {name}",
+        transaction,
+        __opts__["test"],
+        f"The certificate authority {name}",
     )
 
 
@@ -150,13 +150,13 @@ def managed(name, key, hostname, transaction=None, **arguments):
             - key: /etc/ssl/private/smtpd.key
             - hostname: mail.example.com
     """
-    return __salt__["mta_transaction.member"](
+    return __salt__["mta_apply.participate"](
+        "mta_cert.managed",
         name,
-        "mta_cert",
         {"name": name, "key": key, "hostname": hostname, **arguments},
-        transaction=transaction,
-        test=__opts__["test"],
-        subject=f"The certificate {name} with its key",
+        transaction,
+        __opts__["test"],
+        f"The certificate {name} with its key",
     )
 
 
@@ -182,12 +182,6 @@ def only(name, keep, transaction=None):
           mta_cert.only:
             - keep: [/etc/ssl/certs/smtpd.crt, /etc/ssl/private/smtpd.key]
     """
-    return __salt__["mta_transaction.member"](
-        name,
-        "mta_cert",
-        {"keep": keep},
-        transaction=transaction,
-        test=__opts__["test"],
-        subject="The set of certificates",
-        functions=("only_plan", "only_apply"),
+    return __salt__["mta_apply.participate"](
+        "mta_cert.only", name, {"keep": keep}, transaction, __opts__["test"], "The set of certificates"
     )

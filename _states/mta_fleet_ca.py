@@ -13,7 +13,7 @@ The certificate of a fleet's authority in the system's trust store, and what the
 ``salt-call sys.doc mta_fleet_ca``.
 """
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError
 
 
 def trusted(name, source, command):
@@ -64,14 +64,7 @@ def signs(name, key):
 
 
 def _trust_store(name, source, command):
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The trust store is in the correct state."}
-    try:
-        changes = __salt__["mta_fleet_ca.trust_plan"](name, source)
-        if changes and __opts__["test"]:
-            ret.update(result=None, changes=changes, comment="The trust store would have been changed.")
-        elif changes:
-            __salt__["mta_fleet_ca.trust_apply"](name, source, command)
-            ret.update(changes=changes, comment="The trust store has been changed.")
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, comment=str(err))
-    return ret
+    arguments = {"name": name, "source": source, "command": command}
+    return __salt__["mta_apply.converge"](
+        "mta_fleet_ca.trusted", name, arguments, __opts__["test"], "The trust store"
+    )

@@ -91,12 +91,9 @@ def managed(
         "package": package,
         "logins": logins,
     }
-    ret = __salt__["mta_transaction.member"](
-        name, "mta_map", args, transaction=transaction, test=__opts__["test"], subject=f"The table {name}"
+    return __salt__["mta_apply.participate"](
+        "mta_map.managed", name, args, transaction, __opts__["test"], f"The table {name}"
     )
-    if ret["result"] and not ret["changes"] and not __opts__["test"]:
-        __salt__["mta_map.remember"]()
-    return ret
 
 
 def only(name, keep=None, absent=None, transaction=None):
@@ -117,12 +114,11 @@ def only(name, keep=None, absent=None, transaction=None):
     transaction
         Name of the transaction whose closing state verifies. Default: this state does it.
     """
-    return __salt__["mta_transaction.member"](
+    return __salt__["mta_apply.participate"](
+        "mta_map.only",
         name,
-        "mta_map",
         {"keep": keep, "absent": absent},
-        transaction=transaction,
-        test=__opts__["test"],
-        subject="The set of lookup tables",
-        functions=("only_plan", "only_apply"),
+        transaction,
+        __opts__["test"],
+        "The set of lookup tables",
     )

@@ -56,7 +56,7 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
         problems = [str(err)]
     if not problems:
         ret["comment"] = "\n".join(["The server answers as described:", *transcript])
-    elif __opts__["test"] and (not listening or __salt__["mta_transaction.outlook"]()["changes"]):
+    elif __opts__["test"] and (not listening or __salt__["mta_apply.outlook"]()["changes"]):
         ret.update(result=None, comment="The server would be verified by a live SMTP conversation.")
     else:
         ret.update(
@@ -96,7 +96,7 @@ def audited(name, severity="medium", accepted=None, timeout=120):
     if severity not in SEVERITIES:
         ret.update(result=False, comment=f"severity is one of {', '.join(SEVERITIES)}, not {severity!r}")
         return ret
-    later = __opts__["test"] and __salt__["mta_transaction.outlook"]()["changes"]
+    later = __opts__["test"] and __salt__["mta_apply.outlook"]()["changes"]
     try:
         seen = __salt__["mta_probe.audit"](timeout=timeout)
     except CommandExecutionError as err:

@@ -9,8 +9,6 @@ Keep the apply in the minion's schedule, each minion at moments of its own.
         - minutes: 30
 """
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
 
 def managed(name, enabled=False, minutes=30, splay=None, return_job=True):
     """
@@ -32,15 +30,7 @@ def managed(name, enabled=False, minutes=30, splay=None, return_job=True):
     return_job
         Whether the master gets the results, and keeps them in its job cache. Default true.
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The schedule is in the correct state."}
-    settings = {"enabled": enabled, "minutes": minutes, "splay": splay, "return_job": return_job}
-    try:
-        ret["changes"] = __salt__["mta_schedule.plan"](**settings)["changes"]
-        if ret["changes"] and __opts__["test"]:
-            ret.update(result=None, comment="The schedule would have been changed.")
-        elif ret["changes"]:
-            __salt__["mta_schedule.apply"](**settings)
-            ret["comment"] = "The schedule has been changed."
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, changes={}, comment=f"The schedule: {err}")
-    return ret
+    arguments = {"enabled": enabled, "minutes": minutes, "splay": splay, "return_job": return_job}
+    return __salt__["mta_apply.converge"](
+        "mta_schedule.managed", name, arguments, __opts__["test"], "The schedule"
+    )

@@ -76,7 +76,7 @@ def committed(name, services=None, verify=None):
         and master.cf promise has to work.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "Nothing had to be activated."}
-    outlook = __salt__["mta_transaction.outlook"]()
+    outlook = __salt__["mta_apply.outlook"]()
     if outlook["undone"]:
         ret.update(result=False, comment=outlook["undone"])
         return ret
@@ -98,17 +98,17 @@ def committed(name, services=None, verify=None):
                 comment="The services would have been activated, and verified by a live SMTP conversation.",
             )
             return ret
-        outcome = __salt__["mta_transaction.close"](services=services, verify=verify)
+        outcome = __salt__["mta_apply.commit"](services=services, verify=verify)
         ret["comment"] = outcome["comment"]
         if not outcome["result"]:
             ret.update(result=False, changes={})
     except CommandExecutionError as err:
-        undone = __salt__["mta_transaction.undo"](str(err))
+        undone = __salt__["mta_apply.undo"](str(err))
         comment = "\n".join(filter(None, [str(err), undone["comment"]]))
         ret.update(result=False, changes={}, comment=comment)
     except BaseException as err:
         if not __opts__["test"]:
-            __salt__["mta_transaction.undo"](repr(err))
+            __salt__["mta_apply.undo"](repr(err))
         raise
     return ret
 
@@ -129,10 +129,6 @@ def restored(name):
     if authority:
         comment = f"This minion only signs for a fleet: {' and '.join(authority.values())} stay as they are."
         return {"name": name, "changes": {}, "result": True, "comment": comment}
-    return __salt__["mta_transaction.member"](
-        name,
-        "mta_originals",
-        {},
-        test=__opts__["test"],
-        subject="What this formula changed",
+    return __salt__["mta_apply.participate"](
+        "mta_transaction.restored", name, {}, None, __opts__["test"], "What this formula changed"
     )

@@ -101,11 +101,6 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
         "unmanaged": unmanaged,
         "revert": revert,
     }
-    return __salt__["mta_transaction.member"](
-        name,
-        "postconf",
-        args,
-        transaction=transaction,
-        test=__opts__["test"],
-        subject=f"Postfix's configuration in {name}",
+    return __salt__["mta_apply.participate"](
+        "postconf.managed", name, args, transaction, __opts__["test"], f"Postfix's configuration in {name}"
     )

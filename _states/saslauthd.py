@@ -128,8 +128,8 @@ def managed(
         "mech_list": mech_list,
         "member": member,
     }
-    return __salt__["mta_transaction.member"](
-        name, "saslauthd", args, transaction=transaction, test=__opts__["test"], subject="saslauthd"
+    return __salt__["mta_apply.participate"](
+        "saslauthd.managed", name, args, transaction, __opts__["test"], "saslauthd"
     )
 
 
@@ -145,12 +145,6 @@ def absent(name="saslauthd", transaction=None):
     transaction
         Name of the transaction that activates and verifies it. Default: this state does so itself.
     """
-    return __salt__["mta_transaction.member"](
-        name,
-        "saslauthd",
-        {},
-        transaction=transaction,
-        test=__opts__["test"],
-        subject="saslauthd",
-        functions=("absent_plan", "absent_apply"),
+    return __salt__["mta_apply.participate"](
+        "saslauthd.absent", name, {}, transaction, __opts__["test"], "saslauthd"
     )

@@ -348,7 +348,7 @@ def test_a_listener_that_the_pillar_takes_out_goes(container, client, healthy, p
 def test_a_listener_that_the_last_apply_brought_is_taken_back_with_it(container, client, healthy):
     states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": {OTHER_PORT: SUBMISSION}}})
     assert failed(states) == []
-    taken_back = container.call("mta_previous.take_back")
+    taken_back = container.call("mta_transaction.roll_back")
     assert taken_back["result"] is True, taken_back["comment"]
     assert "2525" not in container.exec("postconf -M").stdout
     assert client.is_served(time.time())

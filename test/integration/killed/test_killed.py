@@ -615,7 +615,7 @@ class TestTwoAtOnce:
         server.prepare()
         server.converges()
         server.prepare()
-        first, second = overtaken(command("mta_previous.take_back"), apply)
+        first, second = overtaken(command("mta_transaction.roll_back"), apply)
         self.good(second)
         now = server.inspect()
         assert (first["result"], first["changes"]) == (False, {})
@@ -629,7 +629,7 @@ class TestTwoAtOnce:
 
     def test_an_apply_makes_again_what_was_taken_back_meanwhile(self, server, overtaken, command, apply):
         server.prepare()
-        first, second = overtaken(apply, command("mta_previous.take_back"))
+        first, second = overtaken(apply, command("mta_transaction.roll_back"))
         assert second["result"], second
         self.good(first)
         assert f"ESMTP {server.number}\n" in server.inspect()["main.cf"]

@@ -149,7 +149,7 @@ class TestSecretsOfTheAuthority:
         assert "ENCRYPTED" in host.file(self.KEY).content_string
         assert forms("none") == []
         locked = host.file(self.KEY).content_string
-        refused = container.call("mta_previous.take_back")
+        refused = container.call("mta_transaction.roll_back")
         assert refused["result"] is False
         assert f"{self.KEY} stays as it is: it was encrypted" in refused["comment"]
         assert host.file(self.KEY).content_string == locked
@@ -176,15 +176,12 @@ class TestSecretsOfTheAuthority:
         ["mta_transaction.write", "/etc/postfix/by-hand", "x"],
         ["mta_transaction.remove", "/etc/aliases"],
         ["mta_transaction.need", '{"postfix": "restart"}'],
-        ["mta_transaction.close"],
-        ["mta_transaction.member", "/etc/aliases", "mta_aliases", '{"aliases": {"x": "bob"}}', "transaction=t"],
+        ["mta_apply.commit"],
+        ["mta_apply.participate", "mta_aliases.managed", "/etc/aliases", '{"aliases": {"x": "bob"}}', "transaction=t"],
         ["mta_aliases.apply", 'aliases={"x": "bob"}'],
         ["postconf.apply", 'parameters={"biff": true}'],
-        ["mta_journal.begin", "{}"],
-        ["mta_previous.apply"],
-        ["mta_x509.make_key", "ec", "256"],
-        ["mta_pem.read", "/etc/ssl/private/smtpd.key"],
-        ["mta_secret.get", "postfix_mta:certificate:ca:passphrase"],
+        ["mta_apply.undo", "no reason"],
+        ["mta_map.unfit", "/etc/postfix/x", "hash", "{}"],
     ],
     ids=lambda command: command[0],
 )

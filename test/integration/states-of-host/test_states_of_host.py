@@ -204,7 +204,7 @@ def test_a_clean_up_leaves_a_main_cf_that_was_edited_with_all_that_it_needs(mana
 
 def test_an_authority_s_private_key_outlives_everything(managed):
     key = managed.exec(["sha256sum", AUTHORITY]).stdout
-    managed.call("mta_previous.take_back")
+    managed.call("mta_transaction.roll_back")
     done = clean(managed)
     assert f"To remove it by hand: rm {AUTHORITY}" in done["comment"]
     assert managed.exec(["sha256sum", AUTHORITY]).stdout == key

@@ -102,7 +102,9 @@ def _needed(minion: Minion, entries, modules, asked):
     made = [
         entry["path"]
         for entry in entries
-        if entry["kind"] == "absent" and not _mta_snapshots.is_record(minion, entry)
+        # The other half of a pair may be one that goes.
+        if not _mta_snapshots.is_record(minion, entry)
+        and (entry["kind"] == "absent" or modules[entry["path"]] == "mta_cert")
     ]
     sources = {path: _mta_snapshots.source(path) or path for path in made}
     named = _mta_postfix_outlook.naming(minion, list(sources.values()))

@@ -204,9 +204,9 @@ def _roll_back(minion: Minion, before, activated):
     Raises ``OSError`` when the journal cannot be resolved.
     """
     outcome = {"restored": [], "failed": [], "notes": []}
-    entries = _mta_journal.entries(minion)[::-1]
     failed = []
     try:
+        entries = _mta_journal.entries(minion)[::-1]
         if _mta_journal.halted(minion):
             attempt("Postfix could not be stopped meanwhile", _stop_postfix)
         for entry in entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import SaltInvocationError
@@ -60,7 +61,7 @@ class Participant(NamedTuple):
     remember: Callable[..., None] | None = None
 
 
-def stronger(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
+def stronger(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
     """
     Merge two activations: of two actions for one service the stronger one.
 

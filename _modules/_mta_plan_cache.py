@@ -11,7 +11,7 @@ from _mta_minion import Minion
 from _mta_plan import Plan
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "76accb8cb190"
+REVISION = "a70b0f6a235b"
 
 
 def _name(subject):

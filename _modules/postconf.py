@@ -4,8 +4,8 @@ Read, check and change Postfix's ``main.cf`` and ``master.cf``.
 Reading happens in process, by the rules of postconf(5) and master(5): a run that has nothing to change reads
 two files and starts no program. A change is checked first in a private copy, by Postfix's own programs and
 daemons, and rolled back when the server does not answer as it should. Values that Postfix takes for the same are
-the same: a list such as ``mynetworks`` is compared item by item, whether commas or blanks separate them; everything
-else is text.
+the same: a list such as ``mynetworks`` is compared item by item, whether commas or blanks separate them; the rest
+is text.
 """
 
 import _mta_guard

@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 import salt.minion
+import salt.utils.args
 from library import imports, is_private
 from salt.exceptions import CommandExecutionError
 
@@ -119,17 +120,9 @@ def test_every_example_could_be_called(modules):
         for words in commands(function):
             called = next((word for word in words if word in own), None)
             assert called == name, (name, words)
-            position = words.index(called)
-            args = salt.utils.args.parse_input(words[position + 1 :], condition=False)
-            kwargs = {
-                key: value
-                for one in args
-                if isinstance(one, dict) and "__kwarg__" in one
-                for key, value in one.items()
-                if key != "__kwarg__"
-            }
-            plain = [one for one in args if not (isinstance(one, dict) and "__kwarg__" in one)]
-            inspect.signature(function).bind(*plain, **kwargs)
+            words = words[words.index(called) + 1 :]
+            args, kwargs = salt.utils.args.parse_input(words, condition=False)
+            inspect.signature(function).bind(*args, **kwargs)
 
 
 def test_no_example_has_a_key_or_a_password_in_it(modules):

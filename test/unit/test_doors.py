@@ -120,7 +120,10 @@ def test_every_example_could_be_called(modules):
         for words in commands(function):
             called = next((word for word in words if word in own), None)
             assert called == name, (name, words)
-            words = words[words.index(called) + 1 :]
+            position = words.index(called)
+            if position > 2:
+                continue  # another function calls it
+            words = words[position + 1 :]
             args, kwargs = salt.utils.args.parse_input(words, condition=False)
             inspect.signature(function).bind(*args, **kwargs)
 

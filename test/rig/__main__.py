@@ -11,6 +11,7 @@ Run this formula's tests.
     bin/test image PLATFORM                  build one
     bin/test pytest PYTEST-ARGS              pytest in the rig's environment (for Test Kitchen's verifier)
     bin/test scale [MINIONS...]              what a fleet costs its master (test/scale.py); not part of everything
+    bin/test judge [N] [SEED]                whether changes are judged rightly (test/judge); neither is that
 
 An option and everything after it goes to pytest.
 """
@@ -245,6 +246,9 @@ def main(command="all", *words):
     if command == "scale":
         with clean_engine():
             return run([sys.executable, "test/scale.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
+    if command == "judge":
+        with clean_engine():
+            return run([sys.executable, "-m", "judge", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "pytest":
         os.chdir(REPOSITORY)
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])

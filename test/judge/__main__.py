@@ -47,31 +47,39 @@ def bundles(found):
     return list(groups.values())
 
 
-def try_all(found, instance, number, label, tell):
-    """Try cases on a number of hosts at a time; their outcomes."""
+def try_all(found, instance, number, labels, tell):
+    """
+    Try cases on a number of hosts at a time; their outcomes.
+
+    labels: of the hosts, who are named after the first. tell: called with each outcome, and how many there are.
+    """
     work = queue.SimpleQueue()
     for bundle in bundles(found):
         work.put(bundle)
-    done = []
+    done, hosts = [], []
 
     def serve(index):
-        host = Host.start(f"{label.replace('=', '-')}-{index}", instance, [label])
-        try:
+        host = Host.start(f"{labels[0].replace('=', '-')}-{index}", instance, labels)
+        hosts.append(host)
+        with contextlib.suppress(queue.Empty):
             while True:
-                try:
-                    bundle = work.get_nowait()
-                except queue.Empty:
-                    return
-                for case in bundle:
+                for case in work.get_nowait():
                     outcome = outcomes.assess(case, host.try_case(case.job()))
                     done.append(outcome)
                     tell(outcome, len(done))
-        finally:
-            host.stop()
 
     with concurrent.futures.ThreadPoolExecutor(number) as pool:
-        for job in [pool.submit(serve, index) for index in range(min(number, work.qsize()))]:
-            job.result()
+        jobs = [pool.submit(serve, index) for index in range(min(number, work.qsize()))]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            # Also when this ends early: a host that is asked nothing more ends its worker.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    work.get_nowait()
+            for host in hosts:
+                host.stop()
     order = {case.name: place for place, case in enumerate(found)}
     return sorted(done, key=lambda outcome: order[outcome.case.name])
 
@@ -126,7 +134,7 @@ def main():
                 flush=True,
             )
 
-        results = try_all(found, instance, options.hosts, label, tell)
+        results = try_all(found, instance, options.hosts, [label], tell)
     print(
         f"\n{outcomes.report(results)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s, all of it: {path}"
     )

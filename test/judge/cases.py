@@ -153,9 +153,10 @@ def named():
         base = about.get("server", {})
         server = servers.make(base.get("profile", "guide"), base.get("features", []))
         checks = [servers.placed(check) for check in base.get("checks", ())]
+        own = any(key in base for key in ("pillar", "host", "drift", "checks"))
         server = dataclasses.replace(
             server,
-            name=name,
+            name=f"{server.name} ({name})" if own else server.name,
             pillar=merge(server.pillar, base.get("pillar", {})),
             checks=(*server.checks, *checks),
             host=base.get("host", ""),

@@ -1,6 +1,5 @@
 """The hosts on which cases are tried: containers with a network of strangers inside, and a worker in each."""
 
-import contextlib
 import hashlib
 import json
 import pathlib
@@ -8,7 +7,6 @@ import subprocess
 
 from rig import PREFIX, images, venvs
 from rig.container import Container
-from rig.engine import docker
 
 INSIDE = pathlib.Path(__file__).with_name("inside")
 PLACE = "/srv/judge"
@@ -72,11 +70,5 @@ class Host:
 
     def stop(self):
         """End the worker."""
-        with contextlib.suppress(OSError):
-            self.worker.stdin.close()
+        self.worker.terminate()
         self.worker.wait(60)
-
-
-def remove_image(name):
-    """Remove an image."""
-    docker("rmi", "--force", name)

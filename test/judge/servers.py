@@ -189,7 +189,7 @@ FEATURES = {
     "content filter": Feature(
         {"parameters": {"content_filter": "smtp:[127.0.0.1]:10024"}, "services": FILTERED},
         (),
-        ("before-queue filter",),
+        ("before-queue filter", "smarthost"),
     ),
     "before-queue filter": Feature(
         {

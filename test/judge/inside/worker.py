@@ -28,7 +28,8 @@ PILLAR = pathlib.Path("/srv/pillar/postfix_mta.sls")
 POSTFIX = pathlib.Path("/etc/postfix")
 QUEUE = pathlib.Path("/var/spool/postfix")
 AT_WORK = ("incoming", "active", "maildrop")
-QUEUES = (*AT_WORK, "deferred", "hold", "bounce", "defer", "trace", "corrupt", "flush", "saved")
+LYING = (*AT_WORK, "deferred", "hold", "corrupt")
+QUEUES = (*LYING, "bounce", "defer", "trace", "flush", "saved")
 MAILBOXES = ("/var/mail", "/var/vmail", "/var/tmp/caught", "/home/alice", "/home/bob")
 RUNNING = ("mux", "mux.accept", "saslauthd.pid", "cache.mmap", "cache.flock")
 # What a server is, beside its queue. Not what the engine has mounted, nor the packages' lists.
@@ -77,13 +78,17 @@ def start():
     run("systemctl", "start", "postfix", check=False)
 
 
+def files_in(directory):
+    """The files below a directory."""
+    return [pathlib.Path(folder, file) for folder, _, files in os.walk(directory) for file in files]
+
+
 def wipe():
     """No message anywhere."""
     for name in QUEUES:
-        for folder, _, files in os.walk(QUEUE / name):
-            for file in files:
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(folder, file))
+        for path in files_in(QUEUE / name):
+            with contextlib.suppress(OSError):
+                path.unlink()
     for mailbox in MAILBOXES:
         for entry in pathlib.Path(mailbox).glob("*"):
             with contextlib.suppress(OSError):
@@ -155,21 +160,18 @@ def outside(order):
             return json.loads(stream.readline())
 
 
-def waiting(names=AT_WORK):
-    """How many messages are in some of the queues."""
-    return sum(len(files) for name in names for _, _, files in os.walk(QUEUE / name))
+def waiting():
+    """How many messages Postfix is at work with."""
+    return sum(len(files_in(QUEUE / name)) for name in AT_WORK)
 
 
 def mailbox_texts():
     """``{path: text}`` of everything in all mailboxes."""
     found = {}
-    for mailbox in MAILBOXES:
-        for folder, _, files in os.walk(mailbox):
-            for file in files:
-                if not file.startswith("dovecot"):
-                    path = pathlib.Path(folder, file)
-                    with contextlib.suppress(OSError):
-                        found[str(path)] = path.read_text(errors="replace")
+    for path in (path for mailbox in MAILBOXES for path in files_in(mailbox)):
+        if not path.name.startswith(("dovecot", ".")):
+            with contextlib.suppress(OSError):
+                found[str(path)] = path.read_text(errors="replace")
     return found
 
 
@@ -497,10 +499,11 @@ class Worker:
 
 
 def left_over():
-    """Messages that are somewhere although nobody has sent one."""
-    found = [f"queue: {name}" for name in QUEUES if name not in ("bounce", "defer", "trace") and waiting([name])]
-    found += list(mailbox_texts())
-    return found + [f"outside: {message['recipients']}" for message in outside({"messages": True})]
+    """Messages that are somewhere although nobody has sent one. What Postfix tells its postmaster is none of them."""
+    found = {str(path): path.read_text(errors="replace") for name in LYING for path in files_in(QUEUE / name)}
+    found.update(mailbox_texts())
+    found.update((f"outside: {one['recipients']}", one["text"]) for one in outside({"messages": True}))
+    return [place for place, text in found.items() if NOTICE not in text]
 
 
 def put(files):

@@ -90,7 +90,7 @@ def wipe():
             with contextlib.suppress(OSError):
                 path.unlink()
     for mailbox in MAILBOXES:
-        for entry in pathlib.Path(mailbox).glob("*"):
+        for entry in pathlib.Path(mailbox).glob("[!.]*"):
             with contextlib.suppress(OSError):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     outside({"forget": True})
@@ -165,10 +165,10 @@ def waiting():
     return sum(len(files_in(QUEUE / name)) for name in AT_WORK)
 
 
-def mailbox_texts():
-    """``{path: text}`` of everything in all mailboxes."""
+def mailbox_texts(mailboxes=MAILBOXES):
+    """``{path: text}`` of everything in mailboxes; dotfiles are no messages."""
     found = {}
-    for path in (path for mailbox in MAILBOXES for path in files_in(mailbox)):
+    for path in (path for mailbox in mailboxes for path in files_in(mailbox)):
         if not path.name.startswith(("dovecot", ".")):
             with contextlib.suppress(OSError):
                 found[str(path)] = path.read_text(errors="replace")
@@ -499,8 +499,8 @@ class Worker:
 
 
 def left_over():
-    """Messages that are somewhere although nobody has sent one. What Postfix tells its postmaster is none of them."""
-    found = {str(path): path.read_text(errors="replace") for name in LYING for path in files_in(QUEUE / name)}
+    """Messages that are somewhere although nobody has sent one; not those in which Postfix tells its postmaster."""
+    found = mailbox_texts([QUEUE / name for name in LYING])
     found.update(mailbox_texts())
     found.update((f"outside: {one['recipients']}", one["text"]) for one in outside({"messages": True}))
     return [place for place, text in found.items() if NOTICE not in text]

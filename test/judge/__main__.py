@@ -4,6 +4,7 @@ Whether the formula judges changes rightly: it commits what works, and undoes wh
     bin/test judge [N] [SEED]          N changes of working servers by chance (default 60), and the named cases
     bin/test judge --case NAME…        single cases, by the seed that the report shows, or by name
     bin/test judge --named             the named cases only
+    bin/test judge --servers           no changes: whether the servers to begin from work, a feature at a time
     bin/test judge --list              every change and every named case
 
 Real mail is the truth, the result of `state.apply` is the verdict. Printed are the cases in which the two do not
@@ -21,7 +22,7 @@ import signal
 import sys
 import time
 
-from judge import cases, outcomes
+from judge import cases, outcomes, servers
 from judge.hosts import Host
 from rig import PREFIX, kitchen, venvs
 from rig.container import remove_all
@@ -32,6 +33,12 @@ def chosen(options):
     if options.case:
         known = cases.named()
         return [known[name] if name in known else cases.draw(int(name)) for name in options.case]
+    if options.servers:
+        return [
+            cases.of_server(profile, name)
+            for profile in ("guide", "hardened")
+            for name in servers.fitting(profile)
+        ]
     found = list(cases.named().values())
     if not options.named:
         first = options.seed * 100_000
@@ -102,6 +109,7 @@ def main():
     parser.add_argument("seed", metavar="SEED", type=int, nargs="?", default=random.randrange(1000))
     parser.add_argument("--case", metavar="NAME", nargs="+")
     parser.add_argument("--named", action="store_true")
+    parser.add_argument("--servers", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--hosts", type=int, default=(os.cpu_count() or 1) + 1, help="how many at a time")
     parser.add_argument("--platform", default="debian-12-salt-3008")
@@ -127,7 +135,7 @@ def main():
                 "result": outcome.result,
             }
             file.write(json.dumps(line) + "\n")
-            mark = "right" if outcome.is_right else f"WRONG: {'; '.join(outcome.wrong)}"
+            mark = "right" if outcome.is_right else f"WRONG: {'; '.join(text.splitlines()[0] for text in outcome.wrong)}"
             names = " + ".join(change.name for change in outcome.case.changes)
             print(
                 f"{number}/{len(found)} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}",

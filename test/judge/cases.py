@@ -113,6 +113,8 @@ class Case:
 
     def job(self):
         """What a worker needs to try it."""
+        if not self.changes:
+            return {"base": self.server.job()}
         change = {part: self.all_of(part) for part in (*OWN, "pillar", "files")}
         change["checks"] = [servers.placed(check) for one in self.changes for check in one.about.get("checks", ())]
         change["host"] = "\n".join(one.about.get("host", "") for one in self.changes).strip()
@@ -136,6 +138,12 @@ def draw(seed):
         if not taken & further.keys and not (kind == "harmful" and further.about.get("excuses")):
             chosen.append(further)
     return Case(str(seed), server, tuple(chosen))
+
+
+def of_server(profile, feature):
+    """A case without a change: a server with one feature, or ``None``."""
+    server = servers.make(profile, [feature] if feature else [])
+    return Case(f"server: {server.name}", server, ())
 
 
 @functools.lru_cache

@@ -33,17 +33,15 @@ class Outcome:
 
 def compare(before, after):
     """``{check: what}`` of the checks that were good and are not."""
-    return {
-        name: after[name]["what"]
-        for name in after
-        if name not in BESIDE and not after[name]["ok"] and before.get(name, {"ok": True})["ok"]
-    }
+    return {name: what for name, what in failing(after).items() if before.get(name, {"ok": True})["ok"]}
 
 
 def assess(case, result):
     """The outcome of a case. ``result`` is the worker's."""
     if "error" in result:
         return Outcome(case, result, {}, {}, "no result", "no result", (f"not tried: {result['error']}",))
+    if not case.changes:
+        return of_server(case, result)
     found = compare(result["base"]["truth"], result["truth"])
     excused = {name: what for name, what in found.items() if name.split()[0] in case.excuses}
     broken = {name: what for name, what in found.items() if name not in excused}
@@ -73,6 +71,21 @@ def assess(case, result):
     if result.get("differences"):
         wrong.append(f"not undone completely: {', '.join(result['differences'][:4])}")
     return Outcome(case, result, broken, excused, row, column, tuple(wrong))
+
+
+def of_server(case, result):
+    """The outcome of a server that was only made."""
+    broken = failing(result["base"]["truth"])
+    undone = result["base"].get("undone", [])
+    wrong = [f"undone for nothing: {shortened(' '.join(undone))}"] if undone else []
+    wrong += [f"{name}: {what}" for name, what in broken.items()]
+    column = UNDONE if undone else COMMITTED
+    return Outcome(case, result, broken, {}, BROKEN if broken else WORKS, column, tuple(wrong))
+
+
+def failing(truth):
+    """``{check: what}`` of the checks that are not good."""
+    return {name: one["what"] for name, one in truth.items() if name not in BESIDE and not one["ok"]}
 
 
 def matrix(outcomes):
@@ -116,7 +129,7 @@ def describe(outcome):
     lines = [f"case {case.name}: {'; '.join(outcome.wrong) or 'right'} [{outcome.row}, {outcome.column}]"]
     lines.append(f"  server: {case.server.name}")
     lines += [f"  {line}" for line in settings(case)]
-    if "error" not in result:
+    if case.changes and "error" not in result:
         lines.append(f"  real mail ({result['how']}):")
         for name, what in {**outcome.broken, **outcome.excused}.items():
             lines.append(f"    {name}: {what}" + (" (excused)" if name in outcome.excused else ""))
@@ -139,7 +152,7 @@ def bases(outcomes):
         base = outcome.result.get("base")
         if base is None:
             continue
-        bad = {name: one["what"] for name, one in base["truth"].items() if name not in BESIDE and not one["ok"]}
+        bad = failing(base["truth"])
         if bad:
             lines[f"{base['name']}: does not work: {bad} {base['truth'].get('notes', [])[-4:]}"] = None
         if base.get("undone"):

@@ -347,3 +347,8 @@ def draw(seed):
         if not unfit and not any(name in FEATURES[other].without for other in names):
             names.append(name)
     return make(profile, names)
+
+
+def fitting(profile):
+    """No feature, and each that goes with a profile."""
+    return [None, *(name for name, feature in FEATURES.items() if profile not in feature.without)]

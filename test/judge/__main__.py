@@ -135,7 +135,8 @@ def main():
                 "result": outcome.result,
             }
             file.write(json.dumps(line) + "\n")
-            mark = "right" if outcome.is_right else f"WRONG: {'; '.join(text.splitlines()[0] for text in outcome.wrong)}"
+            wrong = "; ".join(text.splitlines()[0] for text in outcome.wrong)
+            mark = f"WRONG: {wrong}" if wrong else "right"
             names = " + ".join(change.name for change in outcome.case.changes)
             print(
                 f"{number}/{len(found)} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}",

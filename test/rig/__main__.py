@@ -48,6 +48,7 @@ LONG = (
     "mail-flow",
     "hardened",
     "bad-settings",
+    "judge",
     "renewal",
     "fleet-ca",
 )

@@ -41,7 +41,7 @@ def found(instance):
         remove_all(label)
 
 
-@pytest.mark.parametrize("case", params())
+@pytest.mark.parametrize("case", list(params()))
 def test_the_verdict_is_what_real_mail_says(found, case):
     outcome = found[case.name]
     assert outcome.is_right, outcomes.describe(outcome)

@@ -341,6 +341,7 @@ def main(command="all", *words):
             return run([sys.executable, "test/scale.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "judge":
         with clean_engine():
+            return run([sys.executable, "-m", "judge", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "pytest":
         os.chdir(REPOSITORY)
         os.environ.update(bytecode())

@@ -1,9 +1,9 @@
 """
 What unit tests share.
 
-A test of the library imports it (``_modules`` is on the path) and hands it a ``minion`` whose paths are all below a
-temporary directory. Real Salt loaders over the working tree (``modules``, ``states``, ``runners``) are for the tests
-of what Salt loads.
+A test of the library imports it (``_modules`` is on the path) and hands it a ``minion`` whose paths are all below
+a temporary directory. Real Salt loaders over the working tree (``modules``, ``states``, ``runners``) are for the
+tests of what Salt loads.
 """
 
 import importlib
@@ -51,11 +51,18 @@ def minion(tmp_path, context, pillar, functions):
 
 
 @pytest.fixture
-def pretend(monkeypatch):
-    """``pretend("_mta_services.status", callable)``: what the library calls instead, without its minion."""
+def pretend(monkeypatch, functions):
+    """
+    ``pretend("_mta_services.status", callable)``: what the library calls instead, without its minion.
+
+    ``pretend("event.send", callable)``: what it finds as a function of Salt's own.
+    """
 
     def replace(name, function):
         module, _, attribute = name.partition(".")
+        if not module.startswith("_mta_"):
+            functions[name] = function
+            return
         module = importlib.import_module(module)
         takes = list(inspect.signature(getattr(module, attribute)).parameters)[:1] == ["minion"]
         stand_in = (lambda _, *args, **kwargs: function(*args, **kwargs)) if takes else function

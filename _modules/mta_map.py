@@ -9,8 +9,8 @@ from __future__ import annotations
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_tables
-    from _mta_minion import Minion, refuse_job
 
 
 def default_type() -> str | None:
@@ -25,7 +25,7 @@ def default_type() -> str | None:
 
         salt '*' mta_map.default_type
     """
-    return _mta_tables.default_type(Minion.of(globals()))
+    return _mta_tables.default_type(_mta_minion.Minion.of(globals()))
 
 
 def show(path: str, kind: str) -> list[list[str]] | None:
@@ -73,7 +73,7 @@ def lookup(table: str, key: str, config_directory: str = "/etc/postfix") -> str 
         salt '*' mta_map.lookup hash:/etc/postfix/virtual info@example.com
         salt '*' mta_map.lookup virtual_alias_maps info@example.com
     """
-    return _mta_tables.lookup(Minion.of(globals()), table, key, config_directory)
+    return _mta_tables.lookup(_mta_minion.Minion.of(globals()), table, key, config_directory)
 
 
 def missing_types(types):
@@ -89,7 +89,7 @@ def missing_types(types):
 
         salt '*' mta_map.missing_types '[hash, pcre]'
     """
-    return _mta_tables.missing_types(Minion.of(globals()), types)
+    return _mta_tables.missing_types(_mta_minion.Minion.of(globals()), types)
 
 
 def unfit(path, kind, entries, secret=False, mode=None, source=None, **job):
@@ -110,5 +110,5 @@ def unfit(path, kind, entries, secret=False, mode=None, source=None, **job):
 
     For states: refused as a job, as values may be secret.
     """
-    refuse_job("mta_map.unfit", job)
-    return _mta_tables.unfit(Minion.of(globals()), path, kind, entries, secret, mode, source)
+    _mta_minion.refuse_job("mta_map.unfit", job)
+    return _mta_tables.unfit(_mta_minion.Minion.of(globals()), path, kind, entries, secret, mode, source)

@@ -1,10 +1,12 @@
 """
 Lookup tables of this host: compiled by Postfix's own programs, compared with their sources, looked up.
 
-Indexed types are compiled in a private directory. Whether a compiled form is what its source gives is known by
-digests kept in ``maps.json`` of the state directory. Where they do not match, and only there, the source is
-compiled and compared: postmap(1) gives the same bytes for the same source, but for an identifier in the header of
-Berkeley DB files and the time that postalias(1) puts in.
+Indexed types are compiled in a private directory, under those of the host's settings that decide what becomes of
+a line. Whether a compiled form holds what its source gives is known by digests kept in ``maps.json`` of the state
+directory. Where they do not match, and only there, the source is compiled, and the entries of both forms are
+compared (``postmap -s``), not their bytes: those differ between two compilations of one source. postalias(1) puts
+in a time and the host's name, Berkeley DB an identifier and what was in the memory of a page, lmdb is filled in
+place.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -32,9 +35,22 @@ RECORD = "maps.json"
 PROGRAMS = {"postmap": "/usr/sbin/postmap", "postalias": "/usr/sbin/postalias", "postconf": "/usr/sbin/postconf"}
 # What a new type comes with: the program that knows them, and its plugins.
 PLUGINS = ("/etc/postfix/dynamicmaps.cf", "/etc/postfix/dynamicmaps.cf.d")
-# The identifier of a Berkeley DB file, in the metadata page at its start (db_page.h).
-IDENTIFIER = slice(52, 72)
-TIME = rb"(?<![0-9])[0-9]{10}(?![0-9])"
+CONFIGURATION = ("/etc/postfix/main.cf", "/etc/postfix/master.cf")
+# What of main.cf decides what becomes of a source, and what it may be. All else is left out, for a mistake in
+# main.cf is fatal to Postfix's programs, and this apply may be the one that mends it.
+COMPILING = {
+    "berkeley_db_create_buffer_size": r"\d+",
+    "compatibility_level": r"\d+(?:\.\d+){0,2}",
+    "lmdb_map_size": r"\d+",
+    "myhostname": r"[\w-]{1,63}(?:\.[\w-]{1,63})*",
+    "smtputf8_enable": "yes|no",
+}
+# Its tables hold the contents of the files that their sources name.
+SNI = "tls_server_sni_maps"
+# What postalias(1) puts into a table besides the entries: for NIS, and a mark for Sendmail.
+NO_ENTRIES = (b"YP_LAST_MODIFIED", b"YP_MASTER_NAME", b"@")
+# Debian 14 says this at each use of a Berkeley DB type.
+DEPRECATED = re.compile(rb"(?m)^.*(?:support is deprecated|NON_BERKELEYDB_README).*\n?")
 
 
 # -- what is known of tables -------------------------------------------------------------------
@@ -54,10 +70,16 @@ def noticed(minion: Minion) -> dict[str, Any]:
 
 
 def notice(minion: Minion, path: str, facts: dict[str, Any]) -> None:
-    """Take facts of a table down, to be recorded at the end, when the record does not have them."""
-    found = {**noticed(minion)["tables"].get(path, {}), **facts}
-    if found != recorded(minion)["tables"].get(path):
-        noticed(minion)["tables"][path] = found
+    """Take facts of a table down, to be recorded at the end, when they are not known."""
+    known = _known(minion, path)
+    if known != {**known, **facts}:
+        noticed(minion)["tables"][path] = {**known, **facts}
+
+
+def _known(minion: Minion, path: str) -> dict[str, Any]:
+    """What this run has found out of a table, or else the record has."""
+    known: dict[str, Any] = noticed(minion)["tables"].get(path) or recorded(minion)["tables"].get(path, {})
+    return known
 
 
 def updated(minion: Minion, made: Iterable[str] = (), gone: Iterable[str] = ()) -> dict[str, Any]:
@@ -80,8 +102,9 @@ def installed(program: str = "postmap") -> bool:
 
 
 def run(program: str, *arguments: str, stdin: str | None = None) -> _mta_system.Finished:
-    """Run a program of Postfix, whatever its exit code."""
-    return _mta_system.run([PROGRAMS[program], *arguments], stdin=stdin, check=False)
+    """Run a program of Postfix, whatever its exit code; that it is not fond of a type is left out of its words."""
+    done = _mta_system.run([PROGRAMS[program], *arguments], stdin=stdin, check=False)
+    return done._replace(errors=DEPRECATED.sub(b"", done.errors))
 
 
 def about_postfix(minion: Minion) -> dict[str, Any]:
@@ -97,12 +120,17 @@ def about_postfix(minion: Minion) -> dict[str, Any]:
             stamp.append([path, status.st_size, status.st_mtime_ns, status.st_ino])
     known: dict[str, Any]
     for known in (noticed(minion)["postfix"], recorded(minion)["postfix"]):
-        if known.get("stamp") == stamp:
+        if known.get("stamp") == stamp and known["types"]:
             return known
     default = run("postconf", "-d", "-h", "default_database_type")
     if default.code:
         raise CommandExecutionError(f"postconf cannot tell default_database_type: {default.message}")
-    types = run("postconf", "-m").text.split()
+    # Not by the host's main.cf, in which a mistake is fatal here, too.
+    with private(minion, b"") as (folder, _):
+        listed = run("postconf", "-c", folder, "-m")
+    types = listed.text.split()
+    if listed.code or not types:
+        raise CommandExecutionError(f"postconf cannot tell the table types: {listed.message or 'it has none'}")
     known = {"stamp": stamp, "default": default.text.strip(), "types": types}
     noticed(minion)["postfix"] = known
     return known
@@ -141,22 +169,51 @@ def private(minion: Minion, contents: bytes) -> Iterator[tuple[str, str]]:
     """
     A private directory with a table's source, ``table``, and a main.cf of its own; ``(directory, source)``.
 
-    The host's main.cf is not read: a Postfix program sleeps until that is 2 s old. The name is one that
-    :py:mod:`_mta_postfix_stage` clears away when the run was killed.
+    That has what :data:`COMPILING` names. The host's own is not read by Postfix's programs: they sleep until it is
+    2 s old. The directory's name is one that :py:mod:`_mta_postfix_stage` clears away when the run was killed.
     """
     parent = minion.state.path()
     os.makedirs(parent, mode=0o700, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=f"stage.{os.getpid()}.", dir=parent)
     try:
         main, source = os.path.join(folder, "main.cf"), os.path.join(folder, "table")
-        with open(main, "w", encoding="ascii") as handle:
-            handle.write("compatibility_level = 3.6\n")
+        settings = "".join(f"{name} = {value}\n" for name, value in _compiling_settings(minion).items())
+        _write(main, settings.encode("utf-8", "surrogateescape"))
         os.utime(main, (0, 0))
-        with open(source, "wb") as handle:
-            handle.write(contents)
+        _write(source, contents)
         yield folder, source
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(path: str, contents: bytes) -> None:
+    with open(path, "wb") as handle:
+        handle.write(contents)
+
+
+def _compiling_settings(minion: Minion) -> dict[str, str]:
+    """What :data:`COMPILING` names, and what that refers to, as main.cf has it after what this run announced."""
+    main = _main_cf(minion)
+    found: dict[str, str] = {}
+    names = [name for name, value in COMPILING.items() if re.fullmatch(rf"{value}|.*\$.*", main.get(name, ""))]
+    while names:
+        name = names.pop()
+        value = main.get(name)
+        if value is not None and name not in found:
+            found[name] = value
+            names += re.findall(r"\$[({]?(\w+)", value)
+    return found
+
+
+def _main_cf(minion: Minion) -> dict[str, str]:
+    """The parameters of main.cf as they are after what this run of states has announced."""
+    main: dict[str, Any] = {}
+    with contextlib.suppress(CommandExecutionError):
+        main.update(_mta_postfix_view.show())
+    for name, change in Run.of(minion).changes.get("postconf", {}).items():
+        if isinstance(change, Mapping):
+            main[name] = change.get("new")
+    return {name: value for name, value in main.items() if isinstance(value, str)}
 
 
 def _said(folder: str, errors: bytes) -> str:
@@ -171,7 +228,7 @@ def complaints(minion: Minion, contents: bytes, kind: str) -> str:
         return _said(folder, run("postmap", "-c", folder, "-q", "x", f"{kind}:{source}").errors)
 
 
-def compiled(minion: Minion, contents: bytes, kind: str, program: str = "postmap") -> bytes:
+def compiled(minion: Minion, contents: bytes, kind: str, program: str = "postmap", files: bool = False) -> bytes:
     """
     Return the compiled form of a table's source, as bytes; nothing on the host changes.
 
@@ -184,33 +241,49 @@ def compiled(minion: Minion, contents: bytes, kind: str, program: str = "postmap
     program
         ``postmap`` (the default) or ``postalias``.
 
+    files
+        Whether it holds the contents of the files that the source names (:func:`holds_files`). Default: no.
+
     Raises ``CommandExecutionError`` when the program cannot compile it, and when postmap(1) would leave out a part
     of it.
     """
     with private(minion, contents) as (folder, source):
-        done = run(program, "-c", folder, f"{kind}:{source}")
-        made = _mta_system.read_bytes(source + SUFFIXES[kind])
-        if done.code or made is None or (program == "postmap" and b"warning" in done.errors):
-            said = _said(folder, done.errors)
-            raise CommandExecutionError(f"{program} cannot compile this as {kind}: {said}")
-        return made
+        return _compile(folder, source, kind, program, files)
 
 
-def digest(contents: bytes, kind: Kind = None) -> str:
-    """
-    Digest of a file; in a compiled one (of a ``kind``) what differs each time does not count.
+def _compile(folder: str, source: str, kind: str, program: str, files: bool) -> bytes:
+    done = run(program, "-c", folder, *["-F"] * files, f"{kind}:{source}")
+    made = _mta_system.read_bytes(source + SUFFIXES[kind])
+    if done.code or made is None or (program == "postmap" and b"warning" in done.errors):
+        said = _said(folder, done.errors)
+        raise CommandExecutionError(f"{program} cannot compile this as {kind}: {said}")
+    return made
 
-    That is a Berkeley DB file's identifier, and the time that postalias(1) puts in for NIS.
-    """
-    if kind in ("hash", "btree"):
-        # Not only there: a page that was the first one of a smaller file keeps it.
-        contents = contents.replace(contents[IDENTIFIER], b"")
-    if kind and b"YP_LAST_MODIFIED" in contents:
-        contents = re.sub(TIME, b"", contents)
+
+def digest(contents: bytes) -> str:
+    """Digest of a file."""
     return hashlib.blake2b(contents, digest_size=20).hexdigest()
 
 
-def compiled_fault(minion: Minion, path: str, contents: bytes, kind: str, program: str = "postmap") -> str | None:
+def facts_of(kind: Kind, contents: bytes, files: bool = False) -> dict[str, str | None]:
+    """What the record says of a source; ``files``: and of the files that it names."""
+    return {
+        "type": kind,
+        "source": digest(contents),
+        "files": _files_digest(contents) if files else None,
+    }
+
+
+def _files_digest(contents: bytes) -> str:
+    text = contents.decode("utf-8", "surrogateescape")
+    pairs = _mta_table_syntax.parse("hash", text)
+    named = [path for _, value, _ in pairs for path in re.split(r"[,\s]+", value) if path]
+    return digest(b"".join(digest(_mta_system.read_bytes(path) or b"").encode() for path in named))
+
+
+def compiled_fault(
+    minion: Minion, path: str, contents: bytes, kind: str, program: str = "postmap", files: bool = False
+) -> str | None:
     """
     Tell what is wrong with the compiled form of a table; ``None`` when nothing is.
 
@@ -220,11 +293,11 @@ def compiled_fault(minion: Minion, path: str, contents: bytes, kind: str, progra
     contents
         What the source holds.
 
-    kind, program
+    kind, program, files
         As for :func:`compiled`.
 
-    It reads both files, and starts a process only when the compiled form is not the one that it was when this was
-    asked, or it was made, the last time.
+    It reads both files, and starts processes only when one of them is not what it was when this was asked, or it
+    was made, the last time.
     """
     target = path + SUFFIXES[kind]
     found = _mta_system.read_bytes(target)
@@ -233,14 +306,112 @@ def compiled_fault(minion: Minion, path: str, contents: bytes, kind: str, progra
     with contextlib.suppress(FileNotFoundError):
         if os.stat(target).st_mtime_ns < os.stat(path).st_mtime_ns:
             return f"older than {path}"
-    digests = {"type": kind, "source": digest(contents), "compiled": digest(found, kind)}
-    known = recorded(minion)["tables"].get(path, {})
-    if all(known.get(key) == value for key, value in digests.items()):
+    facts = {**facts_of(kind, contents, files), "compiled": digest(found)}
+    known = _known(minion, path)
+    if all(known.get(key) == value for key, value in facts.items()):
         return None
-    if digest(compiled(minion, contents, kind, program), kind) != digests["compiled"]:
+    if not _holds_the_same(minion, found, contents, kind, program, files):
         return "damaged, or not made from its source"
-    notice(minion, path, digests)
+    notice(minion, path, facts)
     return None
+
+
+def _holds_the_same(minion: Minion, found: bytes, contents: bytes, kind: str, program: str, files: bool) -> bool:
+    """Whether a compiled form holds what its source gives, as Postfix reads it."""
+    with private(minion, contents) as (folder, source):
+        made = _compile(folder, source, kind, program, files)
+        if made == found:
+            return True
+        other = os.path.join(folder, "found")
+        _write(other + SUFFIXES[kind], found)
+        # Their keys and values as they are stored, of files too.
+        entries = _entries(folder, source, made, kind, program)
+        return entries is not None and entries == _entries(folder, other, found, kind, program)
+
+
+def _entries(folder: str, path: str, contents: bytes, kind: str, program: str) -> list[bytes] | None:
+    """The entries of a compiled form as sorted lines, ``key TAB value``; ``None``: it cannot be read."""
+    if kind == "cdb":
+        # The programs of Debian 12 do not list these.
+        lines = _cdb_entries(contents)
+    else:
+        done = run(program, "-c", folder, "-s", f"{kind}:{path}")
+        lines = None if done.code else done.output.splitlines()
+    if lines is not None and program == "postalias":
+        lines = [line for line in lines if line.partition(b"\t")[0].rstrip(b":") not in NO_ENTRIES]
+    return None if lines is None else sorted(lines)
+
+
+def _cdb_entries(contents: bytes) -> list[bytes] | None:
+    """The entries of a cdb(5) file that its hash tables lead to; ``None``: it is damaged."""
+    lines = []
+    try:
+        for number in range(256):
+            start, slots = struct.unpack_from("<LL", contents, 8 * number)
+            for slot in range(slots):
+                hashed, position = struct.unpack_from("<LL", contents, start + 8 * slot)
+                if not position:
+                    continue
+                lengths = struct.unpack_from("<LL", contents, position)
+                texts = struct.unpack_from(f"{lengths[0]}s{lengths[1]}s", contents, position + 8)
+                if hashed % 256 != number:
+                    return None
+                lines.append(b"\t".join(text.rstrip(b"\0") for text in texts))
+    except struct.error:
+        return None
+    return lines
+
+
+def holds_files(minion: Minion, path: str) -> bool:
+    """
+    Whether a table holds the contents of the files that its source names (``postmap -F``): keys and certificates
+    by server name.
+
+    So it does when ``tls_server_sni_maps`` names it: in main.cf or master.cf, after what this run has announced,
+    or in pillar, for a table is made before main.cf names it.
+    """
+    real = os.path.realpath(path)
+    items = [item for value in _sni_values(minion) for item in _mta_postfix_syntax.items_of(value)]
+    return any(os.path.realpath(item.rpartition(":")[2]) == real for item in items)
+
+
+def _sni_values(minion: Minion) -> list[str]:
+    announced = Run.of(minion).changes.get("postconf", {})
+    values = list(_named(SNI, announced))
+    main, master = (_mta_system.read(file) or "" for file in CONFIGURATION)
+    if SNI in main + master:
+        known = {"config_directory": _mta_postfix_view.CONFIG_DIRECTORY, **_mta_postfix_syntax.parameters(main)}
+        found = [entry["overrides"].get(SNI) for entry in _mta_postfix_syntax.services(master).values()]
+        found += [known.get(SNI)] if SNI not in announced else []
+        values += [_mta_postfix_syntax.expand(value, known) for value in found if value]
+    given = minion.pillar.get("postfix_mta")
+    if isinstance(given, Mapping) and SNI in repr([given.get("parameters"), given.get("services")]):
+        settings = minion.settings()
+        values += _named(SNI, [settings["parameters"], settings["services"]])
+    return values
+
+
+def _named(name: str, data: Any) -> Iterator[str]:
+    """The texts below a name, or below it as an override, in nested data."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if key in (name, f"-o {name}"):
+                yield from _texts(value)
+            else:
+                yield from _named(name, value)
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            yield from _named(name, value)
+
+
+def _texts(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping):
+        yield from _texts(data.get("new"))
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            yield from _texts(value)
 
 
 # -- for users, and for the settings -----------------------------------------------------------

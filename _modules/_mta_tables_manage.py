@@ -85,6 +85,9 @@ class _Table:
     facts
         What the record says of it, once it is so.
 
+    files
+        Whether its compiled form holds the contents of the files that it names: private keys.
+
     writes
         Whether the source is written: its text, its mode or its group differs.
     """
@@ -96,6 +99,7 @@ class _Table:
     user: str
     facts: dict[str, Any]
     changes: dict[str, Any]
+    files: bool
     writes: bool
     errors: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -146,21 +150,22 @@ def apply(minion: Minion, name: str, **table: Any) -> None:
     if not os.path.isdir(os.path.dirname(name)):
         _mta_transaction.directory(minion, os.path.dirname(name))
     if found.writes:
-        _write(minion, name, found.contents, found)
+        _write(minion, name, found.contents, found.user, found.rights)
     facts = found.facts
     if kind in SUFFIXES:
         with _words_hidden(kind, found.private):
-            new = _mta_tables.compiled(minion, found.contents, kind)
-        facts["compiled"] = _mta_tables.digest(new, kind)
-        _write(minion, name + SUFFIXES[kind], new, found)
+            new = _mta_tables.compiled(minion, found.contents, kind, files=found.files)
+        facts["compiled"] = _mta_tables.digest(new)
+        target = name + SUFFIXES[kind]
+        _write(minion, target, new, found.user, _compiled_rights(target, found.rights, found.files))
     _mta_tables.notice(minion, name, facts)
     _keep(minion, made=made)
 
 
-def _write(minion: Minion, path: str, contents: bytes, table: _Table) -> None:
-    bits, group = table.rights
+def _write(minion: Minion, path: str, contents: bytes, user: str, rights: _Rights) -> None:
     reload = {"postfix": "reload"}
-    _mta_transaction.write(minion, path, contents, table.user, group, f"{bits:04o}", activate=reload)
+    mode = f"{rights.bits:04o}"
+    _mta_transaction.write(minion, path, contents, user, rights.group, mode, activate=reload)
 
 
 def _prepare(minion: Minion, asked: Request) -> _Table | None:
@@ -171,11 +176,12 @@ def _prepare(minion: Minion, asked: Request) -> _Table | None:
     # Before what is known of the table: it may be from a time at which this was not looked at.
     _refuse_open(asked, asked.secret or (not asked.source and _mta_table_syntax.has_secrets(kind, asked.entries)))
     digest = None if asked.source else _mta_table_syntax.asked_digest(kind, asked.entries, asked.secret)
-    if contents is not None and _is_as_known(minion, asked, kind, contents, digest):
+    files = kind in SUFFIXES and _mta_tables.holds_files(minion, asked.name)
+    if contents is not None and _is_as_known(minion, asked, kind, contents, digest, files):
         return None
     content = _content(minion, asked, kind)
     _refuse_open(asked, bool(content.hidden))
-    table = _compared(asked, kind, contents, content, digest)
+    table = _compared(asked, kind, contents, content, digest, files)
     if kind and _mta_tables.installed():
         _judge(minion, asked, kind, table)
     return table
@@ -211,24 +217,26 @@ def _refuse_open(asked: Request, secrets: bool) -> None:
         raise SaltInvocationError(f"{asked.name}: the mode {reason}")
 
 
-def _is_as_known(minion: Minion, asked: Request, kind: Kind, contents: bytes, digest: str | None) -> bool:
+def _is_as_known(
+    minion: Minion, asked: Request, kind: Kind, contents: bytes, digest: str | None, files: bool
+) -> bool:
     """Whether the same was asked for the last time, and nothing has changed since."""
     rights = _Rights.of(os.stat(asked.name))
     known = _mta_tables.recorded(minion)["tables"].get(asked.name, {})
-    facts = _facts(asked, kind, contents, digest, rights)
+    facts = _facts(asked, kind, contents, digest, rights, files)
     if digest is None or any(known.get(key) != value for key, value in facts.items()):
         return False
     if kind not in SUFFIXES:
         return True
-    if kind is None or _mta_tables.compiled_fault(minion, asked.name, contents, kind) is not None:
-        return False
-    return _Rights.of(os.stat(asked.name + SUFFIXES[kind])) == rights
+    return kind is not None and _compiled_fault(minion, asked.name, kind, contents, rights, True, files) is None
 
 
-def _facts(asked: Request, kind: Kind, contents: bytes, digest: str | None, rights: _Rights) -> dict[str, Any]:
+def _facts(
+    asked: Request, kind: Kind, contents: bytes, digest: str | None, rights: _Rights, files: bool
+) -> dict[str, Any]:
     """What the record says of a table that is as it was asked for."""
-    source = _mta_tables.digest(contents)
-    return {"type": kind, "source": source, "asked": digest, "mode": asked.mode, "rights": str(rights)}
+    facts = _mta_tables.facts_of(kind, contents, files)
+    return {**facts, "asked": digest, "mode": asked.mode, "rights": str(rights)}
 
 
 def _content(minion: Minion, asked: Request, kind: Kind) -> _Content:
@@ -259,7 +267,9 @@ def _login(minion: Minion, path: str) -> str:
     return f"{username}:{password}"
 
 
-def _compared(asked: Request, kind: Kind, contents: bytes | None, content: _Content, digest: str | None) -> _Table:
+def _compared(
+    asked: Request, kind: Kind, contents: bytes | None, content: _Content, digest: str | None, files: bool
+) -> _Table:
     """The table as it is to be, and in what its source differs from the one that is there, ``contents``."""
     present = None if contents is None else contents.decode("utf-8", "surrogateescape")
     text = content.text
@@ -284,8 +294,9 @@ def _compared(asked: Request, kind: Kind, contents: bytes | None, content: _Cont
         private=bool(content.hidden) or not rights.bits & 0o004,
         rights=rights,
         user=_name_of(pwd.getpwuid, status.st_uid) if status else "root",
-        facts=_facts(asked, kind, encoded, digest, rights),
+        facts=_facts(asked, kind, encoded, digest, rights, files),
         changes=changes,
+        files=files,
         writes=present != text or rights != found,
     )
 
@@ -345,31 +356,45 @@ def _judge(minion: Minion, asked: Request, kind: str, table: _Table) -> None:
             table.errors.append(_no_such_type(minion, kind))
         return
     if kind in SUFFIXES and not table.changes:
-        fault = _compiled_fault(minion, asked.name, kind, table)
+        fault = _compiled_fault(minion, asked.name, kind, table.contents, table.rights, table.private, table.files)
         if fault:
             table.changes["compiled"] = {"old": fault, "new": "as its source"}
     if table.changes:
-        errors = _tried(minion, kind, table.contents)
+        errors = _tried(minion, kind, table.contents, table.files)
         table.errors += [_unsaid(kind)] if errors and table.private else errors
     else:
         _mta_tables.notice(minion, asked.name, table.facts)
 
 
-def _compiled_fault(minion: Minion, name: str, kind: str, table: _Table) -> str | None:
-    """What is wrong with the compiled form of a source that is right."""
-    with _words_hidden(kind, table.private):
-        fault = _mta_tables.compiled_fault(minion, name, table.contents, kind)
-    if fault == "missing":
+def _compiled_fault(
+    minion: Minion, name: str, kind: str, contents: bytes, rights: _Rights, private: bool, files: bool
+) -> str | None:
+    """What is wrong with the compiled form of a source that is right; ``private``: not in postmap's words."""
+    with _words_hidden(kind, private):
+        fault = _mta_tables.compiled_fault(minion, name, contents, kind, files=files)
+    if fault:
         return fault
-    rights = _Rights.of(os.stat(name + SUFFIXES[kind]))
-    return fault or (None if rights == _Rights.of(os.stat(name)) else str(rights))
+    target = name + SUFFIXES[kind]
+    found = _Rights.of(os.stat(target))
+    return None if found == _compiled_rights(target, rights, files) else str(found)
 
 
-def _tried(minion: Minion, kind: str, contents: bytes) -> list[str]:
+def _compiled_rights(target: str, rights: _Rights, files: bool) -> _Rights:
+    """Those of the source, ``rights``; but others read no private keys, and what keeps them out stays."""
+    if not files:
+        return rights
+    with contextlib.suppress(FileNotFoundError):
+        found = _Rights.of(os.stat(target))
+        if not found.bits & 0o007:
+            return found
+    return _Rights(0o600, "root")
+
+
+def _tried(minion: Minion, kind: str, contents: bytes, files: bool) -> list[str]:
     """What postmap(1) says against a table. What a server has to be asked for is left to the live one."""
     try:
         if kind in SUFFIXES:
-            _mta_tables.compiled(minion, contents, kind)
+            _mta_tables.compiled(minion, contents, kind, files=files)
         elif kind not in SETTINGS:
             said = _mta_tables.complaints(minion, contents, kind)
             if said:

@@ -160,13 +160,15 @@ def server(pretend):
     return fake
 
 
-# Each notes how it was called; what it compiles is the source in capitals.
+# Each notes how it was called. What is compiled is the source in capitals; -s lists it without comments.
 COMPILER = """\
 #!/bin/sh
 echo "$@" >>"$0.calls"
-case "$*" in *" -q "*) grep -q '^/\\[' "${5#*:}" && echo "postmap: warning: bad pattern" >&2; exit 1;; esac
-file=${3#*:}
-case ${3%%:*} in hash|btree) suffix=.db;; *) suffix=.${3%%:*};; esac
+for table; do :; done
+file=${table#*:}
+case "$*" in *" -q "*) grep -q '^/\\[' "$file" && echo "postmap: warning: bad pattern" >&2; exit 1;; esac
+case ${table%%:*} in hash|btree) suffix=.db;; *) suffix=.${table%%:*};; esac
+case "$*" in *" -s "*) grep -v '^#' "$file$suffix" | sed 's/  */\t/'; exit;; esac
 tr a-z A-Z <"$file" >"$file$suffix"
 [ ! -e "$0.broken" ]
 """

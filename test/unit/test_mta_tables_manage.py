@@ -159,6 +159,34 @@ def test_a_table_that_others_could_read_before_this_was_refused_does_not_stay(mi
     assert _mta_tables_manage.plan(minion, str(path), **table).changes[f"{path} mode"]["new"].startswith("0600")
 
 
+def test_a_table_of_certificates_by_server_name_holds_private_keys(minion, apply, path, pretend):
+    """Its source only names them."""
+    pretend("_mta_tables.holds_files", lambda path: True)
+    key, compiled = path.with_name("key"), path.with_name("virtual.db")
+    key.write_text("one")
+    table = {"type": "hash", "entries": {"mail.example.com": str(key)}}
+    apply(path, **table)
+    modes = [stat.S_IMODE(file.stat().st_mode) for file in (path, compiled)]
+    assert modes == [0o644, 0o600]
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
+    compiled.chmod(0o640)
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
+    compiled.chmod(0o644)
+    changes = _mta_tables_manage.plan(minion, str(path), **table).changes
+    assert changes == {"compiled": {"old": "0644 root", "new": "as its source"}}
+    apply(path, **table)
+    assert stat.S_IMODE(compiled.stat().st_mode) == 0o600
+
+
+def test_an_entry_may_have_the_name_of_what_else_changes(minion, apply, path):
+    entries = {"mode": "a", "text": "b", "compiled": "c"}
+    apply(path, type="hash", entries=entries)
+    changes = _mta_tables_manage.plan(minion, str(path), type="hash", entries={"mode": "b"}).changes
+    assert changes["mode"] == {"old": "a", "new": "b"}
+    apply(path, type="hash", entries={"mode": "b"})
+    assert _mta_tables_manage.plan(minion, str(path), type="hash", entries={"mode": "b"}).changes == {}
+
+
 @pytest.mark.parametrize("mode", [644, 420, "rw", "08", True])
 def test_a_mode_that_is_none_is_refused_in_words(minion, path, mode):
     with pytest.raises(SaltInvocationError, match="is not an octal text"):

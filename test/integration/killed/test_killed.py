@@ -390,8 +390,9 @@ class TestASecondApply:
         assert f"ESMTP {server.number}\n" in shown
 
     def test_an_alias_waits_and_both_changes_are_made(self, server, later):
-        args = {"name": "/etc/aliases", "aliases": {"later": "alice"}}
-        at_once, result = later("mta_transaction.member", "/etc/aliases", "mta_aliases", args=args)
+        arguments = {"name": "/etc/aliases", "aliases": {"later": "alice"}}
+        at_once, results = later("state.single", "mta_aliases.managed", concurrent=True, **arguments)
+        result = next(iter(results.values()))
         assert not at_once
         assert result["result"], result
         for name, value in (("later", "alice"), ("changing", f"alice+{server.number}")):

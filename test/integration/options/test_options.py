@@ -178,7 +178,6 @@ class TestSecretsOfTheAuthority:
         ["mta_transaction.need", '{"postfix": "restart"}'],
         ["mta_apply.commit"],
         ["mta_apply.participate", "mta_aliases.managed", "/etc/aliases", '{"aliases": {"x": "bob"}}', "transaction=t"],
-        ["mta_aliases.apply", 'aliases={"x": "bob"}'],
         ["postconf.apply", 'parameters={"biff": true}'],
         ["mta_apply.undo", "no reason"],
         ["mta_map.unfit", "/etc/postfix/x", "hash", "{}"],

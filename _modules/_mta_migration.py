@@ -285,7 +285,7 @@ def _sasl(minion: Minion):
         }
         if found["mech_options"]:
             pillar["options"] = found["mech_options"]
-        if not found["front"]:
+        if not found["proxy"]:
             pillar["front"] = False
         arguments = {**pillar, "mech_options": found["mech_options"]}
         for name in ("enabled", "options"):

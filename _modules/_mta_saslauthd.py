@@ -15,6 +15,7 @@ import _mta_restore
 import _mta_saslauthd_view
 import _mta_secrets
 import _mta_services
+import _mta_system
 import _mta_transaction
 from _mta_minion import Minion
 from _mta_plan import Plan
@@ -398,7 +399,7 @@ def _work(minion: Minion, wanted):
             if work["activate"].get(service) != "restart":
                 work["activate"][service] = action
 
-    text = _mta_saslauthd_view.read(_mta_saslauthd_view.DEFAULTS_FILE)
+    text = _mta_system.read(_mta_saslauthd_view.DEFAULTS_FILE)
     text = _mta_saslauthd_view.PACKAGED if text is None else text
     values = {
         "MECHANISMS": wanted["mechanisms"][0],
@@ -408,7 +409,7 @@ def _work(minion: Minion, wanted):
     }
     # Debian 12's file came without START, but its init script still does nothing without it.
     if _mta_saslauthd_view.shell_value(text, "START") is not None or re.search(
-        r"\$\{?START\b", _mta_saslauthd_view.read(INIT_SCRIPT) or ""
+        r"\$\{?START\b", _mta_system.read(INIT_SCRIPT) or ""
     ):
         values["START"] = "yes"
     for variable, value in values.items():
@@ -417,7 +418,7 @@ def _work(minion: Minion, wanted):
             differs(variable, old, value, {"saslauthd": "restart"})
             text = files[_mta_saslauthd_view.DEFAULTS_FILE] = _shell_set(text, variable, value)
 
-    fronted = wanted["front"] and wanted["mechanisms"][0] in _mta_saslauthd_view.FRONTED
+    fronted = wanted["front"] and wanted["mechanisms"][0] in _mta_saslauthd_view.REMOTE
     missing = [path for path in (SYSTEMD_RUNS, PYTHON) if fronted and not os.path.exists(path)]
     if missing:
         work["notes"].append(
@@ -426,7 +427,7 @@ def _work(minion: Minion, wanted):
         )
         fronted = False
 
-    text = _mta_saslauthd_view.read(wanted["smtpd_conf"]) or ""
+    text = _mta_system.read(wanted["smtpd_conf"]) or ""
     values = {
         "pwcheck_method": "saslauthd",
         "mech_list": " ".join(wanted["mech_list"]),
@@ -441,7 +442,7 @@ def _work(minion: Minion, wanted):
 
     if any(os.path.exists(unit) for unit in NATIVE_UNITS):
         needed.append(DROP_IN)
-        text = _mta_saslauthd_view.read(DROP_IN)
+        text = _mta_system.read(DROP_IN)
         if text != _drop_in(wanted):
             differs(DROP_IN, text, _drop_in(wanted), {"saslauthd": "restart"})
             files[DROP_IN] = _drop_in(wanted)
@@ -455,7 +456,7 @@ def _work(minion: Minion, wanted):
     conf = _conf(wanted, password)
     if conf is not None:
         needed.append(CONF_FILE)
-        old = _mta_saslauthd_view.read(CONF_FILE)
+        old = _mta_system.read(CONF_FILE)
         if old != conf:
             shown, new = _conf_shown(old), _conf_shown(conf)
             if shown == new:
@@ -469,32 +470,32 @@ def _work(minion: Minion, wanted):
 
     if fronted:
         if wanted["mechanisms"][0] == "ldap" and conf is None:
-            conf = _mta_saslauthd_view.read(wanted["mech_options"] or CONF_FILE)
+            conf = _mta_system.read(wanted["mech_options"] or CONF_FILE)
         front = {
             FRONT_PROGRAM: minion.functions["mta_saslauthd_front.text"](),
             FRONT_SERVICE: FRONT_SERVICE_UNIT.format(
                 python=PYTHON, program=FRONT_PROGRAM, arguments=_front_arguments(wanted, conf), group=GROUP
             ),
-            _mta_saslauthd_view.FRONT_SOCKET: FRONT_SOCKET_UNIT.format(directory=directory),
+            _mta_saslauthd_view.PROXY_SOCKET: FRONT_SOCKET_UNIT.format(directory=directory),
             FRONT_DROP_IN: FRONT_DROP_IN_TEXT,
         }
         needed += front
         for path, new in front.items():
-            old = _mta_saslauthd_view.read(path)
+            old = _mta_system.read(path)
             if old != new:
                 shown = (old, new) if path != FRONT_PROGRAM else (old and "another version", "this formula's")
                 differs(path, *shown, {"saslauthd": "restart"})
                 files[path] = new
-        if _mta_saslauthd_view.FRONT_SOCKET not in files and os.path.exists(f"{directory}/mux") > os.path.exists(
+        if _mta_saslauthd_view.PROXY_SOCKET not in files and os.path.exists(f"{directory}/mux") > os.path.exists(
             f"{directory}/front"
         ):
             # Written again, so that systemd reads it again.
-            differs(_mta_saslauthd_view.FRONT_SOCKET, "not there", f"{directory}/front", {"saslauthd": "restart"})
-            files[_mta_saslauthd_view.FRONT_SOCKET] = front[_mta_saslauthd_view.FRONT_SOCKET]
+            differs(_mta_saslauthd_view.PROXY_SOCKET, "not there", f"{directory}/front", {"saslauthd": "restart"})
+            files[_mta_saslauthd_view.PROXY_SOCKET] = front[_mta_saslauthd_view.PROXY_SOCKET]
 
     if os.path.isdir(os.path.dirname(STATOVERRIDE)):
         needed.append(override_item)
-        old = _statoverride(_mta_saslauthd_view.read(STATOVERRIDE) or "", directory)
+        old = _statoverride(_mta_system.read(STATOVERRIDE) or "", directory)
         if old != owned:
             differs("dpkg-statoverride", old, owned)
             tool = ["dpkg-statoverride", "--admindir", os.path.dirname(STATOVERRIDE)]
@@ -521,7 +522,7 @@ def _work(minion: Minion, wanted):
     is_open = int(wanted["directory_mode"], 8) & stat.S_IXOTH
     if wanted["member"] and not is_open:
         needed.append(group_item)
-        members = _members(_mta_saslauthd_view.read(GROUP_FILE) or "") or []
+        members = _members(_mta_system.read(GROUP_FILE) or "") or []
         if wanted["member"] not in members:
             differs(f"group {GROUP}", members, [*members, wanted["member"]], {"postfix": "restart"})
             work["commands"].append(

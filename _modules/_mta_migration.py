@@ -286,9 +286,9 @@ def _sasl(minion: Minion):
         if found["mech_options"]:
             pillar["options"] = found["mech_options"]
         if not found["proxy"]:
-            pillar["front"] = False
-        arguments = {**pillar, "mech_options": found["mech_options"]}
-        for name in ("enabled", "options"):
+            pillar["proxy"] = False
+        arguments = {**pillar, "mech_options": found["mech_options"], "front": found["proxy"]}
+        for name in ("enabled", "options", "proxy"):
             arguments.pop(name, None)
         running = _mta_services.status(["saslauthd"])["saslauthd"]
         if _mta_saslauthd.plan(minion, **arguments)["changes"] or not (running["active"] and running["enabled"]):

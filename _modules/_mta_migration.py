@@ -12,6 +12,7 @@ import _mta_package
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_saslauthd
+import _mta_saslauthd_files
 import _mta_saslauthd_view
 import _mta_services
 import _mta_tables
@@ -287,8 +288,10 @@ def _sasl(minion: Minion):
             pillar["options"] = found["mech_options"]
         if not found["proxy"]:
             pillar["proxy"] = False
-        arguments = {**pillar, "mech_options": found["mech_options"], "front": found["proxy"]}
-        for name in ("enabled", "options", "proxy"):
+        arguments = {**pillar, "mech_options": found["mech_options"], "proxy": None}
+        if found["proxy"]:
+            arguments["proxy"] = _mta_saslauthd_files.PROXY_SOURCE
+        for name in ("enabled", "options"):
             arguments.pop(name, None)
         running = _mta_services.status(["saslauthd"])["saslauthd"]
         if _mta_saslauthd.plan(minion, **arguments)["changes"] or not (running["active"] and running["enabled"]):

@@ -10,8 +10,8 @@ postfix_mta_sasl:
 {%- for name, value in mta.saslauthd.items() %}
     - {{ name }}: {{ value | json }}
 {%- endfor %}
-{%- if mta.sasl.saslauthd %}
-    - front: {{ mta.sasl.proxy | json }}
+{%- if mta.sasl.saslauthd and mta.sasl.proxy %}
+    - proxy: salt://postfix_mta/files/saslauthd-proxy.py
 {%- endif %}
     - transaction: postfix_mta
     - require:

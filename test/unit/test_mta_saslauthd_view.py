@@ -6,6 +6,7 @@ import struct
 import threading
 
 import pytest
+import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_saslauthd_view
@@ -172,3 +173,17 @@ def test_where_a_proxy_stands_before_it_that_one_is_asked_and_has_to_answer(mini
     assert _mta_saslauthd_view.authenticate(minion, "alice", "Pä55word") is True
     assert (len(proxy.requests), len(daemon.requests)) == (1, 0)
     proxy.socket.close()
+
+
+# -- the execution module, as Salt loads it ---------------------------------------------------------------------
+
+
+def test_a_password_in_the_pillar_may_be_in_sdb(opts, daemon, monkeypatch):
+    monkeypatch.setenv("MTA_TEST_PASSWORD", "Pä55word")
+    opts.update(pillar={"password": "sdb://environment/MTA_TEST_PASSWORD"}, environment={"driver": "env"})
+    authenticate = salt.loader.minion_mods(opts)["saslauthd.authenticate"]
+    assert authenticate("alice", password_pillar="password", socket=daemon.path)
+    opts["pillar"]["password"] = "sdb://no-such-profile/x"
+    authenticate = salt.loader.minion_mods(opts)["saslauthd.authenticate"]
+    with pytest.raises(CommandExecutionError, match="leads to nothing"):
+        authenticate("alice", password_pillar="password", socket=daemon.path)

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "a08f5e0786d0"
+REVISION = "90d9a33c3245"
 
 
 def revision():
@@ -313,7 +313,7 @@ def _saslauthd(sasl, smtpd_conf):
     """Return the arguments of ``saslauthd.managed``, or of ``saslauthd.absent`` where it is not used."""
     if not sasl["saslauthd"]:
         return {"name": "saslauthd"}
-    same = ("mechanisms", "ldap", "kerberos5", "front", "threads", "cache", "socket_directory", "directory_mode")
+    same = ("mechanisms", "ldap", "kerberos5", "threads", "cache", "socket_directory", "directory_mode")
     return {"mech_options": sasl["options"], "smtpd_conf": smtpd_conf, **{name: sasl[name] for name in same}}
 
 
@@ -1551,7 +1551,7 @@ _SCHEMA = {
             "keytab": (_path, {}),
             "principal": (_text, {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
         },
-        "front": (_boolean, {}),
+        "proxy": (_boolean, {}),
         "threads": (_integer, {"low": 0, "high": 1000}),
         "cache": (_boolean, {}),
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

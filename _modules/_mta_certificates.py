@@ -4,8 +4,8 @@ A mail server's key and certificate as one unit: made here, signed by an authori
 What is left alone, renewed or refused is written at the state ``mta_cert.managed``. There are three steps:
 :func:`_survey` looks at what is there and says what has to be done; :func:`apply` makes it and judges the new pair
 before it replaces anything; ``_mta_pem_write`` switches the files. Where Postfix reads key and certificate from two
-files and the key changes, Postfix is stopped for the moment in which they are switched: between the two no new smtpd(8)
-can exist, so none can read halves of two pairs.
+files and the key changes, Postfix is stopped for the moment in which they are switched: between the two no new
+smtpd(8) can exist, so none can read halves of two pairs.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ postfix_mta`` is all there is to do:
           certificate: /etc/letsencrypt/live/mail.example.com/fullchain.pem
           key: /etc/letsencrypt/live/mail.example.com/privkey.pem
 
-What is left alone, renewed or refused is told by ``salt-call sys.state_doc mta_cert``. A passphrase is named by its
-pillar path and looked up where it is used, so that it is in no argument, log, change or comment.
+What is left alone, renewed or refused is told by ``salt-call sys.state_doc mta_cert``. A passphrase is named by
+its pillar path and looked up where it is used, so that it is in no argument, log, change or comment.
 """
 
 import _mta_guard

@@ -36,8 +36,8 @@ def ca_managed(name, key, transaction=None, **arguments):
     """
     Keep a certificate authority: create it once, renew it with the same key and name, never overwrite it.
 
-    - Without its key, with a key of another, with the wrong passphrase, or not valid *yet* (the clock is wrong), an
-      existing authority is an error.
+    - Without its key, with a key of another, with the wrong passphrase, or not valid *yet* (the clock is wrong),
+      an existing authority is an error.
     - Near its end, or when strict clients refuse it (the how-to's own lacks the key usage), its certificate is
       renewed with the same key and name: what it signed before stays valid.
     - The certificate of a fleet's authority that ``mta_cert.managed`` has fetched to this path makes way.
@@ -96,25 +96,27 @@ def managed(name, key, hostname, transaction=None, **arguments):
     """
     Keep the server's private key and certificate, as one unit.
 
-    - A good pair is left alone, also where its key is of another type or size than asked for, or the certificate has
-      more names: type and size are for new keys. A comment says so.
+    - A good pair is left alone, also where its key is of another type or size than asked for, or the certificate
+      has more names: type and size are for new keys. A comment says so.
     - A pair that is bad (it does not match, has expired or will soon, is for other names, is not signed by the
-      authority, cannot be parsed) gets a new certificate. A good key is kept, so that pinned keys (TLSA 3 1 1) stay
-      valid; a missing, unreadable or too weak one is replaced. A key that a passphrase encrypts is an error: Postfix
-      cannot use it, and only its owner can say what it is for.
-    - Another ``source``, or another ``ca_minion``, gets a new certificate for the same key at once; the comment says
-      whom clients have to trust from now on.
-    - A certificate that is not valid *yet* is an error: the clock is wrong, and a new certificate would be wrong too.
-    - Nothing is replaced before the new pair has been checked: the key matches, the chain verifies in order, names,
-      dates, signature and key are what clients accept, and it loads in a TLS server's context. With ``files`` a bad
-      new pair is an error, and the server keeps the one that it has.
+      authority, cannot be parsed) gets a new certificate. A good key is kept, so that pinned keys (TLSA 3 1 1)
+      stay valid; a missing, unreadable or too weak one is replaced. A key that a passphrase encrypts is an
+      error: Postfix cannot use it, and only its owner can say what it is for.
+    - Another ``source``, or another ``ca_minion``, gets a new certificate for the same key at once; the comment
+      says whom clients have to trust from now on.
+    - A certificate that is not valid *yet* is an error: the clock is wrong, and a new certificate would be wrong
+      too.
+    - Nothing is replaced before the new pair has been checked: the key matches, the chain verifies in order,
+      names, dates, signature and key are what clients accept, and it loads in a TLS server's context. With
+      ``files`` a bad new pair is an error, and the server keeps the one that it has.
     - Symbolic links at these paths are followed when root made them and they lead to a regular file. A file that
-      belongs to somebody else, or that others can write, becomes root's. Debian's group ``ssl-cert`` may read a key
-      (0640), nobody else.
+      belongs to somebody else, or that others can write, becomes root's. Debian's group ``ssl-cert`` may read a
+      key (0640), nobody else.
     - A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
       put in force.
-    - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the moment in
-      which they are switched. Where the key stays, and with ``chain_file``, which is one file, it goes on running.
+    - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the
+      moment in which they are switched. Where the key stays, and with ``chain_file``, which is one file, it goes
+      on running.
 
     name
         Absolute path of the certificate (0644).

@@ -67,7 +67,7 @@ def pretend(monkeypatch, functions):
             return
         module = importlib.import_module(module)
         takes = list(inspect.signature(getattr(module, attribute)).parameters)[:1] == ["minion"]
-        stand_in = (lambda _, *args, **kwargs: function(*args, **kwargs)) if takes else function
+        stand_in = (lambda minion, *args, **kwargs: function(*args, **kwargs)) if takes else function
         monkeypatch.setattr(module, attribute, stand_in)
 
     return replace

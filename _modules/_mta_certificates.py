@@ -35,6 +35,7 @@ import _mta_x509
 import _mta_x509_make
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_run import Run
 
 DAYS = 825
 # Each source, and what it cannot do without.
@@ -615,7 +616,9 @@ def _plan_certificate(
         "days": requested.days,
     }
     found.changes[requested.name] = {"old": _old(file), "new": new}
-    if issuer.reason and requested.ca_certificate:
+    # Of two pairs of one authority the first one fetches it.
+    announced = Run.of(minion).changes.get("mta_cert", {})
+    if issuer.reason and requested.ca_certificate and requested.ca_certificate not in announced:
         old = issuer.authority and issuer.authority.subject
         found.changes[requested.ca_certificate] = {"old": old, "new": signer}
     if requested.source == "fleet_ca":

@@ -59,11 +59,11 @@ class Host:
     def inspect(self, path):
         return _mta_pem.inspect(str(path))
 
-    def state(self, test, name, path, **arguments):
-        """What a state hands over, as its result."""
+    def state(self, test, name, path, transaction=None, **arguments):
+        """The result of one of the states."""
         if name != "only":
             arguments["name"] = str(path)
-        return _mta_apply.participate(self.minion, f"mta_cert.{name}", str(path), arguments, test=test)
+        return _mta_apply.participate(self.minion, f"mta_cert.{name}", str(path), arguments, transaction, test)
 
     def authority(self, test=False, **more):
         arguments = {"key": str(self.ca_key), "key_type": "ec", "passphrase_pillar": PASSPHRASE, **more}

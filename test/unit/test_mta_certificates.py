@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_apply
 import _mta_fleet_ca
 import _mta_pem
 import _mta_x509_make
@@ -919,7 +920,7 @@ ISSUERS = {
 }
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.permutations(ISSUERS, 2))
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations(ISSUERS, 2)])
 def test_another_source_is_another_issuer_at_the_next_apply(host, sources, context, before, after):
     for result in sources[before]():
         assert result["result"] is True, result
@@ -943,6 +944,28 @@ def test_another_source_is_another_issuer_at_the_next_apply(host, sources, conte
     for result in sources[after]():
         assert (result["result"], result["changes"]) == (True, {})
         assert "Clients have to trust" not in result["comment"]
+
+
+def test_two_pairs_change_their_issuer_as_the_dry_run_says(host, fleet, context):
+    second = {"key": str(host.folder / "private/second.key"), "transaction": "one"}
+
+    def both(test, run):
+        name = host.folder / "certs/second.crt"
+        first = run(test, transaction="one")
+        files, host.certificate = host.certificate, name
+        results = [first, run(test, **second)]
+        host.certificate = files
+        if not test:
+            assert _mta_apply.commit(host.minion)["result"] is True
+        context.clear()
+        return results
+
+    both(False, lambda test, **more: (host.authority(test, transaction="one"), host.pair(test, **more))[1])
+    predicted, results = both(True, fleet), both(False, fleet)
+    assert [result["result"] for result in results] == [True, True], results
+    assert [result["changes"] for result in results] == [result["changes"] for result in predicted]
+    assert [str(host.ca) in result["changes"] for result in results] == [True, False]
+    assert [result["changes"] for result in both(False, fleet)] == [{}, {}]
 
 
 def test_the_authority_of_this_host_comes_back_after_that_of_a_fleet(host, fleet):

@@ -322,14 +322,10 @@ class TestTheCAMinion:
         assert "has no minions" in issue(request(), policy="open")["refused"]
 
     def test_a_key_in_the_authoritys_file_is_not_handed_out(self, authority, minion):
-        for name in ("certificate", "key"):
-            authority[name] = pathlib.Path(authority[name])
-        certificate = authority["certificate"].read_bytes()
-        authority["certificate"].write_bytes(
-            "Müller\n".encode("latin-1") + authority["key"].read_bytes() + certificate
-        )
-        answer = _mta_fleet_ca.certificate(minion)
-        assert answer == {"certificate": certificate.decode()}
+        path, key = (pathlib.Path(authority[name]) for name in ("certificate", "key"))
+        certificate = path.read_bytes()
+        path.write_bytes("Müller\n".encode("latin-1") + key.read_bytes() + certificate)
+        assert _mta_fleet_ca.certificate(minion) == {"certificate": certificate.decode()}
 
     def test_without_an_authority_it_says_what_makes_one(self, minion):
         assert "postfix_mta.fleet_ca makes" in _mta_fleet_ca.certificate(minion)["refused"]

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "b9f87cae523a"
+REVISION = "b40efd42f860"
 
 
 def revision():

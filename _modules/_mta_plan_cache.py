@@ -9,9 +9,7 @@ from salt.exceptions import CommandExecutionError
 
 from _mta_minion import Minion
 from _mta_plan import Plan
-
-# Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "1342a7be75a6"
+from _mta_revision import REVISION
 
 
 def _name(subject):
@@ -19,6 +17,7 @@ def _name(subject):
 
 
 def _digest(evidence):
+    # Other code may judge otherwise.
     # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
     return hashlib.sha256(repr((REVISION, evidence)).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_tables
-    from _mta_minion import Minion, refuse_job
+    from _mta_minion import Minion
 
 
 def default_type():
@@ -84,41 +84,3 @@ def lookup(table, key, config_directory="/etc/postfix"):
         salt '*' mta_map.lookup virtual_alias_maps info@example.com
     """
     return _mta_tables.lookup(Minion.of(globals()), table, key, config_directory)
-
-
-def missing_types(types):
-    """
-    Return those of some table types that this Postfix does not have; none while it is not installed.
-
-    types
-        List of names, as in ``postconf -m``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_map.missing_types '[hash, pcre]'
-    """
-    return _mta_tables.missing_types(Minion.of(globals()), types)
-
-
-def unfit(path, kind, entries, secret=False, mode=None, source=None, **job):
-    """
-    Return why a table cannot be as it is asked for; ``None`` when it can.
-
-    path
-        Of the source: what was found right the last time is not looked at again.
-
-    kind
-        Type; ``None``: the default one.
-
-    entries, secret, mode, source
-        As for the state ``mta_map.managed``.
-
-    Returns text that begins with the argument at fault: ``entries:key: reason``, ``mode: reason``. A secret is not
-    part of it.
-
-    For states: refused as a job, as values may be secret.
-    """
-    refuse_job("mta_map.unfit", job)
-    return _mta_tables.unfit(Minion.of(globals()), path, kind, entries, secret, mode, source)

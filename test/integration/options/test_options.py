@@ -181,7 +181,6 @@ class TestSecretsOfTheAuthority:
         ["mta_aliases.apply", 'aliases={"x": "bob"}'],
         ["postconf.apply", 'parameters={"biff": true}'],
         ["mta_apply.undo", "no reason"],
-        ["mta_map.unfit", "/etc/postfix/x", "hash", "{}"],
     ],
     ids=lambda command: command[0],
 )

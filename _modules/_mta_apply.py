@@ -69,7 +69,9 @@ LOG_LINES = 12
 LOG_PATIENCE = 2
 
 
-def roll_back(minion: Minion, commit=None, test=False):
+def roll_back(
+    minion: Minion, commit: float | Mapping[str, float] | None = None, test: bool = False
+) -> dict[str, Any]:
     """
     Take back what the last apply changed in the mail server's files, as one transaction that is verified.
 
@@ -89,7 +91,7 @@ def roll_back(minion: Minion, commit=None, test=False):
     Returns a state's result: ``result``, ``changes``, ``comment``.
     """
     _mta_transaction.pending(minion)
-    if isinstance(commit, dict):
+    if isinstance(commit, Mapping):
         commit = commit[minion.opts["id"]]
     # The one that there is now, not what another apply makes of it meanwhile.
     commit = _mta_snapshots.last_commit(minion) if commit is None else commit
@@ -110,7 +112,12 @@ def converge(
     Parameters as for :func:`participate`; ``participant`` is one of ``STANDALONE``. Returns a state's result.
     """
     part = STANDALONE[participant]
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
+    ret: dict[str, Any] = {
+        "name": name,
+        "changes": {},
+        "result": True,
+        "comment": f"{subject} is in the correct state.",
+    }
     try:
         plan = part.plan(minion, **arguments)
         if plan.changes and test:
@@ -160,7 +167,12 @@ def participate(
     run = Run.of(minion)
     run.subject = part.subject
     subject = subject or name
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{subject} is in the correct state."}
+    ret: dict[str, Any] = {
+        "name": name,
+        "changes": {},
+        "result": True,
+        "comment": f"{subject} is in the correct state.",
+    }
     if transaction and run.undone:
         ret.update(result=False, comment=f"{subject} has not been applied. {run.undone}")
         return ret
@@ -235,7 +247,7 @@ def _planned(minion: Minion, part: Participant, arguments: Mapping[str, Any], te
     return plan
 
 
-def _server_log(since, until):
+def _server_log(since: int, until: int) -> list[str]:
     """The server's own warnings and errors between two moments (Unix time), newest last: what can be had soon."""
     lines = []
     try:
@@ -254,13 +266,13 @@ def _server_log(since, until):
     return list(dict.fromkeys(wanted))[-LOG_LINES:]
 
 
-def _responsible(changes, text):
+def _responsible(changes: Mapping[str, Any], text: str) -> list[str]:
     """The changed parameters and services that the server's words name, by name, else by value; else all."""
 
-    def said(word):
-        return re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text)
+    def said(word: str) -> bool:
+        return bool(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text))
 
-    def parts(name, change):
+    def parts(name: str, change: Mapping[str, Any]) -> list[tuple[str, str]]:
         new = change.get("new")
         fields = new.items() if isinstance(new, dict) else [(name, new)]
         return [(field.replace("-o ", ""), "" if value is None else str(value)) for field, value in fields]
@@ -276,7 +288,9 @@ def _responsible(changes, text):
     return by_name or by_value or list(changes)
 
 
-def commit(minion: Minion, services=None, verify=None):
+def commit(
+    minion: Minion, services: Sequence[str] | None = None, verify: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """
     Close the transaction: activate, hold the live conversation, then commit, or undo everything.
 
@@ -442,7 +456,12 @@ def _put_away(minion: Minion, transaction: Transaction) -> list[str]:
     return done
 
 
-def set_(minion: Minion, parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def set_(
+    minion: Minion,
+    parameters: Mapping[str, Any],
+    services: Mapping[str, Any] | None = None,
+    config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY,
+) -> dict[str, Any]:
     """
     Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.
 
@@ -464,10 +483,13 @@ def set_(minion: Minion, parameters, services=None, config_directory=_mta_postfi
     outcome = participate(minion, "postconf.managed", config_directory, arguments, subject=subject)
     if not outcome["result"]:
         raise CommandExecutionError(outcome["comment"])
-    return outcome["changes"]
+    changes: dict[str, Any] = outcome["changes"]
+    return changes
 
 
-def reset(minion: Minion, parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def reset(
+    minion: Minion, parameters: str | Sequence[str], config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY
+) -> dict[str, Any]:
     """
     Take parameters out of main.cf, so that their defaults hold; otherwise as :func:`set_`.
 

@@ -1,5 +1,7 @@
 """TODO subject (mta_journal)."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import hashlib
@@ -14,13 +16,18 @@ import stat
 import subprocess
 import tempfile
 import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
 from _mta_minion import Minion
 from _mta_run import Run
+from _mta_system import Path
 
 log = logging.getLogger(__name__)
+
+Entry = dict[str, str]  # "folder", "path" and "kind", as of entries()
 
 HALTED = "halted"
 COMMITTED = "committed"
@@ -129,11 +136,11 @@ rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/re
 """
 
 
-def _store(minion: Minion, name):
+def _store(minion: Minion, name: str) -> pathlib.Path:
     return pathlib.Path(minion.state.path(name))
 
 
-def _sync(directory):
+def _sync(directory: Path) -> None:
     """Make the names in a directory safe from a power loss."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -142,7 +149,7 @@ def _sync(directory):
         os.close(descriptor)
 
 
-def entries(minion: Minion, store="journal"):
+def entries(minion: Minion, store: str = "journal") -> list[Entry]:
     """
     Return the entries of a store, oldest first.
 
@@ -167,7 +174,7 @@ def entries(minion: Minion, store="journal"):
     return found
 
 
-def fact(entry, name):
+def fact(entry: Entry, name: str) -> str:
     """
     Return a fact of an entry; empty when it has none of that name.
 
@@ -187,7 +194,7 @@ def fact(entry, name):
         return ""
 
 
-def _of_a_transaction(minion: Minion):
+def _of_a_transaction(minion: Minion) -> None:
     """Raise unless this run has a transaction open: a journal that nobody closes is undone at the next boot."""
     if not Run.of(minion).transaction:
         raise CommandExecutionError(
@@ -196,7 +203,7 @@ def _of_a_transaction(minion: Minion):
         )
 
 
-def begin(minion: Minion, before):
+def begin(minion: Minion, before: Mapping[str, Any]) -> None:
     """
     Make the journal of a new transaction, and arm the unit that resolves it at the next boot.
 
@@ -217,17 +224,18 @@ def begin(minion: Minion, before):
     _sync(journal.parent)
 
 
-def before(minion: Minion):
+def before(minion: Minion) -> dict[str, Any]:
     """
     Return what the server was like before the journal's transaction; an empty dictionary when nobody knows.
     """
     try:
-        return json.loads((_store(minion, "journal") / "before").read_text())
+        before: dict[str, Any] = json.loads((_store(minion, "journal") / "before").read_text())
+        return before
     except (OSError, ValueError):
         return {}
 
 
-def halt(minion: Minion):
+def halt(minion: Minion) -> None:
     """
     Note in the journal that files are switched which Postfix must not see one without the other.
 
@@ -238,7 +246,7 @@ def halt(minion: Minion):
     _sync(_store(minion, "journal"))
 
 
-def halted(minion: Minion, store="journal"):
+def halted(minion: Minion, store: str = "journal") -> bool:
     """
     Tell whether files were switched that Postfix must not see one without the other.
 
@@ -248,7 +256,7 @@ def halted(minion: Minion, store="journal"):
     return (_store(minion, store) / HALTED).exists()
 
 
-def _arm(minion: Minion):
+def _arm(minion: Minion) -> None:
     """Install the unit that resolves the journal at the next boot."""
     if not os.path.isdir("/run/systemd/system"):
         return
@@ -262,13 +270,13 @@ def _arm(minion: Minion):
         (wants / BOOT_UNIT).symlink_to(unit)
 
 
-def _recover_script(state_dir, unit_dir):
+def _recover_script(state_dir: Path, unit_dir: Path) -> str:
     """The text of recover.sh."""
     names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT}
     return RECOVER_TEXT.format(state_dir=state_dir, unit_dir=unit_dir, **names)
 
 
-def _disarm(minion: Minion):
+def _disarm(minion: Minion) -> None:
     """Take the unit away. One that stays does nothing without a journal."""
     for path in (
         pathlib.Path(UNIT_DIR) / "multi-user.target.wants" / BOOT_UNIT,
@@ -283,7 +291,7 @@ def _disarm(minion: Minion):
             log.warning("Cannot remove %s: %s", path, err)
 
 
-def drop(minion: Minion):
+def drop(minion: Minion) -> None:
     """
     Forget the journal in one step, then clear away what it consisted of.
 
@@ -298,7 +306,7 @@ def drop(minion: Minion):
     _disarm(minion)
 
 
-def set_aside(minion: Minion, numbers):
+def set_aside(minion: Minion, numbers: Iterable[str]) -> str:
     """
     Forget the journal but for the entries that could not be restored: these are set aside under another name.
 
@@ -321,7 +329,7 @@ def set_aside(minion: Minion, numbers):
     return str(aside)
 
 
-def commit(minion: Minion):
+def commit(minion: Minion) -> None:
     """
     Make what the journal's transaction changed final, by one rename: this is the point of no return.
 
@@ -333,14 +341,14 @@ def commit(minion: Minion):
         _sync(journal.parent)
 
 
-def committed(minion: Minion):
+def committed(minion: Minion) -> bool:
     """
     Tell whether there is a committed journal for which :func:`finish` has not been done.
     """
     return _store(minion, COMMITTED).exists()
 
 
-def finish(minion: Minion):
+def finish(minion: Minion) -> None:
     """
     Make a committed journal the store ``previous``, in place of the one before it.
 
@@ -356,14 +364,20 @@ def finish(minion: Minion):
     _disarm(minion)
 
 
-def _unused(path):
+def _unused(path: Path) -> pathlib.Path:
     """``path`` with the time appended, and a number where that is taken."""
     base = f"{path}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (pathlib.Path(base if number == 1 else f"{base}-{number}") for number in itertools.count(1))
     return next(name for name in names if not os.path.lexists(name))
 
 
-def record(minion: Minion, path, kind, facts=None, contents=None):
+def record(
+    minion: Minion,
+    path: Path,
+    kind: str,
+    facts: Mapping[str, str] | None = None,
+    contents: str | bytes | None = None,
+) -> None:
     """
     Save what is at a path as the journal's next entry, unless this transaction has saved it already.
 
@@ -412,7 +426,7 @@ def record(minion: Minion, path, kind, facts=None, contents=None):
     _sync(journal)
 
 
-def make_safe(folder):
+def make_safe(folder: Path) -> None:
     """
     Make a directory and the files in it safe from a power loss.
 
@@ -428,7 +442,7 @@ def make_safe(folder):
     _sync(folder)
 
 
-def _append(path, text):
+def _append(path: Path, text: str) -> None:
     """Append to a file, safe from a power loss."""
     with open(path, "a") as handle:
         handle.write(text)
@@ -437,12 +451,12 @@ def _append(path, text):
     _sync(os.path.dirname(path))
 
 
-def _digest(contents):
+def _digest(contents: str | bytes) -> str:
     """SHA-256 of ``bytes``, or of text as UTF-8, as sha256sum(1) shows it."""
     return hashlib.sha256(contents.encode() if isinstance(contents, str) else contents).hexdigest()
 
 
-def restore(entry):
+def restore(entry: Entry) -> str | None:
     """
     Put back what an entry saved. What is as it was saved is left alone. Doing it twice does no harm.
 
@@ -475,12 +489,12 @@ def restore(entry):
     return None
 
 
-def _rights(status):
+def _rights(status: os.stat_result) -> tuple[str, str]:
     """Owner and mode as an entry has them."""
     return f"{status.st_uid}:{status.st_gid}", f"{stat.S_IMODE(status.st_mode):o}"
 
 
-def _is_as_saved(entry):
+def _is_as_saved(entry: Entry) -> bool:
     """Whether a file has the content, the owner and the mode that were saved."""
     path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
     if changed(entry):
@@ -488,7 +502,7 @@ def _is_as_saved(entry):
     return _rights(path.stat()) == _rights(content.stat())
 
 
-def _is_somebody_elses(entry):
+def _is_somebody_elses(entry: Entry) -> bool:
     """Whether a file is neither as it was saved, nor what the transaction has written."""
     path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
     try:
@@ -500,7 +514,7 @@ def _is_somebody_elses(entry):
     return _digest(there) not in fact(entry, "wrote").split()
 
 
-def _restore_file(entry):
+def _restore_file(entry: Entry) -> str | None:
     """Replace a file by what was saved; return the name under which somebody else's is kept, or ``None``."""
     path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
     kept = _keep_beside(path) if _is_somebody_elses(entry) else None
@@ -522,7 +536,7 @@ def _restore_file(entry):
     return kept
 
 
-def _replace_by_link(path, content):
+def _replace_by_link(path: pathlib.Path, content: pathlib.Path) -> bool:
     """Where the disk is full there may be room for another name of what was saved; return whether there was."""
     draft = _unused(path.with_name(f".{path.name}"))
     try:
@@ -535,7 +549,7 @@ def _replace_by_link(path, content):
     return True
 
 
-def _restore_nothing(entry):
+def _restore_nothing(entry: Entry) -> str | None:
     """Remove a file that was not there; return the name under which somebody else's is kept, or ``None``."""
     path = pathlib.Path(entry["path"])
     if _is_somebody_elses(entry):
@@ -547,7 +561,7 @@ def _restore_nothing(entry):
     return None
 
 
-def _keep_beside(path):
+def _keep_beside(path: pathlib.Path) -> str:
     """Give a file a second name beside it, or, where that cannot be, make a copy of it; return the name."""
     kept = str(_unused(f"{path}.{EDITED}"))
     try:
@@ -558,7 +572,7 @@ def _keep_beside(path):
     return kept
 
 
-def remove_directory(entry):
+def remove_directory(entry: Entry) -> None:
     """
     Remove a directory that was not there, with what its daemon leaves in it, unless there is more in it.
 
@@ -576,7 +590,9 @@ def remove_directory(entry):
         log.info("%s stays: %s", path, err)
 
 
-def replace(path, contents, uid, gid, mode, times=None):
+def replace(
+    path: Path, contents: str | bytes, uid: int, gid: int, mode: int, times: tuple[int, int] | None = None
+) -> None:
     """
     Replace a file atomically: a reader sees the old or the new one whole, also after a power loss.
 
@@ -617,7 +633,7 @@ def replace(path, contents, uid, gid, mode, times=None):
     _sync(path.parent)
 
 
-def remove(path):
+def remove(path: Path) -> None:
     """
     Remove a file; a power loss does not bring it back.
 
@@ -630,11 +646,11 @@ def remove(path):
     _sync(os.path.dirname(path))
 
 
-def _access(status):
+def _access(status: os.stat_result) -> str:
     return f"{status.st_uid}:{status.st_gid} {stat.S_IMODE(status.st_mode):04o}"
 
 
-def _fingerprint(path):
+def _fingerprint(path: pathlib.Path) -> str:
     """Contents, owner and mode of a file or directory in a word; empty where there is none."""
     if path.is_symlink():
         return f"link {os.readlink(path)}"
@@ -646,7 +662,7 @@ def _fingerprint(path):
     return f"{contents} {_access(status)}"
 
 
-def _in_force(entry):
+def _in_force(entry: Entry) -> str:
     """What shows that a command's change is in force; empty when it is not."""
     file, pattern = json.loads(fact(entry, "evidence"))
     try:
@@ -657,7 +673,7 @@ def _in_force(entry):
     return found[found.re.groups] if found else ""
 
 
-def fingerprint(entry, saved=False):
+def fingerprint(entry: Entry, saved: bool = False) -> str:
     """
     Return what is now at an entry's place in a word, which differs when contents, owner or mode do.
 
@@ -676,7 +692,7 @@ def fingerprint(entry, saved=False):
     return _fingerprint(pathlib.Path(entry["path"]))
 
 
-def is_record(minion: Minion, entry):
+def is_record(minion: Minion, entry: Entry) -> bool:
     """
     Tell whether an entry is a record of this formula's own, which is no work of anybody else.
 
@@ -686,7 +702,7 @@ def is_record(minion: Minion, entry):
     return entry["path"].startswith(f"{_store(minion, '')}/")
 
 
-def changed(entry, gone=()):
+def changed(entry: Entry, gone: Collection[str] = ()) -> bool:
     """
     Tell whether what an entry saved is no longer so. A directory in which others have put something is theirs.
 

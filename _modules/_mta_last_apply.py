@@ -1,9 +1,13 @@
 """TODO subject (mta_apply)."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -15,7 +19,7 @@ FORMULA = "postfix_mta"
 FILES = ("main.cf", "master.cf")
 
 
-def _digest(path):
+def _digest(path: str) -> str | None:
     """SHA-256 of a file; ``None`` when it cannot be read."""
     try:
         with open(path, "rb") as handle:
@@ -24,7 +28,7 @@ def _digest(path):
         return None
 
 
-def _summary(results):
+def _summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The formula's part in the results of a run of states, which may hold others' too."""
     own = {}
     for key, result in results.items():
@@ -41,7 +45,12 @@ def _summary(results):
     }
 
 
-def ended(minion: Minion, results, config_directory="/etc/postfix", revision=None):
+def ended(
+    minion: Minion,
+    results: Mapping[str, Mapping[str, Any]],
+    config_directory: str = "/etc/postfix",
+    revision: str | None = None,
+) -> dict[str, Any]:
     """
     Record how an apply ended; send the event when it changed something or failed.
 
@@ -70,7 +79,7 @@ def ended(minion: Minion, results, config_directory="/etc/postfix", revision=Non
     return record
 
 
-def wrote(minion: Minion, paths):
+def wrote(minion: Minion, paths: Iterable[str]) -> None:
     """
     Record main.cf and master.cf, when they are among the files that a transaction has just changed for good.
 
@@ -83,13 +92,13 @@ def wrote(minion: Minion, paths):
         _remember(minion, {**record, "files": {**record.get("files", {}), **digests}})
 
 
-def _remember(minion: Minion, record):
+def _remember(minion: Minion, record: Mapping[str, Any]) -> None:
     # On a full disk the configuration seems to differ until an apply can say that it does not.
     with contextlib.suppress(CommandExecutionError):
         minion.state.write(RECORD, record)
 
 
-def last(minion: Minion):
+def last(minion: Minion) -> dict[str, Any]:
     """
     Tell what is known of the last apply; empty where there was none.
 
@@ -100,14 +109,14 @@ def last(minion: Minion):
     return minion.state.read(RECORD)
 
 
-def differing(minion: Minion):
+def differing(minion: Minion) -> list[str]:
     """
     Return which of main.cf and master.cf are not what the last apply left, as a list of paths.
     """
     return [path for path, digest in last(minion).get("files", {}).items() if _digest(path) != digest]
 
 
-def forget(minion: Minion):
+def forget(minion: Minion) -> None:
     """
     Forget the last apply: what it made has been taken back.
     """

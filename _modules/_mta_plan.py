@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
+
+from salt.exceptions import SaltInvocationError
 
 Change = dict[str, Any]  # {"old": …, "new": …}
 
@@ -58,10 +61,16 @@ class Participant(NamedTuple):
     remember: Callable[..., None] | None = None
 
 
-def stronger(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
-    """Merge two activations: of two actions for one service the stronger one."""
+def stronger(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
+    """
+    Merge two activations: of two actions for one service the stronger one.
+
+    Raises ``SaltInvocationError`` for an action that there is not.
+    """
     merged = dict(first)
     for service, action in second.items():
+        if action not in STRENGTH:
+            raise SaltInvocationError(f"{service} can be activated by {', '.join(STRENGTH)}, not {action!r}")
         if STRENGTH[action] > STRENGTH.get(merged.get(service, ""), 0):
             merged[service] = action
     return merged

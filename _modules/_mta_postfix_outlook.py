@@ -1,8 +1,11 @@
 """TODO subject (postconf)."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 
 from salt.exceptions import CommandExecutionError
 
@@ -11,7 +14,9 @@ from _mta_minion import Minion
 from _mta_run import Run
 
 
-def naming(minion: Minion, paths, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def naming(
+    minion: Minion, paths: Sequence[str], config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY
+) -> dict[str, str]:
     """
     Tell which files main.cf and master.cf name, as they will be after what this run of states has announced.
 
@@ -40,7 +45,7 @@ def naming(minion: Minion, paths, config_directory=_mta_postfix_view.CONFIG_DIRE
             values.update({f"{item} {key}": value for key, value in (new or {}).items() if key.startswith("-o ")})
         else:
             values[item] = new
-    named = {}
+    named: dict[str, list[str]] = {}
     for label, value in values.items():
         for word in re.findall(r"(?<![\w./-])/[^\s,{}()]+", value if isinstance(value, str) else ""):
             named.setdefault(os.path.realpath(word), []).append(label)

@@ -1,5 +1,7 @@
 """TODO subject (mta_ca mta_originals mta_previous mta_transaction)."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -7,6 +9,8 @@ import pathlib
 import shlex
 import shutil
 import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError
 
@@ -18,6 +22,7 @@ import _mta_postfix_view
 import _mta_services
 import _mta_snapshots
 import _mta_transaction
+from _mta_journal import Entry
 from _mta_minion import Minion
 from _mta_plan import Plan
 from _mta_run import Run
@@ -27,7 +32,7 @@ log = logging.getLogger(__name__)
 CERTIFICATE, KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 
-def authority_stays(entry):
+def authority_stays(entry: Entry) -> bool:
     """
     Tell whether what a transaction has saved is an authority's that is never taken away: a clean-up, roll back or
     change of settings leaves its private key as it is, and its certificate where there was none before.
@@ -44,7 +49,7 @@ def authority_stays(entry):
     return file is not None and (entry["kind"] == "absent" or b"PRIVATE KEY-----" in file.data)
 
 
-def authority_told(paths):
+def authority_told(paths: Sequence[str]) -> list[str]:
     """
     Say of the files of an authority that they stay, and how to remove them; a list of no or one text.
 
@@ -59,7 +64,7 @@ def authority_told(paths):
     ]
 
 
-def content(minion: Minion, path):
+def content(minion: Minion, path: str) -> bytes | None:
     """
     Return what was in a file before the first apply.
 
@@ -74,7 +79,7 @@ def content(minion: Minion, path):
     return None
 
 
-def _edited(minion: Minion, entries):
+def _edited(minion: Minion, entries: Sequence[Entry]) -> dict[str, str]:
     """
     Those of the entries that are not as the last apply that changed them left them, path to what to say.
 
@@ -93,7 +98,7 @@ def _edited(minion: Minion, entries):
     return found
 
 
-def _needed(minion: Minion, entries, modules, asked):
+def _needed(minion: Minion, entries: Sequence[Entry], modules: Mapping[str, str], asked: bool) -> dict[str, str]:
     """
     Of entries that would go, what a main.cf or master.cf that stays does not work without, path to what to say.
 
@@ -102,7 +107,9 @@ def _needed(minion: Minion, entries, modules, asked):
     made = [
         entry["path"]
         for entry in entries
-        if entry["kind"] == "absent" and not _mta_snapshots.is_record(minion, entry)
+        # The other half of a pair may be one that goes.
+        if not _mta_snapshots.is_record(minion, entry)
+        and (entry["kind"] == "absent" or modules[entry["path"]] == "mta_cert")
     ]
     sources = {path: _mta_snapshots.source(path) or path for path in made}
     named = _mta_postfix_outlook.naming(minion, list(sources.values()))
@@ -113,7 +120,7 @@ def _needed(minion: Minion, entries, modules, asked):
     return found
 
 
-def _uses_saslauthd():
+def _uses_saslauthd() -> bool:
     """Whether an smtpd(8) of the main.cf and master.cf that are there lets clients log in by saslauthd."""
     try:
         listeners = _mta_postfix_view.listeners()
@@ -122,23 +129,29 @@ def _uses_saslauthd():
     return any(one["auth"] and one["sasl_type"] == "cyrus" for one in listeners)
 
 
-def _contents(path):
+def _contents(path: str) -> bytes:
     try:
         return pathlib.Path(path).read_bytes()
     except OSError:
         return b""
 
 
-def _is_certificate(path):
+def _is_certificate(path: str) -> bool:
     contents = _contents(path)
     return CERTIFICATE in contents and KEY not in contents
 
 
-def _with_mates(minion: Minion, entries, modules, stays):
+def _with_mates(
+    minion: Minion, entries: Sequence[Entry], modules: Mapping[str, str], stays: Mapping[str, str | None]
+) -> dict[str, str | None]:
     """What stays, with what belongs to it: main.cf or master.cf, the key of a certificate, what is compiled."""
-    found = dict(stays)
+    found: dict[str, str | None] = dict(stays)
 
-    def keep(module, of=lambda path: True, mates=lambda path: True):
+    def keep(
+        module: str,
+        of: Callable[[str], bool] = lambda path: True,
+        mates: Callable[[str], bool] = lambda path: True,
+    ) -> None:
         paths = [
             entry["path"]
             for entry in entries
@@ -159,11 +172,11 @@ def _with_mates(minion: Minion, entries, modules, stays):
     # A record is of use as long as what it tells of.
     records = [entry["path"] for entry in entries if _mta_snapshots.is_record(minion, entry)]
     left = {modules[path] for path in found}
-    found.update({path: None for path in records if modules[path] in left})
+    found.update(dict.fromkeys([path for path in records if modules[path] in left]))
     return found
 
 
-def _survey(minion: Minion, entries, everything=False):
+def _survey(minion: Minion, entries: Sequence[Entry], everything: bool = False) -> dict[str, Any]:
     """
     What putting entries back would change, as ``{path: {"old": …, "new": …}}``; what stays, path to what to say or
     ``None``; the files of an authority; whether saslauthd stays.
@@ -177,7 +190,9 @@ def _survey(minion: Minion, entries, everything=False):
     if everything and any(modules[path] == "postconf" for path in stays):
         asked = _uses_saslauthd()
         stays = _with_mates(minion, entries, modules, {**_needed(minion, entries, modules, asked), **stays})
-    changes, authority, left = {}, [], {}
+    changes: dict[str, Any] = {}
+    authority: list[str] = []
+    left: dict[str, str | None] = {}
     # A directory was made before what is in it.
     for entry in reversed(entries):
         path = entry["path"]
@@ -194,7 +209,7 @@ def _survey(minion: Minion, entries, everything=False):
     return {"changes": changes, "stays": left, "authority": authority, "saslauthd": asked}
 
 
-def _told(entries, found):
+def _told(entries: Sequence[Entry], found: Mapping[str, Any]) -> list[str]:
     """What stays, a list of texts."""
     folders = {entry["path"]: entry["folder"] for entry in entries if entry["kind"] == "file"}
     told = []
@@ -205,7 +220,7 @@ def _told(entries, found):
     return told + authority_told(found["authority"])
 
 
-def obsolete(minion: Minion, module, wanted):
+def obsolete(minion: Minion, module: str, wanted: Iterable[str]) -> dict[str, Any]:
     """
     Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
 
@@ -232,7 +247,7 @@ def obsolete(minion: Minion, module, wanted):
     return {"changes": found["changes"], "stays": _told(entries, found)}
 
 
-def restore(minion: Minion, paths):
+def restore(minion: Minion, paths: Collection[str]) -> None:
     """
     Put back what was there before the first apply, as part of the transaction; at its commit it is forgotten.
 
@@ -246,7 +261,7 @@ def restore(minion: Minion, paths):
             put_back(minion, entry, forget=True)
 
 
-def restore_plan(minion: Minion):
+def restore_plan(minion: Minion) -> Plan:
     """
     Tell what differs from how it was before the first apply that committed, as ``{path: {"old": …, "new": …}}``.
 
@@ -270,7 +285,7 @@ def restore_plan(minion: Minion):
     return Plan(found["changes"], {"postfix": "restart", **services}, notes=told)
 
 
-def restore_apply(minion: Minion):
+def restore_apply(minion: Minion) -> None:
     """
     Put what :func:`plan` tells back to how it was before the first apply that committed, as one transaction.
 
@@ -287,7 +302,7 @@ def restore_apply(minion: Minion):
     _mta_transaction.afterwards(minion, forget_first)
 
 
-def forget_first(minion: Minion):
+def forget_first(minion: Minion) -> None:
     """
     Bring the services to how they were before the first apply, and forget what was kept, except for what stays.
 
@@ -304,14 +319,14 @@ def forget_first(minion: Minion):
     found = _survey(minion, entries, everything=True)
     for entry in entries:
         if entry["path"] not in found["stays"] and entry["path"] not in found["authority"]:
-            _mta_snapshots.drop(entry)
+            _mta_snapshots.drop(pathlib.Path(entry["folder"]))
     if not _mta_journal.entries(minion, _mta_snapshots.FIRST):
         shutil.rmtree(_mta_snapshots.first_folder(minion), ignore_errors=True)
     _mta_snapshots.forget_last(minion)
     _mta_last_apply.forget(minion)
 
 
-def roll_back_plan(minion: Minion, commit=None):
+def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
     """
     Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
 
@@ -350,7 +365,7 @@ def roll_back_plan(minion: Minion, commit=None):
     return Plan(dict.fromkeys(paths, change), left["activate"], notes=notes)
 
 
-def roll_back_apply(minion: Minion, commit=None):
+def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
     """
     Put every file back to how it was before the last apply that changed something, as one transaction.
 
@@ -373,7 +388,7 @@ def roll_back_apply(minion: Minion, commit=None):
         _mta_services.start("postfix")
 
 
-def put_back(minion: Minion, entry, forget=False):
+def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
     """
     Put back what an earlier transaction saved, as part of this one. A directory that was made stays, and so does
     an authority.
@@ -400,8 +415,8 @@ def put_back(minion: Minion, entry, forget=False):
     elif kind == "absent":
         _mta_transaction.remove(minion, path)
     elif kind == "directory":
-        owner = map(int, _mta_journal.fact(entry, "owner").split(":"))
-        _mta_transaction.directory(minion, path, *owner, mode=_mta_journal.fact(entry, "mode"))
+        user, group = map(int, _mta_journal.fact(entry, "owner").split(":"))
+        _mta_transaction.directory(minion, path, user, group, _mta_journal.fact(entry, "mode"))
     elif kind == "command" and _mta_journal.changed(entry):
         scripts = (_mta_journal.fact(entry, name).splitlines() for name in ("undo", "do"))
         undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "1e6a7163bb61"
+REVISION = "0462085b6beb"

@@ -1,14 +1,19 @@
 """TODO subject (mta_originals mta_previous)."""
 
+from __future__ import annotations
+
 import json
 import os
 import pathlib
 import shutil
 import time
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_journal
+from _mta_journal import Entry
 from _mta_minion import Minion
 
 FIRST = "originals"
@@ -17,26 +22,28 @@ COMPILED = (".db", ".lmdb", ".cdb")
 LAST = "previous"
 
 
-def first_folder(minion: Minion):
+def first_folder(minion: Minion) -> pathlib.Path:
     return pathlib.Path(minion.state.path(FIRST))
 
 
-def services(minion: Minion):
+def services(minion: Minion) -> dict[str, dict[str, bool]]:
     """What the daemons were like before the first apply, by name."""
     try:
-        return json.loads((first_folder(minion) / "services").read_text())["services"]
+        before: dict[str, Any] = json.loads((first_folder(minion) / "services").read_text())
+        services: dict[str, dict[str, bool]] = before["services"]
+        return services
     except (OSError, ValueError):
         return {}
 
 
-def _drafts(minion: Minion):
+def _drafts(minion: Minion) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """What :func:`keep` has written, in an order in which it may get its names: ``[(draft, name)]``."""
     store = first_folder(minion)
     drafts = [*store.glob("[0-9]*/.left"), *store.glob(".services"), *sorted(store.glob(".[0-9]*"))]
     return [(draft, draft.with_name(draft.name[1:])) for draft in drafts]
 
 
-def keep(minion: Minion):
+def keep(minion: Minion) -> None:
     """
     Keep what the journal has of paths that were never changed before, and in a word what the commit leaves.
 
@@ -78,7 +85,7 @@ def keep(minion: Minion):
     _mta_journal.make_safe(store)
 
 
-def discard(minion: Minion):
+def discard(minion: Minion) -> None:
     """
     Remove the drafts of :func:`keep`, where the commit is not done.
 
@@ -91,7 +98,7 @@ def discard(minion: Minion):
             draft.unlink()
 
 
-def settle(minion: Minion):
+def settle(minion: Minion) -> None:
     """
     Give the drafts of :func:`keep` their names, after the commit. Doing it again makes up for a run that died.
 
@@ -99,37 +106,36 @@ def settle(minion: Minion):
     """
     for draft, name in _drafts(minion):
         if name.is_dir():
-            drop({"folder": name})
+            drop(name)
         os.rename(draft, name)
 
 
-def _is_of_somebody_else(minion: Minion, old, entry):
+def _is_of_somebody_else(minion: Minion, old: Entry, entry: Entry) -> bool:
     """Whether what the journal has saved was put there by somebody, where nothing was before the first apply."""
     if (old["kind"], entry["kind"]) != ("absent", "file") or source(old["path"]) or is_record(minion, old):
         return False
     return _mta_journal.fingerprint(entry, saved=True) != _mta_journal.fact(old, "left")
 
 
-def drop(entry):
+def drop(folder: pathlib.Path) -> None:
     """Forget an entry in one step: who only looks holds no lock."""
-    folder = pathlib.Path(entry["folder"])
     gone = folder.with_name(f"gone-{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def is_record(minion: Minion, entry):
+def is_record(minion: Minion, entry: Entry) -> bool:
     return _mta_journal.is_record(minion, entry)
 
 
-def source(path):
+def source(path: str) -> str:
     """The file from which a lookup table is compiled; empty for any other path."""
     source, suffix = os.path.splitext(path)
     return source if suffix in COMPILED else ""
 
 
-def forget_entries(minion: Minion, paths):
+def forget_entries(minion: Minion, paths: Collection[str]) -> None:
     """
     Forget what was given back, and remove the directories that were not there.
 
@@ -140,10 +146,10 @@ def forget_entries(minion: Minion, paths):
         if entry["path"] in paths:
             if entry["kind"] == "no-directory":
                 _mta_journal.remove_directory(entry)
-            drop(entry)
+            drop(pathlib.Path(entry["folder"]))
 
 
-def describe(minion: Minion, activate):
+def describe(minion: Minion, activate: Mapping[str, str]) -> None:
     """
     Write down, in the journal, what the transaction leaves; called before the commit.
 
@@ -159,7 +165,7 @@ def describe(minion: Minion, activate):
     _mta_journal.make_safe(minion.state.path("journal"))
 
 
-def protect(minion: Minion):
+def protect(minion: Minion) -> None:
     """
     Forget what the last apply was to protect: a private key as it was before it was encrypted.
 
@@ -179,19 +185,19 @@ def protect(minion: Minion):
             ) from err
 
 
-def described(minion: Minion):
+def described(minion: Minion) -> dict[str, Any]:
     """What :func:`describe` wrote at the last commit; empty when there is none."""
     return minion.state.read(f"{LAST}/left")
 
 
-def last_commit(minion: Minion):
+def last_commit(minion: Minion) -> float | None:
     """
     Return when a transaction last changed something for good, Unix time; ``None``: never, or nobody knows.
     """
     return described(minion).get("commit")
 
 
-def forget_last(minion: Minion):
+def forget_last(minion: Minion) -> None:
     """
     Forget what the last apply was: it can no longer be taken back. The copies stay until the next one.
     """

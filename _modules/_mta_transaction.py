@@ -14,6 +14,7 @@ import shlex
 import stat
 import subprocess
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -22,9 +23,11 @@ import _mta_journal
 import _mta_judge
 import _mta_services
 import _mta_snapshots
+from _mta_journal import Entry
 from _mta_minion import Minion
 from _mta_plan import stronger
 from _mta_run import Run
+from _mta_system import Path
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class Transaction:
     afterwards: list[Callable[[Minion], None]] = dataclasses.field(default_factory=list)
 
 
-def _lock(minion: Minion, timeout=None):
+def _lock(minion: Minion, timeout: float | None = None) -> IO[str]:
     """Take the lock, waiting ``timeout`` seconds for another run to end; default ``LOCK_TIMEOUT``."""
     path = pathlib.Path(minion.state.path("lock"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,7 +102,7 @@ def _lock(minion: Minion, timeout=None):
     return handle
 
 
-def _is_open(minion: Minion):
+def _is_open(minion: Minion) -> bool:
     """Whether there is a journal: of a transaction under way, or left by one that was killed."""
     return os.path.exists(minion.state.path("journal"))
 
@@ -112,7 +115,8 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
     """
     run = Run.of(minion)
     if run.transaction:
-        return run.transaction
+        opened: Transaction = run.transaction
+        return opened
     if not (run.subject or closing):
         raise CommandExecutionError(ALONE)
     transaction = run.transaction = Transaction(_lock(minion))
@@ -142,10 +146,11 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
     return transaction
 
 
-def _look(minion: Minion, timeout, patience=0):
+def _look(minion: Minion, timeout: float, patience: float = 0) -> dict[str, Any]:
     """Whether the server answers at this moment, and which listeners do; a server that does not run, does not."""
     try:
-        return _mta_judge.check(minion, timeout=timeout, patience=patience)
+        seen: dict[str, Any] = _mta_judge.check(minion, timeout=timeout, patience=patience)
+        return seen
     except CommandExecutionError:
         return {"answers": False, "speaking": []}
 
@@ -156,7 +161,7 @@ def withdraw(minion: Minion) -> None:
     end(minion)
 
 
-def alone(minion: Minion, do, wait=True):
+def alone(minion: Minion, do: Callable[[], Any], wait: bool = True) -> Any:
     """
     Call a function while no apply is under way, and keep them waiting meanwhile; what one left behind is undone
     first.
@@ -183,8 +188,8 @@ def alone(minion: Minion, do, wait=True):
         return do()
 
 
-def _answers_now(minion: Minion, timeout, patience=0):
-    return _look(minion, timeout, patience)["answers"]
+def _answers_now(minion: Minion, timeout: float, patience: float = 0) -> bool:
+    return bool(_look(minion, timeout, patience)["answers"])
 
 
 def end(minion: Minion) -> None:
@@ -195,7 +200,7 @@ def end(minion: Minion) -> None:
     run.transaction, run.activate, run.changes = None, {}, {}
 
 
-def _roll_back(minion: Minion, before, activated):
+def _roll_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> dict[str, list[str]]:
     """
     Undo what a journal says, whoever began it, bring the daemons to it, and resolve the journal.
 
@@ -203,10 +208,10 @@ def _roll_back(minion: Minion, before, activated):
     ``failed`` (list of the paths that are not), ``notes`` (sentences on these, and on what others have edited).
     Raises ``OSError`` when the journal cannot be resolved.
     """
-    outcome = {"restored": [], "failed": [], "notes": []}
-    entries = _mta_journal.entries(minion)[::-1]
+    outcome: dict[str, list[str]] = {"restored": [], "failed": [], "notes": []}
     failed = []
     try:
+        entries = _mta_journal.entries(minion)[::-1]
         if _mta_journal.halted(minion):
             attempt("Postfix could not be stopped meanwhile", _stop_postfix)
         for entry in entries:
@@ -239,7 +244,7 @@ def _roll_back(minion: Minion, before, activated):
     return outcome
 
 
-def attempt(otherwise, function, *args):
+def attempt(otherwise: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function. What it raises is logged, and keeps nothing else from being done."""
     try:
         return function(*args)
@@ -248,12 +253,12 @@ def attempt(otherwise, function, *args):
         return None
 
 
-def _stop_postfix():
+def _stop_postfix() -> None:
     if _mta_services.status(["postfix"])["postfix"]["active"]:
         _mta_services.stop("postfix")
 
 
-def _not_restored(entry, err):
+def _not_restored(entry: Entry, err: BaseException) -> str:
     """Say what could not be undone, and what that means; ``entry`` is the one that was set aside."""
     reason = getattr(err, "strerror", None) or str(err)
     text = f"NOT UNDONE: {entry['path']} could not be restored ({reason}). "
@@ -267,12 +272,12 @@ def _not_restored(entry, err):
     return f"{text}What would undo it is in {entry['folder']}."
 
 
-def has_units(entries):
+def has_units(entries: Iterable[Entry]) -> bool:
     """Whether a unit of systemd is among what was changed."""
     return any(entry["path"].startswith(UNIT_DIR) for entry in entries)
 
 
-def _recover(minion: Minion):
+def _recover(minion: Minion) -> dict[str, list[str]] | None:
     """
     Resolve what a run that died has left: undo its journal, or finish what it has committed. The lock is ours.
 
@@ -290,7 +295,7 @@ def _recover(minion: Minion):
     return outcome
 
 
-def _bring_back(minion: Minion, before, activated):
+def _bring_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> None:
     """
     Bring the daemons back to the restored files and to the state they were in before.
 
@@ -302,7 +307,7 @@ def _bring_back(minion: Minion, before, activated):
         attempt(f"After undoing an apply, {name}", _bring_back_service, minion, name, was, activated)
 
 
-def _bring_back_service(minion: Minion, name, was, activated):
+def _bring_back_service(minion: Minion, name: str, was: Mapping[str, bool], activated: bool) -> None:
     """One service of :func:`_bring_back`; ``was``: its status before, empty when unknown."""
     now = _mta_services.status([name])[name]
     if not now["installed"]:
@@ -320,7 +325,7 @@ def _bring_back_service(minion: Minion, name, was, activated):
         _mta_services.disable(name)
 
 
-def pending(minion: Minion):
+def pending(minion: Minion) -> list[str] | None:
     """
     Begin a new run: forget what an earlier one in this process did, and tell whether one left a journal.
 
@@ -332,7 +337,7 @@ def pending(minion: Minion):
     return [entry["path"] for entry in _mta_journal.entries(minion)]
 
 
-def under_way(minion: Minion):
+def under_way(minion: Minion) -> bool:
     """
     Tell whether another apply holds the lock at this moment: a journal is then not a left-over one.
     """
@@ -346,7 +351,7 @@ def under_way(minion: Minion):
     return False
 
 
-def recover(minion: Minion):
+def recover(minion: Minion) -> dict[str, list[str]] | None:
     """
     Undo an interrupted transaction: put the saved files back and bring the daemons to them.
 
@@ -363,7 +368,7 @@ def recover(minion: Minion):
         return _recover(minion)
 
 
-def undo(minion: Minion, reason):
+def undo(minion: Minion, reason: str) -> dict[str, Any]:
     """
     Undo the transaction that is open in this run.
 
@@ -379,7 +384,7 @@ def undo(minion: Minion, reason):
     """
     run = Run.of(minion)
     transaction = run.transaction
-    undone = {"restored": [], "failed": [], "notes": [], "answers": None, "comment": ""}
+    undone: dict[str, Any] = {"restored": [], "failed": [], "notes": [], "answers": None, "comment": ""}
     run.undone = run.undone or f"This apply was undone: {reason}"
     if not transaction:
         return undone
@@ -403,12 +408,18 @@ def undo(minion: Minion, reason):
     return undone
 
 
-def _record(minion: Minion, path, kind, facts=None, contents=None):
+def _record(
+    minion: Minion,
+    path: Path,
+    kind: str,
+    facts: Mapping[str, str] | None = None,
+    contents: str | bytes | None = None,
+) -> None:
     """Save what is at ``path`` before the member that runs changes it, and a fingerprint of what it will write."""
-    _mta_journal.record(minion, path, kind, {"module": Run.of(minion).subject, **(facts or {})}, contents)
+    _mta_journal.record(minion, path, kind, {"module": Run.of(minion).subject or "", **(facts or {})}, contents)
 
 
-def _numeric(user, group, status):
+def _numeric(user: str | int | None, group: str | int | None, status: os.stat_result) -> tuple[int, int]:
     """Numbers of a user and a group that are names or numbers; of ``status`` where they are ``None``."""
     try:
         if not isinstance(user, int):
@@ -420,14 +431,23 @@ def _numeric(user, group, status):
     return user, group
 
 
-def _mode(mode):
+def _mode(mode: str) -> int:
     try:
         return int(mode, 8)
     except (TypeError, ValueError):
         raise SaltInvocationError(f"mode must be an octal string such as '0644', not {mode!r}") from None
 
 
-def write(minion: Minion, path, contents, user=None, group=None, mode=None, activate=None, protect=()):
+def write(
+    minion: Minion,
+    path: Path,
+    contents: str | bytes,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    mode: str | None = None,
+    activate: Mapping[str, str] | None = None,
+    protect: Iterable[str] = (),
+) -> None:
     """
     Replace a file as part of the transaction; the old one comes back when the transaction is undone.
 
@@ -467,7 +487,7 @@ def write(minion: Minion, path, contents, user=None, group=None, mode=None, acti
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 
 
-def remove(minion: Minion, path, activate=None):
+def remove(minion: Minion, path: Path, activate: Mapping[str, str] | None = None) -> None:
     """
     Remove a file as part of the transaction. A file that is not there is no error.
 
@@ -489,7 +509,14 @@ def remove(minion: Minion, path, activate=None):
         raise CommandExecutionError(f"Cannot remove {path}: {err.strerror or err}") from err
 
 
-def directory(minion: Minion, path, user="root", group="root", mode="0755", runtime=()):
+def directory(
+    minion: Minion,
+    path: Path,
+    user: str | int = "root",
+    group: str | int = "root",
+    mode: str = "0755",
+    runtime: Iterable[str] = (),
+) -> None:
     """
     Create a directory, or correct its owner and mode, as part of the transaction.
 
@@ -520,7 +547,9 @@ def directory(minion: Minion, path, user="root", group="root", mode="0755", runt
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
 
 
-def command(minion: Minion, item, do, undo, evidence):
+def command(
+    minion: Minion, item: str, do: Sequence[Sequence[str]], undo: Sequence[Sequence[str]], evidence: Sequence[str]
+) -> None:
     """
     Change what only a command of the system may change, as part of the transaction: an entry in its database.
 
@@ -545,11 +574,11 @@ def command(minion: Minion, item, do, undo, evidence):
         _command(argv)
 
 
-def _script(commands):
+def _script(commands: Iterable[Sequence[str]]) -> str:
     return "".join(f"{shlex.join(argv)}\n" for argv in commands)
 
 
-def _command(argv):
+def _command(argv: Sequence[str]) -> None:
     try:
         done = subprocess.run(
             argv,
@@ -569,7 +598,7 @@ def _command(argv):
         raise CommandExecutionError(f"'{shlex.join(argv)}' failed with exit code {done.returncode}: {text}")
 
 
-def halt(minion: Minion):
+def halt(minion: Minion) -> bool:
     """
     Stop Postfix, for the moment in which files are switched that it must not see one without the other.
 
@@ -589,7 +618,7 @@ def halt(minion: Minion):
     return True
 
 
-def afterwards(minion: Minion, function):
+def afterwards(minion: Minion, function: Callable[[Minion], None]) -> None:
     """
     Have a function called when the transaction has been committed, before anybody else can begin one.
 
@@ -599,7 +628,7 @@ def afterwards(minion: Minion, function):
     begin(minion).afterwards.append(function)
 
 
-def need(minion: Minion, activate, let_go=()):
+def need(minion: Minion, activate: Mapping[str, str] | None, let_go: Iterable[str] = ()) -> None:
     """
     Say what has to happen at the end for the changes to be in force, and which listeners they take out.
 
@@ -617,7 +646,7 @@ def need(minion: Minion, activate, let_go=()):
         transaction.let_go.update(let_go)
 
 
-def outlook(minion: Minion):
+def outlook(minion: Minion) -> dict[str, Any]:
     """
     Tell what the closing state will have to do.
 
@@ -636,7 +665,7 @@ def outlook(minion: Minion):
     }
 
 
-def _undone_text(undone):
+def _undone_text(undone: Mapping[str, Any]) -> str:
     lines = list(undone["notes"])
     if undone["restored"]:
         lines.insert(0, "Undone: " + ", ".join(undone["restored"]) + ".")
@@ -647,7 +676,7 @@ def _undone_text(undone):
     return "\n".join(lines)
 
 
-def output(argv, seconds):
+def output(argv: Sequence[str], seconds: float) -> list[str]:
     """The lines that a command writes within some seconds; it is not waited for any longer."""
     job = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
@@ -659,7 +688,7 @@ def output(argv, seconds):
     return output.decode(errors="replace").splitlines()
 
 
-def finish(minion: Minion):
+def finish(minion: Minion) -> None:
     """Do what a commit leaves to be done; where a run dies over it, the next one does it."""
     _mta_snapshots.settle(minion)
     _mta_journal.finish(minion)

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from rig import PREFIX, images, kitchen, results
-from rig.container import Container, run_label, without_systemd
+from rig.container import Container, group_label, run_label, without_systemd
 from rig.container import remove_all as remove_containers
 from rig.fleet import Fleet, start_containers
 
@@ -77,7 +77,7 @@ def new_container(instance):
     without Salt. init: ``systemd`` or ``none``. provision: put the formula and the suite's pillar inside.
     hostname: default the suite's. All of them are removed after the module.
     """
-    label = f"{run_label()}.{os.urandom(4).hex()}"
+    label = group_label()
     numbers = itertools.count(1)
 
     def start(platform=None, init="systemd", provision=True, hostname=None):

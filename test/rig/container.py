@@ -212,6 +212,11 @@ def run_label(run=None):
     return f"{PREFIX}.run={run or os.environ.get('POSTFIX_MTA_TEST_RUN', os.getpid())}"
 
 
+def group_label():
+    """A label for some of a run's containers, to remove them before its end. They have the run's label as well."""
+    return f"{PREFIX}.group={os.urandom(4).hex()}"
+
+
 def remove_all(label):
     """Remove every container that has a label."""
     names = docker("ps", "--all", "--quiet", "--filter", f"label={label}").split()

@@ -10,6 +10,8 @@ import importlib
 import inspect
 import pathlib
 
+import _mta_apply
+import _mta_transaction
 import pytest
 import salt._logging
 import salt.config
@@ -177,5 +179,16 @@ def participate(minion):
             return function(minion, *args, **kwargs)
         finally:
             run.subject = subject
+
+    return call
+
+
+@pytest.fixture
+def transaction(participate, server):
+    """The functions of the engine by name, called as a participant's state calls them."""
+
+    def call(function, *args, **kwargs):
+        engine = _mta_transaction if hasattr(_mta_transaction, function) else _mta_apply
+        return participate(getattr(engine, function), *args, **kwargs)
 
     return call

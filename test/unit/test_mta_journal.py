@@ -8,12 +8,13 @@ import subprocess
 import pytest
 
 import _mta_journal
+from _mta_run import Run
 
 SHELLS = [["sh"], ["bash", "--posix"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
 
 
 @pytest.fixture(params=["undo", "recover", *map(" ".join, SHELLS)])
-def roll_back(request, transaction, context, tmp_path):
+def roll_back(request, transaction, minion, context, tmp_path):
     """
     A function that undoes the transaction: in its own run, in the next one, or as the boot does. ``env``: of the
     script. Returns what it says.
@@ -22,7 +23,7 @@ def roll_back(request, transaction, context, tmp_path):
     def run(**env):
         if request.param == "undo":
             return transaction("undo", "no reason")["comment"]
-        context["mta_transaction"]["lock"].close()
+        Run.of(minion).transaction.lock.close()
         context.clear()
         if request.param == "recover":
             return "\n".join(transaction("recover")["notes"])
@@ -89,7 +90,7 @@ def test_the_next_apply_works_after_one_that_could_not_be_undone(main_cf, transa
     roll_back()
     main_cf.rmdir()
     transaction("write", str(main_cf), "newer\n")
-    assert transaction("close")["result"] is True
+    assert transaction("commit")["result"] is True
     assert main_cf.read_text() == "newer\n"
 
 

@@ -8,18 +8,20 @@ import pytest
 import _mta_apply
 import _mta_journal
 import _mta_restore
+import _mta_transaction
+from _mta_run import Run
 
 
 @pytest.fixture
-def originals(participate, server):
-    """The functions of ``mta_originals`` by name, called as a participant's state calls them."""
-    return lambda function, *args, **kwargs: participate(f"mta_originals.{function}", *args, **kwargs)
+def restore(participate, server):
+    """The functions of ``_mta_restore`` by name, called as a participant's state calls them."""
+    return lambda function, *args: participate(getattr(_mta_restore, function), *args)
 
 
 @pytest.fixture
-def superseded(originals):
-    """What a member gives back."""
-    return lambda module, wanted: originals("superseded", module, wanted)["changes"]
+def obsolete(restore):
+    """What a participant restores."""
+    return lambda subject, wanted: restore("obsolete", subject, wanted)["changes"]
 
 
 @pytest.fixture
@@ -30,133 +32,133 @@ def database(tmp_path):
 
 
 @pytest.fixture
-def changed(transaction, context, main_cf, database, tmp_path):
+def changed(transaction, context, main_cf, database, tmp_path, minion):
     """One apply of the member ``thing``: a file, a new file, a directory that its daemon uses, a command."""
     folder = tmp_path / "run" / "daemon"
     transaction("write", str(main_cf), "new\n")
-    context["mta_transaction"]["module"] = "thing"
+    Run.of(minion).subject = "thing"
     transaction("write", str(tmp_path / "option"), "secret", mode="0600")
     transaction("directory", str(folder), runtime=["mux"])
     add = ["sed", "-i", "s/$/postfix/", str(database)]
     delete = ["sed", "-i", "s/postfix//", str(database)]
     transaction("command", "group", [add], [delete], [str(database), "^sasl:postfix$"])
-    context["mta_transaction"]["module"] = None
+    Run.of(minion).subject = None
     return {"option": tmp_path / "option", "folder": folder, "database": database}
 
 
-def test_only_what_is_no_longer_wanted_is_superseded(transaction, superseded, changed):
-    assert transaction("close")["result"]
+def test_only_what_is_no_longer_wanted_is_superseded(transaction, obsolete, changed):
+    assert transaction("commit")["result"]
     folder = changed["folder"]
-    assert superseded("other", []) == {}
-    assert set(superseded("thing", [str(folder), "group"])) == {str(changed["option"])}
+    assert obsolete("other", []) == {}
+    assert set(obsolete("thing", [str(folder), "group"])) == {str(changed["option"])}
     (folder / "mux").touch()
     everything = {str(changed["option"]), str(folder), str(folder.parent), "group"}
-    assert set(superseded("thing", [])) == everything
+    assert set(obsolete("thing", [])) == everything
     (folder / "of somebody else").touch()
-    assert set(superseded("thing", [])) == {str(changed["option"]), "group"}
+    assert set(obsolete("thing", [])) == {str(changed["option"]), "group"}
 
 
-def test_what_somebody_has_replaced_since_is_theirs(transaction, originals, superseded, changed):
-    assert transaction("close")["result"]
+def test_what_somebody_has_replaced_since_is_theirs(transaction, restore, obsolete, changed):
+    assert transaction("commit")["result"]
     untouched = {str(changed["option"]), str(changed["folder"]), str(changed["folder"].parent), "group"}
-    assert set(superseded("thing", [])) == untouched
+    assert set(obsolete("thing", [])) == untouched
     changed["option"].write_text("theirs")
-    assert set(superseded("thing", [])) == untouched - {str(changed["option"])}
-    assert str(changed["option"]) in originals("superseded", "thing", [])["stays"][0]
+    assert set(obsolete("thing", [])) == untouched - {str(changed["option"])}
+    assert str(changed["option"]) in restore("obsolete", "thing", [])["stays"][0]
 
 
-def test_what_a_later_apply_leaves_is_not_theirs(transaction, superseded, changed):
-    assert transaction("close")["result"]
+def test_what_a_later_apply_leaves_is_not_theirs(transaction, obsolete, changed):
+    assert transaction("commit")["result"]
     transaction("write", str(changed["option"]), "renewed")
-    assert transaction("close")["result"]
-    assert str(changed["option"]) in superseded("thing", [])
+    assert transaction("commit")["result"]
+    assert str(changed["option"]) in obsolete("thing", [])
 
 
-def test_what_is_taken_back_is_its_member_s_again(transaction, originals, superseded, context, changed, minion):
-    assert transaction("close")["result"]
+def test_what_is_taken_back_is_its_member_s_again(transaction, restore, obsolete, context, changed, minion):
+    assert transaction("commit")["result"]
     option = str(changed["option"])
-    context["mta_transaction"]["module"] = "thing"
-    originals("give_back", [option])
-    assert transaction("close")["result"]
+    Run.of(minion).subject = "thing"
+    restore("restore", [option])
+    assert transaction("commit")["result"]
     assert not changed["option"].exists()
     assert _mta_apply.roll_back(minion)["result"]
     assert changed["option"].read_text() == "secret"
-    assert option in superseded("thing", [])
+    assert option in obsolete("thing", [])
 
 
-def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(transaction, superseded, changed, tmp_path):
-    assert transaction("close")["result"]
+def test_a_file_that_a_symbolic_link_leads_to_is_wanted_with_the_link(transaction, obsolete, changed, tmp_path):
+    assert transaction("commit")["result"]
     (tmp_path / "link").symlink_to(changed["option"])
-    assert str(changed["option"]) not in superseded("thing", [str(tmp_path / "link")])
+    assert str(changed["option"]) not in obsolete("thing", [str(tmp_path / "link")])
 
 
-def test_it_is_given_back_at_the_commit_and_then_forgotten(transaction, originals, superseded, changed, main_cf):
-    assert transaction("close")["result"]
+def test_it_is_given_back_at_the_commit_and_then_forgotten(transaction, restore, obsolete, changed, main_cf):
+    assert transaction("commit")["result"]
     (changed["folder"] / "mux").touch()
-    originals("give_back", list(superseded("thing", [])))
+    restore("restore", list(obsolete("thing", [])))
     assert changed["folder"].exists()
-    assert transaction("close")["result"]
+    assert transaction("commit")["result"]
     assert not changed["option"].exists()
     assert not changed["folder"].parent.exists()
     assert changed["database"].read_text() == "sasl:\n"
-    assert set(originals("plan")["changes"]) == {str(main_cf)}
+    assert set(restore("restore_plan").changes) == {str(main_cf)}
 
 
-def test_an_undo_brings_it_all_back(transaction, originals, superseded, server, changed):
-    assert transaction("close")["result"]
-    originals("give_back", list(superseded("thing", [])))
+def test_an_undo_brings_it_all_back(transaction, restore, obsolete, server, changed):
+    assert transaction("commit")["result"]
+    restore("restore", list(obsolete("thing", [])))
     server.broken = True
-    assert transaction("close")["result"] is False
+    assert transaction("commit")["result"] is False
     assert changed["option"].read_text() == "secret"
     assert stat.S_IMODE(changed["option"].stat().st_mode) == 0o600
     assert changed["folder"].exists()
     assert changed["database"].read_text() == "sasl:postfix\n"
 
 
-def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, originals, main_cf, tmp_path):
+def test_what_was_there_before_the_first_apply_can_be_had_again(transaction, restore, main_cf, tmp_path):
     new = tmp_path / "smtpd.conf"
     for text in ("first apply\n", "second apply\n"):
         transaction("write", str(main_cf), text)
         transaction("write", str(new), text)
-        assert transaction("close")["result"]
-    assert set(originals("plan")["changes"]) == {str(main_cf), str(new)}
-    originals("apply")
-    assert transaction("close")["result"]
+        assert transaction("commit")["result"]
+    assert set(restore("restore_plan").changes) == {str(main_cf), str(new)}
+    restore("restore_apply")
+    assert transaction("commit")["result"]
     assert main_cf.read_text() == "myhostname = old\n"
     assert not new.exists()
-    assert originals("plan")["changes"] == {}
+    assert restore("restore_plan").changes == {}
 
 
 class TestWhatIsNotAsItWasLeft:
     """What somebody has changed since the last apply stays, and so does what was kept of it."""
 
     @pytest.fixture
-    def apply(self, transaction, context, tmp_path):
+    def apply(self, transaction, context, tmp_path, minion):
         """Write files as a member, name to text, and commit."""
 
         def run(module, mode=None, **files):
             for name, text in files.items():
                 transaction("begin")
-                context["mta_transaction"]["module"] = module
+                Run.of(minion).subject = module
                 transaction("write", str(tmp_path / name), text, mode=mode)
-            assert transaction("close")["result"]
+            assert transaction("commit")["result"]
 
         return run
 
     @pytest.fixture
-    def clean(self, states, transaction):
-        """The state of ``.clean``; its result."""
+    def clean(self, minion, server):
+        """What the state of ``.clean`` does; its result."""
 
         def run():
-            transaction("pending")
-            outcome = states["mta_transaction.restored"]("postfix_mta")
+            Run.of(minion).reset()
+            outcome = _mta_apply.participate(minion, "mta_transaction.restored", "postfix_mta", {})
             assert outcome["result"], outcome
             return outcome
 
         return run
 
     @pytest.fixture
-    def kept(self, modules):
+    def kept(self, minion):
         """Paths of which there are copies, and the copies."""
 
         def found():
@@ -186,7 +188,7 @@ class TestWhatIsNotAsItWasLeft:
             *again["comment"].splitlines()
         }
 
-    def test_what_it_replaces_is_kept_until_the_next_apply(self, apply, clean, modules, tmp_path):
+    def test_what_it_replaces_is_kept_until_the_next_apply(self, apply, clean, tmp_path, minion):
         apply("thing", conf="made\n")
         clean()
         (entry,) = _mta_journal.entries(minion, "previous")
@@ -215,7 +217,7 @@ class TestWhatIsNotAsItWasLeft:
         assert kept()[str(tmp_path / "conf")].read_text() == "before\n"
 
     def test_a_directory_and_a_command_count(self, transaction, context, clean, changed):
-        assert transaction("close")["result"]
+        assert transaction("commit")["result"]
         changed["folder"].chmod(0o700)
         changed["database"].write_text("sasl:postfix\nothers\n")
         done = clean()
@@ -253,13 +255,13 @@ class TestWhatIsNotAsItWasLeft:
         clean()
         assert {name for name in files if (tmp_path / name).exists()} == {edited, "key"}
 
-    def test_a_main_cf_that_stays_keeps_what_it_names(self, apply, clean, tmp_path, main_cf, pretend, modules):
+    def test_a_main_cf_that_stays_keeps_what_it_names(self, apply, clean, tmp_path, main_cf, pretend, minion):
         (tmp_path / "master.cf").write_text("before\n")
         record = minion.state.path("postconf.json")
         apply("postconf", **{"main.cf": "made\n", "master.cf": "made\n", record: "{}"})
         apply("mta_cert", named="made\n", needless="made\n")
         apply("saslauthd", option="made\n")
-        listener = {"auth": True, "sasl_type": "cyrus"}
+        listener = {"service": "smtp/inet", "auth": True, "sasl_type": "cyrus"}
         pretend("_mta_postfix_view.listeners", lambda: [listener])
         pretend(
             "_mta_postfix_outlook.naming",
@@ -283,12 +285,14 @@ class TestWhatIsNotAsItWasLeft:
         assert not (tmp_path / "other").exists()
 
     @pytest.mark.parametrize("existed", [True, False])
-    def test_an_authority_is_never_taken_away(self, apply, clean, modules, superseded, tmp_path, existed):
+    def test_an_authority_is_never_taken_away(
+        self, apply, clean, obsolete, restore, transaction, tmp_path, existed, minion
+    ):
         key = "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n"
         if existed:
             (tmp_path / "cakey").write_text(key.format("as it was"))
         apply("mta_ca", cakey=key.format("locked"), cacert="certificate\n")
-        assert superseded("mta_ca", []) == ({})
+        assert obsolete("mta_ca", []) == ({})
         outcome = _mta_apply.roll_back(minion)
         assert "there is nothing" in outcome["comment"]
         apply("thing", other="made\n")
@@ -296,16 +300,14 @@ class TestWhatIsNotAsItWasLeft:
         assert {*done["changes"]} == {str(tmp_path / "other"), "activation"}
         assert f"rm {tmp_path / 'cakey'} {tmp_path / 'cacert'}"[:20] in done["comment"]
         for entry in _mta_journal.entries(minion, "originals"):
-            _mta_restore.put_back(minion, entry)
-        assert _mta_apply.commit(minion)["result"]
+            restore("put_back", entry)
+        assert transaction("commit")["result"]
         assert (tmp_path / "cakey").read_text() == key.format("locked")
         assert (tmp_path / "cacert").read_text() == "certificate\n"
 
-    def test_what_was_kept_is_forgotten_before_another_apply_may_begin(
-        self, apply, clean, pretend, transaction, tmp_path
-    ):
+    def test_what_was_kept_is_forgotten_before_another_apply_may_begin(self, apply, clean, pretend, minion):
         apply("thing", other="made\n")
         held = []
-        pretend("_mta_restore.forget_first", lambda: held.append(transaction("under_way")))
+        pretend("_mta_restore.forget_first", lambda: held.append(_mta_transaction.under_way(minion)))
         clean()
         assert held == [True]

@@ -1,14 +1,21 @@
 """What the last apply changed comes back, if nobody has touched it since."""
 
+import functools
 import stat
 
 import pytest
 
+import _mta_apply
+import _mta_restore
+import _mta_run
+import _mta_snapshots
+import _mta_transaction
+
 
 @pytest.fixture
-def previous(modules, server):
-    """The functions of ``mta_previous`` by name."""
-    return lambda function, *args, **kwargs: modules[f"mta_previous.{function}"](*args, **kwargs)
+def roll_back(minion, server):
+    """Roll back; the result."""
+    return functools.partial(_mta_apply.roll_back, minion)
 
 
 @pytest.fixture
@@ -20,14 +27,14 @@ def changed(transaction, main_cf, tmp_path):
     transaction("write", str(tmp_path / "new.cf"), "x")
     transaction("directory", str(tmp_path / "made"))
     transaction("remove", str(old))
-    assert transaction("close")["result"] is True
+    assert transaction("commit")["result"] is True
     return main_cf, tmp_path / "new.cf", old
 
 
-def test_everything_comes_back_and_is_put_in_force(transaction, previous, server, changed):
+def test_everything_comes_back_and_is_put_in_force(transaction, roll_back, server, changed):
     main_cf, new, old = changed
     server.actions.clear()
-    outcome = previous("take_back")
+    outcome = roll_back()
     assert outcome["result"] is True, outcome["comment"]
     assert main_cf.read_text() == "myhostname = old\n"
     assert stat.S_IMODE(main_cf.stat().st_mode) == 0o640
@@ -36,84 +43,86 @@ def test_everything_comes_back_and_is_put_in_force(transaction, previous, server
     assert ("restart", "postfix") in server.actions
 
 
-def test_in_test_mode_nothing_is(transaction, previous, changed):
-    outcome = previous("take_back", test=True)
+def test_in_test_mode_nothing_is(transaction, roll_back, changed):
+    outcome = roll_back(test=True)
     assert outcome["result"] is None
     assert set(map(str, changed)) <= set(outcome["changes"])
     assert changed[0].read_text() == "myhostname = new\n"
 
 
-def test_taking_back_twice_is_where_it_began(transaction, previous, changed):
-    assert previous("take_back")["result"] is True
-    assert previous("take_back")["result"] is True
+def test_taking_back_twice_is_where_it_began(transaction, roll_back, changed):
+    assert roll_back()["result"] is True
+    assert roll_back()["result"] is True
     assert changed[0].read_text() == "myhostname = new\n"
     assert changed[1].read_text() == "x"
     assert not changed[2].exists()
 
 
-def test_what_was_changed_since_is_not_overwritten(transaction, previous, changed):
+def test_what_was_changed_since_is_not_overwritten(transaction, roll_back, changed):
     changed[0].write_text("by hand\n")
-    outcome = previous("take_back")
+    outcome = roll_back()
     assert outcome["result"] is False
     assert str(changed[0]) in outcome["comment"]
     assert changed[0].read_text() == "by hand\n"
     assert changed[1].exists()
 
 
-def test_another_commit_than_the_one_that_is_meant_stays(transaction, previous, changed):
-    outcome = previous("take_back", commit=previous("last_commit") - 1)
+def test_another_commit_than_the_one_that_is_meant_stays(transaction, roll_back, changed, minion):
+    outcome = roll_back(commit=_mta_snapshots.last_commit(minion) - 1)
     assert outcome["result"] is False
     assert "since" in outcome["comment"]
     assert changed[0].read_text() == "myhostname = new\n"
-    assert previous("take_back", commit={"mail.example.com": previous("last_commit")})["result"] is True
+    assert roll_back(commit={"mail.example.com": _mta_snapshots.last_commit(minion)})["result"] is True
 
 
-def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(transaction, previous, server, changed):
+def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(transaction, roll_back, server, changed):
     server.broken = True
-    assert previous("take_back")["result"] is False
+    assert roll_back()["result"] is False
     assert changed[0].read_text() == "myhostname = new\n"
 
 
-def test_an_apply_that_is_undone_leaves_what_can_be_taken_back(transaction, previous, server, changed):
+def test_an_apply_that_is_undone_leaves_what_can_be_taken_back(transaction, roll_back, server, changed):
     server.broken = True
     transaction("write", str(changed[0]), "broken\n")
-    assert transaction("close")["result"] is False
+    assert transaction("commit")["result"] is False
     server.broken = False
-    assert previous("take_back")["result"] is True
+    assert roll_back()["result"] is True
     assert changed[0].read_text() == "myhostname = old\n"
 
 
-def test_without_an_apply_there_is_nothing(previous):
-    assert previous("last_commit") is None
-    assert "nothing" in previous("take_back")["comment"]
+def test_without_an_apply_there_is_nothing(roll_back, minion):
+    assert _mta_snapshots.last_commit(minion) is None
+    assert "nothing" in roll_back()["comment"]
 
 
-def test_another_apply_meanwhile_is_not_taken_back_in_its_place(transaction, previous, changed, modules, context):
+def test_another_apply_meanwhile_is_not_taken_back_in_its_place(
+    transaction, roll_back, changed, context, monkeypatch
+):
     """It ends while this one waits for the lock."""
-    private = modules.pack["__salt__"]["mta_transaction.begin"].func.__globals__
-    lock = private["_lock"]
+    lock = _mta_transaction._lock
 
     def wait(*args):
-        private["_lock"], mine = lock, context.pop("mta_transaction")
+        monkeypatch.setattr(_mta_transaction, "_lock", lock)
+        mine = context.pop(_mta_run.KEY)
         transaction("write", str(changed[0]), "myhostname = other\n")
-        assert transaction("close")["result"] is True
-        context["mta_transaction"] = mine
+        assert transaction("commit")["result"] is True
+        context[_mta_run.KEY] = mine
         return lock(*args)
 
-    private["_lock"] = wait
-    outcome = previous("take_back")
+    monkeypatch.setattr(_mta_transaction, "_lock", wait)
+    outcome = roll_back()
     assert (outcome["result"], outcome["changes"]) == (False, {})
     assert "another apply has changed something since" in outcome["comment"]
     assert changed[0].read_text() == "myhostname = other\n"
     assert transaction("pending") is None
 
 
-def test_a_changed_mode_is_a_change_and_a_record_of_our_own_is_none(transaction, previous, changed, minion):
+def test_a_changed_mode_is_a_change_and_a_record_of_our_own_is_none(transaction, roll_back, changed, minion):
     record = minion.state.path("maps.json")
     transaction("write", record, "{}")
     transaction("write", str(changed[0]), "x", mode="0644")
-    assert transaction("close")["result"] is True
+    assert transaction("commit")["result"] is True
     minion.state.write("maps.json", {"more": 1})
     changed[0].chmod(0o600)
-    assert str(changed[0]) in previous("plan")["errors"][0]
-    assert record not in previous("plan")["errors"][0]
+    assert str(changed[0]) in _mta_restore.roll_back_plan(minion).errors[0]
+    assert record not in _mta_restore.roll_back_plan(minion).errors[0]

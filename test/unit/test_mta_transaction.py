@@ -9,18 +9,20 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_apply
 import _mta_journal
+import _mta_run
 import _mta_transaction
+from _mta_plan import Participant, Plan
 
 
 def forget_run(context):
     """As if the process had been killed: the lock is gone, the journal stays."""
-    context["mta_transaction"]["lock"].close()
+    context[_mta_run.KEY].transaction.lock.close()
     context.clear()
 
 
 def test_a_commit_keeps_the_new_file_and_its_mode(transaction, main_cf):
     transaction("write", str(main_cf), "myhostname = new\n", activate={"postfix": "reload"})
-    outcome = transaction("close")
+    outcome = transaction("commit")
     assert outcome["result"] is True
     assert main_cf.read_text() == "myhostname = new\n"
     assert stat.S_IMODE(main_cf.stat().st_mode) == 0o640
@@ -35,7 +37,7 @@ def test_a_failed_conversation_brings_every_file_back(transaction, server, main_
     transaction("write", str(new), "x", mode="0600")
     transaction("directory", str(folder), mode="0750")
     server.broken = True
-    outcome = transaction("close")
+    outcome = transaction("commit")
     assert outcome["result"] is False
     assert "451 4.3.0 broken" in outcome["comment"]
     assert main_cf.read_text() == "myhostname = old\n"
@@ -170,7 +172,7 @@ def journalctl(tmp_path, monkeypatch):
 @pytest.fixture
 def without_the_boot_unit(monkeypatch):
     """No unit is installed, though this looks like a host with systemd."""
-    monkeypatch.setitem(vars(_mta_journal), "_arm", lambda: None)
+    monkeypatch.setattr(_mta_journal, "_arm", lambda minion: None)
 
 
 @pytest.mark.usefixtures("without_the_boot_unit")
@@ -180,7 +182,7 @@ class TestTheServersLog:
         transaction("write", str(main_cf), "broken\n")
         server.broken = True
         began = time.monotonic()
-        outcome = transaction("close")
+        outcome = transaction("commit")
         assert time.monotonic() - began < 10
         assert outcome["result"] is False
         assert "warning: slow" in outcome["comment"]
@@ -190,7 +192,7 @@ class TestTheServersLog:
         journalctl(f"cat {main_cf} >{tmp_path}/seen; echo 'warning: {main_cf} is bad'")
         transaction("write", str(main_cf), "broken\n")
         server.broken = True
-        assert f"warning: {main_cf} is bad" in transaction("close")["comment"]
+        assert f"warning: {main_cf} is bad" in transaction("commit")["comment"]
         assert (tmp_path / "seen").read_text() == "myhostname = old\n"
 
     def test_without_it_a_bad_change_is_undone_too(self, transaction, server, main_cf, journalctl):
@@ -199,7 +201,7 @@ class TestTheServersLog:
         (main_cf.parent / "bin" / "journalctl").chmod(0)
         transaction("write", str(main_cf), "broken\n")
         server.broken = True
-        assert "451 4.3.0 broken" in transaction("close")["comment"]
+        assert "451 4.3.0 broken" in transaction("commit")["comment"]
         assert main_cf.read_text() == "myhostname = old\n"
 
 
@@ -215,7 +217,7 @@ OBSTACLES = {
 def test_what_cannot_be_committed_is_undone(transaction, server, main_cf, tmp_path, name):
     transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
     OBSTACLES[name](tmp_path / "state")
-    outcome = transaction("close")
+    outcome = transaction("commit")
     assert outcome["result"] is False
     assert "could not be recorded" in outcome["comment"]
     assert f"Undone: {main_cf}." in outcome["comment"]
@@ -231,12 +233,12 @@ def contents(folder):
 
 def test_an_apply_that_could_not_be_committed_has_left_no_trace(transaction, main_cf, tmp_path):
     transaction("write", str(main_cf), "first\n")
-    assert transaction("close")["result"]
+    assert transaction("commit")["result"]
     stores = [contents(tmp_path / "state" / name) for name in ("originals", "previous")]
     transaction("write", str(main_cf), "second\n")
     transaction("write", str(tmp_path / "new"), "second\n")
     (tmp_path / "state" / "journal" / "left").mkdir()
-    assert transaction("close")["result"] is False
+    assert transaction("commit")["result"] is False
     assert [contents(tmp_path / "state" / name) for name in ("originals", "previous")] == stores
 
 
@@ -253,13 +255,13 @@ def test_a_run_that_dies_after_its_commit_is_finished_by_the_next(
         done.append(new)
 
     transaction("write", str(main_cf), "first\n")
-    assert transaction("close")["result"]
+    assert transaction("commit")["result"]
     other = tmp_path / "other"
     transaction("write", str(main_cf), "second\n")
     transaction("write", str(other), "second\n")
     monkeypatch.setattr(os, "rename", die)
     with pytest.raises(SystemExit):
-        transaction("close")
+        transaction("commit")
     monkeypatch.setattr(os, "rename", rename)
     assert len(done) == steps + 1
     context.clear()
@@ -308,12 +310,12 @@ class TestTheStates:
 
 def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context, main_cf, monkeypatch):
     transaction("write", str(main_cf), "first run\n")
-    mine = context.pop("mta_transaction")
+    mine = context.pop(_mta_run.KEY)
     monkeypatch.setattr(_mta_transaction, "LOCK_TIMEOUT", 0.3)
     with pytest.raises(CommandExecutionError, match="another apply"):
         transaction("write", str(main_cf), "second run\n")
     assert main_cf.read_text() == "first run\n"
-    mine["lock"].close()
+    mine.transaction.lock.close()
 
 
 def test_a_bad_mode_or_activation_changes_nothing(transaction, main_cf):
@@ -358,7 +360,7 @@ def test_a_listener_that_spoke_smtp_before_and_does_not_now_undoes_the_change(tr
     server.listeners = [SMTP, SUBMISSION]
     transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
     server.listeners, server.silent = left, {25}
-    outcome = transaction("close")
+    outcome = transaction("commit")
     assert outcome["result"] is False
     words = "127.0.0.1:25 (smtp/inet in master.cf) spoke SMTP before this apply and does not now"
     assert words in outcome["comment"]
@@ -370,7 +372,7 @@ def test_an_ipv6_listener_is_named_as_one_writes_it(transaction, server, main_cf
     server.listeners = [listening("[::1]:25/inet", 25, "::1"), SUBMISSION]
     transaction("write", str(main_cf), "new\n")
     server.listeners, server.silent = [SUBMISSION], {25}
-    assert "[::1]:25 ([::1]:25/inet in master.cf)" in transaction("close")["comment"]
+    assert "[::1]:25 ([::1]:25/inet in master.cf)" in transaction("commit")["comment"]
 
 
 @pytest.mark.parametrize(
@@ -394,24 +396,24 @@ def test_a_listener_that_is_asked_to_go_or_still_answers_undoes_nothing(
     transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
     transaction("need", {"postfix": "reload"}, let_go=let_go)
     server.listeners, server.silent = after, silent
-    assert transaction("close")["result"] is True
+    assert transaction("commit")["result"] is True
     assert main_cf.read_text() == "new\n"
 
 
-@pytest.mark.parametrize("function", ["mta_previous", "mta_originals"])
-def test_what_is_taken_back_takes_its_listener_with_it(transaction, server, main_cf, pretend, function):
+@pytest.mark.parametrize("participant", ["mta_transaction.rolled_back", "mta_transaction.restored"])
+def test_what_is_taken_back_takes_its_listener_with_it(transaction, server, main_cf, pretend, participant):
     pretend("_mta_postfix_view.listeners", lambda *_: server.listeners)
     server.listeners, server.silent = [SMTP], {587}
     transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
     server.listeners, server.silent = [SMTP, SUBMISSION], set()
-    assert transaction("close")["result"] is True
+    assert transaction("commit")["result"] is True
 
     def old(name):
         server.listeners, server.silent = [SMTP], {587}
 
     pretend("_mta_services.reload", old)
     pretend("_mta_services.restart", old)
-    outcome = transaction("member", "x", function, {})
+    outcome = transaction("participate", participant, "x", {})
     assert outcome["result"] is True, outcome["comment"]
     assert main_cf.read_text() == "myhostname = old\n"
 
@@ -420,14 +422,14 @@ def test_a_service_stops_last_and_is_disabled_after_the_commit(transaction, serv
     transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop", "postfix": "reload"})
     transaction("need", {"saslauthd": "restart"})
     assert transaction("outlook")["done"] == {"saslauthd": "stopped", "postfix": "reloaded"}
-    assert transaction("close")["result"]
+    assert transaction("commit")["result"]
     assert server.actions == [("reload", "postfix"), ("stop", "saslauthd"), ("disable", "saslauthd")]
 
 
 def test_a_service_of_an_undone_transaction_is_not_disabled(transaction, server, main_cf):
     transaction("write", str(main_cf), "new\n", activate={"saslauthd": "stop"})
     server.broken = True
-    assert transaction("close")["result"] is False
+    assert transaction("commit")["result"] is False
     assert ("disable", "saslauthd") not in server.actions
     assert ("restart", "saslauthd") in server.actions
 
@@ -455,45 +457,55 @@ class TestMember:
     """The plan/apply pattern that every member's state goes through."""
 
     @pytest.fixture
-    def thing(self, modules, pretend, main_cf):
-        def plan(text, errors=()):
+    def thing(self, monkeypatch, main_cf):
+        """``thing(plan=…, apply=…)`` replaces a function of the participant ``thing``."""
+
+        def plan(minion, text, errors=()):
             same = main_cf.read_text() == text
             changes = {} if same else {"main.cf": {"old": "a", "new": "b"}}
-            return {"changes": changes, "activate": {"postfix": "reload"}, "errors": list(errors)}
+            return Plan(changes, {"postfix": "reload"}, list(errors))
 
-        def apply(text, errors=()):
+        def apply(minion, text, errors=()):
             _mta_transaction.write(minion, str(main_cf), text, activate={"postfix": "reload"})
 
-        pretend("thing.plan", plan)
-        pretend("thing.apply", apply)
-        return "thing"
+        def replace(**functions):
+            part = Participant("thing", **{"plan": plan, "apply": apply, **functions})
+            monkeypatch.setitem(_mta_apply.PARTICIPANTS, "thing", part)
+            return plan
 
-    def test_no_change_touches_nothing(self, transaction, thing, server, tmp_path):
-        result = transaction("member", "x", thing, {"text": "myhostname = old\n"})
+        replace()
+        return replace
+
+    @pytest.fixture
+    def member(self, minion, server, thing):
+        """The result of the state ``name``, which hands over to the participant ``thing``."""
+        return lambda name, arguments, **options: _mta_apply.participate(
+            minion, "thing", name, arguments, **options
+        )
+
+    def test_no_change_touches_nothing(self, member, server, tmp_path):
+        result = member("x", {"text": "myhostname = old\n"})
         assert (result["result"], result["changes"]) == (True, {})
         assert not (tmp_path / "state").exists()
         assert server.actions == []
 
     def test_what_another_apply_has_done_meanwhile_is_not_done_again(
-        self, transaction, thing, server, main_cf, pretend, modules, tmp_path, context
+        self, transaction, thing, member, server, main_cf, monkeypatch, tmp_path
     ):
         """The other one writes while this one waits for the lock."""
-        plan, lock = modules["thing.plan"].func, _mta_transaction._lock
-        planned = []
+        plan, lock, planned = thing(), _mta_transaction._lock, []
 
-        def note(**args):
+        def note(minion, **args):
             planned.append(transaction("under_way"))
-            return plan(**args)
+            return plan(minion, **args)
 
         def wait(*args):
             main_cf.write_text("new\n")
             return lock(*args)
 
-        pretend("thing.plan", note)
-        pretend("thing.apply", lambda **_: pytest.fail("it was applied"))
-        _mta_transaction._lock = wait
-        result = transaction("member", "x", thing, {"text": "new\n"})
-        _mta_transaction._lock = lock
+        thing(plan=note, apply=lambda minion, **_: pytest.fail("it was applied"))
+        monkeypatch.setattr(_mta_transaction, "_lock", wait)
+        result = member("x", {"text": "new\n"})
         assert planned == [False, True]
         assert (result["result"], result["changes"]) == (True, {})
         assert result["comment"] == "x is in the correct state."
@@ -504,88 +516,87 @@ class TestMember:
 
     @pytest.mark.parametrize("how", ["as an error", "raised"])
     def test_what_can_be_done_no_longer_when_the_lock_is_held_leaves_no_transaction(
-        self, transaction, thing, server, main_cf, pretend, modules, how
+        self, transaction, thing, member, server, how
     ):
-        plan = modules["thing.plan"].func
+        plan = thing()
 
-        def second(**args):
+        def second(minion, **args):
             if not transaction("under_way"):
-                return plan(**args)
+                return plan(minion, **args)
             if how == "raised":
                 raise CommandExecutionError("another apply was here")
-            return {"changes": {}, "errors": ["another apply was here"]}
+            return Plan(errors=["another apply was here"])
 
-        pretend("thing.plan", second)
-        result = transaction("member", "x", thing, {"text": "new\n"})
+        thing(plan=second)
+        result = member("x", {"text": "new\n"})
         assert (result["result"], result["comment"]) == (False, "x: another apply was here")
         assert transaction("pending") is None
         assert not transaction("under_way")
         assert server.actions == []
 
-    def test_in_an_open_transaction_a_plan_is_made_once(self, transaction, thing, pretend, modules):
-        plan, planned = modules["thing.plan"].func, []
-        pretend("thing.plan", lambda **args: (planned.append(args), plan(**args))[1])
+    def test_in_an_open_transaction_a_plan_is_made_once(self, transaction, thing, member):
+        plan, planned = thing(), []
+        thing(plan=lambda minion, **args: (planned.append(args), plan(minion, **args))[1])
         transaction("begin")
-        assert transaction("member", "x", thing, {"text": "new\n"}, transaction="t")["changes"]
+        assert member("x", {"text": "new\n"}, transaction="t")["changes"]
         assert len(planned) == 1
 
-    def test_test_mode_shows_the_changes_of_the_real_run(self, transaction, thing, main_cf):
-        predicted = transaction("member", "x", thing, {"text": "new\n"}, test=True)
+    def test_test_mode_shows_the_changes_of_the_real_run(self, member, main_cf):
+        predicted = member("x", {"text": "new\n"}, test=True)
         assert predicted["result"] is None
         assert main_cf.read_text() == "myhostname = old\n"
-        real = transaction("member", "x", thing, {"text": "new\n"})
+        real = member("x", {"text": "new\n"})
         assert real["result"] is True
         assert real["changes"] == predicted["changes"]
 
-    def test_alone_it_is_undone_when_the_conversation_fails(self, transaction, thing, server, main_cf):
+    def test_alone_it_is_undone_when_the_conversation_fails(self, member, server, main_cf):
         server.broken = True
-        result = transaction("member", "x", thing, {"text": "new\n"})
+        result = member("x", {"text": "new\n"})
         assert (result["result"], result["changes"]) == (False, {})
         assert main_cf.read_text() == "myhostname = old\n"
 
-    def test_an_error_of_the_plan_fails_in_test_mode_too(self, transaction, thing):
+    def test_an_error_of_the_plan_fails_in_test_mode_too(self, member):
         args = {"text": "new\n", "errors": ["unused parameter: smtpd_banne"]}
         for test in (True, False):
-            result = transaction("member", "x", thing, args, test=test)
+            result = member("x", args, test=test)
             assert (result["result"], result["changes"]) == (False, {})
             assert "smtpd_banne" in result["comment"]
 
-    def test_changes_say_how_they_are_activated(self, transaction, thing):
+    def test_changes_say_how_they_are_activated(self, member):
         for test in (True, False):
-            result = transaction("member", "x", thing, {"text": "new\n"}, test=test)
+            result = member("x", {"text": "new\n"}, test=test)
             assert result["changes"]["activation"] == "reload"
 
-    def test_an_unforeseen_error_is_undone_too(self, transaction, thing, pretend, main_cf):
-        def fail(text):
+    def test_an_unforeseen_error_is_undone_too(self, transaction, thing, member, main_cf):
+        def fail(minion, text):
             transaction("write", str(main_cf), text)
             raise RuntimeError("unforeseen")
 
-        pretend("thing.apply", fail)
+        thing(apply=fail)
         with pytest.raises(RuntimeError, match="unforeseen"):
-            transaction("member", "x", thing, {"text": "new\n"})
+            member("x", {"text": "new\n"})
         assert main_cf.read_text() == "myhostname = old\n"
 
-    def test_where_postfix_is_not_to_run_nothing_is_verified(self, transaction, thing, server, main_cf, pretend):
+    def test_where_postfix_is_not_to_run_nothing_is_verified(self, member, server, main_cf, pretend):
         stopped = {"installed": True, "enabled": False, "active": False}
         pretend("_mta_services.status", lambda names: {name: stopped for name in names})
         server.broken = True
-        result = transaction("member", "x", thing, {"text": "new\n"})
+        result = member("x", {"text": "new\n"})
         assert result["result"] is True
         assert "does not run" in result["comment"]
         assert main_cf.read_text() == "new\n"
 
-    def test_after_a_failure_later_members_are_not_applied(self, transaction, thing, main_cf):
-        transaction("member", "x", thing, {"text": "new\n"}, transaction="t")
-        failed = transaction("member", "y", thing, {"text": "z", "errors": ["no"]}, transaction="t")
-        later = transaction("member", "z", thing, {"text": "later\n"}, transaction="t")
+    def test_after_a_failure_later_members_are_not_applied(self, member, main_cf):
+        member("x", {"text": "new\n"}, transaction="t")
+        failed = member("y", {"text": "z", "errors": ["no"]}, transaction="t")
+        later = member("z", {"text": "later\n"}, transaction="t")
         assert failed["result"] is False
         assert later["result"] is False
         assert "undone" in later["comment"]
         assert main_cf.read_text() == "myhostname = old\n"
 
-    def test_the_closing_state_predicts_what_it_does(self, transaction, thing, states, opts):
-        opts["test"] = True
-        transaction("member", "x", thing, {"text": "new\n"}, transaction="t", test=True)
+    def test_the_closing_state_predicts_what_it_does(self, transaction, member):
+        member("x", {"text": "new\n"}, transaction="t", test=True)
         assert transaction("outlook")["activate"] == {"postfix": "reload"}
 
 
@@ -605,15 +616,13 @@ class TestAlone:
     def test_within_a_transaction_it_does_not_wait_for_itself(self, transaction, main_cf):
         transaction("write", str(main_cf), "new\n")
         assert transaction("alone", main_cf.read_text) == "new\n"
-        assert transaction("close")["result"]
+        assert transaction("commit")["result"]
 
-    def test_beside_another_apply_it_waits_or_is_not_called(
-        self, transaction, context, main_cf, modules, monkeypatch
-    ):
+    def test_beside_another_apply_it_waits_or_is_not_called(self, transaction, context, main_cf, monkeypatch):
         transaction("write", str(main_cf), "first run\n")
-        mine = context.pop("mta_transaction")
+        mine = context.pop(_mta_run.KEY)
         monkeypatch.setattr(_mta_transaction, "LOCK_TIMEOUT", 0.3)
         with pytest.raises(CommandExecutionError, match="another apply"):
             transaction("alone", lambda: pytest.fail("it was called"))
         assert transaction("alone", lambda: pytest.fail("it was called"), wait=False) is None
-        mine["lock"].close()
+        mine.transaction.lock.close()

@@ -177,7 +177,7 @@ class TestKeys:
     """Private keys, passphrases and passwords: in no answer to a job, and in no argument of one."""
 
     @pytest.fixture
-    def secrets(self, modules, tmp_path):
+    def secrets(self, modules, tmp_path, minion):
         """A private key's file, and pillar with a password."""
         modules.pack["__pillar__"] = {"relay": {"password": "geheim"}}
         _mta_certificates.create_key(minion, str(tmp_path / "key.pem"), key_type="ec")

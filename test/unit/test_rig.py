@@ -157,6 +157,14 @@ def test_a_drivers_settings_become_docker_options():
     ]
 
 
+def test_a_container_of_a_group_is_one_of_its_run_too():
+    """Docker keeps one label of a key: the run's must not get lost, by which the rig cleans up."""
+    labels = [container.run_label("r"), container.group_label(), container.group_label()]
+    keys = [label.partition("=")[0] for label in labels]
+    assert keys[0] != keys[1] == keys[2]
+    assert labels[1] != labels[2]
+
+
 def test_a_host_without_systemd_keeps_the_other_settings():
     driver = kitchen.instances(KITCHEN)[0].driver
     assert container.uses_systemd(driver)

@@ -19,9 +19,9 @@ LIBRARY = r"E@/_mta_(guard|minion|pillar_\w+|revision|settings|system)[.]py$"
 def run():
     """Return the effective settings."""
     saltenv = globals().get("saltenv", "base")
-    # Only salt-ssh, which renders on the master, hands its configuration on.
-    master = __opts__.get("__master_opts__")
-    with _FSClient(master) if master else _get_file_client(__opts__) as client:
+    # Only salt-ssh, which renders on the master, hands the master's configuration on.
+    over_ssh = "__master_opts__" in __opts__
+    with _FSClient(__opts__["__master_opts__"]) if over_ssh else _get_file_client(__opts__) as client:
         files = client.cache_dir("salt://_modules", saltenv, include_pat=LIBRARY)
         if not files:
             raise _CommandExecutionError(f"salt://_modules has no _mta_settings.py in the file roots of {saltenv}")
@@ -34,4 +34,4 @@ def run():
         with _mta_guard.library(files[0]):
             import _mta_settings
         pillar = __pillar__.get("postfix_mta")
-        return _mta_settings.fetched(client.cache_files, saltenv, pillar, __grains__, over_ssh=bool(master))
+        return _mta_settings.fetched(client.cache_files, saltenv, pillar, __grains__, over_ssh)

@@ -18,7 +18,7 @@ import _mta_settings
 import _mta_tables
 from _mta_minion import Minion
 from _mta_pillar_schema import KEY_SIZES, SCHEMA
-from _mta_pillar_types import listed, mapping, nearest, shown
+from _mta_pillar_types import label, listed, mapping, nearest, shown
 
 Problems = Iterator[str]
 
@@ -341,17 +341,20 @@ def _tables(pillar: Pillar) -> Problems:
 def _references(pillar: Pillar) -> Problems:
     """References to tables that there are not."""
     known = [name for name, table in pillar.section("maps").items() if table is not None]
-    texts = {f"parameters:{name}": value for name, value in pillar.section("parameters").items()}
-    for service, fields in pillar.section("services").items():
-        overrides = mapping(mapping(fields).get("overrides"))
-        texts.update({f"services:{service}:overrides:{name}": value for name, value in overrides.items()})
-    for label, value in texts.items():
+    parameters = {("parameters", name): value for name, value in pillar.section("parameters").items()}
+    overrides = {
+        ("services", service, "overrides", name): value
+        for service, fields in pillar.section("services").items()
+        for name, value in mapping(mapping(fields).get("overrides")).items()
+    }
+    for place, value in {**parameters, **overrides}.items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             for name in _mta_settings.TABLE_REFERENCE.findall(item) if isinstance(item, str) else []:
                 if name not in known:
                     close = nearest(name, known)
                     hint = f"; did you mean {close}?" if close else ""
-                    yield f"{pillar.path(label)}: {{maps.{name}}} is no table of {pillar.path('maps')}{hint}"
+                    path = pillar.path(*map(label, place))
+                    yield f"{path}: {{maps.{name}}} is no table of {pillar.path('maps')}{hint}"
 
 
 def _mechanism(pillar: Pillar) -> Problems:

@@ -40,6 +40,22 @@ MAILBOXES = (
     *("info", "marketing", "sales", "support"),
 )
 
+# What values of a type may be, in words; for a type that is not here, its options say it.
+WORDS = {
+    "alternative_name": "a host name, such as smtp.example.com or *.example.com, or an IP address",
+    "arguments": "a text or a list of texts",
+    "boolean": "true, false",
+    "column": 'true, false, "-" (Postfix\'s default)',
+    "destination": "a destination, a list of them, or null",
+    "firewall_port": "1 to 65535, or the word listeners",
+    "hostname": "a full host name, such as mail.example.com",
+    "parameter": "a text, a whole number, true, false, a list of them, or null",
+    "path": "an absolute path of letters, digits and . _ + @ = : - without ..",
+    "recipient": "a user of this host, such as alice, or an address, such as alice@example.com",
+    "smarthost": "a host name, such as smtp.example.net, or an IP address",
+    "table_entries": "a mapping of key to value, or a list of lines",
+}
+
 # -- values that are in several places ---------------------------------------------------------
 
 _BOOLEAN = Value("boolean")

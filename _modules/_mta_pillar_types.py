@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import _mta_pillar_schema
 import _mta_system
-from _mta_pillar_schema import Schema, Value
+from _mta_pillar_schema import WORDS, Schema, Value
 
 Problems = Iterator[str]
 
@@ -26,7 +26,6 @@ _SET_NAME = (
     "set the pillar key postfix_mta:hostname to the full name, such as mail.example.com, or name it so: the"
     ' line "127.0.1.1 mail.example.com mail" in /etc/hosts and the command "hostnamectl set-hostname mail"'
 )
-_ADDRESS_OR_NAME = "a host name, such as smtp.example.com or *.example.com, or an IP address"
 
 
 def problems(path: str, value: Any, rule: Value) -> Problems:
@@ -43,7 +42,7 @@ def _boolean(path: str, value: Any, hidden: bool = False) -> Problems:
         if isinstance(value, str) and value.lower() in ("yes", "no", "true", "false", "on", "off"):
             hint = " without quotes"
         what = "the value (hidden)" if hidden else shown(value)
-        yield f"{path}: {what} is not a boolean; allowed: true, false{hint}"
+        yield f"{path}: {what} is not a boolean; allowed: {WORDS['boolean']}{hint}"
 
 
 def _integer(path: str, value: Any, low: int, high: int, unit: str = "") -> Problems:
@@ -114,7 +113,7 @@ def _has_controls(text: str) -> bool:
 
 
 def _path(path: str, value: Any) -> Problems:
-    what = "an absolute path of letters, digits and . _ + @ = : - without .."
+    what = WORDS["path"]
     wrong = list(_text(path, value, what=what, pattern=r"(/[\w.+@=:-]+)+"))
     yield from wrong
     if not wrong and (not value.isascii() or {".", ".."} & set(value.split("/"))):
@@ -220,7 +219,7 @@ def _list(path: str, value: Any, of: Value, longest: int | None = None, shortest
 
 def _hostname(path: str, value: Any) -> Problems:
     if not isinstance(value, str):
-        yield from _text(path, value, what="a host name such as mail.example.com")
+        yield from _text(path, value, what=WORDS["hostname"])
         return
     wrong = wrong_hostname(value)
     if wrong:
@@ -235,7 +234,7 @@ def own_name(path: str, name: Any) -> Problems:
 
 
 def _recipient(path: str, value: Any) -> Problems:
-    what = "a user of this host, such as alice, or an address, such as alice@example.com"
+    what = WORDS["recipient"]
     wrong = list(_text(path, value, what=what, pattern=r"[A-Za-z0-9_][\w.+=&'~-]*(@[^@\s]+)?"))
     yield from wrong
     if wrong:
@@ -249,7 +248,7 @@ def _recipient(path: str, value: Any) -> Problems:
 
 def _smarthost(path: str, value: Any) -> Problems:
     """A host that takes mail: a name, or an IP address."""
-    what = "a host name, such as smtp.example.net, or an IP address"
+    what = WORDS["smarthost"]
     wrong = list(_text(path, value, what=what))
     yield from wrong
     if not wrong and not _is_address(value) and _wrong_label(value):
@@ -258,13 +257,13 @@ def _smarthost(path: str, value: Any) -> Problems:
 
 def _alternative_name(path: str, value: Any) -> Problems:
     """A further name of the certificate: a host name, with or without a wildcard, or an IP address."""
-    wrong = list(_text(path, value, what=_ADDRESS_OR_NAME))
+    wrong = list(_text(path, value, what=WORDS["alternative_name"]))
     yield from wrong
     if wrong or _is_address(value):
         return
     reason = _wrong_label(value[2:] if value.startswith("*.") else value)
     if reason:
-        yield f"{path}: {shown(value)} {reason}; allowed: {_ADDRESS_OR_NAME}"
+        yield f"{path}: {shown(value)} {reason}; allowed: {WORDS["alternative_name"]}"
 
 
 def wrong_hostname(name: Any) -> str | None:
@@ -321,7 +320,7 @@ def _is_address(text: str) -> bool:
 
 def _parameter(path: str, value: Any) -> Problems:
     """The value of a main.cf parameter."""
-    what = "a text, a whole number, true, false, a list of them, or null"
+    what = WORDS["parameter"]
     if isinstance(value, float):
         yield f"{path}: {shown(value)} is not a whole number; allowed: {what} (a text is in quotes)"
     elif isinstance(value, (Mapping, bytes, set)):
@@ -351,7 +350,7 @@ def _services(path: str, value: Any, presets: tuple[str, ...], name: str, patter
 def _column(path: str, value: Any) -> Problems:
     """One of master.cf's columns private, unprivileged and chroot."""
     if not isinstance(value, bool) and value not in ("-", "y", "n"):
-        yield f'{path}: {shown(value)} is not a boolean; allowed: true, false, "-" (Postfix\'s default)'
+        yield f"{path}: {shown(value)} is not a boolean; allowed: {WORDS['column']}"
 
 
 def _number_column(path: str, value: Any, pattern: str, what: str) -> Problems:
@@ -363,7 +362,7 @@ def _number_column(path: str, value: Any, pattern: str, what: str) -> Problems:
 
 def _arguments(path: str, value: Any) -> Problems:
     """The arguments of a master.cf service: a text, or a list of them."""
-    what = "a text or a list of texts"
+    what = WORDS["arguments"]
     if isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             yield from _text(f"{path}:{number}", item, what=what)
@@ -376,7 +375,7 @@ def _arguments(path: str, value: Any) -> Problems:
 
 def _destination(path: str, value: Any) -> Problems:
     """What an alias leads to: a text, or a list of them."""
-    what = "a destination, a list of them, or null"
+    what = WORDS["destination"]
     if isinstance(value, (list, tuple)):
         yield from _list(path, value, Value("text", {"what": what}), shortest=1)
     else:
@@ -396,7 +395,7 @@ def _firewall_port(path: str, value: Any) -> Problems:
     if value == "listeners":
         return
     if isinstance(value, str) and not value.isdigit():
-        yield f"{path}: {shown(value)} is not a whole number; allowed: 1 to 65535, or the word listeners"
+        yield f"{path}: {shown(value)} is not a whole number; allowed: {WORDS['firewall_port']}"
     else:
         yield from _integer(path, value, low=1, high=65535)
 
@@ -446,7 +445,7 @@ def _given(value: Mapping[str, Any], *names: str) -> list[str]:
 def _table_entries(path: str, value: Any) -> Problems:
     """The entries of a table: only their shape. Whether a table can hold them is known to ``_mta_tables``."""
     if not isinstance(value, (Mapping, list, tuple)):
-        yield f"{path}: {kind_of(value)} is not allowed; allowed: a mapping of key to value, or a list of lines"
+        yield f"{path}: {kind_of(value)} is not allowed; allowed: {WORDS['table_entries']}"
 
 
 # -- how values and keys are shown -------------------------------------------------------------

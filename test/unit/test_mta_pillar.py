@@ -1,7 +1,6 @@
-"""The pillar's validation, and the merge of settings in Python."""
+"""The pillar's validation: each mistake is one clear line, and no secret is in it."""
 
-import _mta_postfix_stage
-import functools
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -9,6 +8,10 @@ import sys
 import time
 from unittest.mock import Mock
 
+import _mta_pillar
+import _mta_pillar_schema
+import _mta_pillar_types
+import _mta_settings
 import pytest
 import salt.utils.yaml
 from hypothesis import HealthCheck, given, settings
@@ -17,20 +20,25 @@ from salt.exceptions import CommandExecutionError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SECRET = "geheim-7431"
+NAMES = ("defaults", "os_family", "profiles", "services", "revision")
+FILES = {
+    name: salt.utils.yaml.safe_load((REPOSITORY / f"postfix_mta/{name}.yaml").read_text()) for name in NAMES
+}
 
 
 @pytest.fixture
-def problems(modules, minion, opts):
-    """Validate a pillar, given as YAML text or as data, on a host whose name is mail.example.com."""
-    # Names are compared with Postfix elsewhere; here nothing is installed.
-    functools.partial(_mta_postfix_stage.refused, minion) = lambda parameters, services: []
+def problems(minion, monkeypatch, pretend):
+    """Validate a pillar, given as YAML text or as data, on a host whose name is mail.example.com, without Postfix."""
+    monkeypatch.setattr(_mta_settings, "read", lambda *_: FILES)
+    pretend("_mta_postfix_stage.refused", lambda *_: [])
+    pretend("_mta_tables.missing_types", lambda types: [])
+    pretend("_mta_tables.default_type", lambda: "hash")
+    minion.functions["cp.cache_files"] = None
 
-    def validate(pillar, hostname="mail.example.com", yaml=True):
+    def validate(pillar, hostname="mail.example.com", yaml=True, family=None):
         data = salt.utils.yaml.safe_load(pillar) if yaml and isinstance(pillar, str) else pillar
-        function = modules["mta_settings.problems"]
-        modules.pack["__pillar__"] = {"postfix_mta": data}
-        modules.pack["__context__"].clear()
-        return function("postfix_mta", hostname)
+        host = dataclasses.replace(minion, pillar={"postfix_mta": data}, context={})
+        return _mta_pillar.problems(host, "postfix_mta", hostname, family)
 
     return validate
 
@@ -51,7 +59,7 @@ BROKEN = [
     ("Sasl: {enabled: true}", "Sasl", "did you mean sasl?"),
     ("services: {smtp/inet: {comand: smtpd}}", "services:smtp/inet:comand", "did you mean command?"),
     ("services: {submission: 'yes'}", "services:submission", '"yes" is not a boolean'),
-    ("services: {submision: true}", "services:submision", "ready-made: submission, submissions, postscreen"),
+    ("services: {submision: true}", "services:submision", "presets: submission, submissions, postscreen"),
     ("services: [submission]", "services", "is not a mapping"),
     ("mailname: example com", "mailname", "allowed: a domain"),
     ("25: x", "25", "unknown key"),
@@ -215,7 +223,7 @@ BROKEN = [
         "0 (no limit) or more",
     ),
     # Mail
-    ("root_recipient: root", "root_recipient", "in circles"),
+    ("root_recipient: root", "root_recipient", "a loop"),
     ("root_recipient: '|/bin/sh'", "root_recipient", "such as alice"),
     ("root_recipient: alice@exa_mple.com", "root_recipient", "underscore"),
     ("aliases: {'a@b': c}", "aliases:a@b", "not a valid name"),
@@ -363,9 +371,9 @@ def test_the_example_has_no_problems(problems):
 
 
 @pytest.mark.parametrize(("hostname", "hint"), [("mail", "has no domain"), ("", "is empty"), (None, "is empty")])
-def test_a_host_without_a_full_name_is_told_how_to_get_one(problems, modules, hostname, hint):
+def test_a_host_without_a_full_name_is_told_how_to_get_one(problems, minion, hostname, hint):
     if hostname is None:
-        modules.pack["__grains__"] = {"os_family": "Debian"}
+        del minion.grains["fqdn"]
     found = problems({}, hostname)
     assert len(found) == 1
     for part in (hint, "postfix_mta:hostname: ", "/etc/hosts", "hostnamectl"):
@@ -424,31 +432,28 @@ def test_a_secret_is_never_shown(problems, pillar):
     ],
 )
 def test_a_mode_that_lets_others_read_a_secret_is_refused_with_its_path(
-    problems, tmp_path, pretend, table
+    problems, tmp_path, functions, table
 ):
     (tmp_path / "users").write_text("bind_pw = geheim\n")
-    pretend("cp.cache_file", lambda *_: str(tmp_path / "users"))
-    pretend("_mta_tables.missing_types", lambda types: [])
+    functions["cp.cache_file"] = lambda *_: str(tmp_path / "users")
     found = problems(f"maps: {{logins: {table}}}")
     assert [line.partition(": ")[0] for line in found] == ["postfix_mta:maps:logins:mode"]
     assert '"0600" or "0640"' in found[0] or '"0600", or "0640"' in found[0]
     assert problems(f"maps: {{logins: {table.replace('0644', '0640').replace('0604', '0640')}}}") == []
 
 
-def test_an_unknown_operating_system_family_is_refused(problems, modules):
-    problems({})
-    found = modules["mta_settings.problems"]("postfix_mta", "mail.example.com", "Arch")
-    assert found == ['postfix_mta: the operating system family "Arch" is not known; known: Debian, RedHat, Suse']
+def test_an_unknown_operating_system_family_is_refused(problems):
+    assert problems({}, family="Arch") == ['postfix_mta: the operating system family "Arch" is not known; known: Debian, RedHat, Suse']
 
 
-def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(problems, minion):
+def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(problems, pretend):
     asked = []
 
     def refused(parameters, services):
         asked.append((parameters, services))
         return [{"parameter": "smtpd_baner", "reason": "not known to this Postfix", "nearest": "smtpd_banner"}]
 
-    functools.partial(_mta_postfix_stage.refused, minion) = refused
+    pretend("_mta_postfix_stage.refused", refused)
     assert problems("parameters: {smtpd_baner: x}") == [
         "postfix_mta:parameters:smtpd_baner: not known to this Postfix; did you mean smtpd_banner?"
     ]
@@ -459,17 +464,17 @@ def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(
     assert len(problems("parameters: {smtpd_baner: x}\nunmanaged: x")) == 2
 
 
-def test_a_valid_pillar_is_checked_in_less_than_three_milliseconds(problems, modules):
-    pillar = {
+def test_a_valid_pillar_is_checked_in_less_than_three_milliseconds(problems, minion):
+    minion.pillar["postfix_mta"] = {
         "hostname": "mail.example.com",
         "parameters": {f"parameter_{number}": ["a", "b"] for number in range(40)},
         "certificate": {"names": ["smtp.example.com"], "ca": {"passphrase": "secret"}},
     }
-    problems(pillar)
+    assert _mta_pillar.problems(minion) == []
     times = []
     for _ in range(7):
         start = time.process_time()
-        assert modules["mta_settings.problems"]("postfix_mta", "mail.example.com") == []
+        assert _mta_pillar.problems(minion) == []
         times.append(time.process_time() - start)
     assert sorted(times)[3] < 0.003
 

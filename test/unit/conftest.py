@@ -10,13 +10,13 @@ import importlib
 import inspect
 import pathlib
 
-import _mta_apply
-import _mta_transaction
 import pytest
 import salt._logging
 import salt.config
 import salt.loader
 
+import _mta_apply
+import _mta_transaction
 from _mta_minion import Minion
 from _mta_run import Run
 

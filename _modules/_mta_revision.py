@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "0462085b6beb"
+REVISION = "810cc79c4adb"

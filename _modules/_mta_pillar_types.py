@@ -76,8 +76,8 @@ def _text(
     """A text in one line, with nothing in it that cannot be seen; ``hidden``: it is not shown."""
     seen = "the value (hidden)" if hidden else shown(value)
     if not isinstance(value, str):
-        reads = _yaml_reads(value)
-        hint = f", in quotes ({reads})" if reads else ", in quotes" if isinstance(value, (int, float)) else ""
+        misread = _misread(value)
+        hint = f", in quotes ({misread})" if misread else ", in quotes" if isinstance(value, (int, float)) else ""
         yield f"{path}: {seen} is not a text; allowed: {what}{hint}"
         return
     wrong = _invisible(value)
@@ -189,8 +189,8 @@ def _entries(path: str, value: Any, name: str, pattern: str, of: Value) -> Probl
     for key, item in value.items():
         where = f"{path}:{label(key)}"
         if not isinstance(key, str):
-            reads = _yaml_reads(key)
-            yield f"{where}: {kind_of(key)} is not a name; allowed: {name}, in quotes{reads and f' ({reads})'}"
+            misread = _misread(key)
+            yield f"{where}: {kind_of(key)} is not a name; allowed: {name}, in quotes{misread and f' ({misread})'}"
         elif not re.fullmatch(pattern, key) or not key.isprintable():
             yield f"{where}: not a valid name; allowed: {name}"
         elif item is not None:
@@ -257,13 +257,14 @@ def _smarthost(path: str, value: Any) -> Problems:
 
 def _alternative_name(path: str, value: Any) -> Problems:
     """A further name of the certificate: a host name, with or without a wildcard, or an IP address."""
-    wrong = list(_text(path, value, what=WORDS["alternative_name"]))
+    what = WORDS["alternative_name"]
+    wrong = list(_text(path, value, what=what))
     yield from wrong
     if wrong or _is_address(value):
         return
     reason = _wrong_label(value[2:] if value.startswith("*.") else value)
     if reason:
-        yield f"{path}: {shown(value)} {reason}; allowed: {WORDS["alternative_name"]}"
+        yield f"{path}: {shown(value)} {reason}; allowed: {what}"
 
 
 def wrong_hostname(name: Any) -> str | None:
@@ -489,12 +490,12 @@ def kind_of(value: Any) -> str:
     return f"an object of type {type(value).__name__}"
 
 
-def _yaml_reads(value: Any) -> str:
-    """Return what YAML makes such a value of that was perhaps meant as text; nothing of others."""
+def _misread(value: Any) -> str:
+    """Return what a value without quotes may have become that was meant as text; nothing for others."""
     if isinstance(value, bool):
         return _YAML_BOOLEANS
     if isinstance(value, datetime.date):
-        return f"YAML reads {value.isoformat()[:10]} as a date"
+        return "it was read as a date"
     return ""
 
 
@@ -515,8 +516,8 @@ def _unknown(key: Any) -> str:
 def _meant(path: str, key: Any, schema: Schema) -> str:
     """Return which key was meant, or where it belongs, or else which keys there are."""
     if not isinstance(key, str):
-        reads = _yaml_reads(key)
-        return f"{reads and f'{reads}; '}allowed: {listed(schema)}"
+        misread = _misread(key)
+        return f"{misread and f'{misread}; '}allowed: {listed(schema)}"
     close = nearest(key, schema)
     elsewhere = None if close else _find(_mta_pillar_schema.SCHEMA, key)
     if elsewhere:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "810cc79c4adb"
+REVISION = "81e85f0c2b08"

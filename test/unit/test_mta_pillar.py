@@ -1,36 +1,48 @@
 """The pillar's validation: each mistake is one clear line, and no secret is in it."""
 
+import copy
 import dataclasses
+import datetime
 import pathlib
 import re
-import subprocess
-import sys
 import time
-from unittest.mock import Mock
 
-import _mta_pillar
-import _mta_pillar_schema
-import _mta_pillar_types
-import _mta_settings
 import pytest
 import salt.utils.yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from salt.exceptions import CommandExecutionError
+
+import _mta_pillar
+import _mta_pillar_schema
+import _mta_settings
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SECRET = "geheim-7431"
 NAMES = ("defaults", "os_family", "profiles", "services", "revision")
-FILES = {
-    name: salt.utils.yaml.safe_load((REPOSITORY / f"postfix_mta/{name}.yaml").read_text()) for name in NAMES
-}
+FILES = {name: salt.utils.yaml.safe_load((REPOSITORY / f"postfix_mta/{name}.yaml").read_text()) for name in NAMES}
+
+
+class Postfix:
+    """What a Postfix would say to names of main.cf and master.cf, and what it was asked."""
+
+    def __init__(self):
+        self.asked, self.refuses = [], []
+
+    def refused(self, parameters, services):
+        self.asked.append((parameters, services))
+        return self.refuses
 
 
 @pytest.fixture
-def problems(minion, monkeypatch, pretend):
-    """Validate a pillar, given as YAML text or as data, on a host whose name is mail.example.com, without Postfix."""
+def postfix():
+    return Postfix()
+
+
+@pytest.fixture
+def problems(minion, monkeypatch, pretend, postfix):
+    """Validate a pillar, given as YAML text or as data, on a host whose name is mail.example.com."""
     monkeypatch.setattr(_mta_settings, "read", lambda *_: FILES)
-    pretend("_mta_postfix_stage.refused", lambda *_: [])
+    pretend("_mta_postfix_stage.refused", postfix.refused)
     pretend("_mta_tables.missing_types", lambda types: [])
     pretend("_mta_tables.default_type", lambda: "hash")
     minion.functions["cp.cache_files"] = None
@@ -380,6 +392,133 @@ def test_a_host_without_a_full_name_is_told_how_to_get_one(problems, minion, hos
         assert part in found[0]
 
 
+# What YAML makes of keys and values that were meant as text, and what a pillar of other origin may have.
+DATE = datetime.date(2024, 5, 1)
+ODD = {
+    "a boolean": True,
+    "a number": 7311373,
+    "a fraction": 0.5,
+    "not a number": float("nan"),
+    "a date": DATE,
+    "a moment": datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.timezone.utc),
+    "nothing": None,
+    "bytes": b"x",
+    "a tuple": ("a", "b"),
+}
+
+
+def sections(schema, *above):
+    """The path of each place where the pillar may have keys."""
+    yield above
+    for key, rule in schema.items():
+        if not isinstance(rule, _mta_pillar_schema.Value):
+            yield from sections(rule, *above, key)
+        elif "pattern" in rule.options and "of" in rule.options:
+            below = rule.options["of"]
+            yield (*above, key)
+            if "schema" in below.options:
+                name = {"maps": "x", "senders": "a@b.example", "services": "smtp/inet"}[key]
+                yield from sections(below.options["schema"], *above, key, name)
+
+
+@pytest.mark.parametrize("key", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("place", dict.fromkeys(sections(_mta_pillar_schema.SCHEMA)), ids=":".join)
+def test_a_key_that_is_no_text_is_one_clear_problem(problems, place, key):
+    pillar = below = {}
+    for name in place:
+        below[name] = below = {}
+    below[key] = "x"
+    path = ":".join(("postfix_mta", *place))
+    found = [line for line in problems(pillar, yaml=False) if "not given" not in line]
+    assert len(found) == 1, found
+    assert found[0].startswith(f"{path}:")
+    assert re.search("unknown key; .*allowed: |is not a name; allowed: .*in quotes", found[0])
+    assert found[0].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("pillar", "hint"),
+    [
+        ("aliases: {no: alice}", "aliases:false: a boolean is not a name"),
+        ("aliases: {no: alice}", "YAML reads yes, no, on and off as booleans"),
+        ({"aliases": {DATE: "alice"}}, "aliases:2024-05-01: a date is not a name"),
+        ({"aliases": {DATE: "alice"}}, "in quotes (it was read as a date)"),
+        ({"aliases": {"alice": DATE}}, "aliases:alice: 2024-05-01 is not a text; allowed: a destination"),
+        ({"aliases": {"alice": DATE}}, "in quotes (it was read as a date)"),
+        ({"sasl": {DATE: "x"}}, "sasl:2024-05-01: unknown key; it was read as a date; allowed: enabled"),
+        ("sasl: {on: true}", "sasl:true: unknown key; YAML reads yes, no, on and off as booleans; allowed: e"),
+        ({"hostname": DATE}, "hostname: 2024-05-01 is not a text"),
+        ({"relay": DATE}, "relay: a date is not a section"),
+        ({"parameters": {"mail_version": DATE}}, "in quotes (it was read as a date)"),
+        ({"certificate": {"days": DATE}}, "certificate:days: 2024-05-01 is not a whole number"),
+        ({"maps": {"x": {"type": "hash", "entries": {DATE: "x"}}}}, "maps:x:entries:"),
+        ("maps: {x: {mode: 0640}}", 'maps:x:mode: 640 is not a text; allowed: a mode in quotes, such as "0640"'),
+        (
+            "maps: {x: {mode: 0o640}}",
+            'maps:x:mode: "0o640" is not valid; allowed: a mode such as "0640", in quotes',
+        ),
+    ],
+)
+def test_what_yaml_makes_of_a_text_without_quotes_is_told(problems, pillar, hint):
+    (found,) = problems(pillar)
+    assert hint in found
+
+
+@pytest.mark.parametrize("pillar", [[], "", 0, False, (), b"", {1, 2}, DATE, 0.0])
+def test_a_pillar_that_is_no_mapping_is_one_problem(problems, pillar):
+    (found,) = problems(pillar, yaml=False)
+    assert re.match(r"postfix_mta: (a|an|binary) .* is not a section; allowed: a mapping with hostname, ", found)
+
+
+SECRETS = {
+    "relay:password": {"relay": {"host": "x", "username": "a"}},
+    "relay:senders:a@b.example:password": {"relay": {"host": "x", "senders": {"a@b.example": {"username": "a"}}}},
+    "certificate:ca:passphrase": {},
+    "certificate:ca:previous_passphrase": {"certificate": {"ca": {"passphrase": "long enough"}}},
+    "sasl:ldap:bind_password": {"sasl": {"ldap": {"bind_dn": "cn=a"}}},
+    "verify:login:password": {"verify": {"login": {"username": "a"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("secret", "reason"),
+    [
+        (f"{SECRET}\n", "ends with a line break; allowed: one line (YAML keeps it after |, and not after |-)"),
+        (f"{SECRET}\r\n", "ends with a line break; allowed: one line"),
+        (f"{SECRET}\r", "ends with a line break; allowed: one line"),
+        (f"{SECRET}\r\nx", "contains a line break or a control character; allowed: one line"),
+        (f"\n{SECRET}", "contains a line break or a control character; allowed: one line"),
+        (f"{SECRET}\0\n", "contains a line break or a control character; allowed: one line"),
+        (DATE, "is a date; allowed: a text, in quotes"),
+        (True, "is a boolean; allowed: a text, in quotes"),
+        (7311373, "is a number; allowed: a text, in quotes"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", SECRETS)
+def test_a_secret_of_more_than_one_line_or_no_text_is_refused_unseen(problems, place, secret, reason):
+    pillar = below = copy.deepcopy(SECRETS[place])
+    *above, last = place.split(":")
+    for name in above:
+        below = below.setdefault(name, {})
+    below[last] = secret
+    (found,) = problems(pillar, yaml=False)
+    assert found.startswith(f"postfix_mta:{place}: the value (hidden) {reason}")
+
+
+def test_every_secret_of_the_schema_is_among_them():
+    def secrets(schema, prefix=""):
+        for key, rule in schema.items():
+            if not isinstance(rule, _mta_pillar_schema.Value):
+                yield from secrets(rule, f"{prefix}{key}:")
+            elif rule.type == "secret":
+                yield f"{prefix}{key}"
+            elif key == "senders":
+                yield from secrets(rule.options["of"].options["schema"], f"{prefix}{key}:a@b.example:")
+
+    assert set(secrets(_mta_pillar_schema.SCHEMA)) == set(SECRETS)
+
+
 def test_all_problems_are_reported_at_once(problems):
     found = problems(
         "hostname: mail\nrelay: {port: 25}\nfirewall: {ports: [0, 70000]}\nunmanaged: x\n"
@@ -431,9 +570,7 @@ def test_a_secret_is_never_shown(problems, pillar):
         "{type: ldap, source: 'salt://users', mode: '0644'}",
     ],
 )
-def test_a_mode_that_lets_others_read_a_secret_is_refused_with_its_path(
-    problems, tmp_path, functions, table
-):
+def test_a_mode_that_lets_others_read_a_secret_is_refused_with_its_path(problems, tmp_path, functions, table):
     (tmp_path / "users").write_text("bind_pw = geheim\n")
     functions["cp.cache_file"] = lambda *_: str(tmp_path / "users")
     found = problems(f"maps: {{logins: {table}}}")
@@ -443,24 +580,20 @@ def test_a_mode_that_lets_others_read_a_secret_is_refused_with_its_path(
 
 
 def test_an_unknown_operating_system_family_is_refused(problems):
-    assert problems({}, family="Arch") == ['postfix_mta: the operating system family "Arch" is not known; known: Debian, RedHat, Suse']
+    (found,) = problems({}, family="Arch")
+    assert found == ('postfix_mta: the operating system family "Arch" is not known; known: Debian, RedHat, Suse')
 
 
-def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(problems, pretend):
-    asked = []
-
-    def refused(parameters, services):
-        asked.append((parameters, services))
-        return [{"parameter": "smtpd_baner", "reason": "not known to this Postfix", "nearest": "smtpd_banner"}]
-
-    pretend("_mta_postfix_stage.refused", refused)
+def test_postfix_is_asked_about_names_only_when_nothing_else_is_wrong_with_them(problems, postfix):
+    reason = {"reason": "not known to this Postfix", "nearest": "smtpd_banner"}
+    postfix.refuses.append({"parameter": "smtpd_baner", **reason})
     assert problems("parameters: {smtpd_baner: x}") == [
         "postfix_mta:parameters:smtpd_baner: not known to this Postfix; did you mean smtpd_banner?"
     ]
-    assert asked == [({"smtpd_baner": "x"}, {})]
+    assert postfix.asked == [({"smtpd_baner": "x"}, {})]
     problems('parameters: {smtpd_baner: "x\\n"}')
     problems({})
-    assert len(asked) == 1
+    assert len(postfix.asked) == 1
     assert len(problems("parameters: {smtpd_baner: x}\nunmanaged: x")) == 2
 
 
@@ -477,70 +610,6 @@ def test_a_valid_pillar_is_checked_in_less_than_three_milliseconds(problems, min
         assert _mta_pillar.problems(minion) == []
         times.append(time.process_time() - start)
     assert sorted(times)[3] < 0.003
-
-
-class TestState:
-    def test_a_valid_pillar_succeeds_without_changes(self, states):
-        assert states["mta_settings.valid"]("postfix_mta", "mail.example.com") == {
-            "name": "postfix_mta",
-            "result": True,
-            "changes": {},
-            "comment": "The settings in the pillar postfix_mta are valid",
-        }
-
-    @pytest.mark.parametrize("test", [True, False])
-    def test_an_invalid_pillar_fails_with_all_problems_in_test_mode_too(self, opts, modules, states, test):
-        opts["test"] = test
-        modules.pack["__pillar__"] = {"postfix_mta": {"hostname": "mail", "unmanaged": "x"}}
-        ret = states["mta_settings.valid"]("postfix_mta", "mail.example.com")
-        assert ret["result"] is False
-        assert ret["changes"] == {}
-        assert "(2 problems); nothing has been changed" in ret["comment"]
-        assert "postfix_mta:hostname: " in ret["comment"]
-        assert "postfix_mta:unmanaged: " in ret["comment"]
-
-    def test_a_host_that_cannot_be_asked_is_a_failure_without_a_traceback(self, modules, states):
-        modules["mta_settings.problems"] = Mock(side_effect=CommandExecutionError("postconf: no"))
-        ret = states["mta_settings.valid"]("postfix_mta")
-        assert ret["result"] is False
-        assert ret["comment"].endswith("could not be validated: postconf: no")
-
-
-class TestOneSource:
-    def test_pillar_example_is_the_defaults_file(self):
-        defaults = (REPOSITORY / "postfix_mta" / "defaults.yaml").read_text()
-        example = (REPOSITORY / "pillar.example").read_text()
-        assert example[example.index("postfix_mta:\n") :] == defaults[defaults.index("postfix_mta:\n") :]
-        assert salt.utils.yaml.safe_load(example) == salt.utils.yaml.safe_load(defaults)
-
-    def test_every_key_of_the_schema_has_a_default_and_every_default_is_in_the_schema(self, modules):
-        import inspect
-
-        schema = inspect.unwrap(modules["mta_settings.problems"]).__globals__["_SCHEMA"]
-        defaults = salt.utils.yaml.safe_load((REPOSITORY / "postfix_mta" / "defaults.yaml").read_text())
-
-        def keys(tree, prefix=""):
-            for key, below in tree.items():
-                if isinstance(below, dict) and below and key != "subject":
-                    yield from keys(below, f"{prefix}{key}:")
-                else:
-                    yield prefix + key
-
-        assert set(keys(schema)) == set(keys(defaults["postfix_mta"]))
-
-    def test_every_default_has_its_explanation_directly_above(self):
-        lines = (REPOSITORY / "postfix_mta" / "defaults.yaml").read_text().splitlines()
-        for number, line in enumerate(lines):
-            if re.match(r" +[a-z_]+: .", line) and not re.match(r" +#", line):
-                above = number
-                while re.match(r" +[a-z_]+:", lines[above]):
-                    above -= 1
-                assert lines[above].lstrip().startswith("#"), line
-
-    def test_the_revision_is_the_one_of_the_files(self):
-        script = REPOSITORY / "bin" / "update-revision"
-        done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
 
 
 JUNK = st.recursive(
@@ -562,21 +631,43 @@ JUNK = st.recursive(
     ),
     max_leaves=10,
 )
-KNOWN = [
-    "hostname",
-    "root_recipient",
-    "aliases",
-    "profile",
-    "parameters",
-    "services",
-    "unmanaged",
-    "certificate",
-]
-KNOWN += ["sasl", "firewall", "verify", "beacon", "schedule", "reprovision", "maps", "relay", "manage_hosts_file"]
-PILLARS = JUNK | st.dictionaries(st.sampled_from(KNOWN) | st.text(max_size=10), JUNK, max_size=6)
+KEYS = st.sampled_from([*ODD.values(), "", "a", "a b", "x\n", "\ud800"])
+GOOD = {
+    "boolean": st.booleans(),
+    "integer": st.integers(0, 5000),
+    "mode": st.sampled_from(["0600", "0644"]),
+    "path": st.sampled_from(["/x", "/y"]),
+    "table_entries": st.dictionaries(st.sampled_from(["a", "password", "#b"]) | KEYS, JUNK, max_size=3)
+    | st.lists(st.sampled_from(["/x/ y", "a b", "if /x/", "endif", "a = b"]) | JUNK, max_size=3),
+}
+FREE = st.sampled_from(["a", "a@b.example", "smtp/inet", "submission", "relay_passwords"]) | KEYS
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def shaped(rule):
+    """Values of about the shape that a rule of the schema has, so that the validation gets far."""
+    if not isinstance(rule, _mta_pillar_schema.Value):
+        known = st.fixed_dictionaries({}, optional={key: shaped(below) for key, below in rule.items()})
+        return known | st.builds(
+            lambda one, other: {**one, **other}, known, st.dictionaries(KEYS, JUNK, max_size=2)
+        )
+    kind, options = rule
+    if "schema" in options:
+        return shaped(options["schema"]) | JUNK
+    if kind == "list":
+        return st.lists(shaped(options["of"]), max_size=3) | JUNK
+    if "of" in options:
+        return st.dictionaries(FREE, shaped(options["of"]), max_size=3) | JUNK
+    texts = st.sampled_from(["a", "x.example", "/x", "{maps.a}", *options.get("allowed", ())])
+    return GOOD.get(kind, texts) | JUNK
+
+
+PILLARS = JUNK | st.one_of(
+    *(st.fixed_dictionaries({key: shaped(rule)}) for key, rule in _mta_pillar_schema.SCHEMA.items()),
+    shaped(_mta_pillar_schema.SCHEMA),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pillar=PILLARS)
 def test_no_pillar_makes_the_validation_raise(problems, pillar):
     for problem in problems(pillar, yaml=False):

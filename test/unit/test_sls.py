@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import sys
+from unittest.mock import Mock
 
 import library
 import pytest
@@ -14,7 +15,7 @@ import salt.loader
 import salt.template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from salt.exceptions import SaltRenderError
+from salt.exceptions import CommandExecutionError, SaltRenderError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # How every SLS file begins.
@@ -169,6 +170,35 @@ class TestSettings:
         fresh.functions["saltutil.sync_all"] = lambda **arguments: calls.append(arguments)
         assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
         assert calls == [{"refresh": False}]
+
+
+class TestValid:
+    """The first state of every apply."""
+
+    def test_a_valid_pillar_succeeds_without_changes(self, states):
+        assert states["mta_settings.valid"]("postfix_mta", "mail.example.com") == {
+            "name": "postfix_mta",
+            "result": True,
+            "changes": {},
+            "comment": "The settings in the pillar postfix_mta are valid",
+        }
+
+    @pytest.mark.parametrize("test", [True, False])
+    def test_an_invalid_pillar_fails_with_all_problems_in_test_mode_too(self, opts, modules, states, test):
+        opts["test"] = test
+        modules.pack["__pillar__"] = {"postfix_mta": {"hostname": "mail", "unmanaged": "x"}}
+        ret = states["mta_settings.valid"]("postfix_mta", "mail.example.com")
+        assert ret["result"] is False
+        assert ret["changes"] == {}
+        assert "(2 problems); nothing has been changed" in ret["comment"]
+        assert "postfix_mta:hostname: " in ret["comment"]
+        assert "postfix_mta:unmanaged: " in ret["comment"]
+
+    def test_a_host_that_cannot_be_asked_is_a_failure_without_a_traceback(self, modules, states):
+        modules["mta_settings.problems"] = Mock(side_effect=CommandExecutionError("postconf: no"))
+        ret = states["mta_settings.valid"]("postfix_mta")
+        assert ret["result"] is False
+        assert ret["comment"].endswith("could not be validated: postconf: no")
 
 
 BROKEN = ["text", ["list"], 5, {"sasl": "x"}, {"certificate": {"ca": [1]}}, {"parameters": ["a"]}]

@@ -9,6 +9,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_aliases
 import _mta_judge
 import _mta_package
+import _mta_pillar
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_saslauthd
@@ -191,7 +192,7 @@ def _hostname(minion: Minion, config_directory):
     names.append(minion.grains.get("fqdn"))
     for name in filter(None, names):
         pillar = {"profile": "none", "hostname": name}
-        if not minion.functions["mta_settings.problems"](pillar=pillar):
+        if not _mta_pillar.problems(minion, pillar=pillar):
             return name
     return None
 
@@ -369,7 +370,7 @@ def _leave_out_refused(minion: Minion, settings, notes):
 
 def _refused(minion: Minion, settings):
     key = "postfix_mta"
-    found = minion.functions["mta_settings.problems"](key, settings.get("hostname"), pillar=settings)
+    found = _mta_pillar.problems(minion, key, settings.get("hostname"), pillar=settings)
     return [line[len(key) + 1 :] for line in found]
 
 

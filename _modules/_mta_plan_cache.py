@@ -14,9 +14,7 @@ from salt.exceptions import CommandExecutionError
 
 from _mta_minion import Minion
 from _mta_plan import Plan
-
-# Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "b40efd42f860"
+from _mta_revision import REVISION
 
 # Everything that a plan rests on: arguments, and files with their modes and owners.
 Evidence = Sequence[Any]
@@ -27,6 +25,7 @@ def _name(subject: str) -> str:
 
 
 def _digest(evidence: Evidence) -> str:
+    # Other code may judge otherwise.
     # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
     return hashlib.sha256(repr((REVISION, evidence)).encode()).hexdigest()
 

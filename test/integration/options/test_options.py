@@ -184,7 +184,6 @@ class TestSecretsOfTheAuthority:
         ["mta_apply.converge", "mta_beacon.managed", "x", "{}", "test=False", "subject=x"],
         ["mta_firewall.apply"],
         ["mta_apply.undo", "no reason"],
-        ["mta_map.unfit", "/etc/postfix/x", "hash", "{}"],
     ],
     ids=lambda command: command[0],
 )

@@ -11,8 +11,8 @@ import _mta_judge
 import _mta_last_apply
 import _mta_minion_config
 import _mta_pem
-import _mta_plan_cache
 import _mta_queue
+import _mta_revision
 import _mta_saslauthd_view
 import _mta_transaction
 import _mta_x509
@@ -277,7 +277,7 @@ def configured(minion: Minion):
 def _wanted(minion: Minion, enabled, settings):
     """The settings as they are to be, with the revision of the code that looks; empty for none."""
     given = {name: value for name, value in settings.items() if value not in (None, [])}
-    return {**given, "revision": _mta_plan_cache.REVISION} if enabled else {}
+    return {**given, "revision": _mta_revision.REVISION} if enabled else {}
 
 
 def _running(minion: Minion):

@@ -10,9 +10,9 @@ import _mta_judge
 import _mta_last_apply
 import _mta_package
 import _mta_pem
-import _mta_plan_cache
 import _mta_postfix_view
 import _mta_queue
+import _mta_revision
 import _mta_services
 import _mta_snapshots
 import _mta_x509
@@ -69,7 +69,7 @@ def report(minion: Minion, thorough=False, login=True, look=False):
     settings = {}
     gather("settings", minion.settings)
     settings = row.pop("settings") or {}
-    row["revision"] = _mta_plan_cache.REVISION
+    row["revision"] = _mta_revision.REVISION
     row["profile"] = settings.get("profile")
     gather("listeners", _mta_postfix_view.listeners)
     listeners = row.pop("listeners") or []

@@ -1,0 +1,5 @@
+"""The revision of all files that Salt syncs to minions, 12 hexadecimal digits; bin/update-revision writes it."""
+
+from __future__ import annotations
+
+REVISION = "4a9aa3e2d4a6"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "4a9aa3e2d4a6"
+REVISION = "60c4ab0ee87a"

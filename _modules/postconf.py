@@ -13,11 +13,11 @@ import _mta_guard
 with _mta_guard.library(__file__):
     import _mta_apply
     import _mta_migration
+    import _mta_minion
     import _mta_postfix_edit
     import _mta_postfix_stage
     import _mta_postfix_view
     import _mta_tables
-    from _mta_minion import Minion
 
 __func_alias__ = {"set_": "set"}
 
@@ -87,7 +87,7 @@ def set_(parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DI
 
         salt '*' postconf.set parameters='{"home_mailbox": "Maildir/", "biff": false}'
     """
-    return _mta_apply.set_(Minion.of(globals()), parameters, services, config_directory)
+    return _mta_apply.set_(_mta_minion.Minion.of(globals()), parameters, services, config_directory)
 
 
 def reset(parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -106,7 +106,7 @@ def reset(parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.reset '[biff, relayhost]'
     """
-    return _mta_apply.reset(Minion.of(globals()), parameters, config_directory)
+    return _mta_apply.reset(_mta_minion.Minion.of(globals()), parameters, config_directory)
 
 
 def services(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -173,7 +173,7 @@ def export(config_directory=_mta_postfix_view.CONFIG_DIRECTORY, probe=True):
 
         salt '*' postconf.export
     """
-    return _mta_migration.export(Minion.of(globals()), config_directory, probe)
+    return _mta_migration.export(_mta_minion.Minion.of(globals()), config_directory, probe)
 
 
 def check(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -232,7 +232,7 @@ def ports(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.ports
     """
-    return _mta_postfix_edit.ports(Minion.of(globals()), config_directory)
+    return _mta_postfix_edit.ports(_mta_minion.Minion.of(globals()), config_directory)
 
 
 def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -256,7 +256,7 @@ def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.lookup virtual_alias_maps info@example.com
     """
-    return _mta_tables.lookup(Minion.of(globals()), table, key, config_directory)
+    return _mta_tables.lookup(_mta_minion.Minion.of(globals()), table, key, config_directory)
 
 
 def refused(parameters=None, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -280,4 +280,4 @@ def refused(parameters=None, services=None, config_directory=_mta_postfix_view.C
 
         salt '*' postconf.refused parameters='{"smtpd_baner": "x"}'
     """
-    return _mta_postfix_stage.refused(Minion.of(globals()), parameters, services, config_directory)
+    return _mta_postfix_stage.refused(_mta_minion.Minion.of(globals()), parameters, services, config_directory)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "60c4ab0ee87a"
+REVISION = "57fe2f6a9a02"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "85605efa907e"
+REVISION = "57fe2f6a9a02"

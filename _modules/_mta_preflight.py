@@ -151,7 +151,7 @@ def _agents_ready(stage, services):
 
 def _serve(stage, doors, finished):
     """Give every connection at ``doors`` (socket to (service, entry)) an smtpd(8) of its own, as inetd(8) does."""
-    # A stranger's name is not worth the wait for the DNS; the live conversation looks it up.
+    # An untrusted client's name is not worth the wait for the DNS; the live conversation looks it up.
     options = {"smtpd_peername_lookup": "no"}
     while not finished.is_set():
         for door in stage.hear(doors):
@@ -179,7 +179,7 @@ def _conversations(minion: Minion, stage, services, listeners, envelope):
         server.start()
         try:
             found = _mta_judge.check(
-                minion, listeners=targets, envelope=envelope, stranger=envelope, timeout=SECONDS
+                minion, listeners=targets, envelope=envelope, untrusted_client=envelope, timeout=SECONDS
             )
         finally:
             finished.set()
@@ -216,7 +216,7 @@ def problems(minion: Minion, directory, facts, services, listeners, converse=Tru
         Also start the daemons that need the running server beside them. Default ``True``.
 
     envelope
-        Also the envelope and the stranger of :func:`mta_probe.check`. Default ``True``.
+        Also the envelope and the untrusted client of :func:`mta_probe.check`. Default ``True``.
 
     Returns a list of ``[service, text]``. Raises ``CommandExecutionError`` when a daemon cannot be started.
     """

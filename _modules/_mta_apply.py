@@ -315,8 +315,9 @@ def commit(
         elif not _mta_services.status(["postfix"])["postfix"]["active"]:
             notes = ["Not verified, as Postfix does not run and is not enabled."]
         else:
-            thorough = {"auth": "challenge", "envelope": True, "untrusted_client": True, "patience": 15}
-            checked = _mta_judge.check(minion, **thorough, **verify)
+            checked = _mta_judge.check(
+                minion, auth="challenge", envelope=True, untrusted_client=True, patience=15, **verify
+            )
             problems, transcript = checked["problems"], checked["transcript"]
             problems = problems + _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
             notes = ["The server answers.", *checked["notes"]]

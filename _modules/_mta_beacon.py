@@ -23,8 +23,8 @@ import _mta_judge
 import _mta_last_apply
 import _mta_minion_config
 import _mta_pem
-import _mta_plan_cache
 import _mta_queue
+import _mta_revision
 import _mta_saslauthd_view
 import _mta_system
 import _mta_transaction
@@ -325,7 +325,7 @@ def _running(opts: Mapping[str, Any]) -> dict[str, Any] | None:
 def _wanted(enabled: bool, settings: Settings) -> dict[str, Any]:
     """The settings as they are to be, with the revision of the code that looks; empty for none."""
     given = {name: value for name, value in settings.items() if value not in (None, [])}
-    return {**given, "revision": _mta_plan_cache.REVISION} if enabled else {}
+    return {**given, "revision": _mta_revision.REVISION} if enabled else {}
 
 
 def plan(minion: Minion, enabled: bool = False, **settings: Any) -> Plan:

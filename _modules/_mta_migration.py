@@ -9,9 +9,11 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_aliases
 import _mta_judge
 import _mta_package
+import _mta_pillar
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_saslauthd
+import _mta_saslauthd_files
 import _mta_saslauthd_view
 import _mta_services
 import _mta_tables
@@ -190,7 +192,7 @@ def _hostname(minion: Minion, config_directory):
     names.append(minion.grains.get("fqdn"))
     for name in filter(None, names):
         pillar = {"profile": "none", "hostname": name}
-        if not minion.functions["mta_settings.problems"](pillar=pillar):
+        if not _mta_pillar.problems(minion, pillar=pillar):
             return name
     return None
 
@@ -285,9 +287,11 @@ def _sasl(minion: Minion):
         }
         if found["mech_options"]:
             pillar["options"] = found["mech_options"]
-        if not found["front"]:
-            pillar["front"] = False
-        arguments = {**pillar, "mech_options": found["mech_options"]}
+        if not found["proxy"]:
+            pillar["proxy"] = False
+        arguments = {**pillar, "mech_options": found["mech_options"], "proxy": None}
+        if found["proxy"]:
+            arguments["proxy"] = _mta_saslauthd_files.PROXY_SOURCE
         for name in ("enabled", "options"):
             arguments.pop(name, None)
         running = _mta_services.status(["saslauthd"])["saslauthd"]
@@ -366,7 +370,7 @@ def _leave_out_refused(minion: Minion, settings, notes):
 
 def _refused(minion: Minion, settings):
     key = "postfix_mta"
-    found = minion.functions["mta_settings.problems"](key, settings.get("hostname"), pillar=settings)
+    found = _mta_pillar.problems(minion, key, settings.get("hostname"), pillar=settings)
     return [line[len(key) + 1 :] for line in found]
 
 

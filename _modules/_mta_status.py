@@ -14,9 +14,9 @@ import _mta_judge
 import _mta_last_apply
 import _mta_package
 import _mta_pem
-import _mta_plan_cache
 import _mta_postfix_view
 import _mta_queue
+import _mta_revision
 import _mta_services
 import _mta_snapshots
 import _mta_x509
@@ -48,7 +48,7 @@ def report(
         if signs or not minion.functions["pillar.get"]("postfix_mta"):
             return None
     settings = gather("settings", minion.settings) or {}
-    row["revision"] = _mta_plan_cache.REVISION
+    row["revision"] = _mta_revision.REVISION
     row["profile"] = settings.get("profile")
     listeners = gather("listeners", _mta_postfix_view.listeners) or []
     own_name = next((one["hostname"] for one in listeners), None)

@@ -92,7 +92,7 @@ def participate(participant, name, arguments, transaction=None, test=False, subj
     subject (str, default: the name)
         What the comment calls the thing.
 
-    Returns a state's result. As a job, or from a command line, it is refused.
+    Returns a state's result; refused as a job.
     """
     refuse_job("mta_apply.participate", job)
     minion = Minion.of(globals())
@@ -145,7 +145,7 @@ def outlook(**job):
 
     Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
     "undone": a sentence or None, "members": {subject: changes}}``: in a real run what has been done, in test mode
-    what has been announced. Refused as a job.
+    what has been announced; refused as a job.
     """
     refuse_job("mta_apply.outlook", job)
     return _mta_transaction.outlook(Minion.of(globals()))

@@ -3,7 +3,7 @@
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
-  - .package
+  - .commit
 
 postfix_mta_aliases:
   mta_aliases.managed:

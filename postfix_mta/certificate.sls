@@ -4,7 +4,7 @@
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- set certificate = mta.certificate %}
 include:
-  - .package
+  - .commit
 
 {%- if certificate.source == 'local_ca' %}
 

@@ -9,3 +9,4 @@ include:
   - .aliases
   - .firewall
   - .verify
+  - .watch

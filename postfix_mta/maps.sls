@@ -4,7 +4,7 @@
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
-  - .package
+  - .commit
 
 {%- for name, table in mta.maps.items() %}
 

@@ -3,13 +3,16 @@
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:
-  - .package
+  - .commit
 
 postfix_mta_sasl:
   saslauthd.{{ "managed" if mta.sasl.saslauthd else "absent" }}:
 {%- for name, value in mta.saslauthd.items() %}
     - {{ name }}: {{ value | json }}
 {%- endfor %}
+{%- if mta.sasl.saslauthd and mta.sasl.proxy %}
+    - proxy: salt://postfix_mta/files/saslauthd-proxy.py
+{%- endif %}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

@@ -17,8 +17,6 @@ DUNDERS = {
     f"__{name}__"
     for name in ("context", "events", "grains", "low", "opts", "pillar", "proxy", "running", "salt", "utils")
 }
-# Rendered alone from the file server, where minions have not synced.
-ALONE = ("_modules/mta_settings.py",)
 
 
 class Import(NamedTuple):
@@ -83,8 +81,6 @@ def problems(repository=REPOSITORY):
             continue
         for item in imports(path):
             found += [f"{relative}:{item.line}: {why}" for why in check(path, item, modules)]
-            if relative in ALONE and item.module.startswith(PREFIX):
-                found.append(f"{relative}:{item.line}: is also rendered where there are no private files")
         if is_private(path):
             found += [
                 f"{relative}:{line}: {name} is what only Salt's loader sets" for name, line in _dunders(path)

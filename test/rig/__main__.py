@@ -12,6 +12,7 @@ Run this formula's tests.
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
     bin/test scale [MINIONS...]              what a fleet costs its master (test/scale.py); not part of everything
+    bin/test judge [N] [SEED]                whether changes are judged rightly (test/judge); neither is that
 
 An option and everything after it goes to pytest, but for two options, which stand anywhere after the command:
 
@@ -338,6 +339,9 @@ def main(command="all", *words):
     if command == "scale":
         with clean_engine():
             return run([sys.executable, "test/scale.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
+    if command == "judge":
+        with clean_engine():
+            return run([sys.executable, "-m", "judge", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "pytest":
         os.chdir(REPOSITORY)
         os.environ.update(bytecode())

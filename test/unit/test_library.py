@@ -71,10 +71,6 @@ def test_the_formula_has_none():
         ({"_modules/_x.py": ""}, "_modules/_x.py:1: _mta_guard looks after _mta_* only"),
         ({"_modules/_json.py": ""}, "_modules/_json.py:1: the standard library has a module of this name"),
         ({"_runners/_mta_system.py": ""}, "_runners/_mta_system.py:1: one process may import only one file"),
-        (
-            {"_modules/mta_settings.py": GUARDED},
-            "_modules/mta_settings.py:4: is also rendered where there are no private files",
-        ),
     ],
 )
 def test_what_cannot_work_is_found(problems, files, problem):

@@ -11,7 +11,7 @@ from salt.exceptions import CommandExecutionError
 
 import _mta_beacon
 import _mta_last_apply
-import _mta_plan_cache
+import _mta_revision
 import _mta_system
 import _mta_x509
 
@@ -367,7 +367,7 @@ def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states,
         ("interval", 60),
         ("queue_limit", 7),
         ("certificates", [CERTIFICATE]),
-        ("revision", _mta_plan_cache.REVISION),
+        ("revision", _mta_revision.REVISION),
     ]
     assert items == [{key: value} for key, value in expected]
     assert managed(states, enabled=False)["changes"]["postfix_mta"]["new"] is None
@@ -392,7 +392,7 @@ def test_a_bad_setting_changes_nothing(states, file):
 
 def test_another_revision_of_the_formula_is_told_to_the_minion(states, file, monkeypatch):
     managed(states, enabled=True, interval=5)
-    monkeypatch.setattr(_mta_plan_cache, "REVISION", "another")
+    monkeypatch.setattr(_mta_revision, "REVISION", "another")
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["new"]["revision"] == "another"
 
 

@@ -6,7 +6,7 @@ import functools
 import pytest
 from salt.exceptions import CommandExecutionError
 
-import _mta_plan_cache
+import _mta_revision
 import _mta_status
 
 LISTENER = {
@@ -85,7 +85,7 @@ def test_a_healthy_server(report):
     row = report()
     assert row["errors"] == {}
     assert (row["fqdn"], row["postfix"], row["profile"]) == ("mail.example.com", "3.7.11", "guide")
-    assert row["revision"] == _mta_plan_cache.REVISION
+    assert row["revision"] == _mta_revision.REVISION
     assert (row["running"], row["answers"], row["auth"], row["problems"]) == (True, True, True, [])
     assert row["certificate_days"] == 100
     assert row["queue"] == {"deferred": 3, "total": 3}

@@ -390,7 +390,8 @@ class TestASecondApply:
         assert f"ESMTP {server.number}\n" in shown
 
     def test_an_alias_waits_and_both_changes_are_made(self, server, later):
-        at_once, result = later("state.single", "mta_aliases.managed", "/etc/aliases", aliases={"later": "alice"})
+        wanted = {"aliases": {"later": "alice"}, "concurrent": True}
+        at_once, result = later("state.single", "mta_aliases.managed", "/etc/aliases", **wanted)
         (result,) = result.values()
         assert not at_once
         assert result["result"], result

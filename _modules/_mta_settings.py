@@ -1,0 +1,597 @@
+"""
+The effective settings: defaults, operating system family, profile and pillar merged, and what follows from them.
+
+:func:`merge` works on data alone. A pillar that ``_mta_pillar`` refuses is merged as far as it has the shape of
+the defaults, so that SLS files render and the refusal can be reported.
+
+On a minion that never synced this formula's modules, or has those of another revision, and with salt-ssh, which
+renders on the master, ``postfix_mta/settings.py`` fetches this file from the file server, with those that it
+imports, and calls :func:`fetched`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from salt.exceptions import CommandExecutionError
+from salt.utils.dictupdate import merge_recurse
+from salt.utils.yaml import safe_load
+
+import _mta_system
+from _mta_minion import Minion
+from _mta_pillar_schema import FILELESS, MAILBOXES, PRESETS, RELAY_PORTS, TABLE, TABLE_NAME
+from _mta_pillar_types import mapping, table
+from _mta_revision import REVISION
+
+KEY = "postfix_mta"
+FETCH = "salt://postfix_mta/settings.py"
+# The table of the logins at smarthosts.
+RELAY_TABLE = "relay_passwords"
+TABLE_REFERENCE = re.compile(rf"\{{maps\.({TABLE_NAME})\}}")
+_REFERENCE = re.compile(r"\{([a-z_.]+)\}")
+_DEFAULT_KEYTAB = "/etc/krb5.keytab"
+_DEFAULT_SIZES = {"rsa": 3072, "ec": 256}
+
+Settings = dict[str, Any]
+# Of URLs and an environment: the paths of copies, empty where there is no such file. As cp.cache_files.
+CacheFiles = Callable[[list[str], str], list[str]]
+
+
+# -- where they come from ----------------------------------------------------------------------
+
+
+def current(minion: Minion, saltenv: str) -> Settings:
+    """
+    Return the effective settings of a minion, by the code that the file server has, once for a run of states.
+
+    saltenv
+        The environment that holds the formula.
+
+    ``synced`` in them: whether the loaded modules are those of the file server. Raises ``CommandExecutionError``
+    when the formula's files cannot be read.
+    """
+    key = f"mta_settings.effective:{saltenv}:{REVISION}"
+    if key not in minion.context:
+        pillar = minion.pillar.get(KEY)
+        files = read(minion.functions["cp.cache_files"], saltenv, pillar)
+        if files["revision"]["revision"] == REVISION:
+            settings = {**merge(files, pillar, minion.grains), "synced": _has_states()}
+        else:
+            settings = minion.functions["slsutil.renderer"](FETCH, default_renderer="py", saltenv=saltenv)
+        minion.context[key] = settings
+    found: Settings = minion.context[key]
+    return found
+
+
+def of_pillar(minion: Minion, saltenv: str, pillar: Any) -> Settings:
+    """Return what the effective settings would be with another pillar."""
+    return merge(read(minion.functions["cp.cache_files"], saltenv, pillar), pillar, minion.grains)
+
+
+def fetched(
+    cache_files: CacheFiles, saltenv: str, pillar: Any, grains: Mapping[str, Any], over_ssh: bool
+) -> Settings:
+    """
+    Return the effective settings where the modules that are loaded, if any, are not those of the file server.
+
+    over_ssh
+        Whether salt-ssh renders this, on the master. It brings the modules, so ``synced`` is true then. The
+        ``packages`` are also those of the libraries that it does not bring, and there is neither ``beacon`` nor
+        ``schedule``: those are for minions.
+    """
+    settings = merge(read(cache_files, saltenv, pillar), pillar, grains)
+    if not over_ssh:
+        return {**settings, "synced": False}
+    packages = [*settings["packages"], *settings["family"]["libraries"]]
+    return {**settings, "packages": packages, "beacon": None, "schedule": None, "synced": True}
+
+
+def read(cache_files: CacheFiles, saltenv: str, pillar: Any) -> dict[str, Any]:
+    """Return the data of the formula's YAML files, by name; presets of services only where one is asked for."""
+    names = ["revision", "defaults", "os_family", "profiles"]
+    if mapping(mapping(pillar).get("services")).keys() & set(PRESETS):
+        names.append("services")
+    urls = [f"salt://postfix_mta/{name}.yaml" for name in names]
+    data = {}
+    # All at once: each call makes a file client of its own, which costs more than the files.
+    for name, url, path in zip(names, urls, cache_files(urls, saltenv)):
+        text = _mta_system.read(path) if path else None
+        if text is None:
+            raise CommandExecutionError(f"{url} is not in the file roots of {saltenv}")
+        data[name] = safe_load(text)
+    return data
+
+
+def _has_states() -> bool:
+    """Return whether the states are where this file is: somebody may have synced the execution modules alone."""
+    directory, kind = os.path.split(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.exists(os.path.join(directory, kind.replace("modules", "states"), "mta_settings.py"))
+
+
+# -- the merge ---------------------------------------------------------------------------------
+
+
+def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> Settings:
+    """
+    Return the effective settings, as ``mta_settings.effective`` documents them.
+
+    files
+        The data of ``defaults.yaml``, ``os_family.yaml``, ``profiles.yaml`` and, where the pillar asks for a
+        preset of services, ``services.yaml``, by name. It stays as it is.
+
+    pillar
+        What the pillar's key ``postfix_mta`` holds, whatever that is.
+
+    grains
+        ``os_family`` and ``fqdn`` of the host.
+    """
+    given = mapping(pillar)
+    family = files["os_family"].get(grains.get("os_family"), files["os_family"]["Debian"])
+    settings: Settings = copy.deepcopy(files["defaults"][KEY])
+    name = given.get("profile")
+    if not isinstance(name, str) or name not in files["profiles"]:
+        name = settings["profile"]
+    profile = files["profiles"][name]
+    _lay(settings, family["settings"])
+    _lay(settings, profile["settings"])
+    # Tables may have thousands of entries, some of them secret: those stay in pillar.
+    _lay(settings, {key: value for key, value in given.items() if key != "maps"})
+    settings.update(
+        profile=name, revision=REVISION, family=dict(family["family"]), families=list(files["os_family"])
+    )
+    _name_host(settings, grains)
+    _replace_secrets(settings)
+    _add_pairs(settings, mapping(given.get("certificate")))
+    _add_served_files(settings)
+    _add_certificate_arguments(settings)
+    _add_conversation(settings)
+    _add_saslauthd(settings)
+    _add_beacon(settings)
+    _add_aliases(settings, given)
+    settings["debconf"] = _answers(_expand(family["debconf"], settings))
+    relayed = _add_relay(settings)
+    _add_tables(settings, given)
+    _add_main_cf(settings, profile)
+    _add_presets(settings, files.get("services", {}), mapping(given.get("firewall")).get("ports") is not None)
+    _add_services(settings, profile)
+    settings["main_cf"].update(relayed)
+    settings["main_cf"].update(settings["parameters"])
+    return settings
+
+
+def _lay(base: dict[str, Any], given: Mapping[Any, Any], free: bool = False, depth: int = 9) -> None:
+    """
+    Lay ``given`` over ``base`` in place, as far as it has the shape of ``base``.
+
+    ``free``: any key, as in parameters, services and aliases, whose default is an empty mapping. What JSON in
+    an SLS file cannot hold is left out; the validation reports it.
+    """
+    for key, value in given.items():
+        if not isinstance(key, str) or not _is_plain(key) or not (free or key in base) or not depth:
+            continue
+        old = base.get(key)
+        if isinstance(value, Mapping):
+            if free or isinstance(old, dict):
+                below: dict[str, Any] = old if isinstance(old, dict) and not free else {}
+                _lay(below, value, free=not below, depth=depth - 1)
+                base[key] = below
+        elif isinstance(value, (list, tuple)):
+            if free or isinstance(old, list):
+                base[key] = [item for item in value if _is_plain(item)]
+        elif _is_plain(value) and (free or (value is not None and not isinstance(old, (dict, list)))):
+            base[key] = value
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether ``value`` can be written to an SLS file as it is."""
+    return value.isprintable() if isinstance(value, str) else value is None or isinstance(value, (int, float))
+
+
+def _expand(value: Any, settings: Settings) -> Any:
+    """
+    Return ``value`` with each ``{path.to.setting}`` in its texts replaced by that setting.
+
+    A text that is nothing but one such reference becomes the setting itself, of whatever type.
+    """
+    if isinstance(value, Mapping):
+        return {key: _expand(item, settings) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, settings) for item in value]
+    if not isinstance(value, str):
+        return value
+    whole = _REFERENCE.fullmatch(value)
+    if whole:
+        return _setting(whole[1], settings)
+    return _REFERENCE.sub(lambda reference: str(_setting(reference[1], settings)), value)
+
+
+def _setting(path: str, settings: Settings) -> Any:
+    """Return the setting at a path such as ``sasl.enabled``."""
+    found: Any = settings
+    for part in path.split("."):
+        found = found[part]
+    return found
+
+
+# -- host, secrets, aliases --------------------------------------------------------------------
+
+
+def _name_host(settings: Settings, grains: Mapping[str, Any]) -> None:
+    """Add the host name's parts, and names that are it where nothing else is said."""
+    hostname = settings["hostname"]
+    if not isinstance(hostname, str) or not hostname:
+        hostname = settings["hostname"] = str(grains.get("fqdn") or "")
+    settings["short"], _, settings["domain"] = hostname.partition(".")
+    if settings["mailname"] is None and settings["profile"] != "none":
+        settings["mailname"] = hostname
+
+
+def _replace_secrets(settings: Settings) -> None:
+    """Put pillar paths in place of the secrets that states look up; that of the relay goes with its section."""
+    authority, verify, ldap = settings["certificate"]["ca"], settings["verify"], settings["sasl"]["ldap"]
+    for name in ("passphrase", "previous_passphrase"):
+        given = authority.pop(name) is not None
+        authority[f"{name}_pillar"] = f"{KEY}:certificate:ca:{name}" if given else None
+    given = verify.pop("login")["username"] is not None
+    verify["login_pillar"] = f"{KEY}:verify:login" if given else None
+    given = ldap.pop("bind_password") is not None
+    ldap["password_pillar"] = f"{KEY}:sasl:ldap:bind_password" if given else None
+
+
+def _add_aliases(settings: Settings, given: Mapping[str, Any]) -> None:
+    """Add the aliases of root, and those for the mailboxes of RFC 2142 that are asked for: all to postmaster."""
+    recipient, asked = settings["root_recipient"], given.get("rfc2142_aliases")
+    settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
+    names = MAILBOXES if asked is True else asked if isinstance(asked, (list, tuple)) else ()
+    settings["rfc2142_aliases"] = {
+        name: "root" if name == "postmaster" else "postmaster" for name in names if name in MAILBOXES
+    }
+
+
+def _answers(debconf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answers for debconf that are known."""
+    return {
+        package: {question: answer for question, answer in answers.items() if None not in answer}
+        for package, answers in debconf.items()
+    }
+
+
+# -- certificates ------------------------------------------------------------------------------
+
+
+def _add_pairs(settings: Settings, given: Mapping[str, Any]) -> None:
+    """
+    Add ``pairs`` of key and certificate, one or two, and ``pairs_keep``, the files that they need.
+
+    given
+        The pillar's section as it is: PEM text has line breaks, which :func:`_lay` leaves out.
+    """
+    certificate = settings["certificate"]
+    second = certificate["second"]
+    if second["key_type"] == "none":
+        second["key_type"] = None
+    for section, raw, path in (
+        (certificate, given, f"{KEY}:certificate:files"),
+        (second, mapping(given.get("second")), f"{KEY}:certificate:second:files"),
+    ):
+        if section["key_size"] is None:
+            section["key_size"] = _DEFAULT_SIZES.get(section["key_type"])
+        for part, value in mapping(raw.get("files")).items():
+            is_path = isinstance(value, str) and value.startswith("/")
+            if part in section["files"] and value is not None and not is_path:
+                section["files"][part] = f"{path}:{part}"
+    pairs = [] if certificate["source"] == "none" else [_pair("postfix_mta_certificate", certificate)]
+    if pairs and _has_second(certificate):
+        pairs.append(_pair("postfix_mta_certificate_second", second))
+    keep = [certificate["ca"]["certificate"]]
+    for pair in pairs:
+        stem, suffix = os.path.splitext(str(pair["key"]))
+        derived = f"{stem}{'-chain' * (suffix == '.pem')}.pem"
+        pair["chain_file"] = (pair["chain_file"] or derived) if _in_one_file(certificate) else None
+        # What was made here may have become what is taken over.
+        keep += [pair["certificate"], pair["key"], pair["chain_file"], *pair["files"].values()]
+    settings["pairs"] = pairs
+    settings["pairs_keep"] = [path for path in keep if isinstance(path, str) and path.startswith("/")]
+
+
+def _pair(identifier: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    shown = ("certificate", "key", "chain_file", "key_type", "key_size", "files")
+    return {"id": identifier, **{name: section[name] for name in shown}}
+
+
+def _has_second(certificate: Mapping[str, Any]) -> bool:
+    second = certificate["second"]
+    given = second["files"]["certificate"] if certificate["source"] == "files" else second["key_type"]
+    return given is not None
+
+
+def _in_one_file(certificate: Mapping[str, Any]) -> bool:
+    """Return whether Postfix reads key and certificate from one file, so that one rename switches both."""
+    taken = certificate["source"] == "files"
+    return bool(certificate["chain_file"] or certificate["rotate_key"] or taken or _has_second(certificate))
+
+
+def _add_served_files(settings: Settings) -> None:
+    """Add ``served``, the files that main.cf names, and ``ca_file``, that of an authority that clients know."""
+    certificate, pairs = settings["certificate"], settings["pairs"]
+    in_one = bool(pairs) and _in_one_file(certificate)
+    settings["served"] = {
+        "key": None if in_one else certificate["key"],
+        "certificate": None if in_one else certificate["certificate"],
+        "chain_files": [pair["chain_file"] for pair in pairs] if in_one else None,
+    }
+    known = certificate["source"] in ("local_ca", "fleet_ca")
+    settings["ca_file"] = certificate["ca"]["certificate"] if known else None
+
+
+def _add_certificate_arguments(settings: Settings) -> None:
+    """
+    Add what the certificate's states are called with.
+
+    ``authority`` has the arguments of ``mta_cert.ca_managed``, and ``arguments`` of each pair those of
+    ``mta_cert.managed``.
+    """
+    certificate, authority = settings["certificate"], settings["certificate"]["ca"]
+    source, common = certificate["source"], ("subject", "renew_days")
+    passphrases = {name: authority[name] for name in ("passphrase_pillar", "previous_passphrase_pillar")}
+    settings["authority"] = {
+        "name": authority["certificate"],
+        "key": authority["key"],
+        "common_name": f"CA of {settings['hostname']}",
+        "days": authority["days"],
+        **{name: certificate[name] for name in (*common, "key_type", "key_size")},
+        **passphrases,
+    }
+    fleet = certificate["fleet"]
+    signing = {
+        "local_ca": {"ca_certificate": authority["certificate"], "ca_key": authority["key"], **passphrases},
+        "fleet_ca": {
+            "ca_certificate": authority["certificate"],
+            "ca_minion": fleet["ca_minion"],
+            "policy": fleet["policy"],
+        },
+    }.get(source, {})
+    for pair in settings["pairs"]:
+        taken = {f"{part}_source": path for part, path in pair["files"].items()} if source == "files" else {}
+        pair["arguments"] = {
+            "name": pair["certificate"],
+            "hostname": settings["hostname"],
+            "source": source,
+            "alternative_names": certificate["names"],
+            **{name: pair[name] for name in ("key", "chain_file", "key_type", "key_size")},
+            **{name: certificate[name] for name in (*common, "days", "rotate_key")},
+            **signing,
+            **taken,
+        }
+
+
+# -- the conversation, saslauthd, the beacon ---------------------------------------------------
+
+
+def _add_conversation(settings: Settings) -> None:
+    """Add ``conversation``, what the states of ``mta_probe`` are called with."""
+    names = ("capabilities", "login_pillar", "timeout")
+    settings["conversation"] = {
+        "ca_file": settings["ca_file"],
+        **{name: settings["verify"][name] for name in names},
+    }
+
+
+def _add_saslauthd(settings: Settings) -> None:
+    """
+    Add what follows from the SASL settings, and leave out what the mechanism does not read.
+
+    ``saslauthd`` has the arguments of ``saslauthd.managed``, or of ``saslauthd.absent`` where it is not used.
+    """
+    sasl = settings["sasl"]
+    on, dovecot = sasl["enabled"] is not False, sasl["type"] == "dovecot"
+    sasl["saslauthd"] = on and not dovecot
+    sasl["smtpd_type"] = "dovecot" if on and dovecot else None
+    sasl["smtpd_path"] = sasl["dovecot_socket"] if on and dovecot else None
+    mechanism = (sasl["mechanisms"] or [None])[0]
+    rimap, kerberos5 = sasl.pop("rimap"), sasl["kerberos5"]
+    if mechanism != "ldap" or not sasl["ldap"]["servers"]:
+        sasl["ldap"] = None
+    if mechanism == "rimap" and rimap["host"]:
+        sasl["options"] = rimap["host"] if rimap["port"] is None else f"{rimap['host']}/{rimap['port']}"
+    if mechanism != "kerberos5" or (kerberos5["keytab"], kerberos5["principal"]) == (_DEFAULT_KEYTAB, None):
+        sasl["kerberos5"] = None
+    settings["saslauthd"] = {"name": "saslauthd"}
+    if sasl["saslauthd"]:
+        same = ("mechanisms", "ldap", "kerberos5", "front", "threads", "cache", "socket_directory")
+        settings["saslauthd"] = {
+            "mech_options": sasl["options"],
+            "smtpd_conf": settings["family"]["smtpd_conf"],
+            **{name: sasl[name] for name in (*same, "directory_mode")},
+        }
+
+
+def _add_beacon(settings: Settings) -> None:
+    """Add to ``beacon`` what it looks at."""
+    sasl = settings["sasl"]
+    settings["beacon"].update(
+        certificates=[pair["chain_file"] or pair["certificate"] for pair in settings["pairs"]],
+        renew_days=settings["certificate"]["renew_days"],
+        saslauthd=f"{sasl['socket_directory']}/mux" if sasl["saslauthd"] else None,
+    )
+
+
+# -- smarthosts and lookup tables --------------------------------------------------------------
+
+
+def _add_relay(settings: Settings) -> dict[str, Any]:
+    """
+    Return the parameters of main.cf that the settings of smarthosts mean, and take that section out.
+
+    Add to ``maps`` the table of logins, if there is one: arguments of ``mta_map.managed``, of the type texthash,
+    which is read as it is, without a compiled form. Its ``logins`` are pillar paths.
+    """
+    relay = settings.pop("relay")
+    levels, senders, logins = _hops(relay)
+    parameters: dict[str, Any] = {}
+    if _host(relay):
+        # Everything goes there, so that this is for every host that smtp(8) talks to.
+        hop, level = next(iter(levels.items()))
+        parameters["relayhost"] = hop
+        parameters.update(smtp_tls_security_level=level, smtp_tls_wrappermode=relay["tls"] == "implicit")
+    elif levels:
+        parameters["smtp_tls_policy_maps"] = _inline(levels)
+    if levels and relay["ca_file"]:
+        # Debian 12's own main.cf trusts whatever is in /etc/ssl/certs as well.
+        parameters.update(smtp_tls_CAfile=relay["ca_file"], smtp_tls_CApath=None)
+    if senders:
+        parameters["sender_dependent_relayhost_maps"] = _inline(senders)
+    settings["maps"] = {}
+    if logins:
+        file = f"{settings['family']['config_directory']}/{RELAY_TABLE}"
+        settings["maps"][RELAY_TABLE] = {"name": file, "type": "texthash", "logins": logins, "mode": "0600"}
+        # Only within TLS is a password sent as it is: smtp_sasl_security_options keeps its default, noplaintext.
+        parameters.update(
+            smtp_sasl_auth_enable=True,
+            smtp_sasl_password_maps=f"texthash:{file}",
+            smtp_sasl_tls_security_options="noanonymous",
+            smtp_sender_dependent_authentication=any(sender in logins for sender in senders),
+        )
+    return parameters
+
+
+def _hops(relay: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """
+    Return the TLS level of each next hop, the next hop of each sender, and the pillar path of each login.
+
+    That of all mail is the first one, where there is one.
+    """
+    levels: dict[str, str] = {}
+    senders: dict[str, str] = {}
+    logins: dict[str, str] = {}
+    host, tls = _host(relay), relay["tls"]
+    level = "none" if tls == "none" else "secure" if relay["ca_file"] else "encrypt"
+    sections: list[tuple[Any, Any]] = [(None, relay), *relay["senders"].items()]
+    for sender, own in sections:
+        if not isinstance(own, Mapping) or not (_host(own) or host):
+            continue
+        hop = f"[{_host(own) or host}]:{own.get('port') or relay['port'] or RELAY_PORTS.get(tls, 25)}"
+        levels[hop] = level
+        if sender is not None:
+            senders[sender] = hop
+        if own.get("username") is not None:
+            # By the sender's address, or else by the next hop.
+            logins[sender or hop] = f"{KEY}:relay" if sender is None else f"{KEY}:relay:senders:{sender}"
+    return levels, senders, logins
+
+
+def _host(section: Mapping[str, Any]) -> Any:
+    """Return a smarthost's name; none where it has a login in it, which the validation refuses unseen."""
+    host = section.get("host")
+    return None if "@" in str(host) else host
+
+
+def _add_tables(settings: Settings, given: Mapping[str, Any]) -> None:
+    """
+    Add what SLS files need of the pillar's tables, and put type and path in place of each ``{maps.NAME}``.
+
+    That is ``maps`` (arguments of ``mta_map.managed`` by name), ``maps_keep`` (type by path), ``maps_absent``
+    (paths) and ``packages``. Tables that the validation refuses are left out.
+    """
+    managed, folder = settings["maps"], settings["family"]["config_directory"]
+    logins = [*managed]
+    if not settings["sasl"]["enabled"] and not logins:
+        needless = settings["family"]["sasl_packages"]
+        settings["family"]["packages"] = [name for name in settings["family"]["packages"] if name not in needless]
+    default = settings["parameters"].get("default_database_type")
+    absent, references = [], {}
+    for name, asked in mapping(given.get("maps")).items():
+        if not isinstance(name, str) or not re.fullmatch(TABLE_NAME, name) or name in logins:
+            continue
+        if asked is None:
+            absent.append(f"{folder}/{name}")
+        if not isinstance(asked, Mapping) or any(table("", asked, TABLE)):
+            continue
+        kind, path = asked.get("type") or default, asked.get("path") or f"{folder}/{name}"
+        references[name] = f"{kind or '$default_database_type'}:{path}"
+        if kind == "inline":
+            references[name] = _inline(asked.get("entries") or {})
+        if kind not in FILELESS:
+            managed[name] = _managed(name, asked, kind, path, settings["family"]["map_packages"])
+    keep = {one["name"]: one["type"] for one in managed.values()}
+    plugins = [one["package"] for one in managed.values() if one.get("package")]
+    settings["maps_keep"] = keep
+    settings["maps_absent"] = [path for path in absent if path not in keep]
+    settings["packages"] = list(dict.fromkeys([*settings["family"]["packages"], *plugins]))
+    for section in ("parameters", "services"):
+        settings[section] = _with_tables(settings[section], references)
+
+
+def _managed(name: str, asked: Mapping[str, Any], kind: Any, path: str, plugins: Mapping[str, str]) -> Settings:
+    """Return the arguments of ``mta_map.managed`` for a table of the pillar."""
+    return {
+        "name": path,
+        "type": kind,
+        "entries_pillar": None if asked.get("source") else f"{KEY}:maps:{name}:entries",
+        "source": asked.get("source"),
+        "secret": bool(asked.get("secret")),
+        "mode": asked.get("mode"),
+        "package": asked.get("package") or plugins.get(kind),
+    }
+
+
+def _inline(entries: Any) -> str:
+    """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
+    pairs = [f"{{{key} = {value}}}" for key, value in mapping(entries).items()]
+    return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
+
+
+def _with_tables(value: Any, references: Mapping[str, str]) -> Any:
+    """Return ``value`` with each ``{maps.NAME}`` in its texts replaced by the table's type and path."""
+    if isinstance(value, Mapping):
+        return {key: _with_tables(item, references) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_tables(item, references) for item in value]
+    if isinstance(value, str):
+        return TABLE_REFERENCE.sub(lambda match: references.get(match[1], match[0]), value)
+    return value
+
+
+# -- main.cf and master.cf ---------------------------------------------------------------------
+
+
+def _add_main_cf(settings: Settings, profile: Mapping[str, Any]) -> None:
+    """Add ``main_cf``, the profile's parameters, and ``of_profile``, the names of what it has."""
+    settings["main_cf"] = _expand(profile["parameters"], settings)
+    settings["of_profile"] = [*profile["parameters"], *_services_of(profile, settings)]
+
+
+def _services_of(profile: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the profile's services; those for logins only where somebody can log in."""
+    for_logins = profile["login_services"] if settings["sasl"]["enabled"] is not False else {}
+    return {**profile["services"], **for_logins}
+
+
+def _add_presets(settings: Settings, presets: Mapping[str, Any], own_ports: bool) -> None:
+    """
+    Put the presets of services that are switched on or off under ``services`` and over the profile's parameters.
+
+    own_ports
+        Whether the pillar says which ports are open. Else those of the presets are, too.
+    """
+    services: dict[str, Any] = {}
+    for name in [name for name in settings["services"] if name in presets]:
+        entry = _expand(presets[name], settings)
+        if settings["services"].pop(name) is True:
+            services = merge_recurse(services, entry["services"])
+            settings["main_cf"].update(entry["parameters"])
+            ports = settings["firewall"]["ports"]
+            ports += [port for port in entry["ports"] if port not in ports and not own_ports]
+        else:
+            services = merge_recurse(services, entry.get("without", dict.fromkeys(entry["services"])))
+    settings["services"] = merge_recurse(services, settings["services"])
+
+
+def _add_services(settings: Settings, profile: Mapping[str, Any]) -> None:
+    """Put the profile's services under ``services``."""
+    services = _expand(_services_of(profile, settings), settings)
+    settings["services"] = merge_recurse(services, settings["services"])

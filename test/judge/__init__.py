@@ -1,0 +1,1 @@
+"""The judge, measured: what the formula says about changes, against what real mail says."""

@@ -1,0 +1,154 @@
+"""
+Whether the formula judges changes rightly: it commits what works, and undoes what breaks mail.
+
+    bin/test judge [N] [SEED]          N changes of working servers by chance (default 60), and the named cases
+    bin/test judge --case NAME…        single cases, by the seed that the report shows, or by name
+    bin/test judge --named             the named cases only
+    bin/test judge --servers           no changes: whether the servers to begin from work, a feature at a time
+    bin/test judge --list              every change and every named case
+
+Real mail is the truth, the result of `state.apply` is the verdict. Printed are the cases in which the two do not
+agree, those whose label real mail contradicts, and the confusion matrix. Ends with 1 where the formula was wrong.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import os
+import queue
+import random
+import signal
+import sys
+import time
+
+from judge import cases, outcomes, servers
+from judge.hosts import Host
+from rig import PREFIX, kitchen, venvs
+from rig.container import remove_all
+
+
+def chosen(options):
+    """The cases that the command line asks for."""
+    if options.case:
+        known = cases.named()
+        return [known[name] if name in known else cases.draw(int(name)) for name in options.case]
+    if options.servers:
+        return [
+            cases.of_server(profile, name)
+            for profile in ("guide", "hardened")
+            for name in servers.fitting(profile)
+        ]
+    found = list(cases.named().values())
+    if not options.named:
+        first = options.seed * 100_000
+        found += [cases.draw(first + number) for number in range(options.number)]
+    return found
+
+
+def bundles(found):
+    """Cases with the same server, together."""
+    groups = {}
+    for case in found:
+        groups.setdefault(json.dumps(case.server.job(), sort_keys=True), []).append(case)
+    return list(groups.values())
+
+
+def try_all(found, instance, number, labels, tell):
+    """
+    Try cases on a number of hosts at a time; their outcomes.
+
+    labels: of the hosts, who are named after the first. tell: called with each outcome, and how many there are.
+    """
+    work = queue.SimpleQueue()
+    for bundle in bundles(found):
+        work.put(bundle)
+    done, hosts = [], []
+
+    def serve(index):
+        host = Host.start(f"{labels[0].replace('=', '-')}-{index}", instance, labels)
+        hosts.append(host)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                for case in work.get_nowait():
+                    outcome = outcomes.assess(case, host.try_case(case.job()))
+                    done.append(outcome)
+                    tell(outcome, len(done))
+
+    with concurrent.futures.ThreadPoolExecutor(number) as pool:
+        jobs = [pool.submit(serve, index) for index in range(min(number, work.qsize()))]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            # Also when this ends early: a host that is asked nothing more ends its worker.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    work.get_nowait()
+            for host in hosts:
+                host.stop()
+    order = {case.name: place for place, case in enumerate(found)}
+    return sorted(done, key=lambda outcome: order[outcome.case.name])
+
+
+def show_all():
+    """Print every change and every named case."""
+    for kind in cases.KINDS:
+        for name, change in cases.changes(kind).items():
+            print(f"{kind}: {name}: {change.about['why']}")
+    for name, case in cases.named().items():
+        print(f"named: {name} ({case.expected}): {case.changes[0].about['why']}")
+
+
+def main():
+    """Try and print; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="bin/test judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("number", metavar="N", type=int, nargs="?", default=60)
+    parser.add_argument("seed", metavar="SEED", type=int, nargs="?", default=random.randrange(1000))
+    parser.add_argument("--case", metavar="NAME", nargs="+")
+    parser.add_argument("--named", action="store_true")
+    parser.add_argument("--servers", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--hosts", type=int, default=(os.cpu_count() or 1) + 1, help="how many at a time")
+    parser.add_argument("--platform", default="debian-12-salt-3008")
+    parser.add_argument("--results", help="a file for everything that was found, one case in a line of JSON")
+    options = parser.parse_args()
+    if options.list:
+        return show_all()
+    found = chosen(options)
+    instance = kitchen.choose(["default", options.platform])[0]
+    label = f"{PREFIX}-judge={os.getpid()}"
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    path = options.results or venvs.cache() / f"judge-{options.seed}.jsonl"
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_all, label)
+        file = stack.enter_context(open(path, "w", encoding="utf-8", buffering=1))
+
+        def tell(outcome, number):
+            line = {
+                "case": outcome.case.name,
+                "wrong": outcome.wrong,
+                "row": outcome.row,
+                "result": outcome.result,
+            }
+            file.write(json.dumps(line) + "\n")
+            wrong = "; ".join(text.splitlines()[0] for text in outcome.wrong)
+            mark = f"WRONG: {wrong}" if wrong else "right"
+            names = " + ".join(change.name for change in outcome.case.changes)
+            print(
+                f"{number}/{len(found)} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}",
+                flush=True,
+            )
+
+        results = try_all(found, instance, options.hosts, [label], tell)
+    print(
+        f"\n{outcomes.report(results)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s, all of it: {path}"
+    )
+    return int(not all(outcome.is_right for outcome in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

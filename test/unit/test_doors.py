@@ -1,0 +1,143 @@
+"""What Salt and people can call: its number, its documentation, and what it must not do."""
+
+import ast
+import inspect
+import pathlib
+import re
+import shlex
+import textwrap
+
+import pytest
+import salt.minion
+import salt.utils.args
+from library import imports, is_private
+from salt.exceptions import CommandExecutionError
+
+MODULES = pathlib.Path(__file__).resolve().parents[2] / "_modules"
+MOST = 100
+# What opens a transaction and ends it as well; all else that opens one is for states, and refuses to be a job.
+WHOLE = {"mta_transaction.roll_back", "postconf.reset", "postconf.set"}
+EXAMPLE = re.compile(r"CLI Examples?:\n\n\s*\.\. code-block:: bash\n\n((?:\s{4,}.*\n?|\n)+)")
+
+
+def own_functions(modules):
+    """This formula's execution functions, as the loader has them: name to function."""
+    own = {}
+    for name in sorted(modules):
+        function = inspect.unwrap(modules[name].func)
+        if pathlib.Path(inspect.getsourcefile(function)).parent == MODULES:
+            own[name] = function
+    return own
+
+
+def commands(function):
+    """The command lines of a function's CLI examples, split into words."""
+    found = EXAMPLE.search(inspect.getdoc(function) or "")
+    text = textwrap.dedent(found[1]) if found else ""
+    # A line may be continued: by a backslash, or by what is indented further.
+    lines = re.sub(r"\\?\n +", " ", text).splitlines()
+    return [shlex.split(line) for line in lines if line.strip()]
+
+
+def calls():
+    """Which function of the formula calls which others: ``file.function`` to a set of the same."""
+    found = {}
+    for path in MODULES.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        files = {one.module for one in imports(path)}
+        names = {
+            alias: f"{one.module}.{alias}"
+            for one in imports(path)
+            for alias in one.names
+            if one.module[:5] == "_mta_"
+        }
+        for name, node in functions.items():
+            below = found.setdefault(f"{path.stem}.{name}", set())
+            for one in ast.walk(node):
+                if isinstance(one, ast.Name) and one.id in functions:
+                    below.add(f"{path.stem}.{one.id}")
+                elif isinstance(one, ast.Name) and one.id in names:
+                    below.add(names[one.id])
+                elif isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id in files:
+                    below.add(f"{one.value.id}.{one.attr}")
+    return found
+
+
+def reaching(target):
+    """All functions from which a chain of calls leads to the target."""
+    graph, found = calls(), {target}
+    while True:
+        more = {name for name, below in graph.items() if below & found} - found
+        if not more:
+            return found
+        found |= more
+
+
+def refuses(modules, name, function):
+    """Whether a function refuses to be called as a job."""
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    data = {"fun": name, "jid": "20300101000000000000", "tgt": "*", "ret": ""}
+    args, kwargs = salt.minion.load_args_and_kwargs(modules[name], ["x"] * len(needed), data)
+    if "__pub_fun" not in kwargs:
+        return False
+    with pytest.raises(CommandExecutionError, match="refused as a job"):
+        modules[name](*args, **kwargs)
+    return True
+
+
+def test_there_are_few_enough_to_read(modules):
+    assert len(own_functions(modules)) <= MOST
+
+
+def test_private_files_are_no_functions(modules):
+    assert not [name for name in modules if name.startswith("_mta")]
+    assert [path for path in MODULES.glob("*.py") if is_private(path)]
+
+
+def test_each_says_how_to_call_it_or_is_for_states(modules):
+    wanting = [
+        name
+        for name, function in own_functions(modules).items()
+        if not commands(function) and "refused as a job" not in (inspect.getdoc(function) or "").replace("\n", " ")
+    ]
+    assert wanting == []
+
+
+def test_what_is_for_states_refuses_to_be_a_job(modules):
+    for name, function in own_functions(modules).items():
+        if not commands(function):
+            assert refuses(modules, name, function), name
+
+
+def test_every_example_could_be_called(modules):
+    own = own_functions(modules)
+    for name, function in own.items():
+        for words in commands(function):
+            called = next((word for word in words if word in own), None)
+            assert called == name, (name, words)
+            position = words.index(called)
+            if position > 2:
+                continue  # another function calls it
+            words = words[position + 1 :]
+            args, kwargs = salt.utils.args.parse_input(words, condition=False)
+            inspect.signature(function).bind(*args, **kwargs)
+
+
+def test_no_example_has_a_key_or_a_password_in_it(modules):
+    for name, function in own_functions(modules).items():
+        for words in commands(function):
+            assert "PRIVATE KEY" not in " ".join(words), name
+            assert not re.search(r"pass(word|phrase)=", " ".join(words)), name
+
+
+def test_none_leaves_a_transaction_open(modules):
+    opening = reaching("_mta_transaction.begin")
+    for name, function in own_functions(modules).items():
+        module, _, _ = name.partition(".")
+        if f"{module}.{function.__name__}" in opening and name not in WHOLE:
+            assert refuses(modules, name, function), name

@@ -1,0 +1,270 @@
+"""SLS files as Salt renders them, on minions with the formula's modules, without them, and with others."""
+
+import pathlib
+import re
+import runpy
+import shutil
+import sys
+from unittest.mock import Mock
+
+import library
+import pytest
+import salt.config
+import salt.fileclient
+import salt.loader
+import salt.template
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from salt.exceptions import CommandExecutionError, SaltRenderError
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# How every SLS file begins.
+PREAMBLE = """\
+{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%-   set mta = salt["mta_settings.effective"](saltenv) %}
+{%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
+"""
+
+
+class Renderer:
+    """Renders SLS text as a state run does: one file client, one context, the real renderers."""
+
+    def __init__(self, opts, synced=True):
+        self.opts = {**opts, "module_dirs": opts["module_dirs"] if synced else []}
+        self.loaded = None
+
+    def load(self, pillar, grains):
+        """Start over, as a run with this pillar on this host would."""
+        opts = {**self.opts, "pillar": {"postfix_mta": pillar}, "grains": grains}
+        client = salt.fileclient.get_file_client(opts)
+        self.functions = salt.loader.minion_mods(
+            opts,
+            utils=salt.loader.utils(opts),
+            context={},
+            file_client=salt.fileclient.ContextlessFileClient(client),
+        )
+        self.renderers = salt.loader.render(opts, self.functions, file_client=client)
+        self.loaded = (pillar, grains)
+
+    def __call__(self, text, pillar=None, os_family="Debian", fqdn="mail.example.com"):
+        wanted = (pillar, {"os_family": os_family, "fqdn": fqdn})
+        if self.loaded is None or self.loaded[0] is not pillar or self.loaded[1] != wanted[1]:
+            self.load(*wanted)
+        return salt.template.compile_template(
+            ":string:", self.renderers, "jinja|yaml", [], [], saltenv="base", sls="x", input_data=text
+        )
+
+    def mta(self, pillar=None, **host):
+        return self(f"{PREAMBLE}{{{{ mta | json }}}}", pillar, **host)
+
+    def parameters(self, pillar=None, **host):
+        return self.mta(pillar, **host)["main_cf"]
+
+
+@pytest.fixture
+def render(opts):
+    return Renderer(opts)
+
+
+class TestSettings:
+    """Where SLS files get the settings."""
+
+    @pytest.fixture(autouse=True)
+    def library_of_each(self):
+        """Nothing of the library that other tests have imported: what is loaded finds its own."""
+        others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("_mta_")}
+        yield
+        for name in [name for name in sys.modules if name.startswith("_mta_")]:
+            del sys.modules[name]
+        sys.modules.update(others)
+
+    @pytest.fixture
+    def older(self, tmp_path):
+        """A tree of the formula's modules of another revision, which makes other settings."""
+        shutil.copytree(
+            REPOSITORY / "_modules", tmp_path / "older/_modules", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        revision = tmp_path / "older/_modules/_mta_revision.py"
+        revision.write_text(re.sub("(?m)^REVISION = .*", 'REVISION = "0"', revision.read_text()))
+        merge = tmp_path / "older/_modules/_mta_settings.py"
+        text = merge.read_text()
+        merge.write_text(text.replace('families=list(files["os_family"])', 'families=["older"]'))
+        assert merge.read_text() != text
+        return tmp_path / "older"
+
+    def test_a_minion_that_never_synced_gets_the_same(self, opts, render):
+        fresh = Renderer(opts, synced=False)
+        pillar = {"hostname": "mx.example.org", "verify": {"login": {"username": "a", "password": "b"}}}
+        assert fresh.mta(pillar) == {**render.mta(pillar), "synced": False}
+        assert "mta_settings.effective" not in fresh.functions
+
+    def test_with_salt_ssh_the_settings_are_made_where_it_renders(self, opts, render, tmp_path):
+        pillar = {"services": {"submission": True}, "verify": {"login": {"username": "a", "password": "geheim"}}}
+        master = salt.config.master_config(None)
+        master.update(cachedir=str(tmp_path / "master"), file_roots=opts["file_roots"])
+        ordinary = render.mta(pillar)
+        over_ssh = Renderer({**opts, "__master_opts__": master}).mta(pillar)
+        assert over_ssh.pop("packages") == [*ordinary.pop("packages"), "python3-cryptography", "python3-openssl"]
+        assert over_ssh == {**ordinary, "beacon": None, "schedule": None}
+        assert "geheim" not in str(over_ssh)
+
+    def test_a_minion_with_older_modules_gets_the_settings_of_the_file_server(self, opts, older):
+        current = Renderer(opts).mta()
+        stale = Renderer({**opts, "module_dirs": [str(older)]})
+        assert stale.mta() == {**current, "synced": False}
+        assert stale.functions["mta_settings.revision"]() == "0"
+
+    def test_so_does_one_with_newer_modules(self, opts, older):
+        """The file server has the older ones."""
+        shutil.copytree(REPOSITORY / "postfix_mta", older / "postfix_mta")
+        (older / "postfix_mta/revision.yaml").write_text('revision: "0"\n')
+        minion = Renderer({**opts, "file_roots": {"base": [str(older)]}})
+        mta = minion.mta()
+        assert (mta["revision"], mta["families"], mta["synced"]) == ("0", ["older"], False)
+        assert minion.functions["mta_settings.revision"]() != "0"
+
+    def test_a_minion_that_has_synced_the_execution_modules_alone_is_not_synced(self, opts, tmp_path):
+        shutil.copytree(
+            REPOSITORY / "_modules", tmp_path / "_modules", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        half = Renderer({**opts, "module_dirs": [str(tmp_path)]})
+        assert half.mta()["synced"] is False
+        (tmp_path / "_states").mkdir()
+        shutil.copy(REPOSITORY / "_states/mta_settings.py", tmp_path / "_states")
+        assert Renderer({**opts, "module_dirs": [str(tmp_path)]}).mta()["synced"] is True
+
+    def test_what_is_fetched_is_what_the_settings_import(self):
+        pattern = runpy.run_path(str(REPOSITORY / "postfix_mta/settings.py"))["LIBRARY"]
+        fetched = {
+            path.stem
+            for path in (REPOSITORY / "_modules").glob("*.py")
+            if re.search(pattern.partition("@")[2], f"_modules/{path.name}")
+        }
+        needed, new = {"_mta_guard"}, {"_mta_settings"}
+        while new:
+            needed |= new
+            files = [REPOSITORY / f"_modules/{name}.py" for name in new]
+            imported = {item.module for path in files for item in library.imports(path)}
+            new = {name for name in imported if name.startswith("_mta_")} - needed
+        assert fetched == needed
+
+    def test_a_file_server_without_the_library_is_an_error_that_says_so(self, opts, tmp_path):
+        shutil.copytree(REPOSITORY / "postfix_mta", tmp_path / "roots/postfix_mta")
+        fresh = Renderer({**opts, "file_roots": {"base": [str(tmp_path / "roots")]}}, synced=False)
+        with pytest.raises(
+            SaltRenderError, match=r"salt://_modules has no _mta_settings\.py in the file roots of base"
+        ):
+            fresh.mta()
+
+    def test_every_sls_file_asks_in_the_same_words(self):
+        for path in (REPOSITORY / "postfix_mta").rglob("*.sls"):
+            text = path.read_text()
+            assert PREAMBLE in text or not re.search(r"\bmta\.", text), path.name
+
+    def test_only_a_minion_with_other_modules_syncs(self, opts, render, monkeypatch):
+        text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()
+        assert "postfix_mta_modules" not in render(text)
+        fresh = Renderer(opts, synced=False)
+        fresh.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
+        calls = []
+        fresh.functions["saltutil.sync_all"] = lambda **arguments: calls.append(arguments)
+        assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
+        assert calls == [{"refresh": False}]
+
+
+class TestValid:
+    """The first state of every apply."""
+
+    def test_a_valid_pillar_succeeds_without_changes(self, states):
+        assert states["mta_settings.valid"]("postfix_mta", "mail.example.com") == {
+            "name": "postfix_mta",
+            "result": True,
+            "changes": {},
+            "comment": "The settings in the pillar postfix_mta are valid",
+        }
+
+    @pytest.mark.parametrize("test", [True, False])
+    def test_an_invalid_pillar_fails_with_all_problems_in_test_mode_too(self, opts, modules, states, test):
+        opts["test"] = test
+        modules.pack["__pillar__"] = {"postfix_mta": {"hostname": "mail", "unmanaged": "x"}}
+        ret = states["mta_settings.valid"]("postfix_mta", "mail.example.com")
+        assert ret["result"] is False
+        assert ret["changes"] == {}
+        assert "(2 problems); nothing has been changed" in ret["comment"]
+        assert "postfix_mta:hostname: " in ret["comment"]
+        assert "postfix_mta:unmanaged: " in ret["comment"]
+
+    def test_a_host_that_cannot_be_asked_is_a_failure_without_a_traceback(self, modules, states):
+        modules["mta_settings.problems"] = Mock(side_effect=CommandExecutionError("postconf: no"))
+        ret = states["mta_settings.valid"]("postfix_mta")
+        assert ret["result"] is False
+        assert ret["comment"].endswith("could not be validated: postconf: no")
+
+
+BROKEN = ["text", ["list"], 5, {"sasl": "x"}, {"certificate": {"ca": [1]}}, {"parameters": ["a"]}]
+BROKEN += [
+    {1: 2, "a": 3},
+    {"parameters": {1: 2, "a": "\x00\x7f\ud800"}},
+    {"firewall": {"ports": {"append": 1}}},
+]
+BROKEN += [
+    {"hostname": 5},
+    {"hostname": "a\nb: c"},
+    {"certificate": {"key": "a\nb"}},
+    {"sasl": {"mechanisms": None}},
+]
+BROKEN += [{"relay": "x"}, {"relay": {"senders": {"a": 1, "b": {"host": [1], "port": {}}}, "port": "a", "tls": 7}}]
+BROKEN += [{"aliases": {"a": {"b": {"c": object()}}}}, {"root_recipient": ["a"]}, {"verify": {"login": "x"}}]
+
+
+def files():
+    """Every SLS file of the formula but the one that syncs modules, and the profile."""
+    names = sorted(path.stem for path in (REPOSITORY / "postfix_mta").glob("*.sls"))
+    return [(REPOSITORY / "postfix_mta" / f"{name}.sls").read_text() for name in names]
+
+
+@pytest.mark.parametrize("pillar", BROKEN, ids=str)
+def test_a_broken_pillar_does_not_break_the_rendering(render, pillar):
+    for text in files():
+        assert isinstance(render(text, pillar), dict)
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=15)
+    | st.binary(max_size=5)
+    | st.dates(),
+    lambda below: (
+        st.lists(below, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=8)
+            | st.integers()
+            | st.sampled_from(["ca", "login", "key", "ports", "enabled", "names"]),
+            below,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+SECTIONS = [
+    "hostname",
+    "root_recipient",
+    "aliases",
+    "profile",
+    "parameters",
+    "services",
+    "unmanaged",
+    "certificate",
+]
+SECTIONS += ["sasl", "firewall", "verify", "relay", "manage_hosts_file"]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pillar=JUNK | st.dictionaries(st.sampled_from(SECTIONS), JUNK, max_size=5))
+def test_no_pillar_breaks_the_rendering(render, pillar):
+    for text in files():
+        assert isinstance(render(text, pillar), dict)
+    assert isinstance(render.parameters(pillar), dict)

@@ -1,30 +1,50 @@
-"""TODO subject (mta_aliases)."""
+"""
+/etc/aliases by the rules of aliases(5) and postalias(1), and its compiled form.
 
-import functools
+Comments, the order of the file, line ends and entries that nobody asked to change stay byte for byte.
+"""
+
+from __future__ import annotations
+
 import grp
 import os
 import pwd
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
+import _mta_system
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_system import BLANKS
+from _mta_table_syntax import SUFFIXES
 
-POSTALIAS = "/usr/sbin/postalias"
 ALIASES = "/etc/aliases"
-SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
-# isspace(3) in the C locale, as Postfix uses it: less than what Python takes for whitespace.
-BLANKS = " \t\n\v\f\r"
 BLANK, COMMA, COLON = re.compile(f"[{BLANKS}]"), re.compile(","), re.compile(":")
 PLAIN_NAME = re.compile(r"[^\s\"#:@()<>\[\],;\\]+")
 PLAIN_PATH = r"[A-Za-z0-9_./:+=%@|-]+"
 
+# Names to lists of values; None: the entry goes.
+Wanted = Mapping[str, "list[str] | None"]
 
-def _split(text, separator):
+
+class Entry(NamedTuple):
+    """An entry: its name as Postfix compares it, its values, the numbers of its lines from 0."""
+
+    name: str
+    values: list[str]
+    lines: list[int]
+
+
+# -- the file's syntax -------------------------------------------------------------------------
+
+
+def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split at a character class, but not within quotes, comments in parentheses, or angle brackets."""
     parts, part, depth, quoted, escaped = [], "", 0, False, False
     for char in text:
@@ -46,28 +66,28 @@ def _split(text, separator):
     return [*parts, part]
 
 
-def _unquoted(text):
+def _unquoted(text: str) -> str | None:
     """The content of a text that is one quoted string; ``None`` for any other."""
     match = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', text, re.DOTALL)
-    return match and re.sub(r"\\(.)", r"\1", match[1], flags=re.DOTALL)
+    return re.sub(r"\\(.)", r"\1", match[1], flags=re.DOTALL) if match else None
 
 
-def _quoted(text):
+def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _is_special(value):
+def _is_special(value: str) -> bool:
     """A command, a file or an :include: list, as opposed to an address."""
     return value.startswith(("|", "/", ":include:"))
 
 
-def _name(text):
+def _name(text: str) -> str:
     """The name of an entry as Postfix compares it: without quotes, in lower case."""
     inner = _unquoted(text)
     return (text if inner is None else inner).lower()
 
 
-def _values(text):
+def _values(text: str) -> list[str]:
     """The values on the right of an entry, in a form in which equal ones are equal."""
     values = []
     for part in _split(text, COMMA):
@@ -82,136 +102,131 @@ def _values(text):
     return values
 
 
-def _written(value):
+def _written(value: str) -> str:
     """A value as aliases(5) needs it: commands and paths with anything unusual in them in quotes."""
     if _is_special(value) and not re.fullmatch(PLAIN_PATH, value):
         return _quoted(value)
     return value
 
 
-def _entry(name, values):
+def _line(name: str, values: Sequence[str]) -> str:
     written = name if PLAIN_NAME.fullmatch(name) else _quoted(name)
     return f"{written}: {', '.join(_written(value) for value in values)}"
 
 
-def _entries(text):
-    """
-    Return (entries, complaints): entries as (name, values, numbers of their lines, from 0), in order.
-
-    As in Postfix, a line that begins with whitespace continues the last one, and empty lines and comments
-    (whose first character other than whitespace is ``#``) are nothing at all, also between a line and its
-    continuation. What postalias(1) skips with a warning is not an entry, but a complaint.
-    """
-    logical = []
-    for number, line in enumerate(text.split("\n")):
-        stripped = line.strip(BLANKS)
-        if not stripped or stripped.startswith("#"):
-            continue
-        if line[0] in BLANKS and logical:
-            logical[-1].append((number, line))
-        else:
-            logical.append([(number, line)])
-    entries, complaints = [], []
-    for lines in logical:
-        number, first = lines[0]
-        name, colon, value = _cut(" ".join(line.strip(BLANKS) for _, line in lines))
+def entries(text: str) -> tuple[list[Entry], list[str]]:
+    """Return the entries in order, and complaints: what postalias(1) skips with a warning is not an entry."""
+    found, complaints = [], []
+    for line, indexes in _mta_system.logical_lines(text):
+        name, colon, value = _cut(line)
         values = _values(value)
-        if first[0] in BLANKS:
-            complaints.append(f"line {number + 1} begins with whitespace, but continues nothing")
+        where = f"line {indexes[0] + 1}"
+        if line[0] in BLANKS:
+            complaints.append(f"{where} begins with whitespace, but continues nothing")
         elif not colon or not name:
-            complaints.append(f"line {number + 1} is not 'name: value'")
+            complaints.append(f"{where} is not 'name: value'")
         elif "@" in name and _unquoted(name) is None:
-            complaints.append(f"line {number + 1}: a name must be local, without a domain")
+            complaints.append(f"{where}: a name must be local, without a domain")
         else:
             if not values:
-                complaints.append(f"line {number + 1}: {name} has no value")
-            entries.append((_name(name), values, [index for index, _ in lines]))
-    return entries, complaints
+                complaints.append(f"{where}: {name} has no value")
+            found.append(Entry(_name(name), values, indexes))
+    return found, complaints
 
 
-def _cut(line):
+def _cut(line: str) -> tuple[str, bool, str]:
     """Cut at the first colon outside quotes."""
     name, *others = _split(line, COLON)
     return name.strip(BLANKS), bool(others), line[len(name) + 1 :]
 
 
-def _edited(text, wanted):
-    """Return the text with the entries of ``wanted`` (name to list of values, or ``None``: out) as wanted."""
+def edited(text: str, wanted: Wanted) -> str:
+    """Return the text with the entries of ``wanted`` as wanted, and all others as they are."""
     lines = text.split("\n")
+    end = "\r" if lines[0].endswith("\r") else ""
     missing = dict(wanted)
-    gone = set()
-    for name, values, numbers in _entries(text)[0]:
+    gone: set[int] = set()
+    for name, values, numbers in entries(text)[0]:
         if name not in wanted:
             continue
         new = missing.pop(name, None)
         if new is None:
             gone.update(numbers)
-            continue
-        if values != new:
-            end = "\r" if lines[numbers[0]].endswith("\r") else ""
-            lines[numbers[0]] = _entry(name, new) + end
+        elif values != new:
+            lines[numbers[0]] = _line(name, new) + ("\r" if lines[numbers[0]].endswith("\r") else "")
             gone.update(numbers[1:])
     kept = [line for number, line in enumerate(lines) if number not in gone]
     if len(lines) - 1 in gone:
         kept.append("")
-    new = [(name, values) for name, values in missing.items() if values is not None]
-    if new:
-        end = "\r" if lines[0].endswith("\r") else ""
+    added = [_line(name, values) + end for name, values in missing.items() if values is not None]
+    if added:
         if kept[-1]:
             kept[-1] += end
             kept.append("")
-        kept[-1:] = [*(_entry(name, values) + end for name, values in new), ""]
+        kept[-1:] = [*added, ""]
     return "\n".join(kept)
 
 
-def _wanted(aliases):
-    """Check and normalise what was asked for: names to lists of values, or ``None``."""
-    if not isinstance(aliases, dict):
+# -- what is asked for -------------------------------------------------------------------------
+
+
+def wanted(aliases: Any) -> dict[str, list[str] | None]:
+    """Check and normalise what was asked for. Raises ``SaltInvocationError`` for what the file cannot hold."""
+    if not isinstance(aliases, Mapping):
         raise SaltInvocationError(f"aliases must be a dictionary of names and values, not {aliases!r}")
-    wanted = {}
+    found: dict[str, list[str] | None] = {}
     for name, value in aliases.items():
         name = str(name)
         key = _name(name.strip())
         if not key or not name.isprintable():
             raise SaltInvocationError(f"aliases: {name!r} is not a name")
-        if key in wanted:
+        if key in found:
             raise SaltInvocationError(f"aliases: {name!r} is there twice; upper and lower case are the same")
-        if value is None:
-            wanted[key] = None
-            continue
-        wanted[key] = []
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(item, bool) or not isinstance(item, (str, int)) or not str(item).isprintable():
-                raise SaltInvocationError(f"aliases:{name}: {item!r} is no address, command or path")
-            text = str(item).strip()
-            found = [text] if _is_special(text) else _values(text)
-            # Written before another value, it has to be read as itself: nothing may be left open.
-            if _entries(_entry(key, [*found, "x"]))[0] != [(key, [*found, "x"], [0])]:
-                raise SaltInvocationError(f"aliases:{name}: {item!r} cannot be written to an aliases file")
-            wanted[key] += found
-        if not wanted[key]:
-            raise SaltInvocationError(f"aliases:{name}: no value; null removes the entry")
-    return wanted
+        found[key] = None if value is None else _wanted_values(name, key, value)
+    return found
 
 
-def _read(path):
-    """The text of a file, every byte of it recoverable; ``None`` when it is absent."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
+def _wanted_values(name: str, key: str, value: Any) -> list[str]:
+    values: list[str] = []
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, bool) or not isinstance(item, (str, int)) or not str(item).isprintable():
+            raise SaltInvocationError(f"aliases:{name}: {item!r} is no address, command or path")
+        text = str(item).strip()
+        found = [text] if _is_special(text) else _values(text)
+        # Written before another value, it has to be read as itself: nothing may be left open.
+        if entries(_line(key, [*found, "x"]))[0] != [(key, [*found, "x"], [0])]:
+            raise SaltInvocationError(f"aliases:{name}: {item!r} cannot be written to an aliases file")
+        values += found
+    if not values:
+        raise SaltInvocationError(f"aliases:{name}: no value; null removes the entry")
+    return values
 
 
-def _database_type(path):
+def _asked(text: str, aliases: Any, absent_only: Any) -> dict[str, list[str] | None]:
+    """What is wanted of the file: ``aliases``, and those of ``absent_only`` that neither it nor they have."""
+    asked, present = wanted(aliases or {}), {entry.name for entry in entries(text)[0]}
+    lacking = {name: values for name, values in wanted(absent_only or {}).items() if name not in present}
+    return {**{name: values for name, values in lacking.items() if name not in asked}, **asked}
+
+
+def _present(name: str, seeded: Any) -> str | None:
+    """The file's text; while Postfix is not installed and there is none, what its package will write."""
+    text = _mta_system.read(name)
+    if text is None and not _mta_tables.installed("postalias"):
+        return "".join(f"{_line(key, values)}\n" for key, values in wanted(seeded or {}).items() if values)
+    return text
+
+
+# -- the compiled form -------------------------------------------------------------------------
+
+
+def _database_type(path: str) -> str | None:
     """
-    The type in which main.cf has this file compiled; ``None`` when it does not use it, or does not compile
-    it.
+    The type in which main.cf has this file compiled; ``None`` when it does not use it, or does not compile it.
 
     Where main.cf does not say, it is that of the compiled file that exists, else ``default``.
     """
+    main: dict[str, str]
     try:
         main = _mta_postfix_view.show()
     except CommandExecutionError:
@@ -224,45 +239,38 @@ def _database_type(path):
                 return kind if kind in SUFFIXES else None
     if path not in main.get("alias_database", path):
         return None
-    kind = main.get("default_database_type")
+    kind = main.get("default_database_type", "")
     if kind in SUFFIXES:
         return kind
-    existing = (kind for kind, suffix in SUFFIXES.items() if os.path.exists(path + suffix))
-    return next(existing, "default")
+    return next((kind for kind, suffix in SUFFIXES.items() if os.path.exists(path + suffix)), "default")
 
 
-def _compiled_state(minion: Minion, path, text):
+def _compiled_fault(minion: Minion, path: str, text: str) -> str | None:
     """What is wrong with the compiled form; ``None`` when nothing is, or none is needed."""
     kind = _database_type(path)
     if kind is None:
         return None
     if kind == "default":
         return "missing"
-    return _mta_tables.is_current(minion, path, _bytes(text), kind, "postalias")
+    return _mta_tables.compiled_fault(minion, path, _bytes(text), kind, "postalias")
 
 
-def _bytes(text):
+def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _or_none(look_up, number):
+def _or_none(look_up: Callable[[int], Sequence[Any]], number: int) -> str | None:
     """The name of a user or group; ``None`` when the number has none."""
     try:
-        return look_up(number)[0]
+        return str(look_up(number)[0])
     except KeyError:
         return None
 
 
-def _present(name, seeded):
-    """The file's text; while Postfix is not installed and there is none, what its package will write."""
-    text = _read(name)
-    if text is None and not os.path.exists(POSTALIAS):
-        entries = [_entry(key, values) for key, values in _wanted(seeded or {}).items() if values]
-        return "".join(f"{entry}\n" for entry in entries)
-    return text
+# -- for users, and as a participant -----------------------------------------------------------
 
 
-def show(name=ALIASES):
+def show(name: str = ALIASES) -> dict[str, list[str]] | None:
     """
     Return the entries of an aliases file, ``{name: [value, …]}``; ``None`` when there is no such file.
 
@@ -272,23 +280,18 @@ def show(name=ALIASES):
     Of an entry that is there more than once the first counts, as for postalias(1). Raises
     ``CommandExecutionError`` when the file cannot be read.
     """
-    text = _read(name)
+    text = _mta_system.read(name)
     if text is None:
         return None
-    found = {}
-    for key, values, _ in _entries(text)[0]:
-        found.setdefault(key, values)
+    found: dict[str, list[str]] = {}
+    for entry in entries(text)[0]:
+        found.setdefault(entry.name, entry.values)
     return found
 
 
-def _asked(text, aliases, absent_only):
-    """What is wanted of the file: ``aliases``, and those of ``absent_only`` that neither it nor they have."""
-    wanted, present = _wanted(aliases or {}), {name for name, *_ in _entries(text)[0]}
-    lacking = {name: values for name, values in _wanted(absent_only or {}).items() if name not in present}
-    return {**{name: values for name, values in lacking.items() if name not in wanted}, **wanted}
-
-
-def plan(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=None):
+def plan(
+    minion: Minion, name: str = ALIASES, aliases: Any = None, seeded: Any = None, absent_only: Any = None
+) -> Plan:
     """
     Tell what :func:`apply` would change. It reads files and starts no process.
 
@@ -307,29 +310,30 @@ def plan(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=No
     absent_only
         Entries for names that neither the file nor ``aliases`` has, as ``aliases``. Default: none.
 
-    Returns ``{"changes": …, "activate": …, "comment": lines that postalias skips, or None}``. Raises
-    ``SaltInvocationError`` for a bad name or value, ``CommandExecutionError`` when the file cannot be read.
+    The plan's notes have the lines that postalias skips. Raises ``SaltInvocationError`` for a bad name or value,
+    ``CommandExecutionError`` when the file cannot be read.
     """
     text = _present(name, seeded) or ""
-    wanted = _asked(text, aliases, absent_only)
-    entries, complaints = _entries(text)
-    changes = {}
-    for key, values in wanted.items():
-        old = [found for entry, found, _ in entries if entry == key]
+    present, complaints = entries(text)
+    changes: dict[str, Any] = {}
+    for key, values in _asked(text, aliases, absent_only).items():
+        old = [entry.values for entry in present if entry.name == key]
         if old != ([] if values is None else [values]):
             changes[key] = {
                 "old": "; ".join(", ".join(found) for found in old) if old else None,
                 "new": values and ", ".join(values),
             }
-    if not changes and os.path.exists(name) and os.path.exists(POSTALIAS):
-        state = _compiled_state(minion, name, text)
-        if state:
-            changes[f"{name} (compiled)"] = {"old": state, "new": "up to date"}
+    if not changes and os.path.exists(name) and _mta_tables.installed("postalias"):
+        fault = _compiled_fault(minion, name, text)
+        if fault:
+            changes[f"{name} (compiled)"] = {"old": fault, "new": "up to date"}
     notes = [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
     return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes)
 
 
-def apply(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=None):
+def apply(
+    minion: Minion, name: str = ALIASES, aliases: Any = None, seeded: Any = None, absent_only: Any = None
+) -> None:
     """
     Write what is wanted into the file and compile it, as part of the transaction.
 
@@ -338,14 +342,13 @@ def apply(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=N
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when postalias(1) fails.
     """
-    # First, so that nobody else changes the file between here and the end.
-    _mta_transaction.need(minion, {"postfix": "reload"})
-    present = _present(name, seeded)
-    text = _edited(present or "", _asked(present or "", aliases, absent_only))
-    write = functools.partial(_mta_transaction.write, minion)
     reload = {"postfix": "reload"}
+    # First, so that nobody else changes the file between here and the end.
+    _mta_transaction.need(minion, reload)
+    present = _present(name, seeded)
+    text = edited(present or "", _asked(present or "", aliases, absent_only))
     if text != present or not os.path.exists(name):
-        write(name, _bytes(text), activate=reload)
+        _mta_transaction.write(minion, name, _bytes(text), activate=reload)
     kind = _database_type(name)
     if kind is None:
         return
@@ -354,7 +357,8 @@ def apply(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=N
         if kind not in SUFFIXES:
             raise CommandExecutionError(f"Cannot compile aliases for default_database_type {kind!r}")
     source = os.stat(name)
-    write(
+    _mta_transaction.write(
+        minion,
         name + SUFFIXES[kind],
         _mta_tables.compiled(minion, _bytes(text), kind, "postalias"),
         user=_or_none(pwd.getpwuid, source.st_uid),

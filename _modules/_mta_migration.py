@@ -13,6 +13,7 @@ import _mta_pillar
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_saslauthd
+import _mta_saslauthd_files
 import _mta_saslauthd_view
 import _mta_services
 import _mta_tables
@@ -286,9 +287,11 @@ def _sasl(minion: Minion):
         }
         if found["mech_options"]:
             pillar["options"] = found["mech_options"]
-        if not found["front"]:
-            pillar["front"] = False
-        arguments = {**pillar, "mech_options": found["mech_options"]}
+        if not found["proxy"]:
+            pillar["proxy"] = False
+        arguments = {**pillar, "mech_options": found["mech_options"], "proxy": None}
+        if found["proxy"]:
+            arguments["proxy"] = _mta_saslauthd_files.PROXY_SOURCE
         for name in ("enabled", "options"):
             arguments.pop(name, None)
         running = _mta_services.status(["saslauthd"])["saslauthd"]

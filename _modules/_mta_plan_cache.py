@@ -1,9 +1,14 @@
-"""TODO subject (mta_verdict)."""
+"""Plans without changes, kept while what they rest on is the same, so that the next run need not judge anew."""
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError
 
@@ -11,102 +16,113 @@ from _mta_minion import Minion
 from _mta_plan import Plan
 from _mta_revision import REVISION
 
+# Everything that a plan rests on: arguments, and files with their modes and owners.
+Evidence = Sequence[Any]
 
-def _name(subject):
+
+def _name(subject: str) -> str:
     return f"verdicts/{hashlib.sha256(subject.encode()).hexdigest()[:32]}"
 
 
-def _digest(evidence):
+def _digest(evidence: Evidence) -> str:
     # Other code may judge otherwise.
     # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
     return hashlib.sha256(repr((REVISION, evidence)).encode()).hexdigest()
 
 
-def _same(evidence, basis):
+def _same(evidence: Callable[[], Evidence | None], basis: Evidence) -> bool:
     try:
         return evidence() == basis
     except CommandExecutionError:
         return False
 
 
-def plan(minion: Minion, subject, evidence, judge, now):
+def plan(
+    minion: Minion,
+    subject: str,
+    evidence: Callable[[], Evidence | None],
+    judge: Callable[[], Mapping[str, Any]],
+    now: datetime.datetime,
+) -> Plan:
     """
-    Return a member's plan: the one that is remembered while it holds, else what the judgement leads to.
+    Return a participant's plan: the one that is remembered while it holds, else what the judgement leads to.
 
-    subject (str)
+    subject
         What is judged, such as a path.
 
-    evidence (callable)
-        Returns everything that the judgement rests on, as for :func:`recall`; ``None``: never remembered.
+    evidence
+        Returns everything that the judgement rests on; ``None``: never remembered.
 
-    judge (callable)
-        Returns ``changes``, ``notes`` (list of str) and ``holds`` (datetimes between which it holds good).
+    judge
+        Returns ``changes``, ``notes`` (list of text) and ``holds`` (datetimes between which it holds good).
 
-    now (datetime)
+    now
         The clock.
 
-    Returns ``{"changes", "activate", "comment", "errors"}``; a ``CommandExecutionError`` of the two callables is
-    its error. Only a plan that changes nothing is remembered. For other modules; there is no CLI Example for a
-    function that takes functions.
+    A ``CommandExecutionError`` of the two callables is the plan's error. Only a plan that changes nothing is
+    remembered.
     """
     try:
         basis = evidence()
-        said = basis and recall(minion, subject, basis, now.timestamp())
+        said = recall(minion, subject, basis, now.timestamp()) if basis else None
         if said:
             return Plan(**said)
         found = judge()
     except CommandExecutionError as err:
         return Plan(errors=[str(err)])
-    activate = {"postfix": "reload"} if found["changes"] else {}
-    said = Plan(found["changes"], activate, notes=found["notes"])
+    changes = found["changes"]
+    plan = Plan(changes, {"postfix": "reload"} if changes else {}, notes=found["notes"])
     # What was looked at for the judgement may have been another by then.
-    if basis and not said.changes and _same(evidence, basis):
-        remember(
-            minion, subject, basis, dataclasses.asdict(said), *(moment.timestamp() for moment in found["holds"])
-        )
-    return said
+    if basis and not changes and _same(evidence, basis):
+        since, until = (moment.timestamp() for moment in found["holds"])
+        remember(minion, subject, basis, dataclasses.asdict(plan), since, until)
+    return plan
 
 
-def recall(minion: Minion, subject, evidence, now=None):
+def recall(minion: Minion, subject: str, evidence: Evidence, now: float | None = None) -> dict[str, Any] | None:
     """
     Return what was said of a subject when the same evidence was last judged.
 
-    subject (str)
+    subject
         What was judged, such as a path.
 
-    evidence (list)
-        Everything that the judgement rests on: arguments, and files with their modes and owners.
+    evidence
+        Everything that the judgement rests on.
 
-    now (float, default: the clock)
-        Unix time.
+    now
+        Unix time. Default: the clock.
 
     Returns the dictionary that :func:`remember` was given; ``None`` when there is none, the evidence is another,
     or the time for which it holds is over or has not begun.
     """
     now = time.time() if now is None else now
     try:
-        verdict = minion.state.read(_name(subject))
-        holds = verdict["since"] <= now < verdict["until"] and verdict["digest"] == _digest(evidence)
+        kept = minion.state.read(_name(subject))
+        if not kept["since"] <= now < kept["until"] or kept["digest"] != _digest(evidence):
+            return None
+        said: dict[str, Any] = kept["said"]
     except (KeyError, TypeError):
         return None
-    return verdict["said"] if holds else None
+    return said
 
 
-def remember(minion: Minion, subject, evidence, said, since, until):
+def remember(
+    minion: Minion, subject: str, evidence: Evidence, said: Mapping[str, Any], since: float, until: float
+) -> None:
     """
     Remember what was said of a subject.
 
     subject, evidence
         As for :func:`recall`.
 
-    said (dict)
+    said
         What JSON can hold.
 
-    since, until (float)
+    since, until
         Unix times between which it holds.
 
     Where it cannot be written (a full disk, a read-only file system), the next run judges again.
     """
-    verdict = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
+    kept = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
     with contextlib.suppress(CommandExecutionError):
-        minion.state.write(_name(subject), verdict)
+        minion.state.write(_name(subject), kept)

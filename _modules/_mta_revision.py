@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "81e85f0c2b08"
+REVISION = "d87e42ee5805"

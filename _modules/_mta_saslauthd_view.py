@@ -1,14 +1,24 @@
-"""TODO subject (saslauthd)."""
+"""
+saslauthd as it is on this host: the settings that its start reads, whether it answers, a login over its socket.
+
+Nothing is changed here, and no process is started. The socket takes four fields, each with its length before it,
+and answers OK or NO; the protocol is that of cyrus-sasl's ``lib/checkpw.c``. Where a proxy stands before saslauthd
+(:py:mod:`_mta_saslauthd_files`), it has a socket of its own, and speaks the same protocol.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import re
 import shlex
 import socket as sockets
 import struct
+from typing import TypedDict
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_secrets
+import _mta_system
 from _mta_minion import Minion
 
 DEFAULTS_FILE = "/etc/default/saslauthd"
@@ -21,13 +31,25 @@ OPTIONS="-c -m /var/run/saslauthd"
 """
 VALUE = r"""((?:"(?:[^"\\]|\\.)*"|'[^']*'|\\.|[^\s"'\\;&|])*)"""
 ASSIGNMENT = r"^[ \t]*(?:export[ \t]+)?{variable}=" + VALUE
-FRONT_SOCKET = "/etc/systemd/system/postfix-mta-saslauthd.socket"
-# Those that ask a server.
-FRONTED = ("kerberos5", "ldap", "rimap")
-LONGEST_REQUEST = 256
+PROXY_SOCKET = "/etc/systemd/system/postfix-mta-saslauthd.socket"
+# Mechanisms that ask a server.
+REMOTE = ("kerberos5", "ldap", "rimap")
+LONGEST_FIELD = 256  # bytes
 
 
-def shell_value(text, variable):
+class Settings(TypedDict):
+    """The daemon's settings, as :func:`settings` returns them."""
+
+    mechanisms: list[str]
+    mech_options: str | None
+    threads: int | None
+    cache: bool
+    socket_directory: str
+    start: bool | None
+    proxy: bool
+
+
+def shell_value(text: str, variable: str) -> str | None:
     """The value that a shell file leaves in ``variable``; ``None`` when it does not set it."""
     found = re.findall(ASSIGNMENT.format(variable=variable), text, re.MULTILINE | re.DOTALL)
     if not found:
@@ -35,62 +57,45 @@ def shell_value(text, variable):
     try:
         value = " ".join(shlex.split(found[-1]))
     except ValueError:
-        value = found[-1]
+        value = str(found[-1])
     return " ".join(value.split())
 
 
-def sasl_value(text, key):
+def sasl_value(text: str, key: str) -> str | None:
     """The value of ``key`` in a file of libsasl, which takes the first of several; ``None`` if absent."""
     found = re.search(rf"^[ \t]*{key}:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE | re.IGNORECASE)
     return found[1] if found else None
 
 
-def _parse(text):
-    """The daemon's settings in ``/etc/default/saslauthd``."""
+def settings() -> Settings:
+    """
+    Return the daemon's settings as its start reads them; where it is not installed, as the package has them.
+
+    ``start`` is ``None`` where the file does not say; ``proxy``: whether a proxy stands before the daemon where
+    the mechanism asks a server, else true. Raises ``CommandExecutionError`` when the file cannot be read.
+    """
+    text = _mta_system.read(DEFAULTS_FILE)
+    text = PACKAGED if text is None else text
     words = (shell_value(text, "OPTIONS") or "").split()
     directory = "/var/run/saslauthd"
     for word, following in zip(words, [*words[1:], ""]):
         if word.startswith("-m"):
             directory = word[2:] or following or directory
+    mechanisms = (shell_value(text, "MECHANISMS") or "").split()
     threads = shell_value(text, "THREADS") or ""
     start = shell_value(text, "START")
     return {
-        "mechanisms": (shell_value(text, "MECHANISMS") or "").split(),
+        "mechanisms": mechanisms,
         "mech_options": shell_value(text, "MECH_OPTIONS") or None,
         "threads": int(threads) if threads.isdigit() else None,
         "cache": "-c" in words,
         "socket_directory": directory.rstrip("/"),
         "start": None if start is None else start == "yes",
+        "proxy": _proxy_socket() is not None or not set(mechanisms) & set(REMOTE),
     }
 
 
-def read(path):
-    """A file's text; ``None`` when there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
-            return handle.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
-
-
-def settings():
-    """
-    Return the daemon's settings as its start reads them; where it is not installed, as the package has them.
-
-    ``mechanisms`` (list), ``mech_options`` (string or ``None``), ``threads`` (number), ``cache`` (boolean),
-    ``socket_directory`` (path), ``start`` (boolean; ``None`` where the file does not say), ``front`` (whether a
-    front stands before it where the mechanism asks a server; else true).
-
-    Raises ``CommandExecutionError`` when the file cannot be read.
-    """
-    text = read(DEFAULTS_FILE)
-    found = _parse(PACKAGED if text is None else text)
-    return {**found, "front": bool(_front_socket()) or not set(found["mechanisms"]) & set(FRONTED)}
-
-
-def _connect(path, timeout):
+def _connect(path: str, timeout: float) -> sockets.socket:
     connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     connection.settimeout(timeout)
     try:
@@ -101,33 +106,33 @@ def _connect(path, timeout):
     return connection
 
 
-def _mux(socket):
-    """The socket to ask: the front's, where it stands before the daemon."""
-    if socket:
-        return socket
-    directory = settings()["socket_directory"]
-    return f"{directory}/{'front' if _front_socket() else 'mux'}"
+def _asked_socket() -> str:
+    """The socket that smtpd asks: the proxy's, where one stands before the daemon."""
+    return _proxy_socket() or _own_socket()
 
 
-def _front_socket():
-    """The path of the front's socket; ``None`` where there is no front."""
-    found = re.search("^ListenStream=(.+)$", read(FRONT_SOCKET) or "", re.MULTILINE)
-    return found and found[1]
+def _own_socket() -> str:
+    return f"{settings()['socket_directory']}/mux"
 
 
-def answers(socket=None, timeout=5):
+def _proxy_socket() -> str | None:
+    """The path of the proxy's socket; ``None`` where there is no proxy."""
+    found = re.search("^ListenStream=(.+)$", _mta_system.read(PROXY_SOCKET) or "", re.MULTILINE)
+    return found[1] if found else None
+
+
+def answers(socket: str | None = None, timeout: float = 5) -> bool:
     """
-    Tell whether the daemon takes connections on its socket, and the front before it on its own. No password.
+    Tell whether the daemon takes connections on its socket, and the proxy before it on its own. No password.
 
     socket
         Path of the daemon's socket. Default: ``mux`` in the directory that the daemon's settings name.
 
     timeout
-        Seconds; default 5.
+        Seconds.
     """
-    own = socket or f"{settings()['socket_directory']}/mux"
     try:
-        for path in filter(None, (own, _front_socket())):
+        for path in filter(None, (socket or _own_socket(), _proxy_socket())):
             _connect(path, timeout).close()
     except OSError:
         return False
@@ -136,47 +141,18 @@ def answers(socket=None, timeout=5):
 
 def authenticate(
     minion: Minion,
-    username,
-    password=None,
-    service="smtp",
-    realm="",
-    socket=None,
-    password_pillar=None,
-    timeout=30,
-):
+    username: str,
+    password: str | None = None,
+    service: str = "smtp",
+    realm: str = "",
+    socket: str | None = None,
+    password_pillar: str | None = None,
+    timeout: float = 30,
+) -> bool:
     """
-    Ask the daemon whether a password is right, as smtpd does: over its socket or its front's, in no argument list.
+    Ask the daemon whether a password is right, as smtpd does: over its socket or its proxy's.
 
-    On a command line the password is in the arguments of ``salt`` itself: name its place in the pillar there.
-
-    username
-        The user's name, as a mail client sends it.
-
-    password
-        The user's password.
-
-    service
-        Service name, the PAM service for the mechanism ``pam``; default ``smtp``, as Postfix's.
-
-    realm
-        Realm; default none.
-
-    socket
-        Path of the socket. Default: that of the front, if there is one, else ``mux`` in the directory that the
-        daemon's settings name.
-
-    password_pillar
-        Pillar path of the password, in place of ``password``: ``postfix_mta:verify:login:password``. The value
-        may be an ``sdb://`` URI.
-
-    timeout
-        Seconds for the connection, and again for the answer; default 30. A refusal takes PAM some seconds.
-
-    Returns ``True`` when the daemon accepts the login, ``False`` when it refuses it.
-
-    Raises ``CommandExecutionError`` when the daemon cannot be reached or does not answer, and
-    ``SaltInvocationError`` when there is no password, or something is longer than the 256 bytes the daemon
-    takes.
+    Parameters and errors: see the execution function ``saslauthd.authenticate``.
     """
     if password_pillar:
         password = _mta_secrets.get(minion, password_pillar)
@@ -184,17 +160,12 @@ def authenticate(
         place = f" at {password_pillar} in the pillar" if password_pillar else ""
         raise SaltInvocationError(f"there is no password for {username}{place}")
     request = b""
-    for item, value in (
-        ("username", username),
-        ("password", password),
-        ("service", service),
-        ("realm", realm),
-    ):
-        value = str(value).encode()
-        if len(value) > LONGEST_REQUEST:
-            raise SaltInvocationError(f"{item} is longer than {LONGEST_REQUEST} bytes")
-        request += struct.pack("!H", len(value)) + value
-    path = _mux(socket)
+    for item, value in (("username", username), ("password", password), ("service", service), ("realm", realm)):
+        field = str(value).encode("utf-8", "surrogateescape")
+        if len(field) > LONGEST_FIELD:
+            raise SaltInvocationError(f"{item} is longer than {LONGEST_FIELD} bytes")
+        request += struct.pack("!H", len(field)) + field
+    path = socket or _asked_socket()
     try:
         with contextlib.closing(_connect(path, timeout)) as connection:
             connection.sendall(request)
@@ -216,7 +187,7 @@ def authenticate(
     return reply[:2] == b"OK"
 
 
-def _receive(connection, count):
+def _receive(connection: sockets.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
         piece = connection.recv(count - len(data))

@@ -1,4 +1,8 @@
-"""TODO subject (mta_secret)."""
+"""Secrets from pillar, or from where an sdb URI in pillar leads; no error shows one."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
@@ -8,46 +12,37 @@ from _mta_minion import Minion
 LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
 
 
-def get(minion: Minion, path, longest=LONGEST):
+def get(minion: Minion, path: str | None, longest: int = LONGEST) -> str | None:
     """
     Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
 
-    For other modules: called from a command line, the answer is in the job cache.
-
-    path (str)
+    path
         Pillar path, such as ``postfix_mta:verify:login:password``. Empty or ``None``: there is no secret.
 
-    longest (int, default 1023)
+    longest
         How many bytes it may have.
 
-    Returns text, or ``None`` when pillar has nothing there.
-
-    Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and ``SaltInvocationError`` when what is
-    there is no text of 1 to ``longest`` bytes. Neither shows the value.
+    ``None``: pillar has nothing there. Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and
+    ``SaltInvocationError`` when what is there is no text of 1 to ``longest`` bytes. Neither shows the value.
     """
     # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
     value = traverse_dict_and_list(minion.pillar, path, None) if path else None
-    return None if value is None else resolve(minion, value, path, longest)
+    return None if value is None or path is None else resolve(minion, value, path, longest)
 
 
-def _is_utf_8(text):
-    """Whether a text can be encoded: an error that says where it cannot would have it in its arguments."""
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
-
-
-def resolve(minion: Minion, value, path, longest=LONGEST):
+def resolve(minion: Minion, value: Any, path: str, longest: int = LONGEST) -> str:
     """
     Return the secret that a value is, or that its ``sdb://`` URI leads to.
 
-    For other modules, whose pillar has keys that a pillar path cannot hold, with a colon in them.
+    For pillar with keys that a pillar path cannot hold, with a colon in them.
 
-    value (str)
+    value
         What pillar has.
 
-    path (str)
+    path
         Where, for messages.
 
-    longest (int, default 1023)
+    longest
         How many bytes it may have.
 
     Raises as :func:`get` does.
@@ -59,3 +54,8 @@ def resolve(minion: Minion, value, path, longest=LONGEST):
     if not isinstance(value, str) or not _is_utf_8(value) or not 1 <= len(value.encode()) <= longest:
         raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {longest} bytes: quote it")
     return value
+
+
+def _is_utf_8(text: str) -> bool:
+    """Whether a text can be encoded: an error that says where it cannot would have it in its arguments."""
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)

@@ -1,17 +1,37 @@
-"""TODO subject (mta_service)."""
+"""
+Postfix and saslauthd as services: whether they run and start at boot, and what starts, stops and enables them.
+
+systemd is not asked what it believes: on Debian 11 and 12 it believes that saslauthd runs when the init script
+did nothing (``START=no``), and its ``postfix.service`` there is a wrapper that is always up. :func:`status` reads
+PID files, ``/proc`` and the links that start a service at boot, so it costs no process, and is the same with and
+without systemd as PID 1.
+
+Sources: systemctl(1), systemd-sysv-generator(8), update-rc.d(8), postfix(1), proc(5).
+"""
+
+from __future__ import annotations
 
 import contextlib
 import glob
 import os
 import re
 import signal
-import subprocess
-import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_saslauthd_view
+import _mta_system
+
+
+class Daemon(NamedTuple):
+    """The package's program, and what the kernel calls the daemon's process."""
+
+    program: str
+    process: str
+
 
 PROC = "/proc"
 INIT_SCRIPTS = "/etc/init.d"
@@ -20,42 +40,43 @@ SYSTEMD_RUNS = "/run/systemd/system"
 LOCAL_UNITS = "/etc/systemd/system"
 UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 MAIN_CF = "/etc/postfix/main.cf"
-# name: (the package's program, what the kernel calls the daemon's process)
 DAEMONS = {
-    "postfix": ("/usr/sbin/postfix", "master"),
-    "saslauthd": ("/usr/sbin/saslauthd", "saslauthd"),
+    "postfix": Daemon("/usr/sbin/postfix", "master"),
+    "saslauthd": Daemon("/usr/sbin/saslauthd", "saslauthd"),
 }
-FRONT = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
+PROXY_UNITS = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
+# In seconds.
 TIMEOUT = 120
 PATIENCE = 3
 RELOAD_PATIENCE = 1
 DELIVERY_PATIENCE = 5
 LOG_PATIENCE = 2
+POLL = 0.02
+
 LOG_LINES = 10
 
 
-def _known(name):
+def _known(name: str) -> str:
     if name not in DAEMONS:
         raise SaltInvocationError(f"service must be one of {', '.join(sorted(DAEMONS))}, not {name!r}")
     return name
 
 
-def _read(path):
-    """A file's text; ``None`` when it cannot be read."""
+def _read(path: str) -> str:
+    """A file's text; empty when it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return handle.read()
-    except OSError:
-        return None
+        return _mta_system.read(path) or ""
+    except CommandExecutionError:
+        return ""
 
 
-def _alive(pid, process):
+def _alive(pid: int, process: str) -> bool:
     """
     Whether ``pid`` is a living process of that name, in this PID namespace and not in a container's below it.
 
     A process that nobody waits for (PID 1 of a plain container does not) keeps its name, but is dead.
     """
-    text = _read(f"{PROC}/{pid}/status") or ""
+    text = _read(f"{PROC}/{pid}/status")
     fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     return (
         fields.get("Name") == process
@@ -64,18 +85,18 @@ def _alive(pid, process):
     )
 
 
-def _queue_directory():
-    found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF) or "", re.MULTILINE)
+def _queue_directory() -> str:
+    found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF), re.MULTILINE)
     return found[1] if found else "/var/spool/postfix"
 
 
-def _pid_file(name):
+def _pid_file(name: str) -> str:
     if name == "postfix":
         return f"{_queue_directory()}/pid/master.pid"
     return f"{_mta_saslauthd_view.settings()['socket_directory']}/saslauthd.pid"
 
 
-def _search(name):
+def _search(name: str) -> list[int]:
     """
     The service's processes wherever their PID file is: a daemon keeps to the settings it started with.
 
@@ -85,37 +106,37 @@ def _search(name):
         pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
     except OSError:
         return []
-    return [pid for pid in pids if _alive(pid, DAEMONS[name][1]) and _belongs(pid, name)]
+    return [pid for pid in pids if _alive(pid, DAEMONS[name].process) and _belongs(pid, name)]
 
 
-def _belongs(pid, name):
+def _belongs(pid: int, name: str) -> bool:
     if manager() == "sysv":
         return True
-    groups = (_read(f"{PROC}/{pid}/cgroup") or "").splitlines()
+    groups = _read(f"{PROC}/{pid}/cgroup").splitlines()
     return any(group.endswith(f"/{name}.service") for group in groups)
 
 
-def _running(name):
+def _running(name: str) -> list[int]:
     """PIDs of the daemon; none when it does not run."""
-    text = (_read(_pid_file(name)) or "").strip()
-    if text.isdigit() and _alive(int(text), DAEMONS[name][1]):
+    text = _read(_pid_file(name)).strip()
+    if text.isdigit() and _alive(int(text), DAEMONS[name].process):
         return [int(text)]
     # Postfix itself goes by its PID file alone; other masters may be other instances.
     return [] if name == "postfix" else _search(name)
 
 
-def _children(name):
+def _children(name: str) -> set[str]:
     """PIDs of the processes that the daemon has started itself."""
     tasks = [task for pid in _running(name) for task in glob.glob(f"{PROC}/{pid}/task/*/children")]
-    return {pid for task in tasks for pid in (_read(task) or "").split()}
+    return {pid for task in tasks for pid in _read(task).split()}
 
 
-def _unit_file(unit):
+def _unit_file(unit: str) -> str | None:
     """The path of the unit file that systemd would use; ``None`` when there is none."""
     return next((f"{base}/{unit}" for base in UNIT_DIRS if os.path.lexists(f"{base}/{unit}")), None)
 
 
-def _enabled(name):
+def _enabled(name: str) -> bool:
     unit = _unit_file(f"{name}.service") if manager() == "systemd" else None
     if unit is None:
         return bool(glob.glob(RC_LINKS.format(name=name)))
@@ -124,7 +145,7 @@ def _enabled(name):
     return any(glob.glob(f"{LOCAL_UNITS}/*.{kind}/{name}.service") for kind in ("wants", "requires"))
 
 
-def manager():
+def manager() -> str:
     """
     Return what starts services here: ``systemd`` when it is PID 1, else ``sysv``.
 
@@ -133,7 +154,7 @@ def manager():
     return "systemd" if os.path.isdir(SYSTEMD_RUNS) else "sysv"
 
 
-def status(names):
+def status(names: Iterable[str]) -> dict[str, dict[str, bool]]:
     """
     Tell which services run, start at boot, and are installed, without starting a process.
 
@@ -149,58 +170,25 @@ def status(names):
         name: {
             "active": bool(_running(_known(name))),
             "enabled": _enabled(name),
-            "installed": os.path.exists(DAEMONS[name][0]),
+            "installed": os.path.exists(DAEMONS[name].program),
         }
         for name in names
     }
 
 
-def _scratch():
-    """A file for output. On a full disk the output is lost: a service has to come back nevertheless."""
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:
-        return open(os.devnull, "r+b")
+def _command(argv: Sequence[str], check: bool = True, timeout: float | None = None) -> str:
+    """Run a command to its end; return its output, which otherwise is only shown when it fails."""
+    done = _mta_system.run(argv, timeout=timeout or TIMEOUT, check=check)
+    return (done.output + done.errors).decode(errors="replace").strip()
 
 
-def _command(argv, check=True, timeout=None):
-    """
-    Run a command to its end; its output is only shown when it fails.
-
-    Daemons keep the descriptors of the script that started them: a pipe would not end before they do, a file
-    does.
-    """
-    timeout = timeout or TIMEOUT
-    with _scratch() as output:
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                cwd="/",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CommandExecutionError(f"'{' '.join(argv)}' did not end within {timeout} seconds") from None
-        except OSError as err:
-            raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
-        output.seek(0)
-        text = output.read().decode(errors="replace").strip()
-    if check and done.returncode:
-        raise CommandExecutionError(f"'{' '.join(argv)}' failed with exit code {done.returncode}: {text}")
-    return text
-
-
-def _units(name):
+def _units(name: str) -> list[str]:
     """The units behind a service. Debian 11 and 12 run Postfix in an instance that the wrapper pulls in."""
     instance = name == "postfix" and _unit_file("postfix@.service")
     return [f"{name}.service", *(["postfix@-.service"] if instance else [])]
 
 
-def _control(action, name):
+def _control(action: str, name: str) -> str:
     """Have systemd or the init script do ``action``; an error shows what the service logged."""
     try:
         if manager() == "sysv":
@@ -210,7 +198,7 @@ def _control(action, name):
         raise CommandExecutionError(f"{err}{_log(name)}") from None
 
 
-def _log(name):
+def _log(name: str) -> str:
     if manager() == "sysv":
         return ""
     argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LOG_LINES}"]
@@ -223,16 +211,16 @@ def _log(name):
     return f"\nIts log:\n{lines}" if lines else ""
 
 
-def _wait(condition, seconds):
+def _wait(condition: Callable[[], object], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(POLL)
     return True
 
 
-def _delivers(pid, active):
+def _delivers(pid: str, active: str) -> bool:
     """Whether a process has a message of the active queue open."""
     for link in glob.glob(f"{PROC}/{pid}/fd/*"):
         with contextlib.suppress(OSError):
@@ -242,19 +230,19 @@ def _delivers(pid, active):
 
 
 @contextlib.contextmanager
-def _deliveries_ended(name):
+def _deliveries_ended(name: str) -> Iterator[None]:
     """
     A context in which Postfix ends the deliveries that are under way and begins no others.
 
     master(8) stops its children with SIGTERM. One that has put a message into a mailbox, and has not noted that in
     the queue file yet, would be delivered again: so qmgr(8), which gives them their work, is held for as long.
     """
-    children = _children(name) if name == "postfix" else ()
-    managers = [pid for pid in children if "\tqmgr\n" in (_read(f"{PROC}/{pid}/status") or "")]
+    children = _children(name) if name == "postfix" else set()
+    managers = [pid for pid in children if "\tqmgr\n" in _read(f"{PROC}/{pid}/status")]
     agents = [pid for pid in children if pid not in managers]
     active = f"{os.path.realpath(_queue_directory())}/active/"
 
-    def send(number):
+    def send(number: signal.Signals) -> None:
         for pid in managers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), number)
@@ -267,7 +255,7 @@ def _deliveries_ended(name):
         send(signal.SIGCONT)
 
 
-def start(name):
+def start(name: str) -> None:
     """
     Start a service, and see that its daemon runs. One that runs is left alone.
 
@@ -289,7 +277,7 @@ def start(name):
         raise CommandExecutionError(f"{name} was started, but does not run. {output}{_log(name)}".rstrip())
 
 
-def stop(name, for_good=True):
+def stop(name: str, for_good: bool = True) -> None:
     """
     Stop a service, and see that its daemon is gone, also one that runs with settings from before a change.
 
@@ -297,13 +285,13 @@ def stop(name, for_good=True):
         ``postfix`` or ``saslauthd``.
 
     for_good
-        ``False``: it is to be started again, so a Postfix that would not start goes on running. Default ``True``.
+        ``False``: it is to be started again, so a Postfix that would not start goes on running.
 
     Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines; and for a
     Postfix that goes on running.
     """
     if not for_good:
-        _refuse_the_end(_known(name))
+        _refuse_unstartable(_known(name))
     with _deliveries_ended(_known(name)):
         _control("stop", name)
     # The script looks for the PID file where the settings say now, not where they said at the start.
@@ -316,18 +304,18 @@ def stop(name, for_good=True):
         raise CommandExecutionError(f"{name} was stopped, but still runs{_log(name)}")
 
 
-def _refuse_the_end(name):
+def _refuse_unstartable(name: str) -> None:
     """
     Raise when Postfix would not come back with the files on disk.
 
     postfix(1) looks at main.cf, postconf(1) at the entries of master.cf: over what is wrong there master(8) dies.
     """
     if name == "postfix" and _running(name):
-        _command([DAEMONS[name][0], "check"])
+        _command([DAEMONS[name].program, "check"])
         _command(["postconf", "-M"])
 
 
-def restart(name):
+def restart(name: str) -> None:
     """
     Stop a service and start it. A Postfix that would not start again goes on running.
 
@@ -340,7 +328,7 @@ def restart(name):
     start(name)
 
 
-def reload(name):
+def reload(name: str) -> None:
     """
     Have a running daemon take its settings anew; no connection is refused or dropped.
 
@@ -352,11 +340,11 @@ def reload(name):
     if _known(name) == "saslauthd":
         restart(name)
         return
-    _refuse_the_end(name)
+    _refuse_unstartable(name)
     before = _children(name)
     # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
     try:
-        _command([DAEMONS[name][0], "reload"])
+        _command([DAEMONS[name].program, "reload"])
     except CommandExecutionError as err:
         raise CommandExecutionError(f"{err}{_log(name)}") from None
     # postfix reload returns before it is in force: processes with the former settings still answer for some
@@ -364,7 +352,7 @@ def reload(name):
     _wait(lambda: not before & _children(name), RELOAD_PATIENCE)
 
 
-def enable(name):
+def enable(name: str) -> None:
     """
     Have a service start at boot.
 
@@ -384,7 +372,7 @@ def enable(name):
         raise CommandExecutionError(f"{name} was enabled, but would not start at boot")
 
 
-def disable(name):
+def disable(name: str) -> None:
     """
     Keep a service from starting at boot.
 
@@ -400,15 +388,15 @@ def disable(name):
         _command(["update-rc.d", name, "disable"])
 
 
-def daemon_reload():
+def daemon_reload() -> None:
     """
-    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's front end with
-    their files: systemd would keep them, and forget what belongs to them.
+    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's proxy end
+    with their files: systemd would keep them, and forget what belongs to them.
 
     Raises ``CommandExecutionError`` with the output.
     """
     if manager() == "systemd":
-        gone = [unit for unit in FRONT if not _unit_file(unit)]
+        gone = [unit for unit in PROXY_UNITS if not _unit_file(unit)]
         if gone:
             _command(["systemctl", "stop", *gone], check=False)
         _command(["systemctl", "daemon-reload"])

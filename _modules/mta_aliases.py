@@ -1,8 +1,8 @@
 """
-Edit /etc/aliases by the rules of aliases(5) and postalias(1), and keep its compiled form up to date.
-
-Comments, the order of the file, line ends and entries that nobody asked to change stay byte for byte.
+Show the entries of /etc/aliases as postalias(1) reads them. The state ``mta_aliases.managed`` changes them.
 """
+
+from __future__ import annotations
 
 import _mta_guard
 
@@ -10,7 +10,7 @@ with _mta_guard.library(__file__):
     import _mta_aliases
 
 
-def show(name=_mta_aliases.ALIASES):
+def show(name: str = _mta_aliases.ALIASES) -> dict[str, list[str]] | None:
     """
     Return the entries of an aliases file, ``{name: [value, …]}``; ``None`` when there is no such file.
 

@@ -1,29 +1,19 @@
 """
-Keep Postfix's lookup tables: their source files by the rules of postmap(1), and their compiled forms.
+Show Postfix's lookup tables, and look keys up in them as its daemons do.
 
-- Indexed types are compiled by postmap(1) in a private directory and renamed into place, so that a daemon has the
-  old table or the new one, whole. It finds out by itself: the file that it has open has no name any more
-  (dict_changed_name(3)).
-- Types that are read as text (``texthash``, ``pcre``, ``regexp``, ``cidr``) are tried by postmap(1) before they
-  are switched.
-- Of ``ldap``, ``mysql``, ``pgsql``, ``sqlite``, ``memcache`` and ``mongodb`` the source is a file of settings,
-  ``name = value``.
-
-Comments in a source file, and the order of its entries, stay; entries that nobody asked for go.
-
-Whether a compiled form is what its source gives is known by digests kept in ``/var/lib/postfix_mta/maps.json``.
-Where they do not match, and only there, the source is compiled and compared: postmap(1) gives the same bytes for
-the same source, but for an identifier in the header of Berkeley DB files and the time that postalias(1) puts in.
+The state ``mta_map.managed`` writes and compiles tables; these functions only read.
 """
+
+from __future__ import annotations
 
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_tables
-    from _mta_minion import Minion
 
 
-def default_type():
+def default_type() -> str | None:
     """
     Return the type of a table that does not say its own: ``default_database_type`` of main.cf, or Postfix's.
 
@@ -35,10 +25,10 @@ def default_type():
 
         salt '*' mta_map.default_type
     """
-    return _mta_tables.default_type(Minion.of(globals()))
+    return _mta_tables.default_type(_mta_minion.Minion.of(globals()))
 
 
-def show(path, kind):
+def show(path: str, kind: str) -> list[list[str]] | None:
     """
     Return the entries of a table's source, a list of ``[key, value]``; ``None`` when there is no such file.
 
@@ -59,7 +49,7 @@ def show(path, kind):
     return _mta_tables.show(path, kind)
 
 
-def lookup(table, key, config_directory="/etc/postfix"):
+def lookup(table: str, key: str, config_directory: str = "/etc/postfix") -> str | None:
     """
     Look a key up in a table, as Postfix's daemons do.
 
@@ -83,4 +73,4 @@ def lookup(table, key, config_directory="/etc/postfix"):
         salt '*' mta_map.lookup hash:/etc/postfix/virtual info@example.com
         salt '*' mta_map.lookup virtual_alias_maps info@example.com
     """
-    return _mta_tables.lookup(Minion.of(globals()), table, key, config_directory)
+    return _mta_tables.lookup(_mta_minion.Minion.of(globals()), table, key, config_directory)

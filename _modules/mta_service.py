@@ -1,12 +1,7 @@
 """
 Say truthfully whether Postfix and saslauthd run and start at boot, and start, stop, reload and enable them.
 
-systemd is not asked what it believes: on Debian 11 and 12 it believes that saslauthd runs when the init
-script did nothing (``START=no``), and its ``postfix.service`` there is a wrapper that is always up.
-:func:`status` reads PID files, ``/proc`` and the links that start a service at boot, so it costs no process,
-and is the same with and without systemd as PID 1.
-
-Sources: systemctl(1), systemd-sysv-generator(8), update-rc.d(8), postfix(1), proc(5).
+Sources: systemctl(1), update-rc.d(8), postfix(1).
 """
 
 import _mta_guard
@@ -34,7 +29,7 @@ def status(names):
     """
     Tell which services run, start at boot, and are installed, without starting a process.
 
-    names
+    names (list)
         List of services: ``postfix``, ``saslauthd``.
 
     Returns ``{name: {"active": bool, "enabled": bool, "installed": bool}}``. ``active`` is whether the
@@ -55,7 +50,7 @@ def start(name):
     """
     Start a service, and see that its daemon runs. One that runs is left alone.
 
-    name
+    name (str)
         ``postfix`` or ``saslauthd``.
 
     Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines.
@@ -69,18 +64,14 @@ def start(name):
     return _mta_services.start(name)
 
 
-def stop(name, for_good=True):
+def stop(name):
     """
     Stop a service, and see that its daemon is gone, also one that runs with settings from before a change.
 
-    name
+    name (str)
         ``postfix`` or ``saslauthd``.
 
-    for_good
-        ``False``: it is to be started again, so a Postfix that would not start goes on running. Default ``True``.
-
-    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines; and for a
-    Postfix that goes on running.
+    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines.
 
     CLI Example:
 
@@ -88,14 +79,14 @@ def stop(name, for_good=True):
 
         salt '*' mta_service.stop postfix
     """
-    return _mta_services.stop(name, for_good)
+    return _mta_services.stop(name)
 
 
 def restart(name):
     """
     Stop a service and start it. A Postfix that would not start again goes on running.
 
-    name
+    name (str)
         ``postfix`` or ``saslauthd``.
 
     Raises ``CommandExecutionError`` as :func:`stop` and :func:`start` do, and for a Postfix that would not start.
@@ -113,7 +104,7 @@ def reload(name):
     """
     Have a running daemon take its settings anew; no connection is refused or dropped.
 
-    name
+    name (str)
         ``postfix``. saslauthd reads its settings at its start only, so it is restarted.
 
     Raises ``CommandExecutionError`` when it does not run, or would not survive it.
@@ -131,7 +122,7 @@ def enable(name):
     """
     Have a service start at boot.
 
-    name
+    name (str)
         ``postfix`` or ``saslauthd``.
 
     Raises ``CommandExecutionError`` when it would still not start.
@@ -149,7 +140,7 @@ def disable(name):
     """
     Keep a service from starting at boot.
 
-    name
+    name (str)
         ``postfix`` or ``saslauthd``.
 
     Raises ``CommandExecutionError`` with the output.
@@ -161,19 +152,3 @@ def disable(name):
         salt '*' mta_service.disable saslauthd
     """
     return _mta_services.disable(name)
-
-
-def daemon_reload():
-    """
-    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's front end with
-    their files: systemd would keep them, and forget what belongs to them.
-
-    Raises ``CommandExecutionError`` with the output.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_service.daemon_reload
-    """
-    return _mta_services.daemon_reload()

@@ -39,7 +39,11 @@ def managed(
     transaction=None,
 ):
     """
-    Make a table hold exactly some entries, and its compiled form be what the source gives.
+    Make a table hold exactly some entries, and its compiled form hold what the source gives.
+
+    A compiled form that does is left alone, whoever made it. That of a table which ``tls_server_sni_maps`` names (in
+    main.cf, master.cf or pillar) holds the keys and certificates whose files are its entries' values, as
+    ``postmap -F`` makes it; nobody but its owner can read that.
 
     name
         Absolute path of the source.

@@ -27,6 +27,7 @@ A mail server whose users are on an IMAP server:
         - name: saslauthd
         - mechanisms: [rimap]
         - mech_options: imap.example.com/143
+        - proxy: salt://postfix_mta/files/saslauthd-proxy.py
 
 The first gives these lines, and leaves every other line of the two files as it is:
 
@@ -50,7 +51,7 @@ def managed(
     mech_options=None,
     ldap=None,
     kerberos5=None,
-    front=True,
+    proxy=None,
     threads=5,
     cache=True,
     socket_directory="/var/spool/postfix/var/run/saslauthd",
@@ -62,7 +63,7 @@ def managed(
 ):
     """
     Keep the daemon's settings, its socket directory (with the override of dpkg-statoverride(1), and the
-    drop-in for the native unit), the front before it, libsasl's ``smtpd.conf`` and the group membership of Postfix
+    drop-in for the native unit), the proxy before it, libsasl's ``smtpd.conf`` and the group membership of Postfix
     as one unit.
 
     name
@@ -84,9 +85,10 @@ def managed(
     kerberos5
         For ``kerberos5``: a mapping with ``keytab`` and ``principal``. Default: ``/etc/krb5.keytab``, ``host``.
 
-    front
-        Whether a small program stands before saslauthd with ``ldap``, ``rimap`` and ``kerberos5``, where systemd
-        runs: with it a server that is down is a temporary error, without it a wrong password. Default true.
+    proxy
+        URL of the formula's proxy on the file server, ``salt://postfix_mta/files/saslauthd-proxy.py``. With
+        ``ldap``, ``rimap`` and ``kerberos5``, and where systemd runs, it stands before saslauthd: with it a server
+        that is down is a temporary error, without it a wrong password. Default ``null``: none.
 
     threads
         Number of processes; 0 makes one for each connection. Default 5.
@@ -119,7 +121,7 @@ def managed(
         "mech_options": mech_options,
         "ldap": ldap,
         "kerberos5": kerberos5,
-        "front": front,
+        "proxy": proxy,
         "threads": threads,
         "cache": cache,
         "socket_directory": socket_directory,

@@ -10,6 +10,9 @@ postfix_mta_sasl:
 {%- for name, value in mta.saslauthd.items() %}
     - {{ name }}: {{ value | json }}
 {%- endfor %}
+{%- if mta.sasl.saslauthd and mta.sasl.proxy %}
+    - proxy: salt://postfix_mta/files/saslauthd-proxy.py
+{%- endif %}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

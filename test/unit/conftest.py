@@ -17,6 +17,7 @@ import salt.loader
 
 import _mta_apply
 import _mta_transaction
+import _mta_tables
 from _mta_minion import Minion
 from _mta_run import Run
 
@@ -67,7 +68,8 @@ def pretend(monkeypatch, functions):
             return
         module = importlib.import_module(module)
         takes = list(inspect.signature(getattr(module, attribute)).parameters)[:1] == ["minion"]
-        stand_in = (lambda _, *args, **kwargs: function(*args, **kwargs)) if takes else function
+        # It is replaced once more as if it were the function itself.
+        stand_in = (lambda minion, *args, **kwargs: function(*args, **kwargs)) if takes else function
         monkeypatch.setattr(module, attribute, stand_in)
 
     return replace
@@ -158,6 +160,41 @@ def server(pretend):
     for action in ("start", "stop", "restart", "reload", "enable", "disable", "daemon_reload"):
         pretend(f"_mta_services.{action}", fake.act(action))
     return fake
+
+
+# Each notes how it was called. What is compiled is the source in capitals; -s lists it without comments.
+COMPILER = """\
+#!/bin/sh
+echo "$@" >>"$0.calls"
+for table; do :; done
+file=${table#*:}
+case "$*" in *" -q "*) grep -q '^/\\[' "$file" && echo "postmap: warning: bad pattern" >&2; exit 1;; esac
+case ${table%%:*} in hash|btree) suffix=.db;; *) suffix=.${table%%:*};; esac
+case "$*" in *" -s "*) grep -v '^#' "$file$suffix" | sed 's/  */\t/'; exit;; esac
+tr a-z A-Z <"$file" >"$file$suffix"
+[ ! -e "$0.broken" ]
+"""
+POSTCONF = """\
+#!/bin/sh
+echo "$@" >>"$0.calls"
+case "$*" in *-m) echo hash btree pcre texthash cidr mysql ldap pgsql;; *) echo hash;; esac
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch, pretend):
+    """A host with an empty configuration and Postfix's programs; called, it tells how often they have been run."""
+    programs = {}
+    for name, text in (("postmap", COMPILER), ("postalias", COMPILER), ("postconf", POSTCONF)):
+        program = tmp_path / "programs" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+        programs[name] = str(program)
+    monkeypatch.setattr(_mta_tables, "PROGRAMS", programs)
+    pretend("_mta_postfix_view.show", lambda config_directory=None: {})
+    pretend("_mta_postfix_view.services", lambda config_directory=None: {})
+    return lambda: sum(len(file.read_text().splitlines()) for file in (tmp_path / "programs").glob("*.calls"))
 
 
 @pytest.fixture

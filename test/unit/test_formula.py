@@ -40,5 +40,6 @@ def test_spm_builds_and_installs_the_formula(tmp_path):
     assert "postfix_mta/_runners/postfix_mta.py" in names
     spm(tmp_path, "local", "install", "-y", package)
     assert (tmp_path / "formulas/postfix_mta/init.sls").exists()
+    assert (tmp_path / "formulas/postfix_mta/files/saslauthd-proxy.py").exists()
     assert (tmp_path / "formulas/_states/postconf.py").exists()
     assert (tmp_path / "pillar/postfix_mta.sls.orig").read_text() == (REPOSITORY / "pillar.example").read_text()

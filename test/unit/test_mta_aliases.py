@@ -1,8 +1,6 @@
-"""mta_aliases: the syntax of aliases(5), byte for byte as it was where nothing is asked for."""
+"""The syntax of aliases(5), byte for byte as it was where nothing is asked for."""
 
-import importlib.util
 import os
-import pathlib
 import stat
 
 import pytest
@@ -12,19 +10,7 @@ from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_aliases
-
-FILE = pathlib.Path(__file__).resolve().parents[2] / "_modules/mta_aliases.py"
-SPEC = importlib.util.spec_from_file_location("pure_mta_aliases", FILE)
-pure = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pure)
-
-POSTALIAS = """\
-#!/bin/sh
-file=${3#*:}
-case ${3%%:*} in hash) suffix=.db;; *) suffix=.${3%%:*};; esac
-tr a-z A-Z <"$file" >"$file$suffix"
-[ ! -e "$0.broken" ]
-"""
+from _mta_plan import Plan
 
 STOCK = "# See man 5 aliases for format\npostmaster:    root\n"
 
@@ -43,7 +29,7 @@ ticket: "|/usr/bin/ticket --queue a, b"
 
 
 def edited(text, **aliases):
-    return pure._edited(text, pure._wanted(aliases))
+    return _mta_aliases.edited(text, _mta_aliases.wanted(aliases))
 
 
 @pytest.fixture
@@ -57,28 +43,10 @@ def plan(minion, path):
 
 
 @pytest.fixture
-def inside():
-    return vars(_mta_aliases)
-
-
-@pytest.fixture
-def installed(inside, modules, tmp_path, monkeypatch):
-    """A host on which postalias exists; it writes what it was given, in capitals."""
-    program = tmp_path / "postalias"
-    program.write_text(POSTALIAS)
-    program.chmod(0o755)
-    monkeypatch.setattr(_mta_aliases, "POSTALIAS", str(program))
-    for loader in (modules, modules.pack["__salt__"]):
-        shared = loader["mta_map.plan"].func.__globals__
-        monkeypatch.setitem(shared, "PROGRAMS", {"postalias": str(program), "postmap": ""})
-    return program
-
-
-@pytest.fixture
-def main_cf(pretend, path):
+def main_cf(installed, pretend, path):
     """What main.cf says about aliases."""
     parameters = {"alias_database": f"hash:{path}"}
-    pretend("_mta_postfix_view.show", lambda: parameters)
+    pretend("_mta_postfix_view.show", lambda config_directory=None: parameters)
     return parameters
 
 
@@ -92,6 +60,7 @@ def apply(minion, path, installed, main_cf, pretend):
         with open(target, "wb") as handle:
             handle.write(contents)
 
+    pretend("_mta_transaction.need", lambda activate: None)
     pretend("_mta_transaction.write", write)
 
     def run(**aliases):
@@ -129,7 +98,7 @@ def test_nothing_to_do_for_entries_that_are_written_differently_only():
 @pytest.mark.parametrize("value", ["alice, bob", "alice bob", ["alice", "bob"], "alice ,bob", '"alice","bob"'])
 def test_lists_compare_equal_however_they_are_spelt(plan, path, value):
     path.write_text(FULL)
-    assert plan(root=value)["changes"] == {}
+    assert plan(root=value).changes == {}
 
 
 def test_a_changed_entry_takes_its_continuation_lines_with_it_and_leaves_comments():
@@ -189,7 +158,7 @@ def test_bytes_that_are_no_utf8_survive(apply, path):
 def test_lines_that_postalias_skips_are_left_and_reported(plan, path):
     text = " lost: x\nno colon\nuser@example.com: x\nempty:\n"
     path.write_text(text)
-    comment = plan(a="x")["comment"]
+    comment = "\n".join(plan(a="x").notes)
     for words in (
         "line 1 begins with whitespace",
         "line 2 is not",
@@ -228,7 +197,7 @@ def test_a_file_that_cannot_be_read_is_an_error(plan, path):
 
 def test_changes_show_old_and_new(plan, path):
     path.write_text(FULL + "root: dave\n")
-    assert plan(root="carol", postmaster=None, new=["a", "b"])["changes"] == {
+    assert plan(root="carol", postmaster=None, new=["a", "b"]).changes == {
         "root": {"old": "alice, bob; dave", "new": "carol"},
         "postmaster": {"old": "root", "new": None},
         "new": {"old": None, "new": "a, b"},
@@ -237,9 +206,9 @@ def test_changes_show_old_and_new(plan, path):
 
 def test_before_the_package_is_there_its_own_file_is_assumed(plan):
     seeded = {"postmaster": "root", "root": "alice"}
-    assert plan(seeded, root="alice", postmaster="root") == {"changes": {}, "activate": {}, "comment": None}
-    assert plan(seeded, root="bob")["changes"] == {"root": {"old": "alice", "new": "bob"}}
-    assert plan(root="bob")["changes"] == {"root": {"old": None, "new": "bob"}}
+    assert plan(seeded, root="alice", postmaster="root") == Plan()
+    assert plan(seeded, root="bob").changes == {"root": {"old": "alice", "new": "bob"}}
+    assert plan(root="bob").changes == {"root": {"old": None, "new": "bob"}}
 
 
 def test_a_missing_file_is_created_and_compiled(apply, path):
@@ -262,13 +231,13 @@ def test_only_a_missing_older_or_damaged_compiled_form_is_a_change(plan, apply, 
     path.write_text(STOCK)
     compiled = path.with_name("aliases.db")
     item = f"{path} (compiled)"
-    assert plan(postmaster="root")["changes"] == {item: {"old": "missing", "new": "up to date"}}
+    assert plan(postmaster="root").changes == {item: {"old": "missing", "new": "up to date"}}
     assert apply(postmaster="root") == [("aliases.db", "0644", {"postfix": "reload"})]
-    assert plan(postmaster="root")["changes"] == {}
+    assert plan(postmaster="root").changes == {}
     compiled.write_text("POSTMASTER: X\n")
-    assert plan(postmaster="root")["changes"][item]["old"] == "damaged, or not made from its source"
+    assert plan(postmaster="root").changes[item]["old"] == "damaged, or not made from its source"
     os.utime(compiled, (1, 1))
-    assert plan(postmaster="root")["changes"][item]["old"] == f"older than {path}"
+    assert plan(postmaster="root").changes[item]["old"] == f"older than {path}"
 
 
 @pytest.mark.parametrize(
@@ -287,21 +256,21 @@ def test_main_cf_says_how_the_file_is_compiled(plan, apply, path, main_cf, param
     path.write_text(STOCK)
     main_cf.clear()
     main_cf.update({name: value.format(path) for name, value in parameters.items()})
-    assert bool(plan()["changes"]) == bool(suffix)
+    assert bool(plan().changes) == bool(suffix)
     assert [name for name, *_ in apply()] == ([f"aliases{suffix}"] if suffix else [])
-    assert plan()["changes"] == {}
+    assert plan().changes == {}
 
 
 def test_where_main_cf_is_silent_the_compiled_file_that_exists_says_it(plan, apply, path, main_cf):
     path.write_text(STOCK)
     main_cf.clear()
     path.with_name("aliases.lmdb").write_text(STOCK.upper())
-    assert plan()["changes"] == {}
+    assert plan().changes == {}
     assert [name for name, *_ in apply(root="alice")] == ["aliases", "aliases.lmdb"]
 
 
-def test_a_failing_postalias_is_an_error(apply, installed, path):
-    installed.with_name("postalias.broken").write_text("")
+def test_a_failing_postalias_is_an_error(apply, tmp_path):
+    (tmp_path / "programs" / "postalias.broken").write_text("")
     with pytest.raises(CommandExecutionError, match="postalias cannot compile"):
         apply(root="alice")
 
@@ -310,11 +279,11 @@ def test_what_is_only_for_absent_names_leaves_names_that_are_there(minion, apply
     path.write_text(FULL + "Abuse: carol\n")
     wanted = {"abuse": "postmaster", "root": "x", "noc": "postmaster", "www": "postmaster", "info": "postmaster"}
     asked = {"www": "alice", "info": None}
-    changes = _mta_aliases.plan(minion, str(path), asked, absent_only=wanted)["changes"]
+    changes = _mta_aliases.plan(minion, str(path), asked, absent_only=wanted).changes
     assert changes == {"noc": {"old": None, "new": "postmaster"}, "www": {"old": None, "new": "alice"}}
     _mta_aliases.apply(minion, str(path), asked, absent_only=wanted)
     assert path.read_text() == FULL + "Abuse: carol\nnoc: postmaster\nwww: alice\n"
-    assert _mta_aliases.plan(minion, str(path), asked, absent_only=wanted)["changes"] == {}
+    assert _mta_aliases.plan(minion, str(path), asked, absent_only=wanted).changes == {}
 
 
 def test_the_state_announces_and_then_is_satisfied(opts, modules, context, path):
@@ -343,19 +312,19 @@ NOISE = st.sampled_from(
 @given(st.dictionaries(NAMES, st.lists(ADDRESSES | COMMANDS, min_size=1), max_size=4), st.lists(NOISE))
 def test_what_is_written_is_what_is_read_and_a_second_edit_changes_nothing(aliases, noise):
     try:
-        wanted = pure._wanted(aliases)
+        wanted = _mta_aliases.wanted(aliases)
     except SaltInvocationError:
         return
-    noise = [line for line in noise if pure._name(line.partition(":")[0]) not in wanted]
+    noise = [line for line in noise if _mta_aliases._name(line.partition(":")[0]) not in wanted]
     text = "\n".join(["first: x", *noise])
     if {"first", "other", "o:p"} & set(wanted):
         return
-    result = pure._edited(text, wanted)
+    result = _mta_aliases.edited(text, wanted)
     assert result.startswith(text)
-    read = {name: values for name, values, _ in pure._entries(result)[0]}
+    read = {name: values for name, values, _ in _mta_aliases.entries(result)[0]}
     assert {name: read[name] for name in wanted} == wanted
-    assert pure._edited(result, wanted) == result
-    gone = pure._edited(result, dict.fromkeys(wanted))
+    assert _mta_aliases.edited(result, wanted) == result
+    gone = _mta_aliases.edited(result, dict.fromkeys(wanted))
     assert gone.rstrip("\n") == text.rstrip("\n")
 
 
@@ -384,14 +353,14 @@ def test_lines_that_belong_to_no_entry_that_is_asked_for_stay_byte_for_byte_and_
         kept += [line for line in entry if not own or line.strip().startswith("#")] + ["# end", *free]
     # An unchanged entry keeps its lines; a changed one becomes a line that was not there.
     text = "".join(f"{line}\n" for line in lines)
-    result = pure._edited(text, edits)
+    result = _mta_aliases.edited(text, edits)
     found = iter(result.split("\n"))
     assert all(line in found for line in kept)
     if not edits:
         assert result == text
     others = [
-        [(name, values) for name, values, _ in pure._entries(content)[0] if name not in edits]
+        [(name, values) for name, values, _ in _mta_aliases.entries(content)[0] if name not in edits]
         for content in (text, result)
     ]
     assert others[0] == others[1]
-    assert pure._edited(result, edits) == result
+    assert _mta_aliases.edited(result, edits) == result

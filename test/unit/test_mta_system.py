@@ -140,6 +140,18 @@ class TestStateDirectory:
         (tmp_path / "x").write_bytes(content)
         assert _mta_system.StateDirectory(str(tmp_path)).read("x") == {}
 
+    def test_what_is_written_takes_the_place_of_what_was_there(self, tmp_path):
+        state = _mta_system.StateDirectory(str(tmp_path / "state"))
+        state.write("x.json", {"a": [1, None]})
+        state.write("x.json", {"a": [2, None]})
+        assert state.read("x.json") == {"a": [2, None]}
+        assert os.listdir(tmp_path / "state") == ["x.json"]
+
+    def test_a_disk_that_cannot_be_written_is_an_error_that_names_the_file(self, tmp_path):
+        (tmp_path / "state").write_text("not a directory")
+        with pytest.raises(CommandExecutionError, match=r"x\.json"):
+            _mta_system.StateDirectory(str(tmp_path / "state")).write("x.json", {})
+
     def test_where_it_is(self):
         assert _mta_system.StateDirectory().path() == "/var/lib/postfix_mta"
         assert _mta_system.StateDirectory(None).path("x") == "/var/lib/postfix_mta/x"

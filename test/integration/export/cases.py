@@ -238,8 +238,8 @@ def try_case(name, number, configurations, caller, sinks):
         changes = {"postfix_mta_config": planned["changes"]}
         if result["table"]:
             about = {"name": str(POSTFIX / result["table"]), **other["maps"][result["table"]]}
-            plan = caller.cmd("mta_map.plan", **about)
-            changes[f"postfix_mta_map_{result['table']}"] = plan["changes"]
+            states = caller.cmd("state.single", "mta_map.managed", test=True, **about)
+            changes[f"postfix_mta_map_{result['table']}"] = next(iter(states.values()))["changes"]
         result["changed"] = {"changes": changes, "failures": []}
     return result
 

@@ -190,7 +190,7 @@ def test_one_minion_forks_and_the_other_does_not(one_after_the_other):
 
 def test_private_files_are_no_functions(fleet, one_after_the_other):
     for minion, functions in fleet.salt("*", "sys.list_functions").items():
-        assert "mta_state.read" in functions
+        assert "mta_apply.last" in functions
         assert [name for name in functions if name.startswith("_") or name.endswith(".library")] == [], minion
     for minion, states in fleet.salt("*", "sys.list_state_functions").items():
         assert "generation.shown" in states
@@ -217,7 +217,7 @@ def test_a_checkout_without_a_sync(fleet, generations):
     call = ["salt-call", "--local", "-m", "/srv/checkout", "--out=json"]
     assert json.loads(fleet.master.exec([*call, "mta_beacon.generation"]).stdout)["local"][1:] == [2, 2]
     functions = json.loads(fleet.master.exec([*call, "sys.list_functions"]).stdout)["local"]
-    assert "mta_state.read" in functions
+    assert "mta_apply.last" in functions
     assert [name for name in functions if name.startswith("_")] == []
 
 
@@ -234,6 +234,3 @@ def test_salt_ssh_brings_the_files_of_the_master(fleet, served):
         served(number)
         said = json.loads(fleet.master.exec([*ssh, "mta_beacon.generation"]).stdout)["target"]
         assert said[1:] == [number, number]
-        said = json.loads(fleet.master.exec([*ssh, "state.single", "generation.shown", "x"]).stdout)["target"]
-        (state,) = said.values()
-        assert json.loads(state["comment"]) == [number] * 4

@@ -4,7 +4,6 @@ client looks them up all the time and never gets a wrong answer or a temporary e
 """
 
 import contextlib
-import importlib.util
 import json
 import pathlib
 import re
@@ -15,11 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import SaltInvocationError
 
-from rig import REPOSITORY, results
-
-SPEC = importlib.util.spec_from_file_location("pure_mta_map", REPOSITORY / "_modules/mta_map.py")
-pure = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pure)
+import _mta_table_syntax
+import _mta_tables_manage
+from rig import results
 
 CLIENT = pathlib.Path(__file__).with_name("client.py")
 EXPECTED, OUTPUT = "/srv/expected.json", "/srv/lookups"
@@ -262,9 +259,9 @@ def test_what_is_written_is_what_postfix_reads(container, kind, table):
     pairs = {}
     for key, value in table.items():
         with contextlib.suppress(SaltInvocationError):
-            pairs.update(pure._wanted(kind, {key: value})[0])
+            pairs.update(_mta_table_syntax.wanted(kind, {key: value})[0])
     pairs = list({key.casefold(): (key, value) for key, value in pairs.items()}.values())
-    container.put({"/srv/fuzz/table": pure._edited(kind, pure.HEADER, pairs)})
+    container.put({"/srv/fuzz/table": _mta_table_syntax.edited(kind, _mta_tables_manage.HEADER, pairs)})
     compile_it = f"postmap {kind}:/srv/fuzz/table 2>&1; " if kind in INDEXED else ""
     lines = "".join(f"{key}\n" for key, _ in pairs)
     said = container.exec(

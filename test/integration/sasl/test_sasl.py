@@ -28,7 +28,7 @@ WAYS = {
     "dovecot": ({"type": "dovecot"}, "dovecot", None),
 }
 DROP = "for p in tcp udp; do iptables -{} INPUT -p $p --dport {} -j DROP; done"
-FRONT = "postfix-mta-saslauthd-front"
+PROXY = "postfix-mta-saslauthd-proxy"
 # Each kind of change is in one of them; a dry run costs two seconds.
 FORETOLD = ("shadow", "ldap", "dovecot")
 # What an apply may leave behind. Which links keep a service from starting is update-rc.d's own matter.
@@ -141,7 +141,7 @@ def test_a_saslauthd_that_does_not_run_is_a_temporary_error(container):
 
 def test_an_undone_switch_brings_saslauthd_back(container):
     assert results.failures(container.apply(pillar=pillar(**WAYS["rimap"][0]))) == []
-    # What stands before saslauthd is started by a login.
+    # The proxy is started by a login.
     assert login(container, "right pass")[0] == 235
     before = traces(container)
     failing = pillar(enabled=False)
@@ -153,13 +153,13 @@ def test_an_undone_switch_brings_saslauthd_back(container):
     assert traces(container, but=processes) == [line for line in before if not line.startswith(processes)]
 
 
-def test_what_stands_before_saslauthd_comes_back_when_it_is_killed_and_ends_with_it(container):
-    container.exec(["pkill", "-KILL", "-f", FRONT])
+def test_the_proxy_before_saslauthd_comes_back_when_it_is_killed_and_ends_with_it(container):
+    container.exec(["pkill", "-KILL", "-f", PROXY])
     assert login(container, "right pass")[0] == 235
     assert container.call("saslauthd.authenticate", "alice", "right pass") is True
     assert container.call("saslauthd.authenticate", "alice", "wrong") is False
     container.exec(["systemctl", "stop", "saslauthd"])
-    assert container.exec(["pgrep", "-f", FRONT], check=False).stdout == ""
+    assert container.exec(["pgrep", "-f", PROXY], check=False).stdout == ""
     code, seconds = login(container, "right pass")
     assert (code, seconds < 5) == (454, True)
     assert container.call("saslauthd.answers") is False

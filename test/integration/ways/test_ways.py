@@ -248,6 +248,18 @@ def test_salt_ssh_to_a_host_without_salt(fleet, over_ssh):
     assert bare.exec(f"find / -xdev -type f -perm /o=r -exec grep -lF {SECRET} {{}} +", check=False).stdout == ""
 
 
+def test_salt_ssh_brings_a_program_that_only_some_settings_need(fleet, over_ssh):
+    _, call = over_ssh
+    settings = {**PILLAR["postfix_mta"], "sasl": {"mechanisms": ["rimap"], "rimap": {"host": "localhost"}}}
+    fleet.set_pillar(BARE, {"postfix_mta": settings})
+    planned = call(BARE, "state.apply", "postfix_mta", "test=True")
+    fleet.set_pillar(BARE, PILLAR)
+    assert not results.failures(planned)
+    sasl = next(state for state in planned.values() if state["__id__"] == "postfix_mta_sasl")
+    program = {"old": None, "new": "this formula's"}
+    assert sasl["changes"]["/usr/local/lib/postfix-mta-saslauthd-proxy.py"] == program
+
+
 def test_salt_ssh_to_a_host_with_salt(fleet, over_ssh):
     """What the minion has applied is right here too, but for the libraries of the host's own Python."""
     _, call = over_ssh

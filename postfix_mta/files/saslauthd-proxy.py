@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """
-A front of saslauthd that tells a wrong password from a server that is down, and lets nobody wait for that.
+A proxy before saslauthd that tells a wrong password from a server that is down, and lets nobody wait for that.
 
 saslauthd asks an LDAP, IMAP or Kerberos server, and says NO alike when the password is wrong and when that server
 cannot be reached. libsasl makes ``SASL_BADAUTH`` of every NO, smtpd(8) makes 535 of that, and mail programs then
 ask for another password. Of an answer that is none libsasl makes ``SASL_FAIL``, and smtpd 454, a temporary error.
 
-So this program, which the state ``saslauthd.managed`` installs, stands between the two. It hands on each request
+So this proxy, which the state ``saslauthd.managed`` installs, stands between the two. It hands on each request
 and each OK. When saslauthd says NO, or nothing for some seconds, it asks the server itself, without any password;
 when that does not answer, or saslauthd does not at all, it answers with nothing. While saslauthd waits for a
 server that is down, it gets no more requests, for each would keep one of its few processes for minutes.
@@ -19,10 +19,11 @@ none) and ``saslauthd/auth_rimap.c`` (``[ALERT]`` marks what is not about the pa
 sd_listen_fds(3).
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import os
-import pathlib
 import socket
 import ssl
 import struct
@@ -30,7 +31,9 @@ import sys
 import threading
 import time
 import urllib.parse
+from typing import Callable
 
+REQUEST = 2  # seconds for a whole request to arrive; smtpd sends it at once
 PATIENCE = 5  # seconds for saslauthd, before the server behind it is asked
 PROBE = 3  # seconds for each such server
 LIMIT = 30  # seconds for saslauthd, where the server answers: one that delays wrong passwords, say
@@ -46,30 +49,17 @@ LDAP_SUCCESS = bytes.fromhex("0a0100")
 KRB5_ANSWERS, KRB5_UNAVAILABLE = -1765328384, 29
 
 
-def text():
-    """
-    Return this program, for the state that installs it.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_saslauthd_front.text
-    """
-    return pathlib.Path(__file__).read_text(encoding="utf-8")
-
-
 # -- whether the server answers ----------------------------------------------------------------
 
 
-def _imap(address):
+def _imap(address: str) -> bool:
     """Whether an IMAP server (``host`` or ``host/port``, as for ``saslauthd -O``) greets."""
     host, _, port = address.partition("/")
     with socket.create_connection((host, port or "imap"), PROBE) as connection:
         return connection.recv(1024).startswith(b"* OK")
 
 
-def _ldap(uri, start_tls, ca_file):
+def _ldap(uri: str, start_tls: bool, ca_file: str | None) -> bool:
     """
     Whether an LDAP server answers; with ``ca_file``, also whether its certificate is good and of that authority.
 
@@ -102,7 +92,7 @@ def _ldap(uri, start_tls, ca_file):
         return connection.recv(1024).startswith(b"\x30")
 
 
-def _kerberos():
+def _kerberos() -> bool:
     """Whether a KDC of the default realm answers to a user that does not exist; found as saslauthd finds it."""
     import ctypes
 
@@ -115,19 +105,19 @@ def _kerberos():
         code = library.krb5_get_init_creds_password(context, credentials, user, b"", None, None, 0, None, None)
         library.krb5_free_principal(context, user)
     library.krb5_free_context(context)
-    return 0 <= code - KRB5_ANSWERS < 128 and code - KRB5_ANSWERS != KRB5_UNAVAILABLE
+    return bool(0 <= code - KRB5_ANSWERS < 128 and code - KRB5_ANSWERS != KRB5_UNAVAILABLE)
 
 
-def _in_time(probe):
+def _in_time(probe: Callable[[], bool]) -> bool:
     """The result of a function that cannot be given a time limit; ``False`` when it takes too long."""
-    said = []
+    said: list[bool] = []
     thread = threading.Thread(target=lambda: said.append(probe()), daemon=True)
     thread.start()
     thread.join(PROBE)
     return bool(said and said[0])
 
 
-def _answers(given):
+def _answers(given: argparse.Namespace) -> bool:
     """Whether the server that the mechanism asks answers; several: one of them. Unknown ones are taken to."""
     if given.mechanism == "kerberos5":
         return _in_time(_kerberos)
@@ -141,9 +131,14 @@ def _answers(given):
 # -- between smtpd and saslauthd ---------------------------------------------------------------
 
 
-def _receive(connection, count):
+def _receive(connection: socket.socket, count: int, deadline: float) -> bytes:
+    """The next ``count`` bytes; all of them before a moment of time.monotonic()."""
     data = b""
     while len(data) < count:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("too slow")
+        connection.settimeout(left)
         piece = connection.recv(count - len(data))
         if not piece:
             raise ConnectionError("closed before its end")
@@ -151,24 +146,24 @@ def _receive(connection, count):
     return data
 
 
-def _counted(connection):
+def _counted(connection: socket.socket, deadline: float) -> bytes:
     """A field with its length before it, in two bytes; as bytes, length and all."""
-    head = _receive(connection, 2)
+    head = _receive(connection, 2, deadline)
     (length,) = struct.unpack("!H", head)
     if length > LONGEST:
         raise ConnectionError("too long")
-    return head + _receive(connection, length)
+    return head + _receive(connection, length, deadline)
 
 
-class Front:
+class Proxy:
     """Passes requests on to saslauthd. ``answers``: a function that tells whether the server behind it answers."""
 
-    def __init__(self, mux, answers):
+    def __init__(self, mux: str, answers: Callable[[], bool]) -> None:
         self.mux, self.answers = mux, answers
         self.up = True
         self.stuck = False  # whether saslauthd was last found to wait for a server that does not answer
 
-    def _reachable(self):
+    def _reachable(self) -> bool:
         up = self.answers()
         if self.up is not up:
             said = "answers again" if up else "does not answer: logins get a temporary error"
@@ -176,14 +171,16 @@ class Front:
         self.up = up
         return up
 
-    def reply(self, request):
+    def reply(self, request: bytes) -> bytes:
         """Return the answer to a request, with its length before it. Raises ``OSError`` when there is none."""
         if self.stuck and not self._reachable():
             return TEMPORARY
         self.stuck = False
+        deadline = time.monotonic() + LIMIT
         with socket.socket(socket.AF_UNIX) as daemon:
             # connect(2) waits as long when saslauthd's queue is full.
-            daemon.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", PATIENCE, 0))
+            limit = struct.pack("@ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
+            daemon.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             daemon.connect(self.mux)
             daemon.settimeout(PATIENCE)
             daemon.sendall(request)
@@ -193,28 +190,29 @@ class Front:
                 if not self._reachable():
                     self.stuck = True
                     return TEMPORARY
-                daemon.settimeout(LIMIT - PATIENCE)
-            answer = _counted(daemon)
+            answer = _counted(daemon, deadline)
         if answer[2:4] != b"OK" and (answer[2:12] == b"NO [ALERT]" or not self._reachable()):
             return TEMPORARY
         return answer
 
-    def serve(self, connection):
-        """Answer the one request of a connection; who does not keep to the protocol is hung up on."""
+    def serve(self, connection: socket.socket) -> None:
+        """Answer the one request of a connection; who breaks the protocol, or is slow at it, is hung up on."""
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(PATIENCE)
-            request = b"".join(_counted(connection) for _ in ("user", "password", "service", "realm"))
+            deadline = time.monotonic() + REQUEST
+            fields = ("user", "password", "service", "realm")
+            request = b"".join(_counted(connection, deadline) for _ in fields)
             try:
                 answer = self.reply(request)
             except OSError:
                 answer = TEMPORARY
+            connection.settimeout(PATIENCE)
             connection.sendall(answer)
 
-    def run(self, listener):
+    def run(self, listener: socket.socket) -> None:
         """Serve for ever."""
         slots = threading.BoundedSemaphore(SLOTS)
 
-        def work(connection):
+        def work(connection: socket.socket) -> None:
             try:
                 self.serve(connection)
             finally:
@@ -231,15 +229,15 @@ class Front:
             threading.Thread(target=work, args=(connection,), daemon=True).start()
 
 
-def _main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().partition("\n")[0])
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--start-tls", action="store_true", help="for ldap: TLS on an ldap: connection")
     parser.add_argument("--ca-file", help="for ldap: the authority of the servers' certificates")
     parser.add_argument("mux", help="saslauthd's own socket")
     parser.add_argument("mechanism", choices=("kerberos5", "ldap", "rimap"))
     parser.add_argument("servers", nargs="*", help="for ldap: URIs; for rimap: host or host/port")
     given = parser.parse_args()
-    Front(given.mux, lambda: _answers(given)).run(socket.socket(fileno=3))
+    Proxy(given.mux, lambda: _answers(given)).run(socket.socket(fileno=3))
 
 
 if __name__ == "__main__":

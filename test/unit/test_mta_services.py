@@ -1,4 +1,4 @@
-"""mta_service: what is true about the daemons, whatever systemd believes."""
+"""What is true about the daemons, whatever systemd believes, and how they are started and stopped."""
 
 import os
 import subprocess
@@ -8,28 +8,24 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_saslauthd_view
 import _mta_services
+import _mta_system
 
 
 @pytest.fixture
-def inside():
-    """The module's own names, private functions included."""
-    return vars(_mta_services)
-
-
-@pytest.fixture
-def host(inside, tmp_path, monkeypatch):
+def host(tmp_path, monkeypatch):
     """A host below ``tmp_path``; without systemd until a test makes its directory."""
     for name in ("PROC", "INIT_SCRIPTS", "RC_LINKS", "SYSTEMD_RUNS", "LOCAL_UNITS", "MAIN_CF"):
-        monkeypatch.setitem(inside, name, str(tmp_path) + inside[name])
-    monkeypatch.setattr(
-        _mta_services, "UNIT_DIRS", tuple(str(tmp_path) + path for path in _mta_services.UNIT_DIRS)
-    )
-    programs = {name: (str(tmp_path) + path, comm) for name, (path, comm) in _mta_services.DAEMONS.items()}
-    monkeypatch.setattr(_mta_services, "DAEMONS", programs)
+        monkeypatch.setattr(_mta_services, name, f"{tmp_path}{getattr(_mta_services, name)}")
+    units = tuple(f"{tmp_path}{path}" for path in _mta_services.UNIT_DIRS)
+    monkeypatch.setattr(_mta_services, "UNIT_DIRS", units)
+    for name, daemon in _mta_services.DAEMONS.items():
+        there = daemon._replace(program=f"{tmp_path}{daemon.program}")
+        monkeypatch.setitem(_mta_services.DAEMONS, name, there)
     monkeypatch.setattr(_mta_services, "PATIENCE", 0.3)
-    settings = {"saslauthd.settings": lambda: {"socket_directory": f"{tmp_path}/sasl"}}
-    monkeypatch.setitem(inside, "__salt__", settings)
+    monkeypatch.setattr(_mta_services, "POLL", 0.005)
+    monkeypatch.setattr(_mta_saslauthd_view, "settings", lambda: {"socket_directory": f"{tmp_path}/sasl"})
     write(tmp_path / "etc/postfix/main.cf", f"# comment\nqueue_directory = {tmp_path}/queue\n")
     return tmp_path
 
@@ -60,15 +56,15 @@ def test_an_empty_host_has_nothing(host):
     assert _mta_services.manager() == "sysv"
 
 
-def test_status_starts_no_process(host, inside, monkeypatch):
-    monkeypatch.setattr(inside["subprocess"], "run", lambda *args, **kwargs: pytest.fail("a process"))
+def test_status_starts_no_process(host, monkeypatch):
+    monkeypatch.setattr(_mta_system, "run", lambda *args, **kwargs: pytest.fail("a process"))
     _mta_services.status(["postfix", "saslauthd"])
 
 
-def test_other_services_are_refused(modules):
+def test_other_services_are_refused():
     for function in ("start", "stop", "restart", "reload", "enable", "disable"):
         with pytest.raises(SaltInvocationError, match="'ssh'"):
-            modules[f"mta_service.{function}"]("ssh")
+            getattr(_mta_services, function)("ssh")
     with pytest.raises(SaltInvocationError, match="postfix, saslauthd"):
         _mta_services.status(["ssh"])
 
@@ -82,58 +78,58 @@ def test_other_services_are_refused(modules):
         (None, None, False),
     ],
 )
-def test_postfix_runs_when_its_pid_file_names_a_living_master(host, modules, name, state, active):
+def test_postfix_runs_when_its_pid_file_names_a_living_master(host, name, state, active):
     write(host / "queue/pid/master.pid", "             832\n")
     if name:
         process(host, 832, name, state)
     process(host, 900, "master")
-    assert status(modules, "postfix", "active") is active
+    assert status("postfix", "active") is active
 
 
-def test_a_saslauthd_with_its_pid_file_elsewhere_is_found(host, modules):
+def test_a_saslauthd_with_its_pid_file_elsewhere_is_found(host):
     write(host / "sasl/saslauthd.pid", "77\n")
     process(host, 77, "sshd")
-    assert status(modules, "saslauthd", "active") is False
+    assert status("saslauthd", "active") is False
     process(host, 78, "saslauthd", namespaces="\t5")
-    assert status(modules, "saslauthd", "active") is False
+    assert status("saslauthd", "active") is False
     process(host, 79, "saslauthd")
-    assert status(modules, "saslauthd", "active") is True
+    assert status("saslauthd", "active") is True
 
 
-def test_under_systemd_another_units_saslauthd_is_not_this_one(host, modules):
+def test_under_systemd_another_units_saslauthd_is_not_this_one(host):
     systemd(host)
     process(host, 79, "saslauthd", unit="cyrus")
-    assert status(modules, "saslauthd", "active") is False
+    assert status("saslauthd", "active") is False
     process(host, 80, "saslauthd", unit="saslauthd")
-    assert status(modules, "saslauthd", "active") is True
+    assert status("saslauthd", "active") is True
 
 
-def test_links_of_the_runlevels_enable_a_script(host, modules):
+def test_links_of_the_runlevels_enable_a_script(host):
     for manager in ("sysv", "systemd"):
-        assert status(modules, "saslauthd", "enabled") is (manager == "systemd")
+        assert status("saslauthd", "enabled") is (manager == "systemd")
         write(host / "etc/rc2.d/K01saslauthd")
         write(host / "etc/rc3.d/S01saslauthd")
-        assert status(modules, "saslauthd", "enabled") is True
+        assert status("saslauthd", "enabled") is True
         if manager == "sysv":
             systemd(host)
 
 
-def test_a_unit_is_enabled_by_its_link_and_not_by_the_scripts(host, modules):
+def test_a_unit_is_enabled_by_its_link_and_not_by_the_scripts(host):
     systemd(host)
     write(host / "usr/lib/systemd/system/saslauthd.service")
     write(host / "etc/rc3.d/S01saslauthd")
-    assert status(modules, "saslauthd", "enabled") is False
+    assert status("saslauthd", "enabled") is False
     write(host / "etc/systemd/system/multi-user.target.wants/saslauthd.service")
-    assert status(modules, "saslauthd", "enabled") is True
+    assert status("saslauthd", "enabled") is True
     (host / "etc/systemd/system/saslauthd.service").symlink_to("/dev/null")
-    assert status(modules, "saslauthd", "enabled") is False
+    assert status("saslauthd", "enabled") is False
 
 
-def test_installed_is_whether_the_program_is_there(host, modules):
+def test_installed_is_whether_the_program_is_there(host):
     write(host / "etc/init.d/saslauthd")  # a conffile that outlives the package
-    assert status(modules, "saslauthd", "installed") is False
+    assert status("saslauthd", "installed") is False
     write(host / "usr/sbin/saslauthd")
-    assert status(modules, "saslauthd", "installed") is True
+    assert status("saslauthd", "installed") is True
 
 
 def script(host, body):
@@ -159,30 +155,29 @@ def test_a_daemon_that_keeps_the_scripts_output_open_is_not_waited_for(host):
     began = time.monotonic()
     _mta_services.start("saslauthd")
     assert time.monotonic() - began < 4
-    _mta_services.start("saslauthd")
+    script(host, "exit 1")
+    _mta_services.start("saslauthd")  # one that runs is left alone
 
 
-def test_a_script_that_never_ends_is_given_up(host, inside, monkeypatch):
+def test_a_script_that_never_ends_is_given_up(host, monkeypatch):
     monkeypatch.setattr(_mta_services, "TIMEOUT", 0.2)
     script(host, "exec sleep 5")
     with pytest.raises(CommandExecutionError, match="did not end within"):
         _mta_services.start("saslauthd")
 
 
-def test_on_a_full_disk_a_service_is_started_nevertheless(host, modules, monkeypatch):
-    def full():
-        raise FileNotFoundError(2, "No usable temporary directory found")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
+def test_on_a_full_disk_a_service_is_started_nevertheless(host, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(host / "none"))
     status_file = host / "proc/79/status"
     write(host / "fake", "Name:\tsaslauthd\nState:\tS (sleeping)\n")
     script(host, f"mkdir -p {status_file.parent}; cp {host}/fake {status_file}")
     _mta_services.start("saslauthd")
-    assert status(modules, "saslauthd", "active")
+    assert status("saslauthd", "active")
 
 
-def test_a_log_that_takes_long_is_not_waited_for(host, inside, monkeypatch):
+def test_a_log_that_takes_long_is_not_waited_for(host, monkeypatch):
     systemd(host)
+    monkeypatch.setattr(_mta_services, "LOG_PATIENCE", 0.1)
     command = _mta_services._command
     monkeypatch.setattr(_mta_services, "_command", lambda argv, **limits: command(["sleep", "10"], **limits))
     began = time.monotonic()
@@ -195,39 +190,39 @@ def test_a_missing_script_is_an_error(host):
         _mta_services.stop("saslauthd")
 
 
-def test_a_daemon_that_the_script_does_not_find_is_stopped_too(host, modules, inside, monkeypatch):
+def test_a_daemon_that_the_script_does_not_find_is_stopped_too(host, monkeypatch):
     """The script looks where the settings say now; a daemon from before a change is elsewhere."""
     monkeypatch.setattr(_mta_services, "PROC", "/proc")
     name = f"sasl{os.getpid()}"
     copy = host / name
     os.symlink(os.path.realpath(sys.executable), copy)
     daemon = subprocess.Popen([str(copy), "-c", "import time; time.sleep(60)"])
-    monkeypatch.setitem(_mta_services.DAEMONS, "saslauthd", ("/usr/sbin/saslauthd", name))
+    monkeypatch.setitem(_mta_services.DAEMONS, "saslauthd", _mta_services.Daemon("/usr/sbin/saslauthd", name))
     script(host, "exit 0")
     try:
-        assert _mta_services._wait(lambda: status(modules, "saslauthd", "active"), 5)
+        assert _mta_services._wait(lambda: status("saslauthd", "active"), 5)
         _mta_services.stop("saslauthd")
-        assert status(modules, "saslauthd", "active") is False
+        assert status("saslauthd", "active") is False
         assert daemon.wait(5) == -15
     finally:
         daemon.kill()
         daemon.wait()
 
 
-def test_the_instance_behind_debian_12s_wrapper_is_stopped_with_it(host, inside):
+def test_the_instance_behind_debian_12s_wrapper_is_stopped_with_it(host):
     assert _mta_services._units("postfix") == ["postfix.service"]
     write(host / "usr/lib/systemd/system/postfix@.service")
     assert _mta_services._units("postfix") == ["postfix.service", "postfix@-.service"]
     assert _mta_services._units("saslauthd") == ["saslauthd.service"]
 
 
-def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, inside, monkeypatch):
+def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, monkeypatch):
     monkeypatch.setattr(_mta_services, "_command", lambda argv, **kwargs: pytest.fail("a process"))
     _mta_services.daemon_reload()
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_front_of_saslauthd_ends_with_its_unit_files(host, inside, monkeypatch, there):
+def test_the_proxy_before_saslauthd_ends_with_its_unit_files(host, monkeypatch, there):
     monkeypatch.setattr(_mta_services, "manager", lambda: "systemd")
     called = []
     monkeypatch.setattr(_mta_services, "_command", lambda argv, **_: called.append(argv[1:]))
@@ -240,7 +235,7 @@ def test_the_front_of_saslauthd_ends_with_its_unit_files(host, inside, monkeypat
 
 @pytest.mark.parametrize("action", ["reload", "restart"])
 @pytest.mark.parametrize("refusal", [["postfix", "check"], ["postconf", "-M"]])
-def test_a_postfix_that_would_not_come_back_is_let_alone(host, modules, inside, monkeypatch, action, refusal):
+def test_a_postfix_that_would_not_come_back_is_let_alone(host, monkeypatch, action, refusal):
     write(host / "queue/pid/master.pid", "832\n")
     process(host, 832, "master")
     called = []
@@ -252,7 +247,7 @@ def test_a_postfix_that_would_not_come_back_is_let_alone(host, modules, inside, 
 
     monkeypatch.setattr(_mta_services, "_command", command)
     with pytest.raises(CommandExecutionError, match="no such thing"):
-        modules[f"mta_service.{action}"]("postfix")
+        getattr(_mta_services, action)("postfix")
     assert called[-1] == refusal
 
 
@@ -260,7 +255,7 @@ class TestDeliveries:
     """Postfix is not stopped in the middle of a delivery, which would be made again after its start."""
 
     @pytest.fixture
-    def signals(self, host, inside, monkeypatch):
+    def signals(self, host, monkeypatch):
         """A master with a queue manager and an agent that has a message open; the signals that are sent."""
         process(host, 7, "master")
         write(host / "queue/pid/master.pid", "7\n")
@@ -272,11 +267,11 @@ class TestDeliveries:
             (host / f"proc/{pid}/fd").mkdir()
             (host / f"proc/{pid}/fd/5").symlink_to(host / "queue/active/ABC")
         sent = []
-        monkeypatch.setattr(inside["os"], "kill", lambda pid, number: sent.append((pid, number.name)))
+        monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number.name)))
         monkeypatch.setattr(_mta_services, "DELIVERY_PATIENCE", 0.2)
         return sent
 
-    def test_the_queue_manager_is_held_until_the_agents_have_no_message_open(self, host, inside, signals):
+    def test_the_queue_manager_is_held_until_the_agents_have_no_message_open(self, host, signals):
         (host / "proc/9/fd/5").unlink()
         began = time.monotonic()
         with _mta_services._deliveries_ended("postfix"):
@@ -284,16 +279,16 @@ class TestDeliveries:
         assert time.monotonic() - began < 0.2
         assert signals == [(8, "SIGSTOP"), (8, "SIGCONT")]
 
-    def test_it_waits_for_an_agent_and_not_for_ever(self, inside, signals):
+    def test_it_waits_for_an_agent_and_not_for_ever(self, signals):
         began = time.monotonic()
         with _mta_services._deliveries_ended("postfix"):
             assert time.monotonic() - began >= 0.2
 
-    def test_the_queue_manager_goes_on_when_the_stop_fails(self, inside, signals):
+    def test_the_queue_manager_goes_on_when_the_stop_fails(self, signals):
         with pytest.raises(CommandExecutionError), _mta_services._deliveries_ended("postfix"):
             raise CommandExecutionError("it did not stop")
         assert signals[-1] == (8, "SIGCONT")
 
-    def test_saslauthd_has_no_deliveries(self, inside, signals):
+    def test_saslauthd_has_no_deliveries(self, signals):
         with _mta_services._deliveries_ended("saslauthd"):
             assert signals == []

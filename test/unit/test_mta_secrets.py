@@ -7,11 +7,11 @@ import _mta_secrets
 
 
 @pytest.fixture
-def get(modules, minion):
+def get(minion, pillar):
     """Look a secret up in a pillar."""
 
     def look_up(value, path="mail:secret"):
-        modules.pack["__pillar__"] = {"mail": {"secret": value}}
+        pillar["mail"] = {"secret": value}
         return _mta_secrets.get(minion, path)
 
     return look_up
@@ -26,14 +26,14 @@ def test_no_secret_is_none(get, path):
     assert get("hush", path) is None
 
 
-def test_an_sdb_uri_is_followed(get, pretend):
-    pretend("sdb.get", lambda uri: {"sdb://vault/secret": "hush"}[uri])
+def test_an_sdb_uri_is_followed(get, functions):
+    functions["sdb.get"] = {"sdb://vault/secret": "hush"}.get
     assert get("sdb://vault/secret") == "hush"
 
 
 @pytest.mark.parametrize("answer", [None, "", "sdb://vault/secret"])
-def test_an_sdb_uri_that_leads_to_nothing_is_an_error(get, pretend, answer):
-    pretend("sdb.get", lambda uri: answer)
+def test_an_sdb_uri_that_leads_to_nothing_is_an_error(get, functions, answer):
+    functions["sdb.get"] = lambda uri: answer
     with pytest.raises(CommandExecutionError, match="leads to nothing"):
         get("sdb://vault/secret")
 

@@ -1,48 +1,19 @@
-"""mta_map: the syntax of lookup tables, what changes, and when Postfix's programs are started."""
+"""Lookup tables as pillar asks for them: what changes, what stays secret, when Postfix's programs are started."""
 
-import importlib.util
 import os
 import pathlib
 import stat
-import subprocess
 
 import pytest
 import salt.loader
-from hypothesis import given
-from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_apply
+import _mta_system
 import _mta_tables
 import _mta_tables_manage
-
-FILE = pathlib.Path(__file__).resolve().parents[2] / "_modules/mta_map.py"
-SPEC = importlib.util.spec_from_file_location("pure_mta_map", FILE)
-pure = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pure)
-
-POSTMAP = """\
-#!/bin/sh
-echo "$@" >>"$0.calls"
-case "$*" in *" -q "*) grep -q '^/\\[' "${5#*:}" && echo "postmap: warning: bad pattern" >&2; exit 1;; esac
-file=${3#*:}
-case ${3%%:*} in hash|btree) suffix=.db;; *) suffix=.${3%%:*};; esac
-tr a-z A-Z <"$file" >"$file$suffix"
-"""
-POSTCONF = """\
-#!/bin/sh
-echo "$@" >>"$0.calls"
-case "$1" in -m) echo hash btree pcre texthash cidr mysql ldap pgsql;; *) echo hash;; esac
-"""
-
-TABLE = """\
-# top
-info@example.com   alice,
-  # between
-  bob
-"john doe"@x\tcarol
-# end
-"""
+import _mta_transaction
+from _mta_run import Run
 
 
 @pytest.fixture
@@ -51,23 +22,9 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch, pretend):
-    """A host with Postfix, whose postmap compiles to capitals."""
-    programs = {}
-    for name, text in (("postmap", POSTMAP), ("postconf", POSTCONF)):
-        program = tmp_path / name
-        program.write_text(text)
-        program.chmod(0o755)
-        programs[name] = str(program)
-    monkeypatch.setattr(_mta_tables, "PROGRAMS", programs)
-    pretend("_mta_postfix_view.show", dict)
-    pretend("_mta_postfix_view.services", dict)
-    return lambda: sum(len(file.read_text().splitlines()) for file in tmp_path.glob("*.calls"))
-
-
-@pytest.fixture
 def apply(minion, installed, pretend, context):
     """Apply, with the transaction's files written at once."""
+    pretend("_mta_transaction.begin", lambda: None)
     pretend("_mta_transaction.need", lambda activate: None)
 
     def write(target, contents, user=None, group=None, mode=None, activate=None):
@@ -87,89 +44,16 @@ def apply(minion, installed, pretend, context):
     return run
 
 
-def edited(kind, text, entries):
-    return pure._edited(kind, text, pure._wanted(kind, entries)[0])
-
-
-def test_entries_that_are_written_otherwise_only_are_left():
-    assert edited("hash", TABLE, {'"john doe"@x': "carol", "info@example.com": "alice,  bob"}) == TABLE
-    assert edited("mysql", "# c\nhosts=a\n  b\n", {"hosts": "a  b"}) == "# c\nhosts=a\n  b\n"
-
-
-def test_one_entry_changes_and_comments_and_order_stay():
-    assert edited("hash", TABLE, {"new": "x", "info@example.com": "dave", '"john doe"@x': "carol"}) == (
-        '# top\ninfo@example.com dave\n  # between\n"john doe"@x\tcarol\n# end\nnew x\n'
-    )
-    assert edited("hash", TABLE, {}) == "# top\n  # between\n# end\n"
-
-
-def test_rules_stay_in_the_order_of_the_pillar():
-    text = "# a\n/a/ 1\n# b\n/b/ 2\n/c/ 3\n"
-    assert edited("pcre", text, ["/a/ 1", "/x/ 9", "/b/ 2", "/c/ 3"]) == "# a\n/a/ 1\n# b\n/x/ 9\n/b/ 2\n/c/ 3\n"
-    assert edited("pcre", text, ["/c/ 3", "/a/ 1"]).replace("# a\n", "").replace("# b\n", "") == "/c/ 3\n/a/ 1\n"
-    assert edited("cidr", "", ["10.0.0.0/8 OK", {"::/0": "REJECT x"}]) == "10.0.0.0/8 OK\n::/0 REJECT x\n"
-
-
-def test_a_pattern_with_blanks_is_one_key():
-    assert pure._pair("pcre", "!/^Subject: a \\/ b/i   REJECT no / way") == (
-        "!/^Subject: a \\/ b/i",
-        "REJECT no / way",
-    )
-    assert pure._pair("regexp", "if /^X/") == ("if /^X/", "")
-
-
-@pytest.mark.parametrize(
-    ("kind", "entries", "words"),
-    [
-        ("hash", {"#a": "b"}, "cannot be written"),
-        ("hash", {"a b": "c"}, "cannot be written"),
-        ("hash", {" a": "c"}, "cannot be written"),
-        ("hash", {'a"': "c"}, "cannot be written"),
-        ("hash", {"a": "b\nc d"}, "line break"),
-        ("hash", {"a:": "b"}, "ends with a colon"),
-        ("hash", {"a": ""}, "no value"),
-        ("hash", {"a": "b", "A": "c"}, "there twice"),
-        ("hash", {"a": {"b": "c"}}, "not a text"),
-        ("hash", {"a": None}, "not a text"),
-        ("hash", {True: "b"}, "not a key"),
-        ("hash", "a b", "a mapping or a list"),
-        ("pcre", ["# comment"], "cannot be written"),
-        ("pcre", [{"/a/": "b", "/c/": "d"}], "a mapping of one key"),
-        ("mysql", {"a=b": "c"}, "not a setting"),
-    ],
-)
-def test_what_a_table_cannot_hold_is_refused(kind, entries, words):
-    with pytest.raises(SaltInvocationError, match=words):
-        pure._wanted(kind, entries)
-
-
-def test_the_value_of_a_secret_is_in_no_message_and_no_change():
-    with pytest.raises(SaltInvocationError) as error:
-        pure._wanted("hash", {"a": {"secret": "geheim\n"}})
-    assert "geheim" not in str(error.value)
-    pairs, hidden = pure._wanted("mysql", {"password": "geheim", "user": "x"})
-    assert pairs == [("password", "geheim"), ("user", "x")]
-    changes = pure._difference("mysql", [("password", "alt")], pairs, hidden)
-    assert changes["password"] == {"old": "(hidden)", "new": "(hidden, changed)"}
-    assert changes["user"] == {"old": None, "new": "x"}
-
-
-def test_a_thousand_changes_are_not_all_shown():
-    changes = pure._difference("hash", [], [(f"k{number}", "v") for number in range(1000)], set())
-    assert len(changes) == pure.SHOWN + 1
-    assert "950 more entries" in changes
-
-
 def test_a_table_is_made_and_then_looked_at_without_a_process(minion, apply, path, installed, context):
     table = {"type": "hash", "entries": {"a": "b"}}
-    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {
         "a": {"old": None, "new": "b"},
         f"{path} mode": {"old": None, "new": "0644 root"},
     }
     apply(path, **table)
-    assert path.read_text() == f"{pure.HEADER}a b\n"
+    assert path.read_text() == f"{_mta_tables_manage.HEADER}a b\n"
     before = installed()
-    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
     assert installed() == before
 
 
@@ -177,11 +61,11 @@ def test_a_compiled_form_that_somebody_else_made_rightly_is_adopted(minion, appl
     table = {"type": "hash", "entries": {"a": "b"}}
     path.write_text("# mine\na   b\n")
     path.with_name("virtual.db").write_text("# MINE\nA   B\n")
-    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
     _mta_tables_manage.remember(minion)
     context.clear()
     before = installed()
-    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
     assert installed() == before
 
 
@@ -198,9 +82,9 @@ def test_what_happened_to_the_compiled_form_is_noticed(minion, apply, path, dama
         status = target.stat()
         target.write_text(target.read_text()[:-2] + "X\n")
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert list(_mta_tables_manage.plan(minion, str(path), **table)["changes"]) == ["compiled"]
+    assert list(_mta_tables_manage.plan(minion, str(path), **table).changes) == ["compiled"]
     apply(path, **table)
-    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"] == {}
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
 
 
 def test_a_change_within_the_source_is_seen_wherever_it_is(minion, apply, path):
@@ -209,7 +93,7 @@ def test_a_change_within_the_source_is_seen_wherever_it_is(minion, apply, path):
     text = path.read_text()
     for number in range(9):
         path.write_text(text.replace(f"key{number} v", f"key{number} w"))
-        assert list(_mta_tables_manage.plan(minion, str(path), **table)["changes"]) == [f"key{number}"]
+        assert list(_mta_tables_manage.plan(minion, str(path), **table).changes) == [f"key{number}"]
 
 
 def test_modes_hold_for_both_forms(minion, apply, path):
@@ -218,7 +102,7 @@ def test_modes_hold_for_both_forms(minion, apply, path):
         assert stat.S_IMODE(path.with_name(name).stat().st_mode) == 0o600
     path.with_name("virtual.db").chmod(0o644)
     plan = _mta_tables_manage.plan(minion, str(path), type="hash", entries={"a": {"secret": "b"}})
-    assert plan["changes"] == {"compiled": {"old": "0644 root", "new": "as its source"}}
+    assert plan.changes == {"compiled": {"old": "0644 root", "new": "as its source"}}
 
 
 SECRET_TABLES = [
@@ -234,21 +118,20 @@ SECRET_TABLES = [
 
 
 @pytest.fixture
-def served(opts, modules, tmp_path, pretend):
+def served(pillar, functions, tmp_path, pretend):
     """A file server with a table of settings, and pillar with a login."""
     (tmp_path / "users").write_text("user = x\npassword = geheim\n")
-    pretend("cp.cache_file", lambda url, saltenv: str(tmp_path / url.replace("salt://", "")))
+    functions["cp.cache_file"] = lambda url, saltenv: str(tmp_path / url.replace("salt://", ""))
     pretend("_mta_tables.missing_types", lambda types: [])
-    for loader in (modules, modules.pack["__salt__"]):
-        loader.pack["__pillar__"] = {"mail": {"relay": {"username": "x", "password": "geheim"}}}
+    pillar["mail"] = {"relay": {"username": "x", "password": "geheim"}}
 
 
 @pytest.mark.parametrize("mode", ["0644", "644", "0604", "0641", "0666"])
 @pytest.mark.parametrize("table", SECRET_TABLES, ids=str)
-def test_no_mode_lets_others_read_a_secret(modules, apply, served, path, table, mode):
-    for function in ("plan", "apply"):
+def test_no_mode_lets_others_read_a_secret(minion, apply, served, path, table, mode):
+    for function in (_mta_tables_manage.plan, _mta_tables_manage.apply):
         with pytest.raises(SaltInvocationError, match=f'"{mode}" lets others at what is secret in it'):
-            modules[f"mta_map.{function}"](str(path), **table, mode=mode)
+            function(minion, str(path), **table, mode=mode)
     assert not list(path.parent.glob("virtual*"))
 
 
@@ -268,12 +151,40 @@ def test_a_table_that_others_could_read_before_this_was_refused_does_not_stay(mi
     record = minion.state.read("maps.json")
     for file in path.parent.glob("virtual*"):
         file.chmod(0o644)
-    rights = _mta_tables_manage._rights(path.stat())
+    rights = str(_mta_tables_manage._Rights.of(path.stat()))
     record["tables"][str(path)].update(mode="0644", rights=rights)
     minion.state.write("maps.json", record)
     with pytest.raises(SaltInvocationError, match="lets others"):
         _mta_tables_manage.plan(minion, str(path), **table, mode="0644")
-    assert _mta_tables_manage.plan(minion, str(path), **table)["changes"][f"{path} mode"]["new"].startswith("0600")
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes[f"{path} mode"]["new"].startswith("0600")
+
+
+def test_a_table_of_certificates_by_server_name_holds_private_keys(minion, apply, path, pretend):
+    """Its source only names them."""
+    pretend("_mta_tables.holds_files", lambda path: True)
+    key, compiled = path.with_name("key"), path.with_name("virtual.db")
+    key.write_text("one")
+    table = {"type": "hash", "entries": {"mail.example.com": str(key)}}
+    apply(path, **table)
+    modes = [stat.S_IMODE(file.stat().st_mode) for file in (path, compiled)]
+    assert modes == [0o644, 0o600]
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
+    compiled.chmod(0o640)
+    assert _mta_tables_manage.plan(minion, str(path), **table).changes == {}
+    compiled.chmod(0o644)
+    changes = _mta_tables_manage.plan(minion, str(path), **table).changes
+    assert changes == {"compiled": {"old": "0644 root", "new": "as its source"}}
+    apply(path, **table)
+    assert stat.S_IMODE(compiled.stat().st_mode) == 0o600
+
+
+def test_an_entry_may_have_the_name_of_what_else_changes(minion, apply, path):
+    entries = {"mode": "a", "text": "b", "compiled": "c"}
+    apply(path, type="hash", entries=entries)
+    changes = _mta_tables_manage.plan(minion, str(path), type="hash", entries={"mode": "b"}).changes
+    assert changes["mode"] == {"old": "a", "new": "b"}
+    apply(path, type="hash", entries={"mode": "b"})
+    assert _mta_tables_manage.plan(minion, str(path), type="hash", entries={"mode": "b"}).changes == {}
 
 
 @pytest.mark.parametrize("mode", [644, 420, "rw", "08", True])
@@ -287,7 +198,7 @@ def test_a_table_with_secrets_is_not_readable_for_a_moment(
 ):
     """Nor are drafts, the compiled form, and what is kept of the table before."""
     seen = {}
-    fsync, run = os.fsync, subprocess.run
+    fsync, run = os.fsync, _mta_system.run
 
     def look():
         for file in path.parent.rglob("*"):
@@ -296,11 +207,11 @@ def test_a_table_with_secrets_is_not_readable_for_a_moment(
                 seen.setdefault(str(file), []).append(all(one.stat().st_mode & 0o007 for one in barriers))
 
     monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), look()))
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: (run(*args, **kwargs), look())[0])
+    monkeypatch.setattr(_mta_system, "run", lambda *args, **kwargs: (run(*args, **kwargs), look())[0])
     umask = os.umask(0)
     try:
         for text in ("geheim-1", "geheim-2"):
-            participate("mta_map.apply", str(path), type="hash", entries={"a": {"secret": text}})
+            participate(_mta_tables_manage.apply, str(path), type="hash", entries={"a": {"secret": text}})
             _mta_apply.commit(minion, verify={"enabled": False})
             look()
     finally:
@@ -346,27 +257,27 @@ def test_the_value_of_a_former_secret_is_not_shown_when_it_goes(minion, apply, p
     apply(other, type="mysql", entries=settings)
     plan = _mta_tables_manage.plan(minion, str(other), type="mysql", entries={"user": "y"})
     assert "geheim" not in str(plan)
-    assert plan["changes"]["user"] == {"old": "x", "new": "y"}
+    assert plan.changes["user"] == {"old": "x", "new": "y"}
 
 
 def test_the_words_of_postmap_about_a_secret_table_are_not_shown(minion, installed, path):
     plan = _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/[geheim/ x"], secret=True)
-    assert "not shown" in plan["errors"][0]
-    assert "geheim" not in str(plan["errors"])
+    assert "not shown" in plan.errors[0]
+    assert "geheim" not in str(plan.errors)
 
 
 def test_a_type_that_this_postfix_lacks_is_an_error_with_the_way_out(minion, installed, path, apply):
     plan = _mta_tables_manage.plan(minion, str(path), type="lmdb", entries={"a": "b"})
-    assert "has no table type lmdb" in plan["errors"][0]
-    assert "default_database_type (hash)" in plan["errors"][0]
+    assert "has no table type lmdb" in plan.errors[0]
+    assert "default_database_type (hash)" in plan.errors[0]
     with pytest.raises(CommandExecutionError, match="no table type lmdb"):
         apply(path, type="lmdb", entries={"a": "b"})
     assert not path.exists()
 
 
 def test_a_rule_that_postmap_warns_of_is_an_error(minion, installed, path):
-    assert "bad pattern" in _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/[/ x"])["errors"][0]
-    assert _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/a/ x"])["errors"] == []
+    assert "bad pattern" in _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/[/ x"]).errors[0]
+    assert _mta_tables_manage.plan(minion, str(path), type="pcre", entries=["/a/ x"]).errors == []
 
 
 def test_without_a_type_it_is_the_default_one(minion, apply, path, pretend):
@@ -382,17 +293,17 @@ def test_only_what_was_made_here_is_removed_and_not_while_it_is_named(minion, ap
     other.write_text("x y\n")
     pretend("_mta_postfix_outlook.naming", lambda paths: {})
     plan = _mta_tables_manage.only_plan(minion, keep={str(path): "hash"})
-    assert plan["changes"] == {}
+    assert plan.changes == {}
     pretend("_mta_postfix_outlook.naming", lambda paths: {str(path): "virtual_alias_maps"})
     plan = _mta_tables_manage.only_plan(minion)
-    assert (plan["changes"], plan["comment"]) == ({}, f"{path} stays, as it is named by virtual_alias_maps")
-    assert "still named by" in _mta_tables_manage.only_plan(minion, absent=[str(path)])["errors"][0]
+    assert (plan.changes, plan.notes) == ({}, [f"{path} stays, as it is named by virtual_alias_maps"])
+    assert "still named by" in _mta_tables_manage.only_plan(minion, absent=[str(path)]).errors[0]
     pretend("_mta_postfix_outlook.naming", lambda paths: {})
-    assert set(_mta_tables_manage.only_plan(minion)["changes"]) == {str(path), f"{path}.db"}
+    assert set(_mta_tables_manage.only_plan(minion).changes) == {str(path), f"{path}.db"}
     _mta_tables_manage.only_apply(minion)
     assert not path.exists()
     assert other.exists()
-    assert _mta_tables_manage.only_plan(minion)["changes"] == {}
+    assert _mta_tables_manage.only_plan(minion).changes == {}
 
 
 def test_a_table_that_somebody_has_edited_since_stays(minion, apply, path, pretend):
@@ -400,29 +311,28 @@ def test_a_table_that_somebody_has_edited_since_stays(minion, apply, path, prete
     pretend("_mta_postfix_outlook.naming", lambda paths: {})
     path.write_text(f"{path.read_text()}c d\n")
     plan = _mta_tables_manage.only_plan(minion)
-    assert (plan["changes"], plan["comment"]) == (
-        {},
-        f"{path} stays, as somebody has changed it since the last apply",
-    )
+    assert plan.changes == {}
+    assert plan.notes == [f"{path} stays, as somebody has changed it since the last apply"]
     _mta_tables_manage.only_apply(minion)
     assert path.exists()
     assert path.with_name("virtual.db").exists()
-    assert set(_mta_tables_manage.only_plan(minion, absent=[str(path)])["changes"]) == {str(path), f"{path}.db"}
+    assert set(_mta_tables_manage.only_plan(minion, absent=[str(path)]).changes) == {str(path), f"{path}.db"}
 
 
-def test_a_record_that_another_apply_may_write_is_left_to_it(minion, transaction, context, opts):
-    transaction("begin")
-    mine = context.pop("mta_transaction")
-    context["mta_map.noticed"] = {"tables": {"/etc/postfix/x": {}}, "postfix": {}}
+def test_a_record_that_another_apply_may_write_is_left_to_it(minion, participate, server):
+    others = participate(_mta_transaction.begin)
+    run = Run.of(minion)
+    run.transaction = None
+    _mta_tables.notice(minion, "/etc/postfix/x", {"type": "hash"})
     _mta_tables_manage.remember(minion)
-    assert not (pathlib.Path(opts["mta_state_dir"]) / "maps.json").exists()
-    mine["lock"].close()
+    assert not os.path.exists(minion.state.path("maps.json"))
+    others.lock.close()
 
 
 def test_a_compiled_form_of_another_type_goes(minion, apply, path):
     apply(path, type="hash", entries={"a": "b"})
     apply(path, type="texthash", entries={"a": "b"})
-    assert list(_mta_tables_manage.only_plan(minion, keep={str(path): "texthash"})["changes"]) == [f"{path}.db"]
+    assert list(_mta_tables_manage.only_plan(minion, keep={str(path): "texthash"}).changes) == [f"{path}.db"]
 
 
 def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
@@ -435,18 +345,6 @@ def test_the_state_reads_entries_from_pillar_and_announces(opts, context, path):
     assert would["result"] is None
     assert would["changes"]["[a]:587"] == {"old": None, "new": "(hidden, changed)"}
     assert not path.exists()
-
-
-def test_the_entries_of_a_table_are_shown_as_postfix_reads_them(path):
-    assert _mta_tables.show(str(path), "hash") is None
-    path.write_text(TABLE)
-    assert _mta_tables.show(str(path), "hash") == [
-        ["info@example.com", "alice,  bob"],
-        ['"john doe"@x', "carol"],
-    ]
-    path.write_bytes(b"a \xff\n")
-    with pytest.raises(CommandExecutionError, match="no UTF-8 text"):
-        _mta_tables.show(str(path), "hash")
 
 
 PASSWORD = "pass #word: 7431"
@@ -466,53 +364,31 @@ class TestLogins:
     """The table of logins at smarthosts: pillar paths come in, and a login is seen in the table only."""
 
     @pytest.fixture
-    def opts(self, opts):
+    def pillar(self):
         mail = {"relay": {"username": "user", "password": PASSWORD}, "alice": {"username": "al", "password": "x"}}
-        bad = {str(number): login for number, login in enumerate(BAD_LOGINS)}
-        return {**opts, "pillar": {"mail": mail, "bad": bad}}
+        return {"mail": mail, "bad": {str(number): login for number, login in enumerate(BAD_LOGINS)}}
 
-    def test_the_table_has_a_line_for_each_and_is_for_root_alone(self, modules, apply, path, installed):
+    def test_the_table_has_a_line_for_each_and_is_for_root_alone(self, minion, apply, path, installed):
         logins = {HOP: "mail:relay", "alice@example.com": "mail:alice"}
         apply(path, type="texthash", logins=logins)
         assert path.read_text().splitlines()[1:] == [f"{HOP} user:{PASSWORD}", "alice@example.com al:x"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         calls = installed()
-        assert _mta_tables_manage.plan(minion, str(path), type="texthash", logins=logins)["changes"] == {}
+        assert _mta_tables_manage.plan(minion, str(path), type="texthash", logins=logins).changes == {}
         assert installed() == calls
 
-    def test_a_changed_password_is_a_change_that_does_not_show_it(self, modules, apply, path):
+    def test_a_changed_password_is_a_change_that_does_not_show_it(self, minion, apply, path):
         apply(path, type="texthash", logins={HOP: "mail:relay"})
         path.write_text(path.read_text().replace("7431", "7432"))
         plan = _mta_tables_manage.plan(minion, str(path), type="texthash", logins={HOP: "mail:relay"})
-        assert plan["changes"] == {HOP: {"old": "(hidden)", "new": "(hidden, changed)"}}
+        assert plan.changes == {HOP: {"old": "(hidden)", "new": "(hidden, changed)"}}
         plan = _mta_tables_manage.plan(minion, str(path), type="texthash", logins={"b": "mail:alice"})
-        assert plan["changes"][HOP] == {"old": "(hidden)", "new": None}
+        assert plan.changes[HOP] == {"old": "(hidden)", "new": None}
         apply(path, type="texthash", logins={HOP: "mail:alice"})
         assert path.read_text().splitlines()[1:] == [f"{HOP} al:x"]
 
     @pytest.mark.parametrize("number", range(len(BAD_LOGINS)))
-    def test_what_a_table_cannot_hold_is_refused_without_showing_it(self, modules, installed, path, number):
+    def test_what_a_table_cannot_hold_is_refused_without_showing_it(self, minion, installed, path, number):
         with pytest.raises(SaltInvocationError) as raised:
             _mta_tables_manage.plan(minion, str(path), type="texthash", logins={HOP: f"bad:{number}"})
         assert "geheim" not in str(raised.value)
-
-
-TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
-
-
-@given(
-    st.sampled_from(pure.TYPES),
-    st.lists(st.tuples(TEXTS, TEXTS)),
-    st.lists(st.sampled_from(["# c", "", " x", "k v"])),
-)
-def test_what_is_written_is_what_is_read_and_a_second_edit_changes_nothing(kind, entries, noise):
-    pairs = []
-    for key, value in entries:
-        try:
-            pairs = pure._wanted(kind, [*({known: text} for known, text in pairs), {key: value}])[0]
-        except SaltInvocationError:
-            continue
-    text = pure._edited(kind, "\n".join([*noise, ""]), pairs)
-    read = [(key, value) for key, value, _ in pure._parsed(kind, text)]
-    assert read == pairs if kind in pure.RULES else sorted(read) == sorted(pairs)
-    assert pure._edited(kind, text, pairs) == text

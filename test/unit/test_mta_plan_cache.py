@@ -1,10 +1,8 @@
 """What was found good is believed for as long as it rests on the same, and not longer."""
 
 import datetime
-import functools
 import os
 import stat
-import sys
 
 import pytest
 
@@ -46,18 +44,17 @@ def test_another_evidence_is_judged_again(recall, evidence):
     assert recall(evidence) is None
 
 
-def test_another_subject_has_no_verdict(recall):
+def test_another_subject_has_no_plan(recall):
     assert recall(subject="other") is None
 
 
-def test_another_revision_of_the_formula_judges_again(recall, modules, minion, monkeypatch):
-    module = sys.modules[functools.partial(_mta_plan_cache.recall, minion).__module__]
-    monkeypatch.setattr(module, "REVISION", "another")
+def test_another_revision_of_the_formula_judges_again(recall, monkeypatch):
+    monkeypatch.setattr(_mta_plan_cache, "REVISION", "another")
     assert recall() is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"since": "x", "until": 1, "digest": ""}'])
-def test_a_damaged_file_is_no_verdict(recall, tmp_path, content):
+def test_a_damaged_file_is_no_plan(recall, tmp_path, content):
     (file,) = (tmp_path / "state" / "verdicts").iterdir()
     file.write_bytes(content)
     assert recall() is None
@@ -77,9 +74,9 @@ def test_what_is_another_by_the_end_of_the_judgement_is_not_believed_later(minio
         now = datetime.datetime.fromtimestamp(150)
         return _mta_plan_cache.plan(minion, "pair", evidence, lambda: judged, now)
 
-    assert plan(lambda: seen.pop(0))["changes"] == {}
+    assert plan(lambda: seen.pop(0)).changes == {}
     assert _mta_plan_cache.recall(minion, "pair", ["bad"], 150) is None
-    assert plan(lambda: ["good"])["changes"] == {}
+    assert plan(lambda: ["good"]).changes == {}
     assert _mta_plan_cache.recall(minion, "pair", ["good"], 150)
 
 

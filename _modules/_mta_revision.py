@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d87e42ee5805"
+REVISION = "569d251a2cee"

@@ -15,6 +15,7 @@ import _mta_aliases
 import _mta_beacon
 import _mta_ca
 import _mta_certificates
+import _mta_firewall
 import _mta_fleet_ca
 import _mta_journal
 import _mta_judge
@@ -61,6 +62,8 @@ PARTICIPANTS = {
 # What takes no part in the transaction, and keeps or restores its own files.
 STANDALONE = {
     "mta_beacon.managed": Participant("mta_beacon", _mta_beacon.plan, _mta_beacon.apply),
+    "mta_firewall.absent": Participant("mta_firewall", _mta_firewall.absent_plan, _mta_firewall.absent_apply),
+    "mta_firewall.managed": Participant("mta_firewall", _mta_firewall.plan, _mta_firewall.apply),
     "mta_fleet_ca.trusted": Participant("mta_fleet_ca", _mta_fleet_ca.trust_plan, _mta_fleet_ca.trust_apply),
     "mta_schedule.managed": Participant("mta_schedule", _mta_schedule.plan, _mta_schedule.apply),
 }
@@ -125,6 +128,7 @@ def converge(
         elif plan.changes:
             part.apply(minion, **arguments)
             ret.update(changes=plan.changes, comment=f"{subject} has been changed.")
+        ret["comment"] = "\n".join([str(ret["comment"]), *plan.notes])
     except (CommandExecutionError, SaltInvocationError) as err:
         ret.update(result=False, changes={}, comment=f"{subject}: {err}")
     return ret

@@ -1,121 +1,185 @@
-"""TODO subject (mta_ca)."""
+"""
+The host's own certificate authority: made once, renewed with the same key and name, never overwritten.
+
+What it is asked to sign is in :py:mod:`_mta_certificates`. A passphrase is named by its pillar path and looked up
+here, where it is used, so that it is in no argument, log, change or comment.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
 
+import _mta_fleet_ca
 import _mta_pem
 import _mta_pem_write
 import _mta_plan_cache
 import _mta_restore
 import _mta_secrets
+import _mta_system
 import _mta_transaction
 import _mta_x509
+import _mta_x509_make
 from _mta_minion import Minion
+from _mta_plan import Plan
 from _mta_run import Run
 
 DAYS = 3650
-COMMON_NAME_LIMIT = 64
-# Of plan(), apply() and the state, with their defaults.
-ARGUMENTS = {
-    "subject": None,
-    "common_name": None,
-    "key_type": "rsa",
-    "key_size": None,
-    "days": DAYS,
-    "renew_days": None,
-    "passphrase_pillar": None,
-    "previous_passphrase_pillar": None,
-}
 
 
-def _now():
-    return datetime.datetime.now(datetime.timezone.utc)
+@dataclasses.dataclass(frozen=True)
+class Requested:
+    """What the authority is to be: the arguments of the state ``mta_cert.ca_managed``."""
+
+    name: str
+    key: str
+    subject: Mapping[str, str | None] | None = None
+    common_name: str | None = None
+    key_type: str = "rsa"
+    key_size: int | None = None
+    days: int = DAYS
+    renew_days: int | None = None
+    passphrase_pillar: str | None = None
+    previous_passphrase_pillar: str | None = None
+
+    @classmethod
+    def of(cls, name: str, key: str, arguments: Mapping[str, Any]) -> Requested:
+        """Raises ``SaltInvocationError`` for an argument that there is not."""
+        given = clean_kwargs(**arguments)
+        known = [field.name for field in dataclasses.fields(cls)[2:]]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(known)}")
+        return cls(name, key, **given)
 
 
-def _arguments(args):
-    args = clean_kwargs(**args)
-    unknown = sorted(set(args) - set(ARGUMENTS))
-    if unknown:
-        raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(ARGUMENTS)}")
-    return {**ARGUMENTS, **args}
+class Signing(NamedTuple):
+    """Where an authority that signs is: its certificate, its key, pillar paths of the key's passphrases."""
+
+    certificate: str
+    key: str | None
+    passphrase_pillar: str | None = None
+    previous_passphrase_pillar: str | None = None
 
 
-def _date(moment):
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+class Signer(NamedTuple):
+    """What an authority signs with."""
+
+    certificate: bytes
+    key: bytes
+    passphrase: bytes | None
 
 
-def _passphrase(minion: Minion, path):
-    """The passphrase at a pillar path as bytes; ``None`` when pillar has none."""
+@dataclasses.dataclass
+class Authority:
+    """
+    The authority that will be at a path when this run is over.
+
+    subject, name
+        RFC 4514 text and DER, of its first certificate. No name where an earlier state of a dry run would make its
+        key, too.
+
+    anchors
+        By what it is recognised; empty for one that has no key yet.
+
+    planned
+        Whether an earlier state of a dry run would make or renew it.
+    """
+
+    subject: str
+    name: bytes | None
+    anchors: list[_mta_x509.Anchor]
+    not_after: datetime.datetime
+    planned: bool = False
+
+
+@dataclasses.dataclass
+class _Survey:
+    """
+    What is there, and what has to be done.
+
+    kind
+        Of a new key: type and size.
+
+    fields
+        The subject of a new authority.
+
+    subject, name, public
+        What the authority will be: RFC 4514 text, DER; ``None`` where its key has to be made.
+
+    key, passphrase
+        The key that is there, and what unlocks it.
+
+    new_passphrase
+        What the key is to be encrypted with.
+
+    encrypt, write_key, issue
+        What has to be done.
+
+    renewed
+        The certificate that a new one renews.
+
+    holds
+        Between which moments nothing has to be done, if nothing has now.
+    """
+
+    kind: tuple[str, int | None]
+    fields: dict[str, str]
+    subject: str
+    new_passphrase: bytes | None
+    name: bytes | None = None
+    public: bytes | None = None
+    key: bytes | None = None
+    passphrase: bytes | None = None
+    encrypt: bool = False
+    write_key: bool = False
+    issue: bool = False
+    renewed: bytes | None = None
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    holds: tuple[datetime.datetime, datetime.datetime] | None = None
+
+
+def _passphrase(minion: Minion, path: str | None) -> bytes | None:
+    """The passphrase at a pillar path; ``None`` when pillar has none."""
     value = _mta_secrets.get(minion, path)
     return None if value is None else value.encode()
 
 
-def _fields(minion: Minion, subject, common_name):
+def _fields(minion: Minion, subject: Mapping[str, str | None] | None, common_name: str | None) -> dict[str, str]:
     name = common_name or f"CA of {minion.grains.get('fqdn') or minion.opts['id']}"
-    return _mta_x509.check_subject(subject, name[:COMMON_NAME_LIMIT])
+    return _mta_x509_make.check_subject(subject, name[: _mta_x509_make.COMMON_NAME_LIMIT])
 
 
-def _certificates(path, file, renew_days=None):
-    try:
-        return _mta_x509.describe(file.data, renew_days)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{path} {err}") from err
+# -- by hand -----------------------------------------------------------------------------------
 
 
 def create(
     minion: Minion,
-    path,
-    key,
-    subject=None,
-    common_name=None,
-    key_type="rsa",
-    key_size=None,
-    days=DAYS,
-    passphrase_pillar=None,
-):
-    """
-    Create a certificate authority: a private key and a certificate that signs itself.
-
-    path
-        Absolute path of the certificate (0644); must not exist yet.
-
-    key
-        Absolute path of the private key (0600); must not exist yet.
-
-    subject
-        Further fields of its name: country (or ``C``), state (``ST``), locality (``L``), organization
-        (``O``), unit (``OU``), email. Default: none.
-
-    common_name
-        Its name. Default: ``CA of`` and the minion's FQDN.
-
-    key_type
-        ``rsa`` (default), ``ec`` (or ``ecdsa``) or ``ed25519``.
-
-    key_size
-        Bits. rsa: 2048, 3072, 4096, 8192; ec: 256, 384. Default 3072 for rsa, 256 for ec.
-
-    days
-        Validity in days, default 3650.
-
-    passphrase_pillar
-        Pillar path of a passphrase (``a:b:c``; the value may be an ``sdb://`` URI) that encrypts the key. Default:
-        not encrypted.
-
-    Returns what ``mta_cert.inspect`` returns. Raises ``CommandExecutionError`` when a file exists or cannot be
-    written, ``SaltInvocationError`` for a bad argument.
-    """
-    kind, size, _ = _mta_x509.key_parameters(key_type, key_size)
-    _mta_x509.check_days(days)
+    path: str,
+    key: str,
+    subject: Mapping[str, str | None] | None = None,
+    common_name: str | None = None,
+    key_type: str = "rsa",
+    key_size: int | None = None,
+    days: int = DAYS,
+    passphrase_pillar: str | None = None,
+) -> dict[str, Any] | None:
+    """Do what ``mta_ca.create`` says."""
+    kind, size, _ = _mta_x509_make.key_parameters(key_type, key_size)
+    _mta_x509_make.check_days(days)
     fields, passphrase = _fields(minion, subject, common_name), _passphrase(minion, passphrase_pillar)
     _mta_pem.refuse_existing(path, key)
-    pem = _mta_x509.make_key(kind, size, passphrase)
-    certificate = _mta_x509.make_authority(pem, _now(), days, fields, passphrase)
+    pem = _mta_x509_make.make_key(kind, size, passphrase)
+    certificate = _mta_x509_make.make_authority(pem, _mta_system.now(), days, fields, passphrase)
 
-    def write():
+    def write() -> None:
         _mta_pem.refuse_existing(path, key)
         _mta_pem_write.create(key, pem, 0o600)
         _mta_pem_write.create(path, certificate, 0o644)
@@ -124,111 +188,94 @@ def create(
     return _mta_pem.inspect(path)
 
 
-def authority(minion: Minion, path):
+# -- for certificates --------------------------------------------------------------------------
+
+
+def authority(minion: Minion, path: str) -> Authority:
     """
     Tell which authority will be at a path when this run is over.
 
     path
         Absolute path of its certificate.
 
-    Returns a dictionary: ``anchors`` (``[{"name", "public"}]``: what it can be recognised by, DER; empty for one
-    that has no key yet), ``not_after`` (``datetime``), ``planned`` (whether an earlier state of a dry run would
-    make or renew it), ``subject`` and ``name`` (RFC 4514 text and DER, of the first certificate; no name where the
-    key is planned, too).
-
     Raises ``CommandExecutionError`` when there is none, or it cannot be read.
     """
-    planned = _planned(minion).get(path)
+    planned: Authority | None = Run.of(minion).authorities.get(path)
     if planned:
-        return {**planned, "anchors": [planned] if planned["public"] else [], "planned": True}
+        return planned
     file = _mta_pem.read(path)
     if file is None:
         raise CommandExecutionError(f"The authority {path} is not there; mta_cert.ca_managed creates a new one")
-    found = _certificates(f"The authority {path}", file)
-    return {
-        "anchors": [{"name": one["name"], "public": one["public"]} for one in found],
-        "not_after": max(one["not_after"] for one in found),
-        "planned": False,
-        "subject": found[0]["subject"],
-        "name": found[0]["name"],
-    }
+    found = _mta_pem.describe(f"The authority {path}", file.data)
+    return Authority(
+        subject=found[0]["subject"],
+        name=found[0]["name"],
+        anchors=[{"name": one["name"], "public": one["public"]} for one in found],
+        not_after=max(one["not_after"] for one in found),
+    )
 
 
-def signer(minion: Minion, certificate, key, passphrase_pillar=None, previous_passphrase_pillar=None):
+def is_planned(minion: Minion, path: str) -> bool:
+    """Tell whether this dry run would create or renew the authority whose certificate is at a path."""
+    return path in Run.of(minion).authorities
+
+
+def signer(minion: Minion, signing: Signing) -> Signer:
     """
-    Tell whether an authority can sign at this moment.
+    Return what an authority signs with at this moment.
 
-    certificate, key
-        Absolute paths of its certificate and its private key.
-
-    passphrase_pillar, previous_passphrase_pillar
-        Pillar paths of the passphrase of the key, and of the one before it. Default: none.
-
-    Returns its certificate as PEM bytes. Raises ``CommandExecutionError`` when it cannot sign, with the reason.
+    Raises ``CommandExecutionError`` when it cannot sign, with the reason.
     """
-    return _signer(minion, certificate, key, passphrase_pillar, previous_passphrase_pillar, _now())[0]
-
-
-def _signer(minion: Minion, certificate, key, passphrase_pillar, previous_passphrase_pillar, now):
-    """The certificate, the key and the passphrase to sign with, all as bytes."""
+    certificate, key = signing.certificate, signing.key
     if not key:
         raise SaltInvocationError(f"ca_key is needed to sign by {certificate}")
-    files = {path: _mta_pem.read(path) for path in (certificate, key)}
-    for path, file in files.items():
-        if file is None:
-            raise CommandExecutionError(
-                f"The authority's {path} is not there; mta_cert.ca_managed creates a new one"
-            )
-    candidates = _certificates(certificate, files[certificate])
-    passphrases = [_passphrase(minion, passphrase_pillar), _passphrase(minion, previous_passphrase_pillar)]
-    facts, passphrase = _unlock(key, files[key], passphrases)
-    for candidate in candidates:
-        if candidate["public"] == facts["public"]:
-            break
-    else:
+    certificate_pem, key_pem = _needed(certificate), _needed(key)
+    candidates = _mta_pem.describe(certificate, certificate_pem)
+    passphrase = _passphrase(minion, signing.passphrase_pillar)
+    previous = _passphrase(minion, signing.previous_passphrase_pillar)
+    facts, passphrase = _unlock(key, key_pem, passphrase, previous)
+    own = next((one for one in candidates if one["public"] == facts["public"]), None)
+    if own is None:
         raise CommandExecutionError(f"The key {key} does not belong to {certificate}")
-    if not candidate["ca"]:
+    if not own["ca"]:
         raise CommandExecutionError(f"{certificate} is not an authority's certificate")
-    if now > candidate["not_after"]:
-        raise CommandExecutionError(f"{certificate} expired at {_date(candidate['not_after'])}")
-    return candidate["pem"], files[key].data, passphrase
+    if _mta_system.now() > own["not_after"]:
+        raise CommandExecutionError(f"{certificate} expired at {_mta_x509.date_of(own['not_after'])}")
+    return Signer(own["pem"], key_pem, passphrase)
 
 
-def _unlock(path, file, passphrases):
+def _needed(path: str) -> bytes:
+    file = _mta_pem.read(path)
+    if file is None:
+        raise CommandExecutionError(f"The authority's {path} is not there; mta_cert.ca_managed creates a new one")
+    return file.data
+
+
+def _unlock(
+    path: str, pem: bytes, passphrase: bytes | None, previous: bytes | None
+) -> tuple[_mta_x509.KeyFacts, bytes | None]:
     """
-    Load a private key with the first passphrase, else with the one before it.
+    Load a private key by its passphrase, else by the one before it; raise for a weak key.
 
-    Return what ``mta_x509.describe_key`` says, and the passphrase that unlocks it. Raise for a weak key.
+    Return what it is, and the passphrase that unlocks it.
     """
-    first, *others = passphrases
-    try:
-        facts, passphrase = _mta_x509.describe_key(file.data, first), first
-    except CommandExecutionError as err:
-        # Without a passphrase for the time after it, an old one is of no use.
-        for passphrase in filter(None, others if first else ()):
-            try:
-                facts = _mta_x509.describe_key(file.data, passphrase)
-                break
-            except CommandExecutionError:
-                continue
-        else:
-            raise CommandExecutionError(f"The key {path} {err}") from err
-    if facts["weakness"]:
-        raise CommandExecutionError(f"{path}: {facts['weakness']}. Move it away to get a new one")
-    return facts, passphrase
+    errors = []
+    # Without a passphrase for the time after it, an old one is of no use.
+    for candidate in (passphrase, previous) if passphrase and previous else (passphrase,):
+        try:
+            facts = _mta_pem.describe_key(f"The key {path}", pem, candidate)
+        except CommandExecutionError as err:
+            errors.append(err)
+            continue
+        if facts["weakness"]:
+            raise CommandExecutionError(f"{path}: {facts['weakness']}. Move it away to get a new one")
+        return facts, candidate
+    raise errors[0]
 
 
 def issue(
-    minion: Minion,
-    public,
-    fields,
-    names,
-    days,
-    certificate,
-    key,
-    passphrase_pillar=None,
-    previous_passphrase_pillar=None,
-):
+    minion: Minion, public: bytes, fields: Mapping[str, str], names: Sequence[str], days: int, signing: Signing
+) -> bytes:
     """
     Sign a server's certificate, and check the result as strict clients would.
 
@@ -236,91 +283,64 @@ def issue(
         DER of the server's public key.
 
     fields, names
-        Subject and names, as ``mta_x509.check_subject`` and ``mta_x509.check_names`` return them.
+        Subject and names, as :py:mod:`_mta_x509_make` checks them.
 
     days
         Validity in days; it ends with the authority at the latest.
 
-    certificate, key, passphrase_pillar, previous_passphrase_pillar
-        As for :func:`signer`.
-
-    Returns the certificate as PEM bytes. Raises as :func:`signer` does.
+    Returns the certificate, PEM. Raises as :func:`signer` does.
     """
-    now = _now()
-    issuer, pem, passphrase = _signer(minion, certificate, key, passphrase_pillar, previous_passphrase_pillar, now)
-    made = _mta_x509.make_certificate(public, now, days, fields, names, pem, passphrase, issuer)
-    problems = _mta_x509.serve(made, now, anchors=issuer)
+    now, by = _mta_system.now(), signer(minion, signing)
+    made = _mta_x509_make.make_certificate(public, now, days, fields, names, by.key, by.passphrase, by.certificate)
+    problems = _mta_x509.serve(made, now, anchors=by.certificate)
     if problems:
-        raise CommandExecutionError(f"{certificate} did not sign: {'; '.join(problems)}")
+        raise CommandExecutionError(f"{signing.certificate} did not sign: {'; '.join(problems)}")
     return made
 
 
-def _planned(minion: Minion):
-    """Authorities that this run would create or renew; a certificate is checked against them in test mode."""
-    return Run.of(minion).authorities
+# -- the participant ---------------------------------------------------------------------------
 
 
-def is_planned(minion: Minion, path):
-    """
-    Tell whether this run would create or renew the authority at a path.
-
-    path
-        Absolute path of its certificate.
-    """
-    return path in _planned(minion)
-
-
-def plan(minion: Minion, name, key, **arguments):
+def plan(minion: Minion, name: str, key: str, **arguments: Any) -> Plan:
     """
     Tell what :func:`apply` would change; reads only.
-
-    - An existing authority is never overwritten. Without its key, with a key of another, with the wrong
-      passphrase: an error.
-    - Near its end, or when strict clients refuse it (the how-to's own lacks the key usage), its certificate is
-      renewed with the same key and name: what it signed before stays valid.
-    - A passphrase in pillar encrypts a key that is not encrypted yet, or that the previous passphrase encrypts. No
-      copy of it as it was is kept when that is committed: a roll back leaves it encrypted.
-    - One that is not valid *yet* is an error: the clock is wrong.
 
     name, key
         Absolute paths of its certificate and its private key.
 
-    subject, common_name, key_type, key_size, days, passphrase_pillar
-        As for :func:`create`. Type and size are for a new key.
+    arguments
+        Those of the state ``mta_cert.ca_managed``, which says what is renewed, left alone or an error.
 
-    renew_days
-        How many days before its end the certificate is renewed. Default: a third of its lifetime, 30 at most.
-
-    previous_passphrase_pillar
-        Pillar path of the passphrase before ``passphrase_pillar``'s, which opens the key when that does not. The
-        key is then encrypted with the new one. Default: none.
-
-    Returns ``{"changes", "activate", "comment", "errors"}``. ``errors`` tells why an existing authority cannot be
-    used. Raises ``SaltInvocationError`` for a bad argument.
+    Raises ``SaltInvocationError`` for a bad argument.
     """
-    wanted, now = _arguments(arguments), _now()
-    _planned(minion).pop(name, None)
+    requested, now = Requested.of(name, key, arguments), _mta_system.now()
+    planned = Run.of(minion).authorities
+    planned.pop(name, None)
 
-    def judge():
-        found = _survey(minion, now, name, key, wanted)
-        if found["issue"]:
-            end = now + datetime.timedelta(days=wanted["days"])
-            _planned(minion)[name] = {key: found[key] for key in ("subject", "name", "public")}
-            _planned(minion)[name]["not_after"] = end
-        return found
+    def judge() -> dict[str, Any]:
+        found = _survey(minion, now, requested)
+        if found.issue:
+            end = now + datetime.timedelta(days=requested.days)
+            anchors: list[_mta_x509.Anchor] = []
+            if found.name and found.public:
+                anchors = [{"name": found.name, "public": found.public}]
+            planned[name] = Authority(found.subject, found.name, anchors, end, planned=True)
+        return {"changes": found.changes, "notes": found.notes, "holds": found.holds}
 
-    return _mta_plan_cache.plan(minion, name, lambda: _evidence(minion, name, key, wanted), judge, now)
+    found: Plan = _mta_plan_cache.plan(minion, name, lambda: _evidence(minion, requested), judge, now)
+    return found
 
 
-def _evidence(minion: Minion, name, key, wanted):
-    """What a verdict about the authority rests on; ``None`` where none is remembered: a passphrase must not be."""
-    if any(_passphrase(minion, wanted[path]) for path in ("passphrase_pillar", "previous_passphrase_pillar")):
+def _evidence(minion: Minion, requested: Requested) -> list[Any] | None:
+    """What the plan rests on; ``None`` where it is not kept: a passphrase must not be."""
+    pillars = requested.passphrase_pillar, requested.previous_passphrase_pillar
+    if any(_passphrase(minion, path) for path in pillars):
         return None
-    files = [tuple(_mta_pem.read(path) or ()) for path in (name, key)]
-    return [key, wanted, minion.grains.get("fqdn"), files]
+    files = [tuple(_mta_pem.read(path) or ()) for path in (requested.name, requested.key)]
+    return [requested, minion.grains.get("fqdn"), files]
 
 
-def apply(minion: Minion, name, key, **arguments):
+def apply(minion: Minion, name: str, key: str, **arguments: Any) -> None:
     """
     Create or renew the authority, and correct what others could read, as part of the transaction.
 
@@ -328,32 +348,34 @@ def apply(minion: Minion, name, key, **arguments):
     used, or a file that cannot be written.
     """
     _mta_transaction.begin(minion)
-    wanted, now, files, protect = _arguments(arguments), _now(), {}, {}
-    found = _survey(minion, now, name, key, wanted)
-    pem, passphrase = found["key"], found["passphrase"]
+    requested, now = Requested.of(name, key, arguments), _mta_system.now()
+    found = _survey(minion, now, requested)
+    pem, passphrase = found.key, found.passphrase
+    files, protect = {}, {}
     if pem is None:
-        pem = _mta_x509.make_key(*found["parameters"], found["new_passphrase"])
-        passphrase = found["new_passphrase"]
-    elif found["lock"]:
-        pem = _mta_x509.lock_key(pem, found["new_passphrase"], passphrase)
-        protect[key] = _to_forget(minion, key, found["public"], [found["new_passphrase"], passphrase])
-        passphrase = found["new_passphrase"]
-    if found["write_key"]:
+        pem, passphrase = _mta_x509_make.make_key(*found.kind, found.new_passphrase), found.new_passphrase
+    elif found.encrypt and found.new_passphrase:
+        protect[key] = _to_forget(minion, key, found.public, [found.new_passphrase, passphrase])
+        pem = _mta_x509_make.lock_key(pem, found.new_passphrase, passphrase)
+        passphrase = found.new_passphrase
+    if found.write_key:
         files[key] = pem
-    if found["issue"]:
-        certificate = _mta_x509.make_authority(
-            pem, now, wanted["days"], found["fields"], passphrase, found["renewed"]
+    if found.issue:
+        certificate = _mta_x509_make.make_authority(
+            pem, now, requested.days, found.fields, passphrase, found.renewed
         )
         problems = _mta_x509.serve(certificate, now, anchors=certificate)
         if problems:
             raise CommandExecutionError(f"The new {name} is not good: {'; '.join(problems)}")
         files[name] = certificate
     _mta_pem_write.write(minion, files, protect=protect)
-    _planned(minion).pop(name, None)
+    Run.of(minion).authorities.pop(name, None)
 
 
-def _to_forget(minion: Minion, path, public, passphrases):
-    """The stores that must not keep a key that gets a new passphrase: of the originals, the same key only."""
+def _to_forget(
+    minion: Minion, path: str, public: bytes | None, passphrases: Sequence[bytes | None]
+) -> tuple[str, ...]:
+    """The snapshots that must not keep a key that gets a new passphrase: of the first one, the same key only."""
     original = _mta_restore.content(minion, path)
     for passphrase in passphrases if original else ():
         with contextlib.suppress(CommandExecutionError):
@@ -362,121 +384,157 @@ def _to_forget(minion: Minion, path, public, passphrases):
     return ("previous",)
 
 
-def _survey(minion: Minion, now, name, key, wanted):
-    """Look at the authority; return what is there and what has to be done. Raise for one that cannot be used."""
-    kind, size, text = _mta_x509.key_parameters(wanted["key_type"], wanted["key_size"])
-    _mta_x509.check_days(wanted["days"], wanted["renew_days"])
-    fields = _fields(minion, wanted["subject"], wanted["common_name"])
-    if name == key:
-        raise SaltInvocationError(f"The certificate and the key need a file each: {name}")
-    passphrase = _passphrase(minion, wanted["passphrase_pillar"])
-    found = {
-        "parameters": (kind, size),
-        "fields": fields,
-        "subject": _mta_x509.subject_text(fields),
-        "name": None,
-        "public": None,
-        "key": None,
-        "passphrase": None,
-        "new_passphrase": passphrase,
-        "lock": False,
-        "write_key": False,
-        "issue": False,
-        "renewed": None,
-        "changes": {},
-        "notes": [],
-    }
-    certificate_file, key_file = _mta_pem.read(name), _mta_pem.read(key)
-    certificates = []
-    if certificate_file is not None:
-        try:
-            certificates = _certificates(name, certificate_file, wanted["renew_days"])
-        except CommandExecutionError as err:
-            raise CommandExecutionError(f"{err}. It is not overwritten") from err
-        if key_file is None:
-            raise CommandExecutionError(
-                f"The authority {name} ({certificates[0]['subject']}) is there without its key {key}. "
-                "Put the key back, or remove the certificate to get a new authority"
-            )
+# -- what is there, and what has to be done ----------------------------------------------------
+
+
+def _survey(minion: Minion, now: datetime.datetime, requested: Requested) -> _Survey:
+    """Look at the authority. Raises for one that cannot be used."""
+    kind, size, text = _mta_x509_make.key_parameters(requested.key_type, requested.key_size)
+    _mta_x509_make.check_days(requested.days, requested.renew_days)
+    if requested.name == requested.key:
+        raise SaltInvocationError(f"The certificate and the key need a file each: {requested.name}")
+    fields = _fields(minion, requested.subject, requested.common_name)
+    subject = _mta_x509_make.subject_text(fields)
+    passphrase = _passphrase(minion, requested.passphrase_pillar)
+    found = _Survey((kind, size), fields, subject, passphrase)
+    certificate_file, key_file = _mta_pem.read(requested.name), _mta_pem.read(requested.key)
+    certificates = _certificates(requested, certificate_file)
+    if key_file is not None:
+        text = _survey_key(minion, requested, key_file, found)
+    foreign = _is_fleets(minion, requested.name, certificates, found)
+    if key_file is None and certificates and not foreign:
+        raise CommandExecutionError(
+            f"The authority {requested.name} ({certificates[0]['subject']}) is there without its key"
+            f" {requested.key}. Put the key back, or remove the certificate to get a new authority"
+        )
     if key_file is None:
-        found["write_key"] = True
-        found["changes"][key] = {"old": None, "new": _key_change(text, bool(passphrase))}
+        found.write_key = True
+        found.changes[requested.key] = {"old": None, "new": _key_change(text, bool(passphrase))}
+    if certificate_file is None or foreign:
+        found.issue = True
     else:
-        previous = _passphrase(minion, wanted["previous_passphrase_pillar"])
-        text = _survey_key(key, key_file, passphrase, previous, found)
-        found["name"] = _mta_x509.encode_subject(fields)
-    reason = None
-    if not certificates:
-        found["issue"] = True
-    else:
-        reason = _renewal(name, key, certificates, found["public"], now)
-        if certificates[0]["name"] != found["name"]:
-            found["notes"].append(
-                f"The authority keeps its name {certificates[0]['subject']}: with another name, "
-                "the certificates that it has signed would not verify"
-            )
-            found.update(subject=certificates[0]["subject"], name=certificates[0]["name"])
-        found["renewed"] = certificate_file.data
-        found["holds"] = certificates[0]["not_before"], certificates[0]["renewal"]
-    if reason:
-        found["issue"] = True
-        found["notes"].append(f"Renewed with the same key: {reason}")
-    if found["issue"]:
-        old = None
-        if certificates:
-            old = {item: certificates[0][item] for item in ("subject", "issuer", "key", "serial")}
-            old["not_after"] = _date(certificates[0]["not_after"])
-        new = {"subject": found["subject"], "issuer": found["subject"], "key": text, "days": wanted["days"]}
-        found["changes"][name] = {"old": old, "new": new}
+        found.renewed = certificate_file.data
+        _survey_certificate(requested, certificates, now, found)
+    if found.issue:
+        new = {"subject": found.subject, "issuer": found.subject, "key": text, "days": requested.days}
+        found.changes[requested.name] = {"old": _old(certificates), "new": new}
     return found
 
 
-def _survey_key(path, file, passphrase, previous, found):
-    """Judge the key that is there; returns what kind it is."""
-    facts, opens = _unlock(path, file, [passphrase, previous])
+def _is_fleets(
+    minion: Minion, path: str, certificates: Sequence[_mta_x509.CertificateFacts], found: _Survey
+) -> bool:
+    """Whether the certificate that is there is a fleet's authority's, which makes way: its key is not here."""
+    if not certificates or certificates[0]["public"] == found.public:
+        return False
+    if not _mta_fleet_ca.is_fetched(minion, path, certificates):
+        return False
+    found.notes.append(
+        f"The certificate of the fleet's authority, {certificates[0]['subject']}, makes way for an authority of"
+        " this host's own"
+    )
+    return True
+
+
+def _certificates(requested: Requested, file: _mta_pem.File | None) -> list[_mta_x509.CertificateFacts]:
+    """The certificates that are there; raises for a file that holds none."""
+    if file is None:
+        return []
+    try:
+        return _mta_pem.describe(requested.name, file.data, requested.renew_days)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{err}. It is not overwritten") from err
+
+
+def _survey_key(minion: Minion, requested: Requested, file: _mta_pem.File, found: _Survey) -> str:
+    """Judge the key that is there; return what kind it is."""
+    path, passphrase = requested.key, found.new_passphrase
+    previous = _passphrase(minion, requested.previous_passphrase_pillar)
+    facts, used = _unlock(path, file.data, passphrase, previous)
     locked = _mta_x509.is_locked(file.data)
-    lock = bool(passphrase) and not (locked and opens == passphrase)
-    found.update(public=facts["public"], key=file.data, passphrase=opens, lock=lock)
-    wrong = _mta_pem.wrong_access(path, file, "key")
-    if lock or wrong:
-        found["write_key"] = True
+    found.encrypt = bool(passphrase) and not (locked and used == passphrase)
+    found.public, found.key, found.passphrase = facts["public"], file.data, used
+    found.name = _mta_x509_make.encode_subject(found.fields)
+    wrong = _mta_pem.wrong_access(file, "key")
+    if found.encrypt or wrong:
+        found.write_key = True
         old = {**_key_change(facts["key"], locked), "mode": f"{file.mode:04o}", "uid": file.uid}
-        new = {**_key_change(facts["key"], locked or lock), "uid": 0}
-        if lock and locked:
+        new = {**_key_change(facts["key"], locked or found.encrypt), "uid": 0}
+        if found.encrypt and locked:
             old["passphrase"], new["passphrase"] = "the previous one", "the one in pillar"
-        found["changes"][path] = {"old": old, "new": new}
+        found.changes[path] = {"old": old, "new": new}
     if wrong:
-        found["notes"].append(f"{path} {wrong}: consider a new authority")
+        found.notes.append(f"{path} {wrong}: consider a new authority")
     return facts["key"]
 
 
-def _key_change(text, encrypted):
+def _key_change(text: str, encrypted: bool) -> dict[str, Any]:
     return {"key": text, "encrypted": encrypted, "mode": "0600"}
 
 
-def _renewal(name, key, certificates, public, now):
-    """Why the certificate has to be renewed, ``None`` when not; raises when it cannot be used at all."""
+def _old(certificates: Sequence[_mta_x509.CertificateFacts]) -> dict[str, Any] | None:
+    """What a change shows of the certificate that it replaces."""
+    if not certificates:
+        return None
     own = certificates[0]
+    return {
+        "subject": own["subject"],
+        "issuer": own["issuer"],
+        "key": own["key"],
+        "serial": own["serial"],
+        "not_after": _mta_x509.date_of(own["not_after"]),
+    }
+
+
+def _survey_certificate(
+    requested: Requested,
+    certificates: Sequence[_mta_x509.CertificateFacts],
+    now: datetime.datetime,
+    found: _Survey,
+) -> None:
+    """Judge the certificate that is there: it keeps its name, and may have to be renewed."""
+    own = certificates[0]
+    reason = _renewal(requested, certificates, found.public, now)
+    if own["name"] != found.name:
+        found.notes.append(
+            f"The authority keeps its name {own['subject']}: with another name, "
+            "the certificates that it has signed would not verify"
+        )
+        found.subject, found.name = own["subject"], own["name"]
+    found.holds = own["not_before"], own["renewal"]
+    if reason:
+        found.issue = True
+        found.notes.append(f"Renewed with the same key: {reason}")
+
+
+def _renewal(
+    requested: Requested,
+    certificates: Sequence[_mta_x509.CertificateFacts],
+    public: bytes | None,
+    now: datetime.datetime,
+) -> str | None:
+    """Why the certificate has to be renewed, ``None`` when not; raises when it cannot be used at all."""
+    own, path, date_of = certificates[0], requested.name, _mta_x509.date_of
     if own["public"] != public:
-        raise CommandExecutionError(f"The key {key} does not belong to the authority {name}")
+        raise CommandExecutionError(f"The key {requested.key} does not belong to the authority {path}")
     if not own["ca"]:
         raise CommandExecutionError(
-            f"{name} ({own['subject']}) is no authority's certificate, and is not overwritten"
+            f"{path} ({own['subject']}) is no authority's certificate, and is not overwritten"
         )
     if now < own["not_before"]:
         raise CommandExecutionError(
-            f"{name} is valid from {_date(own['not_before'])} on, but the clock says {_date(now)}. "
+            f"{path} is valid from {date_of(own['not_before'])} on, but the clock says {date_of(now)}. "
             "Set the clock, or remove the file"
         )
     if now >= own["renewal"]:
-        reason = f"it ends at {_date(own['not_after'])}, and its renewal began at {_date(own['renewal'])}"
+        reason = f"it ends at {date_of(own['not_after'])}, and its renewal began at {date_of(own['renewal'])}"
     elif not own["strict_ca"]:
         reason = "strict clients refuse it: its extensions are not those that RFC 5280, 4.2.1, asks for"
     else:
         return None
     if len(certificates) > 1 or not own["self_signed"]:
         raise CommandExecutionError(
-            f"{name} cannot be renewed here, as it has more than one certificate, or another authority "
+            f"{path} cannot be renewed here, as it has more than one certificate, or another authority "
             f"signed it. It should be: {reason}"
         )
     return reason

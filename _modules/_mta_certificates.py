@@ -1,7 +1,20 @@
-"""TODO subject (mta_cert)."""
+"""
+A mail server's key and certificate as one unit: made here, signed by an authority, or taken over from files.
 
+What is left alone, renewed or refused is written at the state ``mta_cert.managed``. There are three steps:
+:func:`_survey` looks at what is there and says what has to be done; :func:`apply` makes it and judges the new pair
+before it replaces anything; ``_mta_pem_write`` switches the files. Where Postfix reads key and certificate from two
+files and the key changes, Postfix is stopped for the moment in which they are switched: between the two no new
+smtpd(8) can exist, so none can read halves of two pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import datetime
 import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
@@ -16,36 +29,16 @@ import _mta_postfix_outlook
 import _mta_postfix_view
 import _mta_restore
 import _mta_secrets
+import _mta_system
 import _mta_transaction
 import _mta_x509
+import _mta_x509_make
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_run import Run
 
 DAYS = 825
-DAY = datetime.timedelta(days=1)
-SOURCES = ("local_ca", "self_signed", "fleet_ca", "files")
-# Of plan(), apply() and the state, with their defaults.
-ARGUMENTS = {
-    "source": None,
-    "ca_certificate": None,
-    "ca_key": None,
-    "passphrase_pillar": None,
-    "previous_passphrase_pillar": None,
-    "ca_minion": None,
-    "policy": None,
-    "certificate_source": None,
-    "key_source": None,
-    "chain_source": None,
-    "chain_file": None,
-    "subject": None,
-    "alternative_names": None,
-    "key_type": "rsa",
-    "key_size": None,
-    "days": DAYS,
-    "renew_days": None,
-    "rotate_key": False,
-}
-# What each source cannot do without.
+# Each source, and what it cannot do without.
 NEEDED = {
     "local_ca": ("ca_certificate", "ca_key"),
     "self_signed": (),
@@ -54,55 +47,150 @@ NEEDED = {
 }
 
 
-def _arguments(args):
-    """The state's arguments with their defaults; the source is told by the others where it is not given."""
-    args = clean_kwargs(**args)
-    unknown = sorted(set(args) - set(ARGUMENTS))
-    if unknown:
-        raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(ARGUMENTS)}")
-    wanted = {**ARGUMENTS, **args}
-    if wanted["source"] is None:
-        given = "files" if wanted["certificate_source"] else "fleet_ca" if wanted["ca_minion"] else "local_ca"
-        wanted["source"] = given if given != "local_ca" or wanted["ca_certificate"] else "self_signed"
-    if wanted["source"] not in SOURCES:
-        raise SaltInvocationError(f"source must be one of {', '.join(SOURCES)}, not {wanted['source']!r}")
-    missing = [name for name in NEEDED[wanted["source"]] if not wanted[name]]
-    if missing:
-        raise SaltInvocationError(f"source {wanted['source']} needs {' and '.join(missing)}")
-    return wanted
+@dataclasses.dataclass(frozen=True)
+class Requested:
+    """What the pair is to be: the arguments of the state ``mta_cert.managed``."""
+
+    name: str
+    key: str
+    hostname: str
+    source: str
+    ca_certificate: str | None = None
+    ca_key: str | None = None
+    passphrase_pillar: str | None = None
+    previous_passphrase_pillar: str | None = None
+    ca_minion: str | None = None
+    policy: str | None = None
+    certificate_source: str | None = None
+    key_source: str | None = None
+    chain_source: str | None = None
+    chain_file: str | None = None
+    subject: Mapping[str, str | None] | None = None
+    alternative_names: str | Sequence[str] | None = None
+    key_type: str = "rsa"
+    key_size: int | None = None
+    days: int = DAYS
+    renew_days: int | None = None
+    rotate_key: bool = False
+
+    @classmethod
+    def of(cls, name: str, key: str, hostname: str, arguments: Mapping[str, Any]) -> Requested:
+        """
+        The source is told by the other arguments where it is not given.
+
+        Raises ``SaltInvocationError`` for an argument that there is not, and for those that do not go together.
+        """
+        given = clean_kwargs(**arguments)
+        known = [field.name for field in dataclasses.fields(cls)[3:]]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(known)}")
+        source = given.pop("source", None)
+        if source is None:
+            told = (("certificate_source", "files"), ("ca_minion", "fleet_ca"), ("ca_certificate", "local_ca"))
+            source = next((source for argument, source in told if given.get(argument)), "self_signed")
+        if source not in NEEDED:
+            raise SaltInvocationError(f"source must be one of {', '.join(NEEDED)}, not {source!r}")
+        missing = [name for name in NEEDED[source] if not given.get(name)]
+        if missing:
+            raise SaltInvocationError(f"source {source} needs {' and '.join(missing)}")
+        return cls(name, key, hostname, source, **given)
+
+    @property
+    def signing(self) -> _mta_ca.Signing:
+        """Where the authority of ``local_ca`` is."""
+        return _mta_ca.Signing(
+            str(self.ca_certificate), self.ca_key, self.passphrase_pillar, self.previous_passphrase_pillar
+        )
 
 
-def _names(hostname, names):
-    return _mta_x509.check_names([hostname, *([names] if isinstance(names, str) else names or [])])
-
-
-def create_key(minion: Minion, path, key_type="rsa", key_size=None, passphrase_pillar=None):
+@dataclasses.dataclass
+class _Survey:
     """
-    Create a private key: PKCS 8 in PEM, mode 0600 from its first moment.
+    What is there, and what has to be done.
 
-    path
-        Absolute path of a file that does not exist yet.
+    kind, kind_text
+        Of a new key: type and size, and that in words.
 
-    key_type
-        ``rsa`` (default), ``ec`` (or ``ecdsa``) or ``ed25519``.
+    names, fields, own_fields
+        The names that the certificate is for; its subject, and that without what the formula puts in.
 
-    key_size
-        Bits. rsa: 2048, 3072, 4096, 8192; ec: 256, 384; default 3072 for rsa, 256 for ec.
+    files
+        What is at the paths of the pair and its authority.
 
-    passphrase_pillar
-        Pillar path of a passphrase (``a:b:c``; the value may be an ``sdb://`` URI) that encrypts the key.
-        Default: not encrypted. Postfix cannot use an encrypted key; this is for a CA.
+    key, certificate
+        What the pair will be, PEM; ``None`` for what has to be made.
 
-    Returns ``{"path", "key", "tlsa"}``: the kind of the key, and its TLSA 3 1 1 data.
-
-    Raises ``CommandExecutionError`` when the file exists or cannot be written, ``SaltInvocationError`` for a
-    type or size that is not known.
+    holds
+        Between which moments nothing has to be done, if nothing has now.
     """
-    kind, size, _ = _mta_x509.key_parameters(key_type, key_size)
-    passphrase = _mta_secrets.get(minion, passphrase_pillar)
-    passphrase = passphrase and passphrase.encode()
+
+    kind: tuple[str, int | None]
+    kind_text: str
+    names: list[str]
+    fields: dict[str, str]
+    own_fields: dict[str, str]
+    files: dict[str, _mta_pem.File | None]
+    key: bytes | None = None
+    certificate: bytes | None = None
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    holds: tuple[datetime.datetime, datetime.datetime] | None = None
+
+    def data(self, path: str) -> bytes | None:
+        """What is in the file at one of the paths; ``None`` when there is none."""
+        file = self.files[path]
+        return None if file is None else file.data
+
+
+@dataclasses.dataclass
+class _Issuer:
+    """
+    Who is to have signed the certificate.
+
+    anchors
+        By what that is recognised in the certificate that is there.
+
+    text
+        For messages: whom clients have to trust.
+
+    authority
+        The authority whose certificate is, or will be, on this host.
+
+    reason
+        Why whatever certificate there is has to be replaced.
+
+    other
+        Whether the one that is there was signed by another one, as far as the reason tells.
+    """
+
+    anchors: Sequence[_mta_x509.Anchor] | _mta_x509.Trust
+    text: str
+    authority: _mta_ca.Authority | None = None
+    reason: str | None = None
+    other: bool = False
+
+
+def _names(hostname: str, names: str | Iterable[str] | None) -> list[str]:
+    return _mta_x509_make.check_names([hostname, *([names] if isinstance(names, str) else names or [])])
+
+
+# -- by hand -----------------------------------------------------------------------------------
+
+
+def create_key(
+    minion: Minion,
+    path: str,
+    key_type: str = "rsa",
+    key_size: int | None = None,
+    passphrase_pillar: str | None = None,
+) -> dict[str, Any]:
+    """Do what ``mta_cert.create_key`` says."""
+    kind, size, _ = _mta_x509_make.key_parameters(key_type, key_size)
+    secret: str | None = _mta_secrets.get(minion, passphrase_pillar)
+    passphrase = None if secret is None else secret.encode()
     _mta_pem.refuse_existing(path)
-    pem = _mta_x509.make_key(kind, size, passphrase)
+    pem = _mta_x509_make.make_key(kind, size, passphrase)
     _mta_transaction.alone(minion, lambda: _mta_pem_write.create(path, pem, 0o600))
     facts = _mta_x509.describe_key(pem, passphrase)
     return {"path": path, "key": facts["key"], "tlsa": facts["tlsa"]}
@@ -110,64 +198,32 @@ def create_key(minion: Minion, path, key_type="rsa", key_size=None, passphrase_p
 
 def create(
     minion: Minion,
-    path,
-    key,
-    hostname,
-    ca_certificate=None,
-    ca_key=None,
-    passphrase_pillar=None,
-    subject=None,
-    names=None,
-    days=DAYS,
-):
-    """
-    Create the certificate for a private key that exists, signed by the CA.
-
-    path
-        Absolute path of the certificate (0644); must not exist yet.
-
-    key
-        Absolute path of the private key.
-
-    hostname
-        The server's FQDN: common name and first subject alternative name.
-
-    ca_certificate, ca_key
-        Absolute paths of the CA's certificate and key. Default: the certificate signs itself.
-
-    passphrase_pillar
-        Pillar path of the CA key's passphrase (the value may be an ``sdb://`` URI). Default: none.
-
-    subject
-        Further subject fields: country (or ``C``), state (``ST``), locality (``L``), organization (``O``), unit
-        (``OU``), email. Default: none.
-
-    names
-        Further host names or IP addresses, a list.
-
-    days
-        Validity in days, default 825. It ends with the CA at the latest.
-
-    Returns what :func:`inspect` returns.
-
-    Raises ``CommandExecutionError`` when the file exists, or a key or the CA cannot be used;
-    ``SaltInvocationError`` for a bad argument.
-    """
-    wanted = _names(hostname, names)
-    fields = _mta_x509.check_subject(subject, wanted[0])
-    _mta_x509.check_days(days)
+    path: str,
+    key: str,
+    hostname: str,
+    ca_certificate: str | None = None,
+    ca_key: str | None = None,
+    passphrase_pillar: str | None = None,
+    subject: Mapping[str, str | None] | None = None,
+    names: str | Sequence[str] | None = None,
+    days: int = DAYS,
+) -> dict[str, Any] | None:
+    """Do what ``mta_cert.create`` says."""
+    covered = _names(hostname, names)
+    fields = _mta_x509_make.check_subject(subject, covered[0])
+    _mta_x509_make.check_days(days)
     _mta_pem.refuse_existing(path)
     file = _mta_pem.read(key)
     if file is None:
         raise CommandExecutionError(f"The key {key} is not there: create it first with mta_cert.create_key")
-    facts = _use_key(key, file)
-    now, issuer = _mta_pem.utc_now(), None
+    public = _mta_pem.usable_key(key, file.data)["public"]
+    now, issuer = _mta_system.now(), None
     if ca_certificate:
-        signing = (ca_certificate, ca_key, passphrase_pillar)
-        issuer = _mta_ca.signer(minion, *signing)
-        made = _mta_ca.issue(minion, facts["public"], fields, wanted, days, *signing)
+        signing = _mta_ca.Signing(ca_certificate, ca_key, passphrase_pillar)
+        issuer = _mta_ca.signer(minion, signing).certificate
+        made = _mta_ca.issue(minion, public, fields, covered, days, signing)
     else:
-        made = _mta_x509.make_certificate(facts["public"], now, days, fields, wanted, file.data)
+        made = _mta_x509_make.make_certificate(public, now, days, fields, covered, file.data)
     problems = _mta_x509.serve(made, now, file.data, issuer or made)
     if problems:
         raise CommandExecutionError(f"{path} was not created: {'; '.join(problems)}")
@@ -175,207 +231,110 @@ def create(
     return _mta_pem.inspect(path)
 
 
-def _use_key(path, file):
-    """What a server's key is that has to be usable; raises ``CommandExecutionError`` in words."""
-    try:
-        facts = _mta_x509.describe_key(file.data, thorough=True)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"The key {path} {err}") from err
-    if facts["weakness"]:
-        raise CommandExecutionError(f"{path}: {facts['weakness']}. Move it away to get a new one")
-    return facts
-
-
 def sign(
     minion: Minion,
-    request,
-    hostname,
-    ca_certificate,
-    ca_key,
-    passphrase_pillar=None,
-    subject=None,
-    names=None,
-    days=DAYS,
-):
-    """
-    Sign a certificate request by the CA, for the names that *this call* states.
-
-    Of the request only the public key is used: names and subject in it are the applicant's wishes, and
-    whoever calls decides.
-
-    request
-        A PKCS 10 request: PEM text, or the absolute path of a file with it.
-
-    hostname, names, subject, days, ca_certificate, ca_key, passphrase_pillar
-        As for :func:`create`.
-
-    Returns the certificate as PEM text; no file is written.
-
-    Raises ``CommandExecutionError`` when the request is not signed by its key, its key is too weak, or the CA
-    cannot be used; ``SaltInvocationError`` for a bad argument.
-    """
-    wanted = _names(hostname, names)
-    fields = _mta_x509.check_subject(subject, wanted[0])
-    _mta_x509.check_days(days)
+    request: str,
+    hostname: str,
+    ca_certificate: str,
+    ca_key: str,
+    passphrase_pillar: str | None = None,
+    subject: Mapping[str, str | None] | None = None,
+    names: str | Sequence[str] | None = None,
+    days: int = DAYS,
+) -> str:
+    """Do what ``mta_cert.sign`` says."""
+    covered = _names(hostname, names)
+    fields = _mta_x509_make.check_subject(subject, covered[0])
+    _mta_x509_make.check_days(days)
+    pem: str | bytes = request
     if "-----BEGIN" not in request:
         file = _mta_pem.read(request)
         if file is None:
             raise CommandExecutionError(f"The request {request} is not there")
-        request = file.data
-    public = _mta_x509.describe_request(request)["public"]
-    made = _mta_ca.issue(minion, public, fields, wanted, days, ca_certificate, ca_key, passphrase_pillar)
-    return made.decode()
+        pem = file.data
+    public = _mta_x509.describe_request(pem)["public"]
+    signing = _mta_ca.Signing(ca_certificate, ca_key, passphrase_pillar)
+    return _mta_ca.issue(minion, public, fields, covered, days, signing).decode()
 
 
-def verify(certificate, key=None, ca_certificate=None, hostname=None):
-    """
-    Check a certificate as its users will: dates, key, signature, names, chain, loading it as a server does.
-
-    certificate
-        Absolute path of the PEM file: the server's certificate, then those that lead to the authority, in
-        order.
-
-    key
-        Absolute path of the private key that must belong to it. Default: not checked.
-
-    ca_certificate
-        Absolute path of the authorities that are trusted; on Debian ``/etc/ssl/certs/ca-certificates.crt`` are the
-        public ones. Default: the certificate has to sign itself.
-
-    hostname
-        Name, or list of names, that it must be for. Default: not checked.
-
-    Returns a list of problems in words; empty when all is well. Raises ``CommandExecutionError`` when a
-    Python library is missing or a file cannot be read.
-    """
-    now, problems, files = _mta_pem.utc_now(), [], {}
-    names = _mta_x509.check_names([hostname] if isinstance(hostname, str) else hostname or [])
+def verify(
+    certificate: str,
+    key: str | None = None,
+    ca_certificate: str | None = None,
+    hostname: str | Sequence[str] | None = None,
+) -> list[str]:
+    """Do what ``mta_cert.verify`` says."""
+    now, problems, data = _mta_system.now(), [], {}
+    names = _mta_x509_make.check_names([hostname] if isinstance(hostname, str) else hostname or [])
     for path in filter(None, (certificate, ca_certificate, key)):
-        files[path] = _mta_pem.read(path)
-        if files[path] is None:
+        file = _mta_pem.read(path)
+        if file is None:
             return [f"{path} is not there"]
-    private = public = anchors = None
+        data[path] = file.data
+        wrong = _mta_pem.wrong_access(file, "server key") if path == key else None
+        problems += [f"{key} {wrong}"] if wrong else []
+    private = public = None
+    anchors: Sequence[_mta_x509.Anchor] | _mta_x509.Trust = _mta_x509.Trust.ITSELF
+    chain = data[certificate]
     try:
-        chain = files[certificate].data
-        _mta_pem.describe(certificate, files[certificate])
+        _mta_pem.describe(certificate, chain)
         if ca_certificate:
-            anchors = _mta_pem.describe(ca_certificate, files[ca_certificate])
+            anchors = _mta_pem.describe(ca_certificate, data[ca_certificate])
         if key:
-            private, public = files[key].data, _use_key(key, files[key])["public"]
+            private, public = data[key], _mta_pem.usable_key(key, data[key])["public"]
     except CommandExecutionError as err:
         return [str(err)]
-    if key:
-        wrong = _mta_pem.wrong_access(key, files[key], "server key")
-        problems += [f"{key} {wrong}"] if wrong else []
     problems += _mta_x509.problems(chain, now, anchors, names, public=public)
-    trusted = files[ca_certificate].data if ca_certificate else chain
-    return problems + _mta_x509.serve(chain, now, private, trusted)
+    return problems + _mta_x509.serve(chain, now, private, data[ca_certificate] if ca_certificate else chain)
 
 
-def plan(minion: Minion, name, key, hostname, **arguments):
+# -- the participant ---------------------------------------------------------------------------
+
+
+def plan(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -> Plan:
     """
     Tell what :func:`apply` would change; reads only, and asks no other host.
 
-    What is decided where nothing prescribes it:
+    A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
+    put in force. That is asked in a conversation, once for each content of the files.
 
-    - A good pair is left alone, also where its key is of another type or size than asked for, or the
-      certificate has more names: type and size are for new keys. A comment says so.
-    - A pair that is bad (it does not match, has expired or will soon, is for other names, is not signed by
-      the authority, cannot be parsed) gets a new certificate. A good key is kept, so that pinned keys (TLSA 3
-      1 1) stay valid; a missing, unreadable or too weak one is replaced. A key that a passphrase locks is an
-      error: Postfix cannot use it, and only its owner can say what it is for.
-    - A certificate that is not valid *yet* is an error: the clock is wrong, and a new certificate would be
-      wrong too.
-    - Nothing is replaced before the new pair has been checked: the key matches, the chain verifies in order,
-      names, dates, signature and key are what clients accept, and it loads in a TLS server's context. With
-      source ``files`` a bad new pair is an error, and the server keeps the one that it has.
-    - Symbolic links at the target paths are followed when root made them and they lead to a regular file. A file
-      that belongs to somebody else, or that others can write, becomes root's.
-    - A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
-      put in force. That is asked in a conversation, once for each content of the files.
-    - Keys are 0600 and root's. Debian's group ``ssl-cert`` may read a server key (0640), nobody else.
-    - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the
-      moment in which they are switched: between the two no new smtpd(8) can exist, so none can read halves of
-      different pairs. (Where the key stays, and with ``chain_file``, which is one file, it goes on running.)
-
-    name
-        Absolute path of the certificate.
-
-    key
-        Absolute path of the private key.
+    name, key
+        Absolute paths of the certificate and the private key.
 
     hostname
-        The server's FQDN: common name and first subject alternative name.
+        The server's FQDN.
 
-    source
-        ``local_ca``: signed by the CA of ``ca_certificate`` and ``ca_key``. ``self_signed``. ``fleet_ca``: the
-        key is made here, and the minion ``ca_minion`` signs; its certificate comes to ``ca_certificate``.
-        ``files``: taken over from ``certificate_source`` and ``key_source``. Default: told by which of these are
-        given.
+    arguments
+        Those of the state ``mta_cert.managed``.
 
-    ca_certificate, ca_key, passphrase_pillar
-        Absolute paths of the CA's certificate and key, pillar path of the key's passphrase. Default: none.
-
-    previous_passphrase_pillar
-        Pillar path of the passphrase before that, used while the key still has it. Default: none.
-
-    ca_minion, policy
-        Id of the minion that signs, and the name of its signing policy. Default: none.
-
-    certificate_source, key_source, chain_source
-        Where an administrator or an ACME client leaves the certificate, its key, and further certificates of the
-        chain if the first has them not: absolute path, or pillar path of PEM text (or of an ``sdb://`` URI).
-        Default: none.
-
-    chain_file
-        Absolute path of one more file with the key and then the certificates, for ``smtpd_tls_chain_files``
-        (postconf(5)): one rename switches both. Default: none.
-
-    subject
-        Further subject fields, as for :func:`create`. Default: none.
-
-    alternative_names
-        Further host names or IP addresses, a list. Default: none.
-
-    key_type, key_size
-        For a key that has to be made; as for :func:`create_key`.
-
-    days
-        Validity of a new certificate in days, default 825.
-
-    renew_days
-        How many days before its end the certificate is renewed. Default: a third of its lifetime, 30 at most.
-
-    rotate_key
-        Make a new key at each renewal. Default ``False``: the key is kept, and records that pin it stay
-        valid.
-
-    Returns ``{"changes", "activate", "comment", "errors"}``. Raises ``SaltInvocationError`` for a bad
-    argument.
+    Raises ``SaltInvocationError`` for a bad argument.
     """
-    wanted, now = _arguments(arguments), _mta_pem.utc_now()
+    requested, now = Requested.of(name, key, hostname, arguments), _mta_system.now()
 
-    def judge():
-        found = _survey(minion, now, name, key, hostname, wanted)
-        if not found["changes"] and _mta_judge.stale([name, wanted["chain_file"]]):
-            found["changes"][name] = {"old": "another certificate is served", "new": "served"}
-        return found
+    def judge() -> dict[str, Any]:
+        found = _survey(minion, now, requested)
+        if not found.changes and _mta_judge.stale([name, requested.chain_file]):
+            found.changes[name] = {"old": "another certificate is served", "new": "served"}
+        return {"changes": found.changes, "notes": found.notes, "holds": found.holds}
 
-    return _mta_plan_cache.plan(minion, name, lambda: _evidence(minion, name, key, hostname, wanted), judge, now)
+    found: Plan = _mta_plan_cache.plan(minion, name, lambda: _evidence(minion, requested), judge, now)
+    return found
 
 
-def _evidence(minion: Minion, name, key, hostname, wanted):
-    """What a verdict about the pair rests on; ``None`` where none is remembered."""
-    sources = [wanted[f"{part}_source"] for part in ("certificate", "key", "chain")]
+def _evidence(minion: Minion, requested: Requested) -> list[Any] | None:
+    """What the plan rests on; ``None`` where it is not kept."""
+    sources = [requested.certificate_source, requested.key_source, requested.chain_source]
     if any(source and not source.startswith("/") for source in sources):
         return None  # pillar has the key
-    if wanted["ca_certificate"] and _mta_ca.is_planned(minion, wanted["ca_certificate"]):
+    authority = requested.ca_certificate
+    if authority and _mta_ca.is_planned(minion, authority):
         return None  # what the authority will be counts, not what it is
-    paths = [name, key, wanted["chain_file"], wanted["ca_certificate"], *sources]
-    return [hostname, wanted, [path and tuple(_mta_pem.read(path) or ()) for path in paths]]
+    paths = [requested.name, requested.key, requested.chain_file, authority, *sources]
+    fetched = _mta_fleet_ca.fetched(minion, authority) if requested.source == "fleet_ca" and authority else None
+    return [requested, [path and tuple(_mta_pem.read(path) or ()) for path in paths], fetched]
 
 
-def apply(minion: Minion, name, key, hostname, **arguments):
+def apply(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -> None:
     """
     Make the key and the certificate what :func:`plan` says, as part of the transaction.
 
@@ -383,64 +342,69 @@ def apply(minion: Minion, name, key, hostname, **arguments):
     or a file cannot be written.
     """
     _mta_transaction.begin(minion)
-    wanted, now = _arguments(arguments), _mta_pem.utc_now()
-    found = _survey(minion, now, name, key, hostname, wanted)
-    files = {}
-    private = found["key"] or _mta_x509.make_key(*found["parameters"])
-    certificate = found["certificate"]
+    requested, now = Requested.of(name, key, hostname, arguments), _mta_system.now()
+    found = _survey(minion, now, requested)
+    files: dict[str, bytes] = {}
+    private = found.key or _mta_x509_make.make_key(*found.kind)
+    certificate = found.certificate
     if certificate is None:
-        certificate, authority = _issue(minion, now, private, found, wanted)
-        files.update(authority)
-        problems = _judge(minion, now, certificate, private, found, wanted, authority)
+        certificate, anchors = _issue(minion, now, private, found, requested)
+        problems = _judge(now, certificate, private, found, requested, anchors)
         if problems:
             raise CommandExecutionError(f"The new {name} is not good: {'; '.join(problems)}")
-    contents = {key: private, name: certificate, wanted["chain_file"]: private + certificate}
-    files.update({path: data for path, data in contents.items() if path in found["changes"]})
-    apart = private != found["old_key"] and _is_read_apart(key)
+        if requested.source == "fleet_ca" and requested.ca_certificate and anchors:
+            files.update(_fetched(minion, anchors, found, requested.ca_certificate, str(requested.ca_minion)))
+    contents = {key: private, name: certificate}
+    if requested.chain_file:
+        contents[requested.chain_file] = private + certificate
+    files.update({path: data for path, data in contents.items() if path in found.changes})
+    apart = private != found.data(key) and _is_read_apart(key)
     _mta_pem_write.write(minion, files, halted=apart)
     if not files:
         _mta_transaction.need(minion, {"postfix": "reload"})
 
 
-def only_plan(minion: Minion, keep):
+def _fetched(minion: Minion, authority: bytes, found: _Survey, path: str, ca_minion: str) -> dict[str, bytes]:
+    """The fleet's authority as a file to write, where it is new; record whose it is."""
+    _mta_fleet_ca.record_fetched(minion, path, ca_minion, authority)
+    return {} if found.data(path) == authority else {path: authority}
+
+
+def only_plan(minion: Minion, keep: Sequence[str]) -> Plan:
     """
     Tell what :func:`only_apply` would remove: files of pairs that were made here and that nobody wants any more.
 
     keep
-        List of the paths of all files that the pairs need which stay.
+        Paths of all files that the pairs need which stay.
 
     A file that somebody has changed since stays, with the others, and so does one that main.cf or master.cf still
     name. Where something else was before the first apply, that comes back. An authority of this host's always
     stays.
-
-    Returns ``{"changes", "activate", "comment"}``.
     """
-    found, named = _needless(minion, keep)
+    found, named = _obsolete(minion, keep)
     left = [f"{path} stays, as it is named by {where}" for path, where in named.items()] + found["stays"]
     return Plan(found["changes"], notes=left)
 
 
-def _needless(minion: Minion, keep):
-    """What ``mta_originals.superseded`` says of them; ``{path: where}`` of what is still named."""
-    found = _mta_restore.obsolete(minion, "mta_cert", keep)
-    named = _mta_postfix_outlook.naming(minion, list(found["changes"])) if found["changes"] else {}
+def _obsolete(minion: Minion, keep: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What ``_mta_restore.obsolete`` says of them; path to where it is still named."""
+    keep = [*keep, minion.state.path(_mta_fleet_ca.FETCHED)]
+    found: dict[str, Any] = _mta_restore.obsolete(minion, "mta_cert", keep)
+    named: dict[str, str] = {}
+    if found["changes"]:
+        named = _mta_postfix_outlook.naming(minion, list(found["changes"]))
     if named:
         found = _mta_restore.obsolete(minion, "mta_cert", [*keep, *named])
     return found, named
 
 
-def only_apply(minion: Minion, keep):
-    """
-    Remove the files of pairs that the settings no longer have, as part of the transaction.
-
-    keep
-        As for :func:`only_plan`.
-    """
+def only_apply(minion: Minion, keep: Sequence[str]) -> None:
+    """Remove what :func:`only_plan` tells, as part of the transaction."""
     _mta_transaction.begin(minion)
-    _mta_restore.restore(minion, list(_needless(minion, keep)[0]["changes"]))
+    _mta_restore.restore(minion, list(_obsolete(minion, keep)[0]["changes"]))
 
 
-def _is_read_apart(key):
+def _is_read_apart(key: str) -> bool:
     """Whether an smtpd(8) that is started at this moment reads this key file, and the certificate from another."""
     try:
         listeners = _mta_postfix_view.listeners()
@@ -450,144 +414,122 @@ def _is_read_apart(key):
     return os.path.realpath(key) in read
 
 
-def _survey(minion: Minion, now, name, key, hostname, wanted):
-    """Look at the pair; return what is there and what has to be done. Raise where a person has to decide."""
-    kind, size, text = _mta_x509.key_parameters(wanted["key_type"], wanted["key_size"])
-    _mta_x509.check_days(wanted["days"], wanted["renew_days"])
-    names = _names(hostname, wanted["alternative_names"])
-    paths = [path for path in (name, key, wanted["chain_file"], wanted["ca_certificate"]) if path]
+# -- what is there, and what has to be done ----------------------------------------------------
+
+
+def _survey(minion: Minion, now: datetime.datetime, requested: Requested) -> _Survey:
+    """Look at the pair. Raises where a person has to decide."""
+    kind, size, text = _mta_x509_make.key_parameters(requested.key_type, requested.key_size)
+    _mta_x509_make.check_days(requested.days, requested.renew_days)
+    names = _names(requested.hostname, requested.alternative_names)
+    optional = requested.chain_file, requested.ca_certificate
+    paths = [requested.name, requested.key, *(path for path in optional if path)]
     if len(set(paths)) < len(paths):
         raise SaltInvocationError(f"The certificate, the key and the others need a file each: {', '.join(paths)}")
-    found = {
-        "parameters": (kind, size),
-        "parameters_text": text,
-        "names": names,
-        "fields": _mta_x509.check_subject(wanted["subject"], names[0]),
-        "own_fields": _mta_x509.check_subject(wanted["subject"]),
-        "files": {path: _mta_pem.read(path) for path in paths},
-        "key": None,
-        "certificate": None,
-        "changes": {},
-        "notes": [],
-        "holds": None,
-    }
-    file = found["files"][key]
-    found["old_key"] = file and file.data
-    if wanted["source"] == "files":
-        _survey_files(minion, now, name, key, wanted, found)
+    found = _Survey(
+        kind=(kind, size),
+        kind_text=text,
+        names=names,
+        fields=_mta_x509_make.check_subject(requested.subject, names[0]),
+        own_fields=_mta_x509_make.check_subject(requested.subject),
+        files={path: _mta_pem.read(path) for path in paths},
+    )
+    if requested.source == "files":
+        _survey_files(minion, now, requested, found)
     else:
-        _survey_made(minion, now, name, key, wanted, found)
-    _survey_access(name, key, wanted["chain_file"], found)
+        _survey_made(minion, now, requested, found)
+    if requested.chain_file:
+        _survey_chain_file(requested.chain_file, found)
+    _survey_access(requested, found)
     return found
 
 
-def _survey_access(name, key, chain_file, found):
-    """Find what others can get at, and a chain file that is not what the pair is."""
-    changes, new = found["changes"], "the key and the certificate in one file"
-    if chain_file:
-        file = found["files"][chain_file]
-        pair = found["key"] and found["certificate"] and found["key"] + found["certificate"]
-        if file is None or file.data != pair:
-            changes[chain_file] = {"old": None if file is None else "another content", "new": new}
-    for path, kind in ((key, "server key"), (name, "certificate"), (chain_file, "server key")):
-        file = path and found["files"][path]
-        wrong = file and _mta_pem.wrong_access(path, file, kind)
-        if not wrong:
+def _survey_chain_file(path: str, found: _Survey) -> None:
+    """Find a chain file that is not what the pair is."""
+    there = found.data(path)
+    pair = found.key + found.certificate if found.key and found.certificate else None
+    if there is None or there != pair:
+        old = None if there is None else "another content"
+        found.changes[path] = {"old": old, "new": "the key and the certificate in one file"}
+
+
+def _survey_access(requested: Requested, found: _Survey) -> None:
+    """Find what others have access to."""
+    kinds: list[tuple[str | None, _mta_pem.Kind]] = [
+        (requested.key, "server key"),
+        (requested.name, "certificate"),
+        (requested.chain_file, "server key"),
+    ]
+    for path, kind in kinds:
+        file = found.files[path] if path else None
+        wrong = _mta_pem.wrong_access(file, kind) if file else None
+        if not (path and file and wrong):
             continue
-        if kind == "server key" and key not in changes:
-            found["notes"].append(f"{path} {wrong}. Who has read the key can be the server: consider a new one")
-        if path not in changes:
+        if kind == "server key" and requested.key not in found.changes:
+            found.notes.append(f"{path} {wrong}. Who has read the key can be the server: consider a new one")
+        if path not in found.changes:
             mode = "0644" if kind == "certificate" else "0600"
-            old = {"mode": f"{file.mode:04o}", "uid": file.uid}
-            changes[path] = {"old": old, "new": {"mode": mode, "uid": 0}}
+            found.changes[path] = {"old": _access(file), "new": {"mode": mode, "uid": 0}}
 
 
-def _survey_made(minion: Minion, now, name, key, wanted, found):
+def _access(file: _mta_pem.File | None) -> dict[str, Any] | None:
+    """What a change shows of a key that it replaces."""
+    return None if file is None else {"mode": f"{file.mode:04o}", "uid": file.uid}
+
+
+def _old(file: _mta_pem.File | None) -> Any:
+    """What a change shows of the certificate that it replaces."""
+    if file is None:
+        return None
+    try:
+        return _summary(_mta_x509.describe(file.data)[0])
+    except CommandExecutionError:
+        return "not a certificate that can be understood"
+
+
+def _summary(facts: _mta_x509.CertificateFacts) -> dict[str, Any]:
+    return {
+        "subject": facts["subject"],
+        "names": facts["names"],
+        "issuer": facts["issuer"],
+        "key": facts["key"],
+        "serial": facts["serial"],
+        "not_after": _mta_x509.date_of(facts["not_after"]),
+    }
+
+
+# -- a pair that is made -----------------------------------------------------------------------
+
+
+def _survey_made(minion: Minion, now: datetime.datetime, requested: Requested, found: _Survey) -> None:
     """Judge the pair that is there, and find what has to be made."""
-    certificate_file, key_file = found["files"][name], found["files"][key]
-    authority = _trusted(minion, wanted, found)
-    facts, reasons = _survey_key(key, key_file)
+    certificate_file, key_file = found.files[requested.name], found.files[requested.key]
+    issuer = _issuer(minion, requested, found)
+    facts, reasons = _survey_key(requested.key, key_file)
     if certificate_file is not None:
-        reasons += _survey_certificate(now, name, certificate_file, facts, authority, wanted, found)
-    if authority["missing"]:
-        reasons.append(f"the authority's certificate {wanted['ca_certificate']} is not there")
-    issue = bool(reasons) or facts is None or certificate_file is None
-    if issue and facts:
-        if wanted["rotate_key"] and certificate_file is not None:
-            facts = None
-        else:
-            try:
-                _mta_x509.describe_key(key_file.data, thorough=True)
-            except CommandExecutionError:
-                reasons.append("the private key is damaged")
-                facts = None
-    text = found["parameters_text"] if facts is None else facts["key"]
-    if facts is None:
-        old = None if key_file is None else {"mode": f"{key_file.mode:04o}", "uid": key_file.uid}
-        found["changes"][key] = {"old": old, "new": {"key": text, "mode": "0600", "uid": 0}}
-        if key_file is None and certificate_file is not None:
-            reasons.append("the key is missing")
-    else:
-        found["key"] = key_file.data
-    if not issue:
-        found["certificate"] = certificate_file.data
-        if text != found["parameters_text"]:
-            found["notes"].append(
-                f"The key stays {text}, which is good: another ({found['parameters_text']}) would break "
-                f"records that pin it. Remove {key} to get one"
+        reasons += _survey_certificate(now, certificate_file, facts, issuer, requested, found)
+    if issuer.reason:
+        reasons.append(issuer.reason)
+    if facts and key_file and certificate_file and not reasons:
+        found.key, found.certificate = key_file.data, certificate_file.data
+        if facts["key"] != found.kind_text:
+            found.notes.append(
+                f"The key stays {facts['key']}, which is good: another ({found.kind_text}) would break "
+                f"records that pin it. Remove {requested.key} to get one"
             )
         return
-    issuer = _issuer(minion, authority, wanted, found)
-    found["changes"][name] = {
-        "old": _old(certificate_file),
-        "new": {
-            "subject": _mta_x509.subject_text(found["fields"]),
-            "names": found["names"],
-            "issuer": issuer,
-            "key": text,
-            "days": wanted["days"],
-        },
-    }
-    if authority["missing"]:
-        found["changes"][wanted["ca_certificate"]] = {"old": None, "new": issuer}
-    if wanted["source"] == "fleet_ca":
-        found["notes"].append(f"The CA minion {wanted['ca_minion']} signs it, and is asked in a real run only")
+    facts = _kept(requested, facts, key_file, certificate_file, reasons)
+    if facts and key_file:
+        found.key = key_file.data
+    else:
+        new = {"key": found.kind_text, "mode": "0600", "uid": 0}
+        found.changes[requested.key] = {"old": _access(key_file), "new": new}
+    _plan_certificate(minion, requested, found, issuer, facts["key"] if facts else found.kind_text)
     if reasons:
-        found["notes"].append("Reason: " + "; ".join(reasons))
+        found.notes.append("Reason: " + "; ".join(reasons))
 
 
-def _trusted(minion: Minion, wanted, found):
-    """The authority that the pair is checked against: ``anchors`` as of ``mta_x509.problems``."""
-    none = {"anchors": None, "not_after": None, "planned": False, "missing": False}
-    if wanted["source"] == "self_signed":
-        return none
-    if wanted["source"] == "fleet_ca" and found["files"][wanted["ca_certificate"]] is None:
-        return {**none, "anchors": "any", "missing": True}
-    return {**none, **_mta_ca.authority(minion, wanted["ca_certificate"])}
-
-
-def _issuer(minion: Minion, authority, wanted, found):
-    """The name that will sign, as text; raises when it cannot."""
-    own = _mta_x509.subject_text(found["fields"])
-    if wanted["source"] == "self_signed":
-        return own
-    if wanted["source"] == "fleet_ca":
-        return f"the CA minion {wanted['ca_minion']}"
-    issuer = authority
-    if not authority["planned"]:
-        pem = _mta_ca.signer(minion, *_signing(wanted))
-        (issuer,) = _mta_x509.describe(pem)
-    if issuer["subject"] == own:
-        raise SaltInvocationError(f"The server and its authority must not have the same name: {own}")
-    return issuer["subject"]
-
-
-def _signing(wanted):
-    names = ("ca_certificate", "ca_key", "passphrase_pillar", "previous_passphrase_pillar")
-    return [wanted[name] for name in names]
-
-
-def _survey_key(path, file):
+def _survey_key(path: str, file: _mta_pem.File | None) -> tuple[_mta_x509.KeyFacts | None, list[str]]:
     """What the key is that is there, ``None`` when it is of no use; and the reasons why."""
     if file is None:
         return None, []
@@ -603,148 +545,275 @@ def _survey_key(path, file):
     return (None, [facts["weakness"]]) if facts["weakness"] else (facts, [])
 
 
-def _survey_certificate(now, name, file, facts, authority, wanted, found):
+def _survey_certificate(
+    now: datetime.datetime,
+    file: _mta_pem.File,
+    key: _mta_x509.KeyFacts | None,
+    issuer: _Issuer,
+    requested: Requested,
+    found: _Survey,
+) -> list[str]:
     """Why the certificate that is there has to be replaced."""
     try:
-        leaf = _mta_pem.describe(name, file, wanted["renew_days"])[0]
+        leaf = _mta_pem.describe(requested.name, file.data, requested.renew_days)[0]
     except CommandExecutionError:
         return ["the certificate file is not a PEM certificate"]
     if now < leaf["not_before"]:
         raise CommandExecutionError(
-            f"{name} is valid from {_mta_pem.date_of(leaf['not_before'])} on, but the clock says"
-            f" {_mta_pem.date_of(now)}. Set the clock, or remove the file"
+            f"{requested.name} is valid from {_mta_x509.date_of(leaf['not_before'])} on, but the clock says"
+            f" {_mta_x509.date_of(now)}. Set the clock, or remove the file"
         )
-    renewal = leaf["renewal"]
-    if authority["not_after"] is not None and authority["not_after"] - leaf["not_after"] < DAY:
-        # It lasts as long as its authority does: renewing it would gain nothing until that is renewed. The
+    renewal: datetime.datetime | None = leaf["renewal"]
+    if issuer.authority and requested.source == "local_ca":
+        # One that lasts as long as its authority does: renewing it would gain nothing until that is renewed. The
         # authority of a fleet is renewed elsewhere, and asked again.
-        renewal = None if wanted["source"] == "local_ca" else renewal
-    found["holds"] = leaf["not_before"], renewal or leaf["not_after"]
+        renewal = None if issuer.authority.not_after - leaf["not_after"] < _mta_x509.DAY else renewal
+    found.holds = leaf["not_before"], renewal or leaf["not_after"]
     return _mta_x509.problems(
         file.data,
         now,
-        authority["anchors"],
-        found["names"],
+        issuer.anchors,
+        found.names,
         renewal,
-        facts and facts["public"],
+        key["public"] if key else None,
         # What a fleet's certificates say beside the names is for its signing policy to decide.
-        None if wanted["source"] == "fleet_ca" else found["own_fields"],
+        None if requested.source == "fleet_ca" else found.own_fields,
     )
 
 
-def _old(file):
-    """What a change shows of the certificate that it replaces."""
+def _kept(
+    requested: Requested,
+    facts: _mta_x509.KeyFacts | None,
+    key: _mta_pem.File | None,
+    certificate: _mta_pem.File | None,
+    reasons: list[str],
+) -> _mta_x509.KeyFacts | None:
+    """The key that the new certificate is for; ``None`` for a new one. Adds to the reasons."""
+    if key is None:
+        reasons += ["the key is missing"] if certificate else []
+    if not (facts and key) or (requested.rotate_key and certificate):
+        return None
+    try:
+        _mta_x509.describe_key(key.data, thorough=True)
+    except CommandExecutionError:
+        reasons.append("the private key is damaged")
+        return None
+    return facts
+
+
+def _plan_certificate(
+    minion: Minion, requested: Requested, found: _Survey, issuer: _Issuer, key_text: str
+) -> None:
+    """Say which certificate has to be made; raises when the one who is to sign it cannot."""
+    subject = _mta_x509_make.subject_text(found.fields)
+    signer = _signer_text(minion, requested, issuer, subject)
+    file = found.files[requested.name]
+    new = {
+        "subject": subject,
+        "names": found.names,
+        "issuer": signer,
+        "key": key_text,
+        "days": requested.days,
+    }
+    found.changes[requested.name] = {"old": _old(file), "new": new}
+    # Of two pairs of one authority the first one fetches it.
+    announced = Run.of(minion).changes.get("mta_cert", {})
+    if issuer.reason and requested.ca_certificate and requested.ca_certificate not in announced:
+        old = issuer.authority and issuer.authority.subject
+        found.changes[requested.ca_certificate] = {"old": old, "new": signer}
+    if requested.source == "fleet_ca":
+        found.notes.append(f"The CA minion {requested.ca_minion} signs it, and is asked in a real run only")
+    before = _signed_before(file, issuer)
+    if before:
+        found.notes.append(_trust_note(issuer.text, before))
+
+
+def _trust_note(now: str, before: str) -> str:
+    return f"Clients have to trust {now} from now on; the certificate so far is signed by another, {before}"
+
+
+def _signed_before(file: _mta_pem.File | None, issuer: _Issuer) -> str | None:
+    """Who signed the certificate that is there, where that was another one; ``None`` when nobody can tell."""
     if file is None:
         return None
     try:
-        return _summary(_mta_x509.describe(file.data)[0])
+        last = _mta_x509.describe(file.data)[-1]
     except CommandExecutionError:
-        return "not a certificate that can be understood"
+        return None
+    if not issuer.other and _mta_x509.is_signed_by(file.data, issuer.anchors):
+        return None
+    return last["issuer"] or "an authority without a name"
 
 
-def _summary(facts):
-    shown = {item: facts[item] for item in ("subject", "names", "issuer", "key", "serial")}
-    return {**shown, "not_after": _mta_pem.date_of(facts["not_after"])}
+def _issuer(minion: Minion, requested: Requested, found: _Survey) -> _Issuer:
+    """Who is to have signed the certificate."""
+    path = requested.ca_certificate
+    if requested.source == "self_signed" or not path:
+        return _Issuer(_mta_x509.Trust.ITSELF, f"the certificate {requested.name} itself")
+    if requested.source == "local_ca":
+        authority = _mta_ca.authority(minion, path)
+        return _Issuer(authority.anchors, f"the authority {authority.subject} ({path})", authority)
+    text = f"the authority of the CA minion {requested.ca_minion} ({path})"
+    fetched = _mta_fleet_ca.fetched(minion, path)
+    other = not fetched or fetched["ca_minion"] != requested.ca_minion
+    if found.files[path] is None:
+        reason = f"the authority's certificate {path} is not there"
+        return _Issuer(_mta_x509.Trust.ANY, text, None, reason, other)
+    authority = _mta_ca.authority(minion, path)
+    if other or not _mta_fleet_ca.is_fetched(minion, path, authority.anchors):
+        reason = f"the authority {path} ({authority.subject}) is not from the CA minion {requested.ca_minion}"
+        return _Issuer(_mta_x509.Trust.ANY, text, authority, reason, True)
+    return _Issuer(authority.anchors, text, authority)
 
 
-def _issue(minion: Minion, now, private, found, wanted):
-    """Have a certificate made for the key. Returns it as PEM bytes, and the authority's file if that is new."""
+def _signer_text(minion: Minion, requested: Requested, issuer: _Issuer, own: str) -> str:
+    """The name that will sign; raises when it cannot."""
+    if requested.source == "self_signed":
+        return own
+    if requested.source == "fleet_ca":
+        return f"the CA minion {requested.ca_minion}"
+    if issuer.authority and issuer.authority.planned:
+        subject = issuer.authority.subject
+    else:
+        subject = _mta_x509.describe(_mta_ca.signer(minion, requested.signing).certificate)[0]["subject"]
+    if subject == own:
+        raise SaltInvocationError(f"The server and its authority must not have the same name: {own}")
+    return subject
+
+
+def _issue(
+    minion: Minion, now: datetime.datetime, private: bytes, found: _Survey, requested: Requested
+) -> tuple[bytes, bytes | None]:
+    """Have a certificate made for the key; return it and the authorities that it leads to, ``None`` for itself."""
     public = _mta_x509.describe_key(private)["public"]
-    making = (found["fields"], found["names"])
-    if wanted["source"] == "self_signed":
-        made = _mta_x509.make_certificate(public, now, wanted["days"], *making, private)
-        return made, {}
-    if wanted["source"] == "local_ca":
-        return _mta_ca.issue(minion, public, *making, wanted["days"], *_signing(wanted)), {}
-    request = _mta_x509.make_request(private, *making)
-    chain = _mta_fleet_ca.sign_request(minion, request, wanted["ca_minion"], wanted["policy"], wanted["days"])
-    authority = _mta_fleet_ca.authority(minion, wanted["ca_minion"])
-    made, authority = (_mta_x509.pick(pem, "certificates") for pem in (chain, authority))
-    if not made or not authority:
-        raise CommandExecutionError(f"The CA minion {wanted['ca_minion']} answered without a certificate")
-    file = found["files"][wanted["ca_certificate"]]
-    return made, {} if file is not None and file.data == authority else {wanted["ca_certificate"]: authority}
+    fields, names, days = found.fields, found.names, requested.days
+    if requested.source == "self_signed":
+        return _mta_x509_make.make_certificate(public, now, days, fields, names, private), None
+    if requested.source == "local_ca":
+        made = _mta_ca.issue(minion, public, fields, names, days, requested.signing)
+        return made, _mta_ca.signer(minion, requested.signing).certificate
+    request, ca_minion = _mta_x509_make.make_request(private, fields, names), requested.ca_minion
+    chain = _mta_fleet_ca.sign_request(minion, request, str(ca_minion), requested.policy, days)
+    authority = _mta_fleet_ca.authority(minion, str(ca_minion))
+    made, anchors = (_mta_x509.pick(pem, "certificates") for pem in (chain, authority))
+    if not made or not anchors:
+        raise CommandExecutionError(f"The CA minion {ca_minion} answered without a certificate")
+    return made, anchors
 
 
-def _judge(minion: Minion, now, certificate, private, found, wanted, authority):
+def _judge(
+    now: datetime.datetime,
+    certificate: bytes,
+    private: bytes,
+    found: _Survey,
+    requested: Requested,
+    anchors: bytes | None,
+) -> list[str]:
     """What is wrong with a pair that has just been made, before it replaces anything."""
     public = _mta_x509.describe_key(private)["public"]
-    anchors = None
-    if wanted["source"] == "local_ca":
-        anchors = _mta_ca.signer(minion, *_signing(wanted))
-    elif wanted["source"] == "fleet_ca":
-        file = found["files"][wanted["ca_certificate"]]
-        anchors = authority.get(wanted["ca_certificate"]) or file.data
-    trusted = anchors and _mta_x509.describe(anchors)
-    leaf = _mta_x509.describe(certificate, wanted["renew_days"])[0]
-    renewal = None if wanted["source"] == "local_ca" else leaf["renewal"]
-    problems = _mta_x509.problems(certificate, now, trusted, found["names"], renewal, public)
+    trusted = _mta_x509.describe(anchors) if anchors else _mta_x509.Trust.ITSELF
+    leaf = _mta_x509.describe(certificate, requested.renew_days)[0]
+    renewal = None if requested.source == "local_ca" else leaf["renewal"]
+    problems = _mta_x509.problems(certificate, now, trusted, found.names, renewal, public)
     return problems or _mta_x509.serve(certificate, now, private, anchors or certificate)
 
 
-def _survey_files(minion: Minion, now, name, key, wanted, found):
+# -- a pair that is taken over -----------------------------------------------------------------
+
+
+class _Left(NamedTuple):
+    """What an administrator or an ACME client has left: PEM, and where."""
+
+    certificate: bytes
+    key: bytes
+    certificate_source: str
+    key_source: str
+
+
+def _survey_files(minion: Minion, now: datetime.datetime, requested: Requested, found: _Survey) -> None:
     """Check the pair that an administrator or an ACME client has left; raise unless it is good."""
-    where = wanted["certificate_source"]
     try:
-        certificate = _mta_pem.source(minion, where)
-        if wanted["chain_source"]:
-            certificate += b"\n" + _mta_pem.source(minion, wanted["chain_source"])
-        private = _mta_pem.source(minion, wanted["key_source"], private=True)
-        certificate = _mta_x509.pick(certificate, "certificates")
-        private = _mta_x509.pick(private, "key")
-        files = (name, certificate), (key, private)
-        fresh = [path for path, data in files if getattr(found["files"][path], "data", None) != data]
-        chain = _taken(now, certificate, private, fresh, found, wanted)
+        left = _left(minion, requested)
+        pair = {requested.key: left.key, requested.name: left.certificate}
+        fresh = [path for path, data in pair.items() if found.data(path) != data]
+        chain = _checked(now, left, requested.renew_days, found.names, serve=bool(fresh))
     except CommandExecutionError as err:
         raise CommandExecutionError(
             f"The new pair is not used, and the server keeps the one that it has: {err}"
         ) from err
-    found["key"], found["certificate"] = private, certificate
-    renewal = chain[0]["renewal"]
-    found["holds"] = chain[0]["not_before"], renewal if now < renewal else chain[0]["not_after"]
-    for path, new in (
-        (key, {"key": chain[0]["key"], "from": wanted["key_source"], "mode": "0600", "uid": 0}),
-        (name, {**_summary(chain[0]), "from": where}),
-    ):
-        if path in fresh:
-            file = found["files"][path]
-            old = file and ({"mode": f"{file.mode:04o}", "uid": file.uid} if path == key else _old(file))
-            found["changes"][path] = {"old": old, "new": new}
-    if now >= chain[0]["renewal"]:
-        found["notes"].append(
-            f"{where} ends at {_mta_pem.date_of(chain[0]['not_after'])}, and nobody has renewed it since "
-            f"{_mta_pem.date_of(chain[0]['renewal'])}: look at what should"
-        )
-    if len(chain) == 1 and not chain[0]["self_signed"]:
-        found["notes"].append(
-            f"{where} holds one certificate only: clients that do not have its issuer, {chain[0]['issuer']}, "
-            "cannot verify it. ACME clients have a file with the whole chain"
-        )
+    found.key, found.certificate = left.key, left.certificate
+    leaf = chain[0]
+    found.holds = leaf["not_before"], leaf["renewal"] if now < leaf["renewal"] else leaf["not_after"]
+    if requested.key in fresh:
+        new = {"key": leaf["key"], "from": left.key_source, "mode": "0600", "uid": 0}
+        found.changes[requested.key] = {"old": _access(found.files[requested.key]), "new": new}
+    if requested.name in fresh:
+        file = found.files[requested.name]
+        new = {**_summary(leaf), "from": left.certificate_source}
+        found.changes[requested.name] = {"old": _old(file), "new": new}
+        found.notes += _notes_on_issuer(chain, file)
+    found.notes += _notes_on_left(now, left, chain)
 
 
-def _taken(now, certificate, private, fresh, found, wanted):
-    """
-    What the certificates of a pair are that is to be taken over; raises when it is not good.
-
-    Only a ``fresh`` one is loaded as a server would load it, which takes pyOpenSSL: the others have been.
-    """
-    where, key_where = wanted["certificate_source"], wanted["key_source"]
-    for path, data, kind in ((where, certificate, "certificate"), (key_where, private, "private key")):
+def _left(minion: Minion, requested: Requested) -> _Left:
+    """Read the pair where it was left; raises when something is missing."""
+    where, key_where = str(requested.certificate_source), str(requested.key_source)
+    certificate = _mta_pem.source(minion, where)
+    if requested.chain_source:
+        certificate += b"\n" + _mta_pem.source(minion, requested.chain_source)
+    private = _mta_pem.source(minion, key_where, private=True)
+    left = _Left(_mta_x509.pick(certificate, "certificates"), _mta_x509.pick(private, "key"), where, key_where)
+    for path, data, kind in ((where, left.certificate, "certificate"), (key_where, left.key, "private key")):
         if not data:
             raise CommandExecutionError(f"{path} holds no PEM {kind}")
-    if _mta_x509.is_locked(private):
-        raise CommandExecutionError(f"{key_where} is encrypted, and Postfix cannot ask for a passphrase")
-    try:
-        facts = _mta_x509.describe_key(private)
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{key_where} {err}") from err
-    try:
-        chain = _mta_x509.describe(certificate, wanted["renew_days"])
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{where} {err}") from err
-    problems = _mta_x509.problems(certificate, now, "any", found["names"], public=facts["public"])
-    if not problems and fresh:
-        problems = _mta_x509.serve(certificate, now, private)
+    return left
+
+
+def _checked(
+    now: datetime.datetime, left: _Left, renew_days: int | None, names: Collection[str], serve: bool
+) -> list[_mta_x509.CertificateFacts]:
+    """
+    What the certificates are of a pair that is to be taken over; raises when it is not good.
+
+    ``serve``: load it as a server would, which takes pyOpenSSL; not for one that has been taken over.
+    """
+    if _mta_x509.is_locked(left.key):
+        raise CommandExecutionError(f"{left.key_source} is encrypted, and Postfix cannot ask for a passphrase")
+    public = _mta_pem.describe_key(left.key_source, left.key)["public"]
+    chain = _mta_pem.describe(left.certificate_source, left.certificate, renew_days)
+    problems = _mta_x509.problems(left.certificate, now, _mta_x509.Trust.ANY, names, public=public)
+    if not problems and serve:
+        problems = _mta_x509.serve(left.certificate, now, left.key)
     if problems:
-        raise CommandExecutionError(f"{where}: {'; '.join(problems)}")
+        raise CommandExecutionError(f"{left.certificate_source}: {'; '.join(problems)}")
     return chain
+
+
+def _notes_on_issuer(chain: Sequence[_mta_x509.CertificateFacts], file: _mta_pem.File | None) -> list[str]:
+    """
+    Say whom clients have to trust, where that changes.
+
+    An authority's intermediate ones may be others at each renewal: the last issuer counts.
+    """
+    try:
+        before = _mta_x509.describe(file.data)[-1]["issuer"] if file else None
+    except CommandExecutionError:
+        return []
+    now = chain[-1]["issuer"]
+    return [_trust_note(now, before)] if before and before != now else []
+
+
+def _notes_on_left(now: datetime.datetime, left: _Left, chain: Sequence[_mta_x509.CertificateFacts]) -> list[str]:
+    """What an administrator should know of a pair that is taken over."""
+    notes, leaf = [], chain[0]
+    if now >= leaf["renewal"]:
+        notes.append(
+            f"{left.certificate_source} ends at {_mta_x509.date_of(leaf['not_after'])}, and nobody has renewed it"
+            f" since {_mta_x509.date_of(leaf['renewal'])}: look at what should"
+        )
+    if len(chain) == 1 and not leaf["self_signed"]:
+        notes.append(
+            f"{left.certificate_source} holds one certificate only: clients that do not have its issuer,"
+            f" {leaf['issuer']}, cannot verify it. ACME clients have a file with the whole chain"
+        )
+    return notes

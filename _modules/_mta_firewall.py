@@ -1,4 +1,16 @@
-"""TODO subject (mta_firewall)."""
+"""
+The mail server's ports in the firewall that is in force on this host.
+
+Which firewall that is, and which ports they are. Each backend is a file of its own, with ``in_force``, ``plan``
+and ``apply``: it keeps the rules of others as they are, writes to the place from which the firewall starts at
+boot, and leaves files and running rules as they were when the new ones do not load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from salt.exceptions import SaltInvocationError
 
@@ -8,6 +20,7 @@ import _mta_firewall_nftables
 import _mta_firewall_ufw
 import _mta_postfix_edit
 from _mta_minion import Minion
+from _mta_plan import Plan
 
 # The how-to's: SMTP, POP3 and POP3S, IMAP and IMAPS.
 PORTS = (25, 110, 995, 143, 993)
@@ -19,122 +32,113 @@ DEFAULTS = {
     "nftables_file": "/etc/nftables.conf",
     "zones": [],
 }
-# Backend: its functions, and the settings that they take. In the order in which ``auto`` looks for one: ufw and
-# firewalld make their rules with iptables or nftables, so those come last.
+
+
+class Backend(NamedTuple):
+    """A backend's functions, and the names of the settings that they take."""
+
+    functions: ModuleType
+    settings: tuple[str, ...]
+
+    def own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the settings that this backend takes."""
+        return {name: settings.get(name, DEFAULTS[name]) for name in self.settings}
+
+
+# In the order in which ``auto`` looks for one: ufw and firewalld make their rules with iptables or nftables, so
+# those come last.
 BACKENDS = {
-    "ufw": (_mta_firewall_ufw, ()),
-    "firewalld": (_mta_firewall_firewalld, ("zones",)),
-    "nftables": (_mta_firewall_nftables, ("nftables_file",)),
-    "iptables": (_mta_firewall_iptables, ("rules_file", "rules_file_v6")),
+    "ufw": Backend(_mta_firewall_ufw, ()),
+    "firewalld": Backend(_mta_firewall_firewalld, ("zones",)),
+    "nftables": Backend(_mta_firewall_nftables, ("nftables_file",)),
+    "iptables": Backend(_mta_firewall_iptables, ("rules_file", "rules_file_v6")),
 }
 
 
-def plan(minion: Minion, backend="auto", ports=PORTS, config_directory="/etc/postfix", **settings):
-    """
-    Return what has to change for the ports to be open; nothing is changed.
-
-    backend (str, default auto)
-        ``ufw``, ``firewalld``, ``nftables``, ``iptables``; ``none``: no firewall; ``auto``: the first of these
-        four that is in force, else ``none``.
-
-    ports (list, default 25, 110, 995, 143, 993)
-        TCP ports. The item ``listeners`` stands for those that Postfix offers to other hosts, as
-        ``postconf.ports`` tells. With an empty list what an earlier call opened is closed again.
-
-    config_directory (str, default /etc/postfix)
-        For ``listeners``: where master.cf is.
-
-    rules_file, rules_file_v6 (str, default /etc/iptables.firewall.rules, /etc/ip6tables.firewall.rules)
-        For ``iptables``: files for iptables-restore(8) and ip6tables-restore(8); the second may be absent.
-
-    nftables_file (str, default /etc/nftables.conf)
-        For ``nftables``: what nftables.service loads at boot.
-
-    zones (list of str, default: the default zone)
-        For ``firewalld``: the zones in which the ports are open.
-
-    Returns ``{"backend": …, "changes": {item: {"old": …, "new": …}}, "comment": text or None}``.
-
-    Raises ``SaltInvocationError`` for an unknown backend and for what is not a port. Raises
-    ``CommandExecutionError`` when the rules cannot be read, or the firewall refuses the new ones.
-    """
-    if backend not in ("auto", "none", *BACKENDS):
-        raise SaltInvocationError(f"Firewall backend {backend!r}: there are auto, none, {', '.join(BACKENDS)}")
-    numbers = _numbers(minion, ports, config_directory)
-    if backend == "auto":
-        backend = in_force(**settings)
-    if backend == "none":
-        return {"backend": "none", "changes": {}, "comment": None}
-    planned = BACKENDS[backend][0].plan(numbers, **_own(backend, settings))
-    return {"backend": backend, "changes": planned["changes"], "comment": "\n".join(planned["notes"]) or None}
-
-
-def apply(minion: Minion, backend="auto", ports=PORTS, config_directory="/etc/postfix", **settings):
-    """
-    Open the ports, as far as :py:func:`plan` finds it necessary.
-
-    Parameters as for :py:func:`plan`.
-
-    Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and
-    the running rules as they were, when the rules cannot be loaded.
-    """
-    planned = plan(minion, backend, ports, config_directory, **settings)
-    if planned["changes"]:
-        backend = planned["backend"]
-        numbers = _numbers(minion, ports, config_directory)
-        BACKENDS[backend][0].apply(numbers, **_own(backend, settings))
-
-
-def in_force(**settings):
-    """
-    Return the firewall that is in force, or ``none``. No process is started.
-
-    settings
-        ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
-    """
-    for backend in BACKENDS:
-        if BACKENDS[backend][0].in_force(**_own(backend, settings)):
-            return backend
+def in_force(**settings: Any) -> str:
+    """Return the name of the backend that is in force, or ``none``; settings as for :func:`plan`. No process."""
+    for name, backend in BACKENDS.items():
+        if backend.functions.in_force(**backend.own(settings)):
+            return name
     return "none"
 
 
-def plan_removal(**settings):
+def plan(
+    minion: Minion,
+    backend: str = "auto",
+    ports: Sequence[int | str] = PORTS,
+    config_directory: str = "/etc/postfix",
+    **settings: Any,
+) -> Plan:
     """
-    Return what has to change for nothing of this formula's to be left in any firewall; nothing is changed.
+    Return what has to change for the ports to be open; parameters as for the state ``mta_firewall.managed``.
 
-    settings
-        ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
-
-    Returns ``{backend: {item: {"old": …, "new": …}}}`` of those that have something.
+    With an empty list of ports what an earlier apply opened is closed again. Raises ``SaltInvocationError`` for an
+    unknown backend and for what is not a port, ``CommandExecutionError`` when the rules cannot be read, or the
+    firewall refuses the new ones.
     """
-    planned = {
-        backend: BACKENDS[backend][0].plan([], **_own(backend, settings))["changes"] for backend in BACKENDS
-    }
-    return {backend: changes for backend, changes in planned.items() if changes}
+    name, numbers = _requested(minion, backend, ports, config_directory, settings)
+    if name == "none":
+        return Plan(notes=[f"No firewall is managed: backend {backend}"])
+    planned: Plan = BACKENDS[name].functions.plan(numbers, **BACKENDS[name].own(settings))
+    planned.notes.insert(0, f"Backend: {name}")
+    return planned
 
 
-def remove(**settings):
+def apply(
+    minion: Minion,
+    backend: str = "auto",
+    ports: Sequence[int | str] = PORTS,
+    config_directory: str = "/etc/postfix",
+    **settings: Any,
+) -> None:
     """
-    Take out of every firewall what this formula has put there.
+    Open the ports, as far as :func:`plan` finds it necessary.
 
-    settings
-        ``rules_file``, ``rules_file_v6`` and ``nftables_file`` as for :py:func:`plan`.
+    Raises what :func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and the
+    running rules as they were, when the rules cannot be loaded.
     """
-    for backend in plan_removal(**settings):
-        BACKENDS[backend][0].apply([], **_own(backend, settings))
+    name, numbers = _requested(minion, backend, ports, config_directory, settings)
+    if name != "none":
+        BACKENDS[name].functions.apply(numbers, **BACKENDS[name].own(settings))
 
 
-def _own(backend, settings):
-    """Return the settings that a backend takes."""
-    return {name: settings.get(name, DEFAULTS[name]) for name in BACKENDS[backend][1]}
+def absent_plan(_minion: Minion, **settings: Any) -> Plan:
+    """Return what has to change for no rule of this formula to be left in any firewall, in force or not."""
+    planned = {name: backend.functions.plan([], **backend.own(settings)) for name, backend in BACKENDS.items()}
+    changed = [name for name in planned if planned[name].changes]
+    changes = {item: change for name in changed for item, change in planned[name].changes.items()}
+    return Plan(changes, notes=[f"Backend: {name}" for name in changed])
 
 
-def _numbers(minion: Minion, ports, config_directory):
-    """Return the ports as numbers, each once, in the order given."""
-    wrong = [port for port in ports if port != LISTENERS and (type(port) is not int or not 0 < port < 65536)]
+def absent_apply(_minion: Minion, **settings: Any) -> None:
+    """Take out of every firewall what this formula has put there, and nothing else."""
+    for backend in BACKENDS.values():
+        own = backend.own(settings)
+        if backend.functions.plan([], **own).changes:
+            backend.functions.apply([], **own)
+
+
+def _requested(
+    minion: Minion,
+    backend: str,
+    ports: Sequence[int | str],
+    config_directory: str,
+    settings: Mapping[str, Any],
+) -> tuple[str, list[int]]:
+    """Return the name of the backend that is meant, and the ports as numbers, each once, in the order given."""
+    if backend not in ("auto", "none", *BACKENDS):
+        raise SaltInvocationError(f"Firewall backend {backend!r}: there are auto, none, {', '.join(BACKENDS)}")
+    numbers: list[int] = []
+    wrong: list[Any] = []
+    for port in ports:
+        if port == LISTENERS:
+            numbers += _mta_postfix_edit.ports(minion, config_directory)
+        elif type(port) is int and 0 < port < 65536:
+            numbers.append(port)
+        else:
+            wrong.append(port)
     if wrong:
         raise SaltInvocationError(f"Neither a port number nor {LISTENERS}: {', '.join(map(repr, wrong))}")
-    found = []
-    for port in ports:
-        found += _mta_postfix_edit.ports(minion, config_directory) if port == LISTENERS else [port]
-    return list(dict.fromkeys(found))
+    name = in_force(**settings) if backend == "auto" else backend
+    return name, list(dict.fromkeys(numbers))

@@ -1,13 +1,24 @@
-"""TODO subject (mta_firewall_firewalld)."""
+"""
+The backend firewalld: a service of our own, named in the zones' files, and the same ports in the running firewall.
+
+A running firewalld is not reloaded, which would drop what others have told it and not written: its ports are
+opened one by one.
+"""
+
+from __future__ import annotations
 
 import glob
 import os
 import re
+from collections.abc import Iterable, Sequence
+from typing import Optional
 from xml.etree import ElementTree
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_files
+import _mta_system
+from _mta_plan import Plan
 
 PROGRAM = "/usr/sbin/firewalld"
 PROC = "/proc"
@@ -24,73 +35,66 @@ SERVICE_TEXT = """\
 """
 
 
-def in_force(zones):
-    """
-    Tell whether firewalld is running on this host; containers may have one of their own.
+# Path to the old and the new text; None: no file.
+Files = dict[str, tuple[Optional[str], Optional[str]]]
 
-    zones
-        Not used.
-    """
+
+def in_force(zones: Sequence[str] = ()) -> bool:
+    """Tell whether firewalld is running on this host; containers may have one of their own."""
     if not os.path.exists(PROGRAM):
         return False
     own = _link(f"{PROC}/self/ns/pid")
     return any(
-        _mta_firewall_files.read(name) == "firewalld\n" and _link(f"{os.path.dirname(name)}/ns/pid") == own
+        _mta_system.read(name) == "firewalld\n" and _link(f"{os.path.dirname(name)}/ns/pid") == own
         for name in glob.glob(f"{PROC}/[0-9]*/comm")
     )
 
 
-def plan(ports, zones):
+def plan(ports: Sequence[int], zones: Sequence[str]) -> Plan:
     """
-    Return what has to change for the ports to be open; nothing is changed.
+    Return what has to change for the ports to be open.
 
-    ports (list of int)
+    ports
         TCP ports. With an empty list our service goes.
 
-    zones (list of str)
-        The zones in which they are open; empty: the default zone. Our line goes out of every other zone.
+    zones
+        Those in which they are open; empty: the default zone. Our line goes out of every other zone.
 
-    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": [text]}``. Where firewalld does not run only the
-    files are changed.
-
-    Raises ``CommandExecutionError`` when firewalld is not installed, there is no such zone, or a zone's file
-    cannot be understood.
+    Where firewalld does not run only the files are changed. Raises ``CommandExecutionError`` when firewalld is not
+    installed, there is no such zone, or a zone's file cannot be understood.
     """
-    changes, notes = {}, []
+    planned = Plan()
     for path, (old, new) in _files(ports, zones).items():
         if old != new:
-            changes[path] = {"old": _shown(old), "new": _shown(new)}
-    if changes and in_force(zones):
-        changes["running rules"] = {"old": "before the change", "new": "as in the files"}
-    elif changes:
-        notes.append("firewalld does not run: only its files are changed")
-    return {"changes": changes, "notes": notes}
+            planned.changes[path] = {"old": _shown(old), "new": _shown(new)}
+    if planned.changes and in_force():
+        planned.changes["running rules"] = {"old": "before the change", "new": "as in the files"}
+    elif planned.changes:
+        planned.notes.append("firewalld does not run: only its files are changed")
+    return planned
 
 
-def apply(ports, zones):
+def apply(ports: Sequence[int], zones: Sequence[str]) -> None:
     """
-    Write the files and change the running firewall, as far as :py:func:`plan` finds it necessary.
+    Write the files and change the running firewall, as far as :func:`plan` finds it necessary.
 
-    ports, zones
-        As for :py:func:`plan`.
-
-    Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and the
+    Raises what :func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and the
     running rules as they were, when firewalld refuses the files or the ports.
     """
-    files = [(path, *texts) for path, texts in _files(ports, zones).items() if texts[0] != texts[1]]
+    files = [(path, old, new) for path, (old, new) in _files(ports, zones).items() if old != new]
     if not files:
         return
     if not ports:
         # A running firewalld watches the files: at no time a zone names a service that is gone.
         files.reverse()
-    former = _ports_of(_mta_firewall_files.read(_service_path()))
+    former = _ports_of(_mta_system.read(_service_path()))
     opened, closed = _zones_before_and_after(ports, zones)
-    undo = []
+    undo: list[list[str]] = []
     try:
         for path, _old, new in files:
             _mta_firewall_files.replace(path, new)
         _mta_firewall_files.run(["firewall-offline-cmd", "--check-config"])
-        if in_force(zones):
+        if in_force():
             for zone in opened:
                 _change_running(zone, ports, former, undo)
             for zone in closed:
@@ -103,7 +107,7 @@ def apply(ports, zones):
         raise
 
 
-def _change_running(zone, ports, former, undo):
+def _change_running(zone: str, ports: Sequence[int], former: Sequence[int], undo: list[list[str]]) -> None:
     """
     Open the ports in a zone of the running firewall, and close the former ones; ``undo`` gets the way back.
 
@@ -114,60 +118,61 @@ def _change_running(zone, ports, former, undo):
     present = _firewall_cmd(zone, "--list-ports").split()
     wanted = [f"{port}/tcp" for port in ports]
     missing = [port for port in wanted if port not in present]
-    stale = [f"{port}/tcp" for port in former if f"{port}/tcp" in present and f"{port}/tcp" not in wanted]
+    obsolete = [f"{port}/tcp" for port in former if f"{port}/tcp" in present and f"{port}/tcp" not in wanted]
     if missing:
         _firewall_cmd(zone, *(f"--add-port={port}" for port in missing))
         undo.append([zone, *(f"--remove-port={port}" for port in missing)])
     if SERVICE in _firewall_cmd(zone, "--list-services").split():
         _firewall_cmd(zone, f"--remove-service={SERVICE}")
         undo.append([zone, f"--add-service={SERVICE}"])
-    if stale:
-        _firewall_cmd(zone, *(f"--remove-port={port}" for port in stale))
-        undo.append([zone, *(f"--add-port={port}" for port in stale)])
+    if obsolete:
+        _firewall_cmd(zone, *(f"--remove-port={port}" for port in obsolete))
+        undo.append([zone, *(f"--add-port={port}" for port in obsolete)])
 
 
-def _files(ports, zones):
-    """Return the files that are, or have to be, ours: path to old and new text (``None``: no file)."""
+def _files(ports: Sequence[int], zones: Sequence[str]) -> Files:
+    """Return the files that are, or have to be, ours."""
     if not os.path.exists(PROGRAM):
         if ports:
             raise CommandExecutionError(
                 "firewalld is not installed: install it, or set the backend to auto or none"
             )
         return {}
-    old = _mta_firewall_files.read(_service_path())
-    files = {_service_path(): (old, _service_text(ports) if ports else None)}
+    old = _mta_system.read(_service_path())
+    files: Files = {_service_path(): (old, _service_text(ports) if ports else None)}
     opened, closed = _zones_before_and_after(ports, zones)
     for zone in opened + closed:
         path, old, package = _zone_texts(zone)
-        if old is None and package is None:
+        text = package if old is None else old
+        if text is None:
             raise CommandExecutionError(f"firewalld has no zone {zone}")
-        new = _zone_text(package if old is None else old, zone, zone in opened)
+        new: str | None = _zone_text(text, zone, zone in opened)
         if zone in closed and new == package:
             new = None
         files[path] = (old, new)
     return files
 
 
-def _zones_before_and_after(ports, zones):
+def _zones_before_and_after(ports: Sequence[int], zones: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the zones that have to name our service, and the others that do."""
     opened = (list(zones) or [_default_zone()]) if ports else []
     naming = [
         os.path.basename(path)[: -len(".xml")]
         for path in sorted(glob.glob(f"{OWN}/zones/*.xml"))
-        if f'"{SERVICE}"' in (_mta_firewall_files.read(path) or "")
+        if f'"{SERVICE}"' in (_mta_system.read(path) or "")
     ]
     return opened, [zone for zone in naming if zone not in opened]
 
 
-def _zone_texts(zone):
+def _zone_texts(zone: str) -> tuple[str, str | None, str | None]:
     """Return the path of a zone's file, its text, and the text of the package's own."""
-    read = _mta_firewall_files.read
+    read = _mta_system.read
     path = f"{OWN}/zones/{zone}.xml"
     package = [read(f"{folder}/zones/{zone}.xml") for folder in PACKAGE]
     return path, read(path), next((text for text in package if text is not None), None)
 
 
-def _zone_text(text, zone, opened):
+def _zone_text(text: str, zone: str, opened: bool) -> str:
     """Return a zone's text with or without our line, and every other byte as it is."""
     tree = _parsed(text, f"the zone {zone}")
     named = any(service.get("name") == SERVICE for service in tree.findall("service"))
@@ -181,26 +186,26 @@ def _zone_text(text, zone, opened):
     return text
 
 
-def _service_text(ports):
+def _service_text(ports: Iterable[int]) -> str:
     lines = "".join(f'  <port protocol="tcp" port="{port}"/>\n' for port in sorted(ports))
     return SERVICE_TEXT.format(ports=lines)
 
 
-def _ports_of(text):
+def _ports_of(text: str | None) -> list[int]:
     """Return the ports of our service's text."""
     if text is None:
         return []
-    return [int(port.get("port")) for port in _parsed(text, f"the service {SERVICE}").findall("port")]
+    return [int(port.get("port", "")) for port in _parsed(text, f"the service {SERVICE}").findall("port")]
 
 
-def _parsed(text, what):
+def _parsed(text: str, what: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(text.encode("utf-8", "surrogateescape"))
     except ElementTree.ParseError as error:
         raise CommandExecutionError(f"firewalld's file of {what} is no XML: {error}") from error
 
 
-def _shown(text):
+def _shown(text: str | None) -> str:
     """Return what of a file is ours, for the changes."""
     if text is None or SERVICE not in text:
         return ""
@@ -209,24 +214,24 @@ def _shown(text):
     return f"service {SERVICE}" if f'"{SERVICE}"' in text else ""
 
 
-def _default_zone():
-    for line in (_mta_firewall_files.read(f"{OWN}/firewalld.conf") or "").splitlines():
+def _default_zone() -> str:
+    for line in (_mta_system.read(f"{OWN}/firewalld.conf") or "").splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "DefaultZone" and value.strip():
             return value.strip()
     return "public"
 
 
-def _service_path():
+def _service_path() -> str:
     return f"{OWN}/services/{SERVICE}.xml"
 
 
-def _link(path):
+def _link(path: str) -> str | None:
     try:
         return os.readlink(path)
     except OSError:
         return None
 
 
-def _firewall_cmd(*arguments):
+def _firewall_cmd(*arguments: str) -> str:
     return _mta_firewall_files.run(["firewall-cmd", *arguments])

@@ -1,13 +1,26 @@
-"""TODO subject (mta_firewall_iptables)."""
+"""
+The backend iptables: a block of rules in the how-to's rules files, and the same rules in the kernel.
+
+The block stands where it counts: before what logs or drops everything. A new file has to pass
+``iptables-restore --test``; in the kernel rules are added and deleted by one ``iptables-restore --noflush``, all
+or none of them.
+"""
+
+from __future__ import annotations
 
 import os
 import re
 import shlex
 import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Optional
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_files
+import _mta_system
+from _mta_plan import Plan
 
 BEGIN = "# postfix_mta: begin"
 END = "# postfix_mta: end"
@@ -24,7 +37,7 @@ RUNNING_RULE = "-A INPUT -p tcp -m tcp --dport {} -j ACCEPT"
 RUNNING_LOG = r"-A INPUT (.* )?-j (LOG|NFLOG|ULOG)\b"
 OFF = ["-P INPUT ACCEPT"]
 # Options of a rule that do not limit whom it lets in, with the values for which that is so (None: any value).
-UNLIMITED = {
+UNLIMITED: dict[str, set[str] | None] = {
     "--protocol": {"tcp", "6", "all", "0"},
     "--match": {"tcp", "multiport", "comment", "state", "conntrack"},
     "--source": {"0.0.0.0/0", "0/0", "::/0"},
@@ -48,79 +61,138 @@ SHORT = {
 }
 
 
-def in_force(rules_file, rules_file_v6):
-    """
-    Tell whether the how-to's rules file is there.
+# The target of a rule, and the ports that it is for (None: all).
+Meaning = tuple[Optional[str], Optional[set[int]]]
 
-    rules_file, rules_file_v6
-        As for :py:func:`plan`.
+
+class Family(NamedTuple):
+    """The program of a family, its rules file, and the name of its running rules in the changes."""
+
+    program: str
+    path: str
+    running: str
+
+
+@dataclass
+class Work:
     """
+    What is to be done for a family.
+
+    old, new
+        The text of the file.
+
+    add, back
+        What iptables-restore has to read to bring the kernel's rules up to date, and back again.
+    """
+
+    old: str
+    new: str
+    add: str = ""
+    back: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def in_force(rules_file: str, rules_file_v6: str) -> bool:
+    """Tell whether the how-to's rules file is there."""
     return os.path.exists(rules_file)
 
 
-def plan(ports, rules_file, rules_file_v6):
+def plan(ports: Sequence[int], rules_file: str, rules_file_v6: str) -> Plan:
     """
-    Return what has to change for the ports to be open; nothing is changed.
+    Return what has to change for the ports to be open.
 
-    ports (list of int)
+    ports
         TCP ports. With an empty list the blocks of rules go.
 
-    rules_file (str)
+    rules_file
         A file for iptables-restore(8). It has to exist when there are ports.
 
-    rules_file_v6 (str)
+    rules_file_v6
         A file for ip6tables-restore(8). Where it does not exist IPv6 is left alone.
 
-    Returns ``{"changes": {item: {"old": …, "new": …}}, "notes": [text]}``. A firewall that is off stays off.
-
-    Raises ``CommandExecutionError`` when the rules cannot be read, and when a new file does not pass
-    ``iptables-restore --test``.
+    A firewall that is off stays off. Raises ``CommandExecutionError`` when the rules cannot be read, and when a
+    new file does not pass ``iptables-restore --test``.
     """
     if ports and not os.path.exists(rules_file):
         raise CommandExecutionError(
             f"There is no {rules_file}, and a firewall is not invented here. Write your rules to it "
             "(iptables-save shows those that run now), or set the backend to auto or none"
         )
-    changes, notes = {}, []
+    planned = Plan()
     for family in _families(rules_file, rules_file_v6):
-        planned = _planned(family, ports)
-        changes.update(planned["changes"])
-        notes += planned["notes"]
-    return {"changes": changes, "notes": notes}
-
-
-def _families(rules_file, rules_file_v6):
-    """Return the program, the file and the name of the running rules of each family that has a file."""
-    families = [("iptables", rules_file, "running rules"), ("ip6tables", rules_file_v6, "running IPv6 rules")]
-    return [family for family in families if os.path.exists(family[1])]
-
-
-def _planned(family, ports):
-    """
-    Return what is to be done for a family: ``changes`` and ``notes``, the file's ``old`` and ``new`` text, and for
-    iptables-restore what brings the kernel's rules up to date (``add``), and ``back`` again.
-    """
-    program, path, running = family
-    old = _mta_firewall_files.read(path)
-    planned = {"old": old, "new": _with_ports(old, ports), "add": "", "back": "", "changes": {}, "notes": []}
-    if not ports and planned["new"] == old:
-        return planned
-    lines = _run([program, "-w", "5", "-S", "INPUT"]).splitlines()
-    if planned["new"] != old:
-        planned["changes"][path] = {"old": _block(old), "new": _block(planned["new"])}
-        _run([f"{program}-restore", "-w", "5", "--test"], stdin=planned["new"])
-        if lines == OFF:
-            planned["notes"].append(f"No rules of {program} are in force: only the file {path} is changed")
-    if lines == OFF:
-        return planned
-    obsolete = [port for port in _ports_of_block(old) if port not in ports]
-    wanted, unwanted, planned["add"], planned["back"] = _running_changes(lines, ports, obsolete)
-    if wanted or unwanted:
-        planned["changes"][running] = {"old": "\n".join(unwanted), "new": "\n".join(wanted)}
+        work = _planned(family, ports)
+        planned.changes.update(work.changes)
+        planned.notes += work.notes
     return planned
 
 
-def _running_changes(lines, ports, obsolete):
+def apply(ports: Sequence[int], rules_file: str, rules_file_v6: str) -> None:
+    """
+    Write the rules files and change the running rules, as far as :func:`plan` finds it necessary.
+
+    Raises what :func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and
+    the running rules as they were, when the kernel does not take the rules.
+    """
+    plan(ports, rules_file, rules_file_v6)
+    done: list[tuple[Family, Work, bool]] = []
+    try:
+        for family in _families(rules_file, rules_file_v6):
+            work = _planned(family, ports)
+            if work.new != work.old:
+                done.append((family, work, False))
+                _mta_firewall_files.replace(family.path, work.new)
+            if work.add:
+                # All of it or, when it fails, nothing.
+                _load(family, work.add)
+                done.append((family, work, True))
+    except CommandExecutionError:
+        for family, work, loaded in reversed(done):
+            if loaded:
+                _load(family, work.back)
+            else:
+                _mta_firewall_files.replace(family.path, work.old)
+        raise
+
+
+def _load(family: Family, batch: str) -> None:
+    """Change the kernel's rules; what the batch does not name stays."""
+    _mta_firewall_files.run([f"{family.program}-restore", "-w", "5", "--noflush"], batch)
+
+
+def _families(rules_file: str, rules_file_v6: str) -> list[Family]:
+    """Return the families that have a file."""
+    families = [
+        Family("iptables", rules_file, "running rules"),
+        Family("ip6tables", rules_file_v6, "running IPv6 rules"),
+    ]
+    return [family for family in families if os.path.exists(family.path)]
+
+
+def _planned(family: Family, ports: Sequence[int]) -> Work:
+    """Return what is to be done for a family."""
+    old = _mta_system.read(family.path) or ""
+    work = Work(old, _with_ports(old, ports))
+    if not ports and work.new == old:
+        return work
+    lines = _mta_firewall_files.run([family.program, "-w", "5", "-S", "INPUT"]).splitlines()
+    if work.new != old:
+        work.changes[family.path] = {"old": _block(old), "new": _block(work.new)}
+        _mta_firewall_files.run([f"{family.program}-restore", "-w", "5", "--test"], work.new)
+        if lines == OFF:
+            work.notes.append(f"No rules of {family.program} are in force: only the file {family.path} is changed")
+    if lines == OFF:
+        return work
+    obsolete = [port for port in _ports_of_block(old) if port not in ports]
+    wanted, unwanted, work.add, work.back = _running_changes(lines, ports, obsolete)
+    if wanted or unwanted:
+        work.changes[family.running] = {"old": "\n".join(unwanted), "new": "\n".join(wanted)}
+    return work
+
+
+def _running_changes(
+    lines: list[str], ports: Sequence[int], obsolete: Sequence[int]
+) -> tuple[list[str], list[str], str, str]:
     """
     Return what has to change in the kernel's rules, as ``iptables -S INPUT`` prints them.
 
@@ -143,52 +215,19 @@ def _running_changes(lines, ports, obsolete):
     return wanted, unwanted, _batch(add), _batch(back)
 
 
-def _inserted(rule, number):
+def _inserted(rule: str, number: int) -> str:
     return rule.replace("-A INPUT", f"-I INPUT {number}", 1)
 
 
-def _deleted(rule):
+def _deleted(rule: str) -> str:
     return rule.replace("-A INPUT", "-D INPUT", 1)
 
 
-def _batch(commands):
+def _batch(commands: Sequence[str]) -> str:
     return "\n".join(["*filter", *commands, "COMMIT", ""]) if commands else ""
 
 
-def apply(ports, rules_file, rules_file_v6):
-    """
-    Write the rules files and change the running rules, as far as :py:func:`plan` finds it necessary.
-
-    ports, rules_file, rules_file_v6
-        As for :py:func:`plan`.
-
-    Raises what :py:func:`plan` raises, with nothing changed; and ``CommandExecutionError``, with the files and
-    the running rules as they were, when the kernel does not take the rules.
-    """
-    plan(ports, rules_file, rules_file_v6)
-    undo = []
-    try:
-        for program, path, running in _families(rules_file, rules_file_v6):
-            planned = _planned((program, path, running), ports)
-            if planned["new"] != planned["old"]:
-                undo.append((_mta_firewall_files.replace, (path, planned["old"])))
-                _mta_firewall_files.replace(path, planned["new"])
-            if planned["add"]:
-                # All of it or, when it fails, nothing.
-                _load(program, planned["add"])
-                undo.append((_load, (program, planned["back"])))
-    except CommandExecutionError:
-        for function, arguments in reversed(undo):
-            function(*arguments)
-        raise
-
-
-def _load(program, batch):
-    """Change the kernel's rules; what the batch does not name stays."""
-    _run([f"{program}-restore", "-w", "5", "--noflush"], stdin=batch)
-
-
-def _with_ports(text, ports):
+def _with_ports(text: str, ports: Sequence[int]) -> str:
     """
     Return the text of a rules file with its block of rules as it should be.
 
@@ -216,10 +255,10 @@ def _with_ports(text, ports):
     return "".join(rest[:place] + _rules(closed) + rest[place:])
 
 
-def _rules(ports):
+def _rules(ports: Sequence[int]) -> list[str]:
     """Return the lines of a block."""
     known = [port for _comment, members in GROUPS for port in members]
-    others = ("# Allows other connections", [port for port in ports if port not in known])
+    others = ("# Allows other connections", tuple(port for port in ports if port not in known))
     paragraphs = []
     for comment, members in (*GROUPS, others):
         rules = [f"-A INPUT -p tcp --dport {port} -j ACCEPT" for port in members if port in ports]
@@ -228,7 +267,7 @@ def _rules(ports):
     return f"{BEGIN}\n{{}}\n{END}\n\n".format("\n\n".join(paragraphs)).splitlines(keepends=True)
 
 
-def _block_range(lines):
+def _block_range(lines: list[str]) -> tuple[int, int]:
     """Return the slice of the lines that is our block and the empty line after it; empty without a block."""
     marks = [index for index, line in enumerate(lines) if line.strip() in (BEGIN, END)]
     if not marks:
@@ -239,18 +278,18 @@ def _block_range(lines):
     return begin, end + (end < len(lines) and not lines[end].strip())
 
 
-def _block(text):
+def _block(text: str) -> str:
     lines = text.splitlines(keepends=True)
     return "".join(lines[slice(*_block_range(lines))]).strip()
 
 
-def _ports_of_block(text):
+def _ports_of_block(text: str) -> list[int]:
     """Return the ports that our block in a rules file opens."""
-    found = [_rule(line)[1] or () for line in _block(text).splitlines()]
+    found: list[Iterable[int]] = [_rule(line)[1] or () for line in _block(text).splitlines()]
     return [port for ports in found for port in ports]
 
 
-def _filter_table(lines):
+def _filter_table(lines: list[str]) -> tuple[int, int]:
     """Return the index of the first line in the filter table, and that of its COMMIT."""
     words = [line.strip() for line in lines]
     if "*filter" not in words or "COMMIT" not in words[words.index("*filter") :]:
@@ -259,7 +298,7 @@ def _filter_table(lines):
     return first, words.index("COMMIT", first)
 
 
-def _closed(lines, ports):
+def _closed(lines: Sequence[str], ports: Iterable[int]) -> tuple[list[int], int]:
     """Return the ports that no line opens to everybody, and how many lines precede dropping everything."""
     closed = list(dict.fromkeys(ports))
     for number, line in enumerate(lines):
@@ -271,14 +310,14 @@ def _closed(lines, ports):
     return closed, len(lines)
 
 
-def _rule(line):
+def _rule(line: str) -> Meaning:
     """
     Return the target of a rule that applies to every TCP client, and the ports it is for (None: all).
 
     ``(None, None)`` for any other line: rules with a further condition, for another protocol or chain,
     comments.
     """
-    other = (None, None)
+    other: Meaning = (None, None)
     line = re.sub(r"^\s*\[\d+:\d+\]", "", line)
     try:
         words = shlex.split(re.sub(r"(\s--[a-z-]+)=", r"\1 ", line))
@@ -286,7 +325,8 @@ def _rule(line):
         return other
     if words[:2] not in (["-A", "INPUT"], ["--append", "INPUT"]) or len(words) % 2:
         return other
-    target, ports = None, None
+    target: str | None = None
+    ports: set[int] | None = None
     for option, value in zip(words[2::2], words[3::2]):
         option = SHORT.get(option, option)
         if option == "--jump":
@@ -296,12 +336,14 @@ def _rule(line):
         elif option == "--ctstate":
             if "NEW" not in value.upper().split(","):
                 return other
-        elif option not in UNLIMITED or (UNLIMITED[option] and value not in UNLIMITED[option]):
-            return other
+        else:
+            allowed = UNLIMITED.get(option, set())
+            if allowed is not None and value not in allowed:
+                return other
     return target, ports
 
 
-def _port_range(text):
+def _port_range(text: str) -> range:
     """Return the numbers of ``25``, ``smtp`` or ``110:143``; none for a service unknown to this host."""
     ends = []
     for end in text.split(":") if ":" in text else [text, text]:
@@ -310,7 +352,3 @@ def _port_range(text):
         except OSError:
             return range(0)
     return range(ends[0], ends[-1] + 1)
-
-
-def _run(argv, stdin=""):
-    return _mta_firewall_files.run(argv, stdin)

@@ -1,19 +1,35 @@
-"""TODO subject (mta_fleet_ca)."""
+"""
+An authority for a fleet: a mail minion keeps its key, a CA minion signs, by what its own signing policies say.
+
+Both sides are here: what a mail minion asks for through the master's peer interface, and what the CA minion
+answers. Of a request only the public key is used: whoever has root on a mail minion gets certificates for its own
+names and no other. How to set it up is told by ``salt-call sys.doc mta_fleet_ca``.
+"""
+
+from __future__ import annotations
 
 import datetime
 import fnmatch
 import glob
+import hashlib
 import ipaddress
+import json
 import logging
 import os
 import re
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict, cast
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_last_apply
+import _mta_pem
 import _mta_secrets
+import _mta_system
+import _mta_transaction
 import _mta_x509
+import _mta_x509_make
 from _mta_minion import Minion
 from _mta_plan import Plan
 
@@ -21,65 +37,45 @@ log = logging.getLogger(__name__)
 
 DAYS = 825
 TIMEOUT = 30  # seconds for the CA minion's answer
+# On the CA minion: the authority with which it signs.
 RECORD = "fleet_ca.json"
-# Clocks differ: a certificate made now is used at once by clients whose clock is a little behind.
-BACKDATED = datetime.timedelta(hours=1)
+# On a mail minion: path of an authority's certificate to what it was fetched from.
+FETCHED = "fetched_authorities.json"
 TIME = "%Y-%m-%d %H:%M:%S"  # as Salt's x509 module takes it, in UTC
 LONGEST_REQUEST = 16384  # bytes; that of an RSA key of 8192 bits takes 3 KB
-COMMON_NAME_LIMIT = 64  # RFC 5280, appendix A.1
 MINION_ID = r"(?a)[\w.@-]+"
 REQUEST = r"\s*-----BEGIN CERTIFICATE REQUEST-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE REQUEST-----\s*"
 
 
-def _now():
-    return datetime.datetime.now(datetime.timezone.utc)
+class Fetched(TypedDict):
+    """From where an authority's certificate was fetched, and by what it is recognised: SHA-256 of its keys."""
+
+    ca_minion: str
+    keys: list[str]
 
 
-def sign_request(minion: Minion, request, ca_minion, policy=None, days=DAYS):
-    """
-    Have the CA minion sign a certificate request.
+# -- the mail minion ---------------------------------------------------------------------------
 
-    request
-        A PKCS 10 request, PEM text. Only its public key is used.
 
-    ca_minion
-        Id of the CA minion.
-
-    policy
-        Name of the signing policy there. Default: this minion's id.
-
-    days
-        How many days the certificate should be valid, default 825. The policy and the authority's end limit it.
-
-    Returns the certificate as PEM text.
-
-    Raises ``CommandExecutionError``, whose text tells the administrator whether the master, the CA minion, the
-    policy or the request is what has to be mended.
-    """
+def sign_request(minion: Minion, request: str, ca_minion: str, policy: str | None = None, days: int = DAYS) -> str:
+    """Do what ``mta_fleet_ca.sign_request`` says."""
     answer = _ask(minion, ca_minion, "issue", request=request, policy=policy or minion.opts["id"], days=days)
-    certificate = answer.get("certificate") or ""
-    issued = _described(certificate, f"what the CA minion {ca_minion} sent")
+    certificate: str = answer.get("certificate") or ""
+    issued = _mta_pem.describe(f"what the CA minion {ca_minion} sent", certificate)[0]
     if issued["public"] == _mta_x509.describe_request(request)["public"]:
         return certificate
     raise CommandExecutionError(f"The CA minion {ca_minion} sent a certificate for another key")
 
 
-def authority(minion: Minion, ca_minion):
-    """
-    Fetch the authority's certificate from the CA minion.
-
-    ca_minion
-        Id of the CA minion.
-
-    Returns PEM text. Raises as :func:`sign_request` does.
-    """
-    pem = _ask(minion, ca_minion, "certificate").get("certificate") or ""
-    _described(pem, f"what the CA minion {ca_minion} sent")
+def authority(minion: Minion, ca_minion: str) -> str:
+    """Do what ``mta_fleet_ca.authority`` says."""
+    pem: str = _ask(minion, ca_minion, "certificate").get("certificate") or ""
+    _mta_pem.describe(f"what the CA minion {ca_minion} sent", pem)
     return pem
 
 
-def _ask(minion: Minion, ca_minion, function, **arguments):
-    """Call a function of this module on the CA minion; what it answers when that is no refusal."""
+def _ask(minion: Minion, ca_minion: str, function: str, **arguments: Any) -> dict[str, Any]:
+    """Call a function of ``mta_fleet_ca`` on the CA minion; what it answers when that is no refusal."""
     if not isinstance(ca_minion, str) or not re.fullmatch(MINION_ID, ca_minion):
         raise SaltInvocationError(f"ca_minion must be a minion id, not {ca_minion!r}")
     if "master_uri" not in minion.opts:
@@ -87,14 +83,14 @@ def _ask(minion: Minion, ca_minion, function, **arguments):
             "A fleet's authority is reached through the master, and this minion runs without one. "
             "Use certificate.source local_ca here, or call state.apply through the master"
         )
-    call = f"{__name__.rpartition('.')[2]}.{function}"
-    arguments = [{"__kwarg__": True, **arguments}] if arguments else []
+    call = f"mta_fleet_ca.{function}"
+    given = [{"__kwarg__": True, **arguments}] if arguments else []
     began = time.monotonic()
-    answer = minion.functions["publish.publish"](ca_minion, call, arg=arguments, tgt_type="list", timeout=TIMEOUT)
+    answer = minion.functions["publish.publish"](ca_minion, call, arg=given, tgt_type="list", timeout=TIMEOUT)
     return _understood(answer, time.monotonic() - began, ca_minion, call, minion.opts["id"])
 
 
-def _understood(answer, seconds, ca_minion, call, identifier):
+def _understood(answer: Any, seconds: float, ca_minion: str, call: str, identifier: str) -> dict[str, Any]:
     """What the CA minion answered; raise, in words for the administrator, when that is nothing or a refusal."""
     if isinstance(answer, str):
         raise CommandExecutionError(f"The master did not answer: {answer}")
@@ -111,27 +107,48 @@ def _understood(answer, seconds, ca_minion, call, identifier):
         raise CommandExecutionError(
             f"The CA minion {ca_minion} did not answer within {TIMEOUT} seconds: is its salt-minion running?"
         )
-    answer = answer[ca_minion]
-    if not isinstance(answer, dict):
+    own = answer[ca_minion]
+    if not isinstance(own, dict):
         raise CommandExecutionError(
-            f"The CA minion {ca_minion} cannot sign: {str(answer).rstrip('.')}. "
+            f"The CA minion {ca_minion} cannot sign: {str(own).rstrip('.')}. "
             "Has state.apply postfix_mta.fleet_ca run there?"
         )
-    if "refused" in answer:
-        raise CommandExecutionError(f"The CA minion {ca_minion} refused: {answer['refused']}")
-    return answer
+    if "refused" in own:
+        raise CommandExecutionError(f"The CA minion {ca_minion} refused: {own['refused']}")
+    return own
 
 
-def only_signs(minion: Minion):
-    """
-    Tell whether this minion signs for a fleet and is no mail server.
+def fetched(minion: Minion, path: str) -> Fetched | None:
+    """Tell from where the authority's certificate at a path was fetched at last; ``None``: it was not."""
+    found = minion.state.read(FETCHED).get(path)
+    if isinstance(found, dict) and isinstance(found.get("keys"), list) and "ca_minion" in found:
+        return cast(Fetched, found)
+    return None
 
-    Then nothing but ``state.apply postfix_mta`` makes it one, and ``postfix_mta.clean`` keeps its authority. It
-    signs when ``state.apply postfix_mta.fleet_ca`` has run here, or its pillar says for whom. It is a mail server
-    from the first ``state.apply postfix_mta`` on, until ``postfix_mta.clean``.
 
-    Returns the paths of the authority's certificate and key (``certificate``, ``key``), or ``None``.
-    """
+def is_fetched(minion: Minion, path: str, anchors: Sequence[_mta_x509.Anchor]) -> bool:
+    """Tell whether an authority that is at a path is the one that was fetched; renewed it is the same."""
+    known = fetched(minion, path)
+    return known is not None and known["keys"] == _keys(anchors)
+
+
+def record_fetched(minion: Minion, path: str, ca_minion: str, pem: bytes) -> None:
+    """Record, as part of the transaction, from where the authority's certificate at a path is."""
+    known = minion.state.read(FETCHED)
+    whole = {**known, path: {"ca_minion": ca_minion, "keys": _keys(_mta_x509.describe(pem))}}
+    if whole != known:
+        _mta_transaction.write(minion, minion.state.path(FETCHED), json.dumps(whole), mode="0600")
+
+
+def _keys(anchors: Iterable[_mta_x509.Anchor]) -> list[str]:
+    return [hashlib.sha256(anchor["public"]).hexdigest() for anchor in anchors]
+
+
+# -- the CA minion -----------------------------------------------------------------------------
+
+
+def only_signs(minion: Minion) -> dict[str, Any] | None:
+    """Do what ``mta_fleet_ca.only_signs`` says."""
     if _mta_last_apply.last(minion):
         return None
     authority = minion.state.read(RECORD)
@@ -143,58 +160,34 @@ def only_signs(minion: Minion):
     return {name: certificate["ca"][name] for name in ("certificate", "key")}
 
 
-def record(minion: Minion, certificate, key):
-    """
-    Record that ``postfix_mta.fleet_ca`` has made, or found, an authority here.
-
-    certificate, key
-        Absolute paths of its certificate and its key.
-
-    Raises ``CommandExecutionError`` when it cannot be written.
-    """
+def record(minion: Minion, certificate: str, key: str) -> None:
+    """Do what ``mta_fleet_ca.record`` says."""
     authority = {"certificate": certificate, "key": key}
     if minion.state.read(RECORD) != authority:
         minion.state.write(RECORD, authority)
 
 
-def certificate(minion: Minion):
-    """
-    Return the authority's certificate, as ``{"certificate": PEM}`` or ``{"refused": reason}``.
-
-    For mail minions, through the peer interface. It is the file that the CA minion's pillar has at
-    ``postfix_mta:certificate:ca:certificate``, or the default there.
-    """
+def certificate(minion: Minion) -> dict[str, str]:
+    """Do what ``mta_fleet_ca.certificate`` says."""
     path = minion.settings()["certificate"]["ca"]["certificate"]
     try:
-        pem = _read(path)
-        if pem is None:
-            return {"refused": f"{path} is not there; state.apply postfix_mta.fleet_ca makes the authority"}
-        _described(pem, path)
+        return {"certificate": _authority(path).decode()}
     except CommandExecutionError as err:
         return {"refused": str(err)}
-    return {"certificate": pem}
 
 
-def issue(minion: Minion, request, policy, days=DAYS, **kwargs):
-    """
-    Sign the public key of a request, as a signing policy says; for mail minions, through the peer interface.
+def _authority(path: str) -> bytes:
+    """The authority's certificates in a file, and nothing else that is there: it may hold the key, too."""
+    data = _mta_system.read_bytes(path)
+    if data is None:
+        raise CommandExecutionError(f"{path} is not there; state.apply postfix_mta.fleet_ca makes the authority")
+    pem = _mta_x509.pick(data, "certificates")
+    _mta_pem.describe(path, pem)
+    return pem
 
-    request
-        A PKCS 10 request, PEM text. Its names and extensions are not used.
 
-    policy
-        Name of a signing policy: the id of a minion in ``certificate.fleet.minions``, or an entry of
-        ``x509_signing_policies`` that has ``minions``.
-
-    days
-        Wish for the validity in days, default 825. The policy and the authority's end limit it.
-
-    kwargs
-        What Salt says about the sender. Everything else is refused.
-
-    Returns ``{"certificate": PEM}``, or ``{"refused": reason}``. Called from the command line it refuses:
-    only the peer interface says who asks.
-    """
+def issue(minion: Minion, request: str, policy: str, days: int = DAYS, **kwargs: Any) -> dict[str, str]:
+    """Do what ``mta_fleet_ca.issue`` says."""
     applicant = kwargs.get("__pub_id")
     try:
         unknown = sorted(str(key) for key in kwargs if not str(key).startswith("__pub_"))
@@ -208,7 +201,7 @@ def issue(minion: Minion, request, policy, days=DAYS, **kwargs):
     return {"certificate": pem}
 
 
-def _issue(minion: Minion, request, policy, days, applicant):
+def _issue(minion: Minion, request: Any, policy: Any, days: Any, applicant: Any) -> str:
     """Check all of the request, and sign; raises where it is refused."""
     if not isinstance(policy, str) or not policy.isprintable() or len(policy) > 255:
         raise SaltInvocationError("the policy's name is no text")
@@ -216,34 +209,34 @@ def _issue(minion: Minion, request, policy, days, applicant):
         raise SaltInvocationError("days must be a whole number, 1 or more")
     if not isinstance(applicant, str) or not applicant:
         raise CommandExecutionError("Salt does not say which minion asks; only the peer interface does")
-    settings = minion.settings()["certificate"]
-    found = _policy(minion, policy, settings)
+    found = _policy(minion, policy, minion.settings()["certificate"])
     if not fnmatch.fnmatchcase(applicant, found.pop("minions")):
         raise CommandExecutionError(f"the policy {policy} is not for {applicant}")
-    wanted = _requested(request)
-    if "x509.encode_certificate" not in __salt__:  # what only the newer of Salt's two x509 modules has
+    requested = _requested(request)
+    if "x509.encode_certificate" not in minion.functions:  # what only the newer of Salt's two x509 modules has
         raise CommandExecutionError(
             "Salt's x509 module is not loaded there. On Salt 3006 it needs 'features: {x509_v2: true}' in the "
             "CA minion's configuration, and a restart of the salt-minion"
         )
-    now = _now()
+    now = _mta_system.now()
     signer = _signing_certificate(found["signing_cert"])
     end = now + datetime.timedelta(days=min(days, found.pop("days_valid", DAYS)))
-    wishes = {
-        "keyUsage": _usage(wanted["key"]),
-        "not_before": (now - BACKDATED).strftime(TIME),
+    defaults = {
+        "keyUsage": _usage(requested["key"]),
+        "not_before": (now - _mta_x509_make.BACKDATED).strftime(TIME),
         "not_after": min(end, signer["not_after"]).strftime(TIME),
-        "public_key": wanted["public_pem"],
+        "public_key": requested["public_pem"],
     }
     try:
-        return minion.functions["x509.create_certificate"](**{**wishes, **found})
+        made: str = minion.functions["x509.create_certificate"](**{**defaults, **found})
     except Exception as err:
         # Whatever Salt's module raises, and that is much, must not reach the sender as a traceback.
         log.error("Signing by the policy %s failed", policy, exc_info=True)
         raise CommandExecutionError(f"the policy {policy} cannot be used: {err}") from err
+    return made
 
 
-def _policy(minion: Minion, name, settings):
+def _policy(minion: Minion, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The signing policy of that name, with ``minions``, as keyword arguments of ``x509.create_certificate``."""
     minions = settings["fleet"]["minions"]
     if name in minions:
@@ -274,17 +267,14 @@ def _policy(minion: Minion, name, settings):
     return dict(own)
 
 
-def _signing_certificate(given):
+def _signing_certificate(given: str) -> _mta_x509.CertificateFacts:
     """The authority's certificate, which a policy gives as a path or as PEM text."""
     if "-----BEGIN" in given:
-        return _described(given, "the policy's signing_cert")
-    pem = _read(given)
-    if pem is None:
-        raise CommandExecutionError(f"{given} is not there; state.apply postfix_mta.fleet_ca makes the authority")
-    return _described(pem, given)
+        return _mta_pem.describe("the policy's signing_cert", given)[0]
+    return _mta_pem.describe(given, _authority(given))[0]
 
 
-def _generated(names):
+def _generated(names: Iterable[str]) -> dict[str, Any]:
     """What a server's certificate for these names holds (RFC 5280, 4.2.1)."""
     hosts, alternative = [], []
     for name in names:
@@ -293,7 +283,7 @@ def _generated(names):
         except ValueError:
             hosts.append(name.lower())
             alternative.append(f"DNS:{name.lower()}")
-    common = next((name for name in hosts if len(name) <= COMMON_NAME_LIMIT), None)
+    common = next((name for name in hosts if len(name) <= _mta_x509_make.COMMON_NAME_LIMIT), None)
     return {
         **({"CN": common} if common else {}),
         # Critical where there is no subject (4.2.1.6).
@@ -306,19 +296,22 @@ def _generated(names):
     }
 
 
-def _usage(key):
+def _usage(key: str) -> str:
     """The key usage: only an RSA key enciphers keys (RFC 3279, 2.3.1; RFC 5480, 3)."""
     return ", ".join(["critical", "digitalSignature", *(["keyEncipherment"] if key.startswith("RSA") else [])])
 
 
-def _requested(request):
+def _requested(request: Any) -> _mta_x509.RequestFacts:
     """What a request is for, when it is one, its private key has signed it, and clients accept the key."""
     if not isinstance(request, str) or len(request) > LONGEST_REQUEST or not re.fullmatch(REQUEST, request):
         raise SaltInvocationError("the request is not the text of one PEM certificate request")
     return _mta_x509.describe_request(request)
 
 
-def trust_plan(minion: Minion, name, source, command):
+# -- the system's trust store ------------------------------------------------------------------
+
+
+def trust_plan(minion: Minion, name: str, source: str | None, command: Sequence[str]) -> Plan:
     """
     Tell whether the system's trust store has the authority's certificate as it is now.
 
@@ -328,19 +321,18 @@ def trust_plan(minion: Minion, name, source, command):
     source
         Absolute path of the authority's certificate; ``None``: it should not be in the trust store.
 
-    Returns changes, ``{name: {"old": …, "new": …}}``; empty when all is well. Raises ``CommandExecutionError``
-    when a file cannot be read.
+    Raises ``CommandExecutionError`` when a file cannot be read.
     """
-    present = _read(name)
+    present = _mta_system.read_bytes(name)
     # In test mode the source may be what an earlier state of the run would fetch.
-    wanted = None if source is None else _read(source) or ""
+    wanted = None if source is None else _mta_system.read_bytes(source) or b""
     if present == wanted:
         return Plan()
     old = None if present is None else "another certificate" if source else "trusted"
     return Plan({name: {"old": old, "new": source}})
 
 
-def trust_apply(minion: Minion, name, source, command):
+def trust_apply(minion: Minion, name: str, source: str | None, command: Sequence[str]) -> None:
     """
     Put the authority's certificate into the system's trust store, or take it out.
 
@@ -348,52 +340,29 @@ def trust_apply(minion: Minion, name, source, command):
         As for :func:`trust_plan`.
 
     command
-        The system's program that rebuilds the trust store, a list.
+        The system's program that rebuilds the trust store.
 
     Raises ``CommandExecutionError`` when a file cannot be written or the program fails; then the next run tries
     again.
     """
-    old, new = _read(name), None if source is None else _read(source)
+    old, new = _mta_system.read_bytes(name), None if source is None else _mta_system.read_bytes(source)
     if source is not None and new is None:
         raise CommandExecutionError(f"{source} is not there")
-    _replace(name, new)
-    result = minion.functions["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
-    if result["retcode"]:
-        _replace(name, old)
-        raise CommandExecutionError(f"{' '.join(command)} failed: {result['stderr'] or result['stdout']}")
-
-
-def _replace(path, text):
-    """Replace a file atomically, or remove it (``None``)."""
-    draft = f"{path}.postfix_mta"
+    _put(name, new)
     try:
-        if text is None:
-            if os.path.lexists(path):
-                os.unlink(path)
-            return
+        _mta_system.run(command, timeout=None)
+    except CommandExecutionError:
+        _put(name, old)
+        raise
+
+
+def _put(path: str, data: bytes | None) -> None:
+    """Replace a file that everybody may read, or remove it (``None``)."""
+    if data is None:
+        _mta_system.remove(path)
+        return
+    try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with open(draft, "w", encoding="ascii") as handle:
-            os.fchmod(handle.fileno(), 0o644)
-            handle.write(text)
-        os.replace(draft, path)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror}") from err
-
-
-def _read(path):
-    """The text of a file; ``None`` when it is not there."""
-    try:
-        with open(path, encoding="ascii", errors="replace") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
-
-
-def _described(pem, what):
-    """The first certificate of a PEM text."""
-    try:
-        return _mta_x509.describe(pem)[0]
-    except CommandExecutionError as err:
-        raise CommandExecutionError(f"{what} {err}") from err
+    _mta_system.replace(path, data, mode=0o644)

@@ -1,19 +1,30 @@
-"""TODO subject (mta_package)."""
+"""
+The mail server's packages, the debconf answers before them, and the system mail name.
+
+On the Debian family the dpkg database is read in process: nothing is started while everything is installed. An
+installation is simulated first, and refused when it would remove anything but a competing mail transport agent.
+Other families use Salt's ``pkg`` module.
+"""
+
+from __future__ import annotations
 
 import os
 import pathlib
 import re
-import subprocess
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Optional
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
-from salt.utils.atomicfile import atomic_open as _atomic_open
 
+import _mta_system
 from _mta_minion import Minion
 
 DPKG = pathlib.Path("/var/lib/dpkg")
 APT_LISTS = pathlib.Path("/var/lib/apt/lists")
 LOCKS = [DPKG / "lock-frontend", DPKG / "lock", APT_LISTS / "lock"]
+# How long to wait for another package manager, in seconds; Salt itself would wait for half an hour.
+LOCK_TIMEOUT = 120
 # dpkg(1), "PACKAGE STATES": the package is configured; only triggers are to be run for the others.
 INSTALLED = ("installed", "triggers-awaited", "triggers-pending")
 NONINTERACTIVE = {
@@ -22,22 +33,19 @@ NONINTERACTIVE = {
     "APT_LISTCHANGES_FRONTEND": "none",
     "NEEDRESTART_MODE": "l",
 }
+Versions = dict[str, Optional[str]]
+# A package's paragraph in a dpkg status file: field in lower case to its value.
+Fields = dict[str, str]
 
 
-def versions(minion: Minion, names):
+def versions(minion: Minion, names: Sequence[str]) -> Versions:
     """
-    Return the installed version of packages.
+    Return the installed version of packages, by name.
 
-    names (list of str)
-        Package names.
-
-    Returns ``{name: version}``, with ``None`` for a package that is not installed completely: absent, removed
-    with its configuration left behind, or unpacked but not configured. The Debian family's answer comes from
-    dpkg's database (dpkg(1)), other families' from ``pkg.version``.
-
-    Raises ``CommandExecutionError`` when the database cannot be read.
+    It is ``None`` for a package that is not installed completely: absent, removed with its configuration left
+    behind, or unpacked but not configured. Raises ``CommandExecutionError`` when the database cannot be read.
     """
-    if minion.grains.get("os_family") != "Debian":
+    if not _is_debian(minion):
         found = minion.functions["pkg.version"](*names)
         found = found if isinstance(found, dict) else {names[0]: found}
         return {name: found.get(name) or None for name in names}
@@ -45,51 +53,42 @@ def versions(minion: Minion, names):
     return {name: _installed_version(database.get(name)) for name in names}
 
 
-def problems(minion: Minion, names):
+def problems(minion: Minion, names: Sequence[str]) -> list[str]:
     """
     Return why packages cannot be installed; nothing is changed.
 
-    names (list of str)
-        Names of the packages to be installed.
-
-    Returns a list of reasons, empty when the installation can go ahead. A package that apt does not know yet
-    is no reason: :py:func:`install` refreshes them first. Only the Debian family gets reasons.
+    A package that apt does not know yet is no reason: :func:`install` refreshes them first. Only the Debian family
+    gets reasons.
     """
-    if minion.grains.get("os_family") != "Debian" or not names:
+    if not _is_debian(minion) or not names:
         return []
     returncode, output = _simulate(names)
     return _refusals(_removals(output)) if returncode == 0 else []
 
 
-def install(minion: Minion, names, answers=None, lock_timeout=120):
+def install(minion: Minion, names: Sequence[str], answers: Mapping[str, Any] | None = None) -> None:
     """
     Install packages without asking anything.
 
-    names (list of str)
-        Names of the packages to be installed.
-
-    answers (dict, default None)
+    answers
         debconf answers by package, ``{package: {question: [type, value]}}``. Those of a package in ``names``
         that was never installed are given to debconf before apt runs, the others are left out
         (debconf-set-selections(1)).
-
-    lock_timeout (int, seconds, default 120)
-        How long to wait for another package manager.
 
     Raises ``SaltInvocationError`` for an answer that debconf's format cannot hold. Raises
     ``CommandExecutionError``, with nothing changed, when apt would remove a package that is not a competing
     mail transport agent, when the packages are not found, or when another package manager keeps the lock; and
     when the installation fails.
     """
-    if minion.grains.get("os_family") != "Debian":
+    if not _is_debian(minion):
         minion.functions["pkg.install"](pkgs=list(names), refresh=True)
     else:
         known = _database(names)
         selections = _selections(answers or {}, [name for name in names if name not in known])
-        _wait_for_locks(lock_timeout)
+        _wait_for_locks(LOCK_TIMEOUT)
         _refuse_or_refresh(minion, names)
         _set_selections(selections)
-        _wait_for_locks(lock_timeout)
+        _wait_for_locks(LOCK_TIMEOUT)
         minion.functions["pkg.install"](pkgs=list(names), refresh=False, env=NONINTERACTIVE)
     missing = [name for name, version in versions(minion, names).items() if version is None]
     if missing:
@@ -98,88 +97,73 @@ def install(minion: Minion, names, answers=None, lock_timeout=120):
         )
 
 
-def mail_name(path):
-    """
-    Return the system mail name: what the file holds, ``None`` when it is not there (mailname(5)).
+def mail_name(path: str) -> str | None:
+    """Return the system mail name: what a file holds, ``None`` when it is not there (mailname(5))."""
+    text = _mta_system.read(path)
+    return None if text is None else text.removesuffix("\n")
 
-    path (str)
-        Usually ``/etc/mailname``.
 
-    Raises ``CommandExecutionError`` when the file cannot be read.
+def converge(
+    minion: Minion,
+    packages: Sequence[str],
+    answers: Mapping[str, Any] | None,
+    mailname: str | None,
+    mailname_file: str | None,
+    test: bool,
+) -> dict[str, Any]:
     """
+    Install the packages that are missing, and keep the system mail name; parameters as for the state.
+
+    Returns ``result``, ``changes`` and ``comment`` of a state. When an installation fails, ``changes`` has what
+    has been installed all the same.
+    """
+    subject = f"The packages {', '.join(packages)}"
+    changes: dict[str, Any] = {}
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CommandExecutionError(f"{path} cannot be read: {error}") from error
+        before = versions(minion, packages)
+        missing = [package for package in packages if before[package] is None]
+        # Packages read it when they are installed.
+        renamed = _renamed(mailname, mailname_file)
+        if not missing and not renamed:
+            return {"result": True, "changes": {}, "comment": f"{subject} are in the correct state"}
+        planned = {**renamed, **{package: {"old": "", "new": "installed"} for package in missing}}
+        if test:
+            refused = problems(minion, missing)
+            if refused:
+                return {"result": False, "changes": {}, "comment": "\n".join(refused)}
+            return {"result": None, "changes": planned, "comment": f"Would be changed: {', '.join(planned)}"}
+        for path, change in renamed.items():
+            # Of a symbolic link, the file that it leads to.
+            _mta_system.replace(os.path.realpath(path), f"{change['new']}\n")
+        changes = renamed
+        if missing:
+            try:
+                install(minion, missing, answers)
+            finally:
+                after = versions(minion, missing)
+                now = {package: {"old": "", "new": after[package]} for package in missing if after[package]}
+                changes = {**renamed, **now}
+    except (CommandExecutionError, SaltInvocationError) as error:
+        return {"result": False, "changes": changes, "comment": f"{subject} have not all been installed: {error}"}
+    return {"result": True, "changes": changes, "comment": f"Changed: {', '.join(planned)}"}
 
 
-def set_mail_name(path, name):
-    """
-    Write the system mail name to its file, at once and readable by all (mailname(5)).
-
-    path (str)
-        Usually ``/etc/mailname``. Of a symbolic link, the file that it leads to is written.
-
-    name (str)
-        A fully qualified domain name.
-
-    Raises ``CommandExecutionError`` when the file cannot be written.
-    """
-    try:
-        with _atomic_open(os.path.realpath(path), "w") as file:
-            os.fchmod(file.fileno(), 0o644)  # of a new file; one that is there keeps its mode and owner
-            file.write(f"{name}\n")
-    except OSError as error:
-        raise CommandExecutionError(f"{path} cannot be written: {error}") from error
+def _renamed(name: str | None, path: str | None) -> dict[str, Any]:
+    """How the system mail name has to change, by the file that holds it."""
+    if not name or not path:
+        return {}
+    old = mail_name(path)
+    return {} if old == name else {path: {"old": old or "", "new": name}}
 
 
-def _paragraphs(database, names):
-    """
-    Return ``{name: {field in lower case: value}}`` from the bytes of a dpkg status file (deb-control(5)).
-
-    A later paragraph of a package wins, except over one for another architecture that is installed.
-    """
-    wanted = {name.encode(): name for name in names}
-    found = {}
-    for paragraph in database.split(b"\n\n"):
-        paragraph = paragraph.lstrip(b"\n")
-        # dpkg writes "Package:" first; slicing it out is what keeps a database of several MB within 3 ms.
-        name = wanted.get(paragraph[9 : paragraph.find(b"\n")])
-        if name is None:
-            continue
-        fields = _fields(paragraph.decode(errors="replace"))
-        earlier = found.get(name)
-        if not _installed_version(earlier) or fields.get("architecture") == earlier.get("architecture"):
-            found[name] = fields
-    return found
+def _is_debian(minion: Minion) -> bool:
+    return minion.grains.get("os_family") == "Debian"
 
 
-def _removals(output):
-    """Return what ``apt-get --simulate`` would remove: it prints an operation of dpkg a line (apt-get(8))."""
-    return re.findall(r"^(?:Remv|Purg) ([^\s:]+)", output, re.MULTILINE)
+# -- the dpkg database -------------------------------------------------------------------------
 
 
-def _selections(answers, packages):
-    """
-    Return the input of debconf-set-selections(1) for some packages, one line for each answer.
-
-    Raises ``SaltInvocationError`` for an answer that its format cannot hold.
-    """
-    lines = []
-    for package in packages:
-        for question, answer in answers.get(package, {}).items():
-            if not isinstance(answer, (list, tuple)) or len(answer) != 2:
-                raise SaltInvocationError(f"The debconf answer to {question} is not a list of type and value")
-            line = f"{package} {question} {answer[0]} {answer[1]}"
-            if re.search(r"[\x00-\x1f\x7f]", line):
-                raise SaltInvocationError(f"The debconf answer to {question} has a control character in it")
-            lines.append(line + "\n")
-    return "".join(lines)
-
-
-def _database(names):
+def _database(names: Iterable[str]) -> dict[str, Fields]:
     """
     Return the paragraphs of the packages that dpkg knows: installed, in part installed, or not yet purged.
 
@@ -194,7 +178,28 @@ def _database(names):
     return {name: fields for name, fields in found.items() if _state(fields) != "not-installed"}
 
 
-def _fields(paragraph):
+def _paragraphs(database: bytes, names: Iterable[str]) -> dict[str, Fields]:
+    """
+    Return the paragraphs of packages from the bytes of a dpkg status file (deb-control(5)).
+
+    A later paragraph of a package wins, except over one for another architecture that is installed.
+    """
+    wanted = {name.encode(): name for name in names}
+    found: dict[str, Fields] = {}
+    for paragraph in database.split(b"\n\n"):
+        paragraph = paragraph.lstrip(b"\n")
+        # dpkg writes "Package:" first; slicing it out is what keeps a database of several MB within 3 ms.
+        name = wanted.get(paragraph[9 : paragraph.find(b"\n")])
+        if name is None:
+            continue
+        fields = _fields(paragraph.decode(errors="replace"))
+        earlier = found.get(name, {})
+        if not _installed_version(earlier) or fields.get("architecture") == earlier.get("architecture"):
+            found[name] = fields
+    return found
+
+
+def _fields(paragraph: str) -> Fields:
     fields = {}
     for line in paragraph.splitlines():
         name, colon, value = line.partition(":")
@@ -203,21 +208,29 @@ def _fields(paragraph):
     return fields
 
 
-def _state(fields):
+def _state(fields: Fields) -> str:
     """Return the last word of ``Status: want flag state``."""
     return (fields.get("status", "").split() or [""])[-1]
 
 
-def _installed_version(fields):
+def _installed_version(fields: Fields | None) -> str | None:
     return fields.get("version") if fields and _state(fields) in INSTALLED else None
 
 
-def _names_in(relation):
-    """Return the package names in a field like Provides (deb-control(5)), without versions."""
-    return {part.split("(")[0].split(":")[0].strip() for part in re.split("[,|]", relation)}
+# -- what an installation would remove ---------------------------------------------------------
 
 
-def _refusals(removed):
+def _simulate(names: Sequence[str]) -> tuple[int, str]:
+    """Return the exit code and the output of apt-get --simulate, which needs no lock and changes nothing."""
+    return _run(["apt-get", "--simulate", "-q", "-y", "install", *names])
+
+
+def _removals(output: str) -> list[str]:
+    """Return what ``apt-get --simulate`` would remove: it prints an operation of dpkg a line (apt-get(8))."""
+    return re.findall(r"^(?:Remv|Purg) ([^\s:]+)", output, re.MULTILINE)
+
+
+def _refusals(removed: Sequence[str]) -> list[str]:
     """
     Return why removals are refused: all but those of a mail transport agent.
 
@@ -239,11 +252,16 @@ def _refusals(removed):
     ]
 
 
-def _source(name, fields):
+def _names_in(relation: str) -> set[str]:
+    """Return the package names in a field like Provides (deb-control(5)), without versions."""
+    return {part.split("(")[0].split(":")[0].strip() for part in re.split("[,|]", relation)}
+
+
+def _source(name: str, fields: Fields) -> str:
     return fields.get("source", name).split(" ")[0]
 
 
-def _refuse_or_refresh(minion: Minion, names):
+def _refuse_or_refresh(minion: Minion, names: Sequence[str]) -> None:
     """
     Refresh the package lists, and simulate the installation.
 
@@ -263,12 +281,28 @@ def _refuse_or_refresh(minion: Minion, names):
         raise CommandExecutionError("\n".join(refusals))
 
 
-def _simulate(names):
-    """Return the exit code and the output of apt-get --simulate, which needs no lock and changes nothing."""
-    return _run(["apt-get", "--simulate", "-q", "-y", "install", *names])
+# -- debconf and locks -------------------------------------------------------------------------
 
 
-def _set_selections(selections):
+def _selections(answers: Mapping[str, Any], packages: Iterable[str]) -> str:
+    """
+    Return the input of debconf-set-selections(1) for some packages, one line for each answer.
+
+    Raises ``SaltInvocationError`` for an answer that its format cannot hold.
+    """
+    lines = []
+    for package in packages:
+        for question, answer in answers.get(package, {}).items():
+            if not isinstance(answer, (list, tuple)) or len(answer) != 2:
+                raise SaltInvocationError(f"The debconf answer to {question} is not a list of type and value")
+            line = f"{package} {question} {answer[0]} {answer[1]}"
+            if re.search(r"[\x00-\x1f\x7f]", line):
+                raise SaltInvocationError(f"The debconf answer to {question} has a control character in it")
+            lines.append(line + "\n")
+    return "".join(lines)
+
+
+def _set_selections(selections: str) -> None:
     if not selections:
         return
     returncode, output = _run(["debconf-set-selections"], stdin=selections)
@@ -277,26 +311,14 @@ def _set_selections(selections):
         raise CommandExecutionError(f"debconf-set-selections refused the answers: {output.strip()}")
 
 
-def _run(argv, stdin=""):
-    """Run a command and return its exit code and what it printed on both streams."""
-    try:
-        done = subprocess.run(
-            argv,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, **NONINTERACTIVE},
-        )
-    except OSError as error:
-        raise CommandExecutionError(f"{argv[0]} cannot be run: {error}") from error
-    return done.returncode, done.stdout
+def _run(command: Sequence[str], stdin: str = "") -> tuple[int, str]:
+    """Run a command and return its exit code and what it printed, errors first."""
+    done = _mta_system.run(command, stdin=stdin, environment=NONINTERACTIVE, timeout=None, check=False)
+    return done.code, (done.errors + done.output).decode(errors="replace")
 
 
-def _wait_for_locks(seconds):
-    """Wait until no other process holds a lock of dpkg or apt; Salt itself would wait for half an hour."""
+def _wait_for_locks(seconds: float) -> None:
+    """Wait until no other process holds a lock of dpkg or apt."""
     deadline = time.monotonic() + seconds
     while True:
         holder = next(filter(None, map(_lock_holder, LOCKS)), None)
@@ -307,8 +329,8 @@ def _wait_for_locks(seconds):
         time.sleep(1)
 
 
-def _lock_holder(path):
-    """Describe the process that holds a lock on a file, None if nobody does."""
+def _lock_holder(path: pathlib.Path) -> str | None:
+    """Describe the process that holds a lock on a file, ``None`` if nobody does."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except OSError:
@@ -322,7 +344,7 @@ def _lock_holder(path):
         os.close(descriptor)
 
 
-def _locking_process(inode):
+def _locking_process(inode: int) -> str:
     """Name the process that proc(5) /proc/locks shows for an inode."""
     for line in pathlib.Path("/proc/locks").read_text().splitlines():
         fields = line.split()

@@ -1,75 +1,61 @@
-"""TODO subject (mta_cert mta_pem)."""
+"""
+PEM files: which are read, who may have access to them, and what the certificates in them are.
 
-import collections
+Symbolic links are followed when root made them and they lead to a regular file.
+"""
+
+from __future__ import annotations
+
 import datetime
 import grp
 import os
 import stat
+from typing import Any, Literal, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_secrets
+import _mta_system
 import _mta_x509
 from _mta_minion import Minion
 
 LONGEST = 65535  # bytes of PEM text in pillar: a chain of many RSA 8192 certificates
-File = collections.namedtuple("File", "data mode uid gid")
+# Who may have access: root alone reads it; the group ssl-cert too; all read it, root alone writes it.
+Kind = Literal["key", "server key", "certificate"]
 
 
-def utc_now():
-    return datetime.datetime.now(datetime.timezone.utc)
+class File(NamedTuple):
+    """A file that has been read."""
+
+    data: bytes
+    mode: int
+    uid: int
+    gid: int
 
 
-def date_of(moment):
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def inspect(path, renew_days=None):
-    """
-    Tell what a certificate is, and what will happen to it and when.
-
-    path
-        Absolute path of a PEM file; its first certificate is described.
-
-    renew_days
-        How many days before its end it is renewed. Default: a third of its lifetime, 30 at most.
-
-    Returns ``None`` when nothing is there, else a dictionary:
-
-    - ``subject``, ``issuer`` (RFC 4514 text), ``names`` (list), ``serial`` (hexadecimal), ``ca``,
-      ``self_signed``
-    - ``key`` (such as ``RSA 3072``), ``signature`` (hash)
-    - ``not_before``, ``renewal``, ``not_after`` (UTC), ``days_left`` (whole days, negative when expired)
-    - ``sha256``, ``sha1``: fingerprints
-    - ``tlsa``: data of the TLSA record for DANE (RFC 7671, 5.1: usage 3, the public key's SHA-256, which a renewal
-      keeps); ``tlsa_records``: the whole records for SMTP, one per name
-    - ``chain``: subjects of the further certificates in the file
-    - ``next_action``: in words, for a certificate that the formula makes itself
-
-    Raises ``CommandExecutionError`` when the file is no PEM certificate.
-    """
+def inspect(path: str, renew_days: int | None = None) -> dict[str, Any] | None:
+    """Return what ``mta_cert.inspect`` does."""
     file = read(path)
     if file is None:
         return None
-    leaf, *others = describe(path, file, renew_days)
-    now = utc_now()
-    shown = (
-        "subject",
-        "names",
-        "issuer",
-        "key",
-        "serial",
-        "ca",
-        "self_signed",
-        "signature",
-        "sha256",
-        "sha1",
-        "tlsa",
-    )
+    leaf, *others = describe(path, file.data, renew_days)
+    now = _mta_system.now()
     hosts = [name for name in leaf["names"] if name[:2] != "*." and not _is_address(name)]
     return {
-        **{item: leaf[item] for item in shown},
-        **{item: date_of(leaf[item]) for item in ("not_before", "renewal", "not_after")},
+        "subject": leaf["subject"],
+        "names": leaf["names"],
+        "issuer": leaf["issuer"],
+        "key": leaf["key"],
+        "serial": leaf["serial"],
+        "ca": leaf["ca"],
+        "self_signed": leaf["self_signed"],
+        "signature": leaf["signature"],
+        "sha256": leaf["sha256"],
+        "sha1": leaf["sha1"],
+        "tlsa": leaf["tlsa"],
+        "not_before": _mta_x509.date_of(leaf["not_before"]),
+        "renewal": _mta_x509.date_of(leaf["renewal"]),
+        "not_after": _mta_x509.date_of(leaf["not_after"]),
         "days_left": (leaf["not_after"] - now).days,
         "tlsa_records": [f"_25._tcp.{host}. IN TLSA {leaf['tlsa']}" for host in hosts],
         "chain": [other["subject"] or "(no subject)" for other in others],
@@ -77,42 +63,67 @@ def inspect(path, renew_days=None):
     }
 
 
-def _is_address(name):
+def _is_address(name: str) -> bool:
     return ":" in name or name.replace(".", "").isdigit()
 
 
-def describe(path, file, renew_days=None):
+def describe(path: str, data: str | bytes, renew_days: int | None = None) -> list[_mta_x509.CertificateFacts]:
+    """
+    Tell what the certificates are that were read at a path, as :py:func:`_mta_x509.describe` does.
+
+    Raises ``CommandExecutionError``, which names the path.
+    """
     try:
-        return _mta_x509.describe(file.data, renew_days)
+        return _mta_x509.describe(data, renew_days)
     except CommandExecutionError as err:
         raise CommandExecutionError(f"{path} {err}") from err
 
 
-def _next_action(facts, now):
+def describe_key(
+    path: str, data: bytes, passphrase: bytes | None = None, thorough: bool = False
+) -> _mta_x509.KeyFacts:
+    """
+    Tell what the private key is that was read at a path, as :py:func:`_mta_x509.describe_key` does.
+
+    Raises ``CommandExecutionError``, which names the path.
+    """
+    try:
+        return _mta_x509.describe_key(data, passphrase, thorough)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{path} {err}") from err
+
+
+def usable_key(path: str, data: bytes) -> _mta_x509.KeyFacts:
+    """As :func:`describe_key`, thoroughly; also raises for a key that clients refuse."""
+    facts = describe_key(f"The key {path}", data, thorough=True)
+    if facts["weakness"]:
+        raise CommandExecutionError(f"{path}: {facts['weakness']}. Move it away to get a new one")
+    return facts
+
+
+def _next_action(facts: _mta_x509.CertificateFacts, now: datetime.datetime) -> str:
     if now < facts["not_before"]:
         return "none: it is not valid yet; look at the clock"
     if now > facts["not_after"]:
         return "renewed at the next apply: it has expired"
     if now >= facts["renewal"]:
-        return f"renewed at the next apply: its renewal began at {date_of(facts['renewal'])}"
-    return f"renewed at the first apply after {date_of(facts['renewal'])}"
+        return f"renewed at the next apply: its renewal began at {_mta_x509.date_of(facts['renewal'])}"
+    return f"renewed at the first apply after {_mta_x509.date_of(facts['renewal'])}"
 
 
-def _trusted(uid):
+def _trusted(uid: int) -> bool:
     return uid in (0, os.geteuid())
 
 
-def read(path):
+def read(path: str) -> File | None:
     """
     Read the regular file at a path, through a link that root made.
 
     path
         Absolute path.
 
-    Returns ``None`` when nothing is there, else a named tuple: ``data`` (bytes), ``mode``, ``uid``, ``gid``.
-
-    Raises ``SaltInvocationError`` when the path is not absolute, ``CommandExecutionError`` for what is no regular
-    file, a link that is not followed, or a file that cannot be read.
+    Returns ``None`` when nothing is there. Raises ``SaltInvocationError`` when the path is not absolute,
+    ``CommandExecutionError`` for what is no regular file, a link that is not followed, or what cannot be read.
     """
     if not isinstance(path, str) or not os.path.isabs(path):
         raise SaltInvocationError(f"An absolute path is needed, not {path!r}")
@@ -130,26 +141,19 @@ def read(path):
             status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise CommandExecutionError(f"{path} is not a regular file. Move it away")
-        with open(path, "rb") as handle:
-            return File(handle.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
     except FileNotFoundError:
         return None
     except OSError as err:
         raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
+    data = _mta_system.read_bytes(path)
+    return None if data is None else File(data, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
-def wrong_access(path, file, kind):
+def wrong_access(file: File, kind: Kind) -> str | None:
     """
-    Tell who else can get at a file.
+    Tell who else has access to a file.
 
-    path, file
-        Absolute path, and what :func:`read` returned for it.
-
-    kind
-        ``key`` (root alone reads it), ``server key`` (and the group ``ssl-cert``), ``certificate`` (all may read
-        it, root alone writes it).
-
-    Returns ``None`` when all is well, else a text such as ``can be read by others (mode 0644)``.
+    Returns ``None`` when nobody has who should not, else a text such as ``can be read by others (mode 0644)``.
     """
     if not _trusted(file.uid):
         return f"belongs to user {file.uid}, not to root"
@@ -159,14 +163,14 @@ def wrong_access(path, file, kind):
     return f"can be read by others (mode {file.mode:04o})" if file.mode & 0o177 & ~allowed else None
 
 
-def _group(gid):
+def _group(gid: int) -> str | None:
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return None
 
 
-def source(minion: Minion, where, private=False):
+def source(minion: Minion, where: str, private: bool = False) -> bytes:
     """
     Return PEM text from where an administrator keeps it.
 
@@ -176,29 +180,24 @@ def source(minion: Minion, where, private=False):
     private
         It is a private key: a file that others can read is refused.
 
-    Returns bytes. Raises ``CommandExecutionError`` when nothing is there, or others can read a key.
+    Raises ``CommandExecutionError`` when nothing is there, or others can read a key.
     """
     if not where.startswith("/"):
-        text = _mta_secrets.get(minion, where, longest=LONGEST)
+        text: str | None = _mta_secrets.get(minion, where, longest=LONGEST)
         if text is None:
             raise CommandExecutionError(f"Pillar {where} is not there")
         return text.encode()
     file = read(where)
     if file is None:
         raise CommandExecutionError(f"{where} is not there")
-    wrong = private and wrong_access(where, file, "server key")
+    wrong = wrong_access(file, "server key") if private else None
     if wrong:
         raise CommandExecutionError(f"{where} {wrong}: chown root and chmod 600, and think of a new key")
     return file.data
 
 
-def refuse_existing(*paths):
-    """
-    Raise ``CommandExecutionError`` when something is at one of the paths.
-
-    paths
-        Absolute paths.
-    """
+def refuse_existing(*paths: str) -> None:
+    """Raise ``CommandExecutionError`` when something is at one of these absolute paths."""
     for path in paths:
         if read(path) is not None:
             raise CommandExecutionError(f"{path} is there already and is not overwritten")

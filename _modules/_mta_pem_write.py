@@ -1,7 +1,10 @@
-"""TODO subject (mta_pem)."""
+"""Write PEM files: keys are private from their first moment, and what belongs together is switched together."""
+
+from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 
 from salt.exceptions import CommandExecutionError
 
@@ -10,18 +13,9 @@ import _mta_transaction
 from _mta_minion import Minion
 
 
-def create(path, data, mode):
+def create(path: str, data: bytes, mode: int) -> None:
     """
     Create a file that must not exist, with its mode from the first moment, outside of any transaction.
-
-    path
-        Absolute path.
-
-    data
-        Bytes.
-
-    mode
-        A number, such as ``0o600``.
 
     Raises ``CommandExecutionError`` when something is there, or the file cannot be written.
     """
@@ -41,7 +35,12 @@ def create(path, data, mode):
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror}") from err
 
 
-def write(minion: Minion, files, halted=False, protect=None):
+def write(
+    minion: Minion,
+    files: Mapping[str, bytes],
+    halted: bool = False,
+    protect: Mapping[str, Iterable[str]] | None = None,
+) -> None:
     """
     Write files that belong together, as part of the transaction; missing directories are made.
 
@@ -55,11 +54,12 @@ def write(minion: Minion, files, halted=False, protect=None):
         Whether Postfix is stopped meanwhile, as it must not see one of them without the others. Default ``False``.
 
     protect
-        Path to the stores that forget its former content, as for ``mta_transaction.write``. Default: none.
+        Path to the snapshots that forget its former content, as for :py:func:`_mta_transaction.write`. Default:
+        none.
 
     Raises ``CommandExecutionError`` when a file cannot be written.
     """
-    needed = {}
+    needed: dict[str, int] = {}
     for path, data in files.items():
         directory = os.path.dirname(os.path.realpath(path))
         needed[directory] = needed.get(directory, 0) + 2 * max(len(data), 4096)
@@ -80,13 +80,13 @@ def write(minion: Minion, files, halted=False, protect=None):
             group="root",
             mode="0600" if private else "0644",
             activate={"postfix": "reload"},
-            protect=(protect or {}).get(path, ()),
+            protect=tuple((protect or {}).get(path, ())),
         )
     if ran:
         _mta_services.start("postfix")
 
 
-def _try_to_write(directory, size):
+def _try_to_write(directory: str, size: int) -> None:
     """Raise unless ``size`` more bytes fit into the directory."""
     try:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".postfix_mta.") as handle:

@@ -1,4 +1,6 @@
-"""TODO subject (mta_queue)."""
+"""Postfix's mail queue: what waits in it, selected by filters, and what is done with that."""
+
+from __future__ import annotations
 
 import collections
 import contextlib
@@ -8,22 +10,18 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Collection, Generator, Iterable
+from typing import IO, Any, Callable, NamedTuple, TypedDict
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
+import _mta_system
 
 POSTQUEUE = "/usr/sbin/postqueue"
 POSTSUPER = "/usr/sbin/postsuper"
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 SPOOL = (*QUEUES, "corrupt")
-# What postsuper(1) is told, the queues that it works on, and what has been done then.
-ACTIONS = {
-    "delete": ("-d", QUEUES, "deleted"),
-    "hold": ("-h", ("incoming", "active", "deferred"), "put on hold"),
-    "release": ("-H", ("hold",), "released"),
-    "requeue": ("-r", ("incoming", "active", "deferred", "hold"), "requeued"),
-}
 # Of the messages that an action is for, so many are shown.
 SHOWN = 100
 NULL_SENDER = "<>"
@@ -43,9 +41,161 @@ OTHERS = "(others)"
 REASON_LENGTH = 160
 
 
-def _parsed(line):
+class Action(NamedTuple):
+    """The option by which postsuper(1) does it, the queues that it works on, and what has been done then."""
+
+    option: str | None
+    queues: tuple[str, ...]
+    participle: str
+
+
+ACTIONS = {
+    "delete": Action("-d", QUEUES, "deleted"),
+    "hold": Action("-h", ("incoming", "active", "deferred"), "put on hold"),
+    "release": Action("-H", ("hold",), "released"),
+    "requeue": Action("-r", ("incoming", "active", "deferred", "hold"), "requeued"),
+    # postqueue(1) does that.
+    "flush": Action(None, ("deferred",), "handed on for delivery"),
+}
+
+
+class Recipient(TypedDict):
+    """A recipient that a message still has to reach; ``reason``: why it has not, empty when it was not tried."""
+
+    address: str
+    reason: str
+
+
+class Message(TypedDict):
+    """A message: ``arrived`` in seconds since 1970, ``size`` in bytes."""
+
+    id: str
+    queue: str
+    arrived: int
+    size: int
+    sender: str
+    recipients: list[Recipient]
+
+
+class Aged(Message):
+    """A message with its age in seconds, as it is shown."""
+
+    age: int
+
+
+# -- which messages ----------------------------------------------------------------------------
+
+
+class Filters(NamedTuple):
+    """What a message has to meet, as a person gave it; ``None`` does not matter. See the module ``mta_queue``."""
+
+    queue: Any = None
+    sender: Any = None
+    recipient: Any = None
+    domain: Any = None
+    older_than: Any = None
+    reason: Any = None
+    queue_id: Any = None
+
+    def given(self) -> dict[str, Any]:
+        """Return those that matter, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+EVERYTHING = Filters()
+Test = Callable[[Message, float], bool]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SaltInvocationError(f"{name}: {value!r} is not a text; leave it out if it does not matter")
+    return value.strip()
+
+
+def _pattern(name: str, value: object) -> re.Pattern[str]:
+    """A regular expression for an address or domain in which ``*`` stands for any text."""
+    text = _text(name, value)
+    if not text.strip("*@. "):
+        raise SaltInvocationError(f"{name}: {value!r} selects everything; say everything=True if it is meant")
+    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.IGNORECASE | re.DOTALL)
+
+
+def _names(name: str, value: object, pattern: re.Pattern[str], what: str) -> frozenset[str]:
+    """A set of names from one name or a list of them."""
+    # Salt's command line makes a number of a queue id that is all digits.
+    names = [str(item) for item in (value if isinstance(value, (list, tuple, set)) else [value])]
+    for item in names:
+        if not pattern.fullmatch(item):
+            raise SaltInvocationError(f"{name}: {item!r} is not {what}")
+    return frozenset(names)
+
+
+def _by_queue(value: object) -> Test:
+    queues = _names("queue", value, re.compile("|".join(QUEUES)), f"a queue; there are {', '.join(QUEUES)}")
+    return lambda message, now: message["queue"] in queues
+
+
+def _by_id(value: object) -> Test:
+    ids = _names("queue_id", value, QUEUE_ID, "a queue id")
+    return lambda message, now: message["id"] in ids
+
+
+def _by_age(value: object) -> Test:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+        raise SaltInvocationError(f"older_than: {value!r} is not a number of seconds, 1 or more")
+    seconds = value
+    return lambda message, now: now - message["arrived"] >= seconds
+
+
+def _by_sender(value: object) -> Test:
+    bounce = _text("sender", value).upper() in (NULL_SENDER, "MAILER-DAEMON")
+    sender = re.compile(NULL_SENDER) if bounce else _pattern("sender", value)
+    return lambda message, now: bool(sender.fullmatch(message["sender"]))
+
+
+OF_MESSAGE = {"queue": _by_queue, "queue_id": _by_id, "older_than": _by_age, "sender": _by_sender}
+OfRecipient = Callable[[Recipient], bool]
+
+
+def _by_recipient(filters: Filters) -> Test | None:
+    """One recipient has to meet all that is said of recipients; ``None``: nothing is."""
+    tests: list[OfRecipient] = []
+    if filters.recipient is not None:
+        address = _pattern("recipient", filters.recipient)
+        tests.append(lambda recipient: bool(address.fullmatch(recipient["address"])))
+    if filters.domain is not None:
+        domain = _pattern("domain", filters.domain)
+        tests.append(lambda recipient: bool(domain.fullmatch(_domain(recipient["address"]))))
+    if filters.reason is not None:
+        reason = _text("reason", filters.reason).casefold()
+        tests.append(lambda recipient: reason in recipient["reason"].casefold())
+    if not tests:
+        return None
+    return lambda message, now: any(all(test(one) for test in tests) for one in message["recipients"])
+
+
+def _selection(filters: Filters) -> Test:
+    """Check the filters; return what tells whether a message, at a time, meets them all."""
+    given = filters.given()
+    tests = [make(given[name]) for name, make in OF_MESSAGE.items() if name in given]
+    of_recipient = _by_recipient(filters)
+    if of_recipient:
+        tests.append(of_recipient)
+    return lambda message, now: all(test(message, now) for test in tests)
+
+
+def _limit(value: object, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SaltInvocationError(f"limit: {value!r} is not a whole number, {least} or more")
+    return value
+
+
+# -- what is in the queue ----------------------------------------------------------------------
+
+
+def _parsed(line: bytes) -> Message:
     """
-    A message from a line of ``postqueue -j``, as :func:`list` returns it but for its age.
+    A message from a line of ``postqueue -j``.
 
     Postfix 3.5 to 3.10 write UTF-8 addresses as they are, and escape or replace what is no UTF-8.
     """
@@ -68,11 +218,7 @@ def _parsed(line):
         raise CommandExecutionError(f"Cannot read what postqueue -j says: {line[:200]!r}") from err
 
 
-def _domain(address):
-    return address.rpartition("@")[2].lower() if "@" in address else ""
-
-
-def _messages():
+def _messages() -> Generator[Message]:
     """Yield every message of the queue, as soon as postqueue(1) has written it."""
     with tempfile.TemporaryFile() as errors:
         try:
@@ -81,6 +227,7 @@ def _messages():
             )
         except OSError as err:
             raise CommandExecutionError(f"Cannot run {POSTQUEUE}: {err.strerror}") from err
+        assert process.stdout
         try:
             for line in process.stdout:
                 yield _parsed(line)
@@ -94,79 +241,30 @@ def _messages():
             process.wait()
 
 
-def _pattern(name, value):
-    """A regular expression for an address or domain in which ``*`` stands for any text."""
-    text = _text(name, value)
-    if not text.strip("*@. "):
-        raise SaltInvocationError(f"{name}: {value!r} selects everything; say everything=True if it is meant")
-    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.IGNORECASE | re.DOTALL)
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2].lower() if "@" in address else ""
 
 
-def _text(name, value):
-    if not isinstance(value, str) or not value.strip():
-        raise SaltInvocationError(f"{name}: {value!r} is not a text; leave it out if it shall not matter")
-    return value.strip()
+def _age(message: Message, now: float) -> int:
+    return max(0, int(now - message["arrived"]))
 
 
-def _names(name, value, pattern, what):
-    """A set of names from one name or a list of them."""
-    # Salt's command line makes a number of a queue id that is all digits.
-    names = [str(item) for item in (value if isinstance(value, (list, tuple, set)) else [value])]
-    for item in names:
-        if not re.fullmatch(pattern, item):
-            raise SaltInvocationError(f"{name}: {item!r} is not {what}")
-    return frozenset(names)
+def _aged(message: Message, now: float) -> Aged:
+    return {**message, "age": _age(message, now)}
 
 
-def _selection(filters):
-    """
-    Check the filters; return a function that tells whether a message, at a time, meets them all.
-
-    ``filters`` by name, ``None`` for those that do not matter. Without any, every message is selected.
-    """
-    tests, of_recipient = [], []
-    given = {name: value for name, value in filters.items() if value is not None}
-    if "queue" in given:
-        queues = _names("queue", given["queue"], "|".join(QUEUES), f"a queue; there are {', '.join(QUEUES)}")
-        tests.append(lambda message, now: message["queue"] in queues)
-    if "queue_id" in given:
-        ids = _names("queue_id", given["queue_id"], QUEUE_ID, "a queue id")
-        tests.append(lambda message, now: message["id"] in ids)
-    if "older_than" in given:
-        seconds = given["older_than"]
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 1:
-            raise SaltInvocationError(f"older_than: {seconds!r} is not a number of seconds, 1 or more")
-        tests.append(lambda message, now: now - message["arrived"] >= seconds)
-    if "sender" in given:
-        bounce = _text("sender", given["sender"]).upper() in (NULL_SENDER, "MAILER-DAEMON")
-        sender = re.compile(NULL_SENDER) if bounce else _pattern("sender", given["sender"])
-        tests.append(lambda message, now: sender.fullmatch(message["sender"]))
-    if "recipient" in given:
-        address = _pattern("recipient", given["recipient"])
-        of_recipient.append(lambda recipient: address.fullmatch(recipient["address"]))
-    if "domain" in given:
-        domain = _pattern("domain", given["domain"])
-        of_recipient.append(lambda recipient: domain.fullmatch(_domain(recipient["address"])))
-    if "reason" in given:
-        reason = _text("reason", given["reason"]).casefold()
-        of_recipient.append(lambda recipient: reason in recipient["reason"].casefold())
-    if of_recipient:
-        tests.append(
-            lambda message, now: any(
-                all(test(recipient) for test in of_recipient) for recipient in message["recipients"]
-            )
-        )
-    return lambda message, now: all(test(message, now) for test in tests)
-
-
-def _limit(value, least=0):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SaltInvocationError(f"limit: {value!r} is not a whole number, {least} or more")
-    return value
-
-
-def _aged(message, now):
-    return {**message, "age": max(0, int(now - message["arrived"]))}
+def list_(filters: Filters = EVERYTHING, limit: int = 1000) -> list[Aged]:
+    """Return at most ``limit`` of the messages that meet the filters, in the order of postqueue(1)."""
+    now, limit = time.time(), _limit(limit)
+    selected = _selection(filters)
+    found: list[Aged] = []
+    with contextlib.closing(_messages()) as messages:
+        for message in messages:
+            if len(found) >= limit:
+                break
+            if selected(message, now):
+                found.append(_aged(message, now))
+    return found
 
 
 class _Tally:
@@ -176,26 +274,26 @@ class _Tally:
     Beyond ``DISTINCT`` names the smaller half is added to the others: then counts are lower bounds.
     """
 
-    def __init__(self):
-        self.counts = collections.Counter()
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
         self.others = 0
 
-    def add(self, name):
+    def add(self, name: str) -> None:
         self.counts[name] += 1
         if len(self.counts) > DISTINCT:
-            self.shrink(DISTINCT // 2)
+            self._shrink(DISTINCT // 2)
 
-    def shrink(self, size):
+    def _shrink(self, size: int) -> None:
         kept = collections.Counter(dict(self.counts.most_common(size)))
         self.others += sum(self.counts.values()) - sum(kept.values())
         self.counts = kept
 
-    def largest(self, limit):
-        self.shrink(limit)
+    def largest(self, limit: int) -> dict[str, int]:
+        self._shrink(limit)
         return {**dict(self.counts.most_common()), **({OTHERS: self.others} if self.others else {})}
 
 
-def _kind(reason):
+def _kind(reason: str) -> str:
     """A reason without what differs from message to message: addresses, IP addresses, queue ids."""
     text = re.sub(r"^delivery temporarily suspended: ", "", reason)
     text = re.sub(r"\[[0-9A-Fa-f:.]+\]", "", text)
@@ -204,13 +302,14 @@ def _kind(reason):
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
 
 
-def _summed(messages, now, limit):
+def _summed(messages: Iterable[Message], now: float, limit: int) -> dict[str, Any]:
     """The summary of messages."""
     total = {"messages": 0, "recipients": 0, "bytes": 0, "oldest": 0}
-    queues, ages = collections.Counter(), dict.fromkeys((label for _, label in AGES), 0)
+    queues: collections.Counter[str] = collections.Counter()
+    ages = dict.fromkeys((label for _, label in AGES), 0)
     domains, reasons = _Tally(), _Tally()
     for message in messages:
-        age = max(0, int(now - message["arrived"]))
+        age = _age(message, now)
         total["messages"] += 1
         total["recipients"] += len(message["recipients"])
         total["bytes"] += message["size"]
@@ -232,86 +331,21 @@ def _summed(messages, now, limit):
     }
 
 
-def summary(
-    limit=20,
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-):
-    """
-    Return how many messages wait, by queue, age, recipients' domain and reason.
-
-    limit (int, default 20)
-        How many domains and reasons to name, those with most messages first. The rest is ``(others)``.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id
-        Only messages that meet all of these; see the top of this module. Default: all messages.
-
-    Returns ``messages``, ``recipients`` (those still to be reached), ``bytes``, ``oldest`` (seconds) and, each a
-    mapping to the number of messages, ``queues``, ``ages``, ``domains`` and ``reasons``. A message counts once for
-    each of its domains and reasons. Reasons are grouped: without IP addresses, mail addresses and queue ids.
-
-    Raises ``SaltInvocationError`` for a bad filter, ``CommandExecutionError`` when postqueue(1) fails.
-    """
+def summary(filters: Filters = EVERYTHING, limit: int = 20) -> dict[str, Any]:
+    """Return how many messages meet the filters, by queue, age, recipients' domain and reason."""
     now, limit = time.time(), _limit(limit)
-    selected = _selection(_filters(locals()))
+    selected = _selection(filters)
     with contextlib.closing(_messages()) as messages:
         return _summed((message for message in messages if selected(message, now)), now, limit)
 
 
-def list_(
-    limit=1000,
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-):
+def size(queue_directory: str | None = None) -> dict[str, int] | None:
     """
-    Return messages in the queue, in the order in which postqueue(1) lists them.
+    Return how many files are in each queue, and their ``total``; ``None`` without a queue directory.
 
-    limit (int, default 1000)
-        How many at most.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id
-        Only messages that meet all of these; see the top of this module. Default: all messages.
-
-    Returns a list of ``id``, ``queue``, ``arrived`` (seconds since 1970), ``age`` (seconds), ``size`` (bytes),
-    ``sender`` and ``recipients``: a list of ``address`` and ``reason`` (empty: not tried yet).
-
-    Raises ``SaltInvocationError`` for a bad filter, ``CommandExecutionError`` when postqueue(1) fails.
-    """
-    now, limit = time.time(), _limit(limit)
-    selected = _selection(_filters(locals()))
-    found = []
-    with contextlib.closing(_messages()) as messages:
-        for message in messages:
-            if len(found) >= limit:
-                break
-            if selected(message, now):
-                found.append(_aged(message, now))
-    return found
-
-
-def size(queue_directory=None):
-    """
-    Return how many files are in each queue, without a process: cheap enough to ask at every interval.
-
-    queue_directory (str, default: what main.cf says)
-        Where the queues are.
-
-    Counts directory entries, not what they hold; so it has to run as root. ``deferred`` (as every queue in
-    ``hash_queue_names``) has a level of directories with names of one character. Also counted is what no listing
-    shows: messages in ``corrupt``.
-
-    Returns the number of files by queue, and their ``total``, without ``corrupt``; ``None`` where there is no
-    queue directory. Raises ``CommandExecutionError`` when one cannot be read.
+    No process is started: cheap enough to ask at every interval. Counts directory entries, not what they hold.
+    ``deferred`` (as every queue in ``hash_queue_names``) has levels of directories with names of one character.
+    Also counted, but not in the total, is what no listing shows: messages in ``corrupt``.
     """
     base = queue_directory or _queue_directory()
     if not os.path.isdir(base):
@@ -326,7 +360,7 @@ def size(queue_directory=None):
     return found
 
 
-def _queue_directory():
+def _queue_directory() -> str:
     try:
         named = _mta_postfix_view.show().get("queue_directory", "")
     except CommandExecutionError:
@@ -334,7 +368,7 @@ def _queue_directory():
     return named if named.startswith("/") else "/var/spool/postfix"
 
 
-def _files(directory):
+def _files(directory: str) -> int:
     """The number of files in a queue's directory and those that it is hashed to."""
     number = 0
     try:
@@ -350,63 +384,67 @@ def _files(directory):
     return number
 
 
-def _filters(arguments):
-    names = ("queue", "sender", "recipient", "domain", "older_than", "reason", "queue_id")
-    return {name: arguments[name] for name in names}
+# -- what is done with messages ----------------------------------------------------------------
 
 
 class _Oldest:
     """Of the messages that are added, the ``size`` that arrived first; of those of one second, the lowest ids."""
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.found = {}
+        self.found: dict[tuple[int, str], Aged | None] = {}
 
-    def add(self, message, kept=None):
+    def add(self, message: Message, shown: Aged | None = None) -> None:
         # By this key a message that postqueue(1) lists twice is one.
-        self.found[message["arrived"], message["id"]] = kept
+        self.found[message["arrived"], message["id"]] = shown
         if len(self.found) > 2 * self.size:
-            self.shrink()
+            self._shrink()
 
-    def shrink(self):
+    def _shrink(self) -> None:
         self.found = {key: self.found[key] for key in sorted(self.found)[: self.size]}
 
-    def ids(self):
-        self.shrink()
+    def ids(self) -> list[str]:
+        self._shrink()
         return [queue_id for _, queue_id in self.found]
 
-    def kept(self):
-        self.shrink()
-        return list(self.found.values())
+    def messages(self) -> list[Aged]:
+        self._shrink()
+        return [shown for shown in self.found.values() if shown]
 
 
-def _chosen(queues, arguments, participle, act):
+def act(
+    action: str,
+    filters: Filters = EVERYTHING,
+    everything: bool = False,
+    test: bool = False,
+    limit: int | None = None,
+) -> dict[str, Any]:
     """
-    Hand the ids of the messages that an action is for, one in a line of a file, to ``act(file)``.
+    Do something with the messages that meet the filters; see ``mta_queue.delete``.
 
-    queues: those that the action works on. participle: what has been done to a message then. Returns what every
-    action returns. The ids are collected before the first message is touched: an action changes what
-    postqueue(1) would list.
+    action
+        One of ``ACTIONS``.
+
+    everything
+        All messages. Without a filter and without this nothing is done.
+
+    test
+        Only tell which messages it would be.
+
+    limit
+        For how many of them at most, the oldest first. Default: all.
+
+    Their ids are collected, in a file, before the first message is touched: an action changes what postqueue(1)
+    would list.
     """
-    everything, test, limit = arguments["everything"], arguments["test"], arguments["limit"]
-    for name, flag in (("everything", everything), ("test", test)):
-        if not isinstance(flag, bool):
-            raise SaltInvocationError(f"{name}: {flag!r} is not a boolean")
-    if limit is not None:
-        _limit(limit, 1)
-    filters = _filters(arguments)
-    given = [name for name, value in filters.items() if value is not None]
-    if not given and not everything:
-        raise SaltInvocationError("Nothing was done: give a filter, or everything=True for the whole queue")
-    if given and everything:
-        raise SaltInvocationError(f"Nothing was done: everything=True contradicts the filter {', '.join(given)}")
-    now, selected = time.time(), _selection(filters)
+    _refuse_accidents(filters, everything, test, limit)
+    how, now, selected = ACTIONS[action], time.time(), _selection(filters)
     matched, done = 0, None
     first, shown = _Oldest(limit or 0), _Oldest(min(limit or SHOWN, SHOWN))
     with tempfile.TemporaryFile() as ids:
         with contextlib.closing(_messages()) as messages:
             for message in messages:
-                if message["queue"] not in queues or not selected(message, now):
+                if message["queue"] not in how.queues or not selected(message, now):
                     continue
                 if not QUEUE_ID.fullmatch(message["id"]):
                     raise CommandExecutionError(f"postqueue lists a queue id that is none: {message['id']!r}")
@@ -419,12 +457,37 @@ def _chosen(queues, arguments, participle, act):
         ids.writelines(queue_id.encode() + b"\n" for queue_id in first.ids())
         if not test:
             ids.seek(0)
-            done = act(ids) if matched else 0
-    comment = _told(matched, done, limit, participle)
-    return {"matched": matched, "done": done, "comment": comment, "messages": shown.kept()}
+            done = _carry_out(how, ids, filters, limit) if matched else 0
+    comment = _told(matched, done, limit, how.participle)
+    return {
+        "action": action,
+        "matched": matched,
+        "done": done,
+        "comment": comment,
+        "messages": shown.messages(),
+    }
 
 
-def _told(matched, done, limit, participle):
+def flush(*, everything: bool) -> dict[str, Any]:
+    """Try to deliver all deferred messages now."""
+    return act("flush", everything=everything)
+
+
+def _refuse_accidents(filters: Filters, everything: object, test: object, limit: object) -> None:
+    """Refuse what would do something that may not be meant."""
+    for name, flag in (("everything", everything), ("test", test)):
+        if not isinstance(flag, bool):
+            raise SaltInvocationError(f"{name}: {flag!r} is not a boolean")
+    if limit is not None:
+        _limit(limit, 1)
+    given = filters.given()
+    if not given and not everything:
+        raise SaltInvocationError("Nothing was done: give a filter, or everything=True for the whole queue")
+    if given and everything:
+        raise SaltInvocationError(f"Nothing was done: everything=True contradicts the filter {', '.join(given)}")
+
+
+def _told(matched: int, done: int | None, limit: int | None, participle: str) -> str:
     """In a sentence, how many messages match and for how many of them it was done."""
     meant = min(matched, limit or matched)
     text = f"{matched} {'message matches' if matched == 1 else 'messages match'}"
@@ -436,30 +499,38 @@ def _told(matched, done, limit, participle):
     return f"{text}."
 
 
-def _postsuper(action, arguments):
-    """Let postsuper(1) do ``action`` with what is selected."""
-    option, queues, participle = ACTIONS[action]
-
-    def act(ids):
+def _carry_out(how: Action, ids: IO[bytes], filters: Filters, limit: int | None) -> int:
+    """Do it with the messages whose ids are the lines of a file; return for how many it was done."""
+    if how.option:
         # The queues again, so that a message that has changed queues meanwhile is no longer meant.
-        return _run_postsuper([POSTSUPER, option, "-", *_queues(queues, arguments["queue"])], ids)
+        return _postsuper([POSTSUPER, how.option, "-", *_queues(how.queues, filters.queue)], ids)
+    if not filters.given() and limit is None:
+        _mta_system.run([POSTQUEUE, "-f"])
+        return sum(1 for _ in ids)
+    done = 0
+    for line in ids:
+        _mta_system.run([POSTQUEUE, "-i", line.decode().strip()])
+        done += 1
+    return done
 
-    return {"action": action, **_chosen(queues, arguments, participle, act)}
+
+def _queues(possible: Collection[str], requested: object) -> list[str]:
+    if requested is None:
+        return list(possible)
+    names = _names("queue", requested, re.compile(".*"), "a queue")
+    return [name for name in possible if name in names]
 
 
-def _queues(possible, wanted):
-    wanted = [wanted] if isinstance(wanted, str) else wanted
-    return [name for name in possible if wanted is None or name in wanted]
-
-
-def _run_postsuper(command, ids):
+def _postsuper(command: list[str], ids: IO[bytes]) -> int:
     """Run postsuper(1) with queue ids on its standard input; return for how many messages it did it."""
-    done, last = 0, collections.deque(maxlen=5)
+    done = 0
+    last: collections.deque[str] = collections.deque(maxlen=5)
     try:
         process = subprocess.Popen(command, stdin=ids, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     except OSError as err:
         raise CommandExecutionError(f"Cannot run {POSTSUPER}: {err.strerror}") from err
     with process:
+        assert process.stderr
         # One line for each message, and one with their number at the end.
         for line in process.stderr:
             text = line.decode(errors="replace").strip()
@@ -470,160 +541,3 @@ def _run_postsuper(command, ids):
     if process.returncode:
         raise CommandExecutionError(f"postsuper failed: {'; '.join(last)}")
     return done
-
-
-def delete(
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-    everything=False,
-    test=False,
-    limit=None,
-):
-    """
-    Delete the messages that a filter selects; there is no way back.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id
-        Which messages: those that meet all of these; see the top of this module.
-
-    everything (bool, default False)
-        All messages. Without a filter and without this nothing is done.
-
-    test (bool, default False)
-        Only tell which messages it would be.
-
-    limit (int, 1 or more; default: all that match)
-        For how many of them at most, the oldest first: by the time of arrival, and of those of one second by the
-        queue id.
-
-    Returns ``action``, ``matched`` (how many messages match), ``done`` (for how many of them postsuper(1) did it;
-    fewer when messages left the queue meanwhile; ``None`` with ``test``), ``comment`` (these numbers in a
-    sentence), and ``messages``: the oldest of those that are meant, up to 100, as :func:`list` returns them.
-
-    Raises ``SaltInvocationError`` without a filter and for a bad one, ``CommandExecutionError`` when postqueue(1)
-    or postsuper(1) fails.
-    """
-    return _postsuper("delete", locals())
-
-
-def hold(
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-    everything=False,
-    test=False,
-    limit=None,
-):
-    """
-    Put the messages that a filter selects on hold: Postfix does not try to deliver them until they are released.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-        As for :func:`delete`.
-
-    Returns and raises as :func:`delete` does.
-    """
-    return _postsuper("hold", locals())
-
-
-def release(
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-    everything=False,
-    test=False,
-    limit=None,
-):
-    """
-    Release the messages on hold that a filter selects.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-        As for :func:`delete`.
-
-    Returns and raises as :func:`delete` does.
-    """
-    return _postsuper("release", locals())
-
-
-def requeue(
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-    everything=False,
-    test=False,
-    limit=None,
-):
-    """
-    Queue the messages that a filter selects anew, under new ids: addresses are rewritten and routed once more.
-
-    pickup(8) takes them up within a minute; until then they are in the queue ``maildrop``.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-        As for :func:`delete`.
-
-    Returns and raises as :func:`delete` does.
-    """
-    return _postsuper("requeue", locals())
-
-
-def flush(
-    queue=None,
-    sender=None,
-    recipient=None,
-    domain=None,
-    older_than=None,
-    reason=None,
-    queue_id=None,
-    everything=False,
-    test=False,
-    limit=None,
-):
-    """
-    Try to deliver the deferred messages that a filter selects now.
-
-    queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-        As for :func:`delete`.
-
-    Returns and raises as :func:`delete` does; ``done`` is for how many messages Postfix was asked to. Each
-    selected message takes a process of some 10 ms (``postqueue -i``); everything, without a limit, takes one
-    (``postqueue -f``).
-    """
-    arguments = locals()
-
-    def act(ids):
-        if everything and limit is None:
-            _run_postqueue("-f")
-            return sum(1 for _ in ids)
-        done = 0
-        for line in ids:
-            _run_postqueue("-i", line.decode().strip())
-            done += 1
-        return done
-
-    return {"action": "flush", **_chosen(("deferred",), arguments, "handed on for delivery", act)}
-
-
-def _run_postqueue(*arguments):
-    try:
-        done = subprocess.run(
-            [POSTQUEUE, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        raise CommandExecutionError(f"Cannot run {POSTQUEUE}: {err}") from err
-    if done.returncode:
-        raise CommandExecutionError(f"postqueue failed: {done.stderr.decode(errors='replace').strip()}")

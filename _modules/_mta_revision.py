@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "569d251a2cee"
+REVISION = "cb18103cc3b3"

@@ -12,8 +12,8 @@ By hand:
     salt-call --local mta_cert.sign /root/mail.csr mail.example.com \
         ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
 
-The state ``mta_cert.ca_managed`` keeps it right for years; :func:`plan` and :func:`apply` are its halves. A
-passphrase is named by its pillar path and looked up here, so that it is in no argument, log, change or comment.
+The state ``mta_cert.ca_managed`` keeps it right for years. A passphrase is named by its pillar path and looked up
+where it is used, so that it is in no argument, log, change or comment.
 """
 
 import _mta_guard

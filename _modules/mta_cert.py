@@ -19,9 +19,8 @@ By hand:
 ``inspect`` shows names, fingerprints, TLSA records and what will happen next, and when; ``verify`` lists what is
 wrong; ``sign`` signs somebody else's request. Functions that create refuse to overwrite.
 
-The states ``mta_cert.ca_managed`` and ``mta_cert.managed`` keep the files right; ``mta_ca.plan`` and
-``mta_ca.apply``, :func:`plan` and :func:`apply` are their halves. With pillar, ``state.apply
-postfix_mta.certificate`` is all there is to do:
+The states ``mta_cert.ca_managed`` and ``mta_cert.managed`` keep the files right. With pillar, ``state.apply
+postfix_mta`` is all there is to do:
 
 .. code-block:: yaml
 
@@ -40,9 +39,8 @@ postfix_mta.certificate`` is all there is to do:
           certificate: /etc/letsencrypt/live/mail.example.com/fullchain.pem
           key: /etc/letsencrypt/live/mail.example.com/privkey.pem
 
-What is left alone, renewed or refused is written at :func:`plan`; what becomes of symbolic links and of files of
-others, at the module ``mta_pem``. A passphrase is named by its pillar path and looked up where it is used, so
-that it is in no argument, log, change or comment.
+What is left alone, renewed or refused is told by ``salt-call sys.state_doc mta_cert``. A passphrase is named by
+its pillar path and looked up where it is used, so that it is in no argument, log, change or comment.
 """
 
 import _mta_guard

@@ -70,7 +70,8 @@ def summary(
         salt '*' mta_queue.summary
         salt '*' mta_queue.summary queue=deferred domain=example.net older_than=3600
     """
-    return _mta_queue.summary(limit, queue, sender, recipient, domain, older_than, reason, queue_id)
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.summary(filters, limit)
 
 
 def list_(
@@ -104,7 +105,8 @@ def list_(
         salt '*' mta_queue.list queue=hold
         salt '*' mta_queue.list reason='connection refused' limit=10
     """
-    return _mta_queue.list_(limit, queue, sender, recipient, domain, older_than, reason, queue_id)
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.list_(filters, limit)
 
 
 def size(queue_directory=None):
@@ -173,9 +175,8 @@ def delete(
         salt '*' mta_queue.delete sender='*@spam.example' limit=10
         salt '*' mta_queue.delete everything=True
     """
-    return _mta_queue.delete(
-        queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-    )
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.act("delete", filters, everything, test, limit)
 
 
 def hold(
@@ -204,7 +205,8 @@ def hold(
 
         salt '*' mta_queue.hold domain=example.net
     """
-    return _mta_queue.hold(queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit)
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.act("hold", filters, everything, test, limit)
 
 
 def release(
@@ -233,9 +235,8 @@ def release(
 
         salt '*' mta_queue.release everything=True
     """
-    return _mta_queue.release(
-        queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-    )
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.act("release", filters, everything, test, limit)
 
 
 def requeue(
@@ -266,9 +267,8 @@ def requeue(
 
         salt '*' mta_queue.requeue reason='relay access denied'
     """
-    return _mta_queue.requeue(
-        queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-    )
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.act("requeue", filters, everything, test, limit)
 
 
 def flush(
@@ -300,6 +300,5 @@ def flush(
         salt '*' mta_queue.flush domain=example.net
         salt '*' mta_queue.flush everything=True
     """
-    return _mta_queue.flush(
-        queue, sender, recipient, domain, older_than, reason, queue_id, everything, test, limit
-    )
+    filters = _mta_queue.Filters(queue, sender, recipient, domain, older_than, reason, queue_id)
+    return _mta_queue.act("flush", filters, everything, test, limit)

@@ -29,14 +29,20 @@ A certificate authority of the host's own, and the key and certificate that the 
         - certificate_source: /etc/letsencrypt/live/mail.example.com/fullchain.pem
         - key_source: /etc/letsencrypt/live/mail.example.com/privkey.pem
         - chain_file: /etc/ssl/private/smtpd.pem
-
-What is left alone, renewed or refused: ``salt-call sys.doc mta_cert.plan`` and ``mta_ca.plan``.
 """
 
 
 def ca_managed(name, key, transaction=None, **arguments):
     """
     Keep a certificate authority: create it once, renew it with the same key and name, never overwrite it.
+
+    - Without its key, with a key of another, with the wrong passphrase, or not valid *yet* (the clock is wrong),
+      an existing authority is an error.
+    - Near its end, or when strict clients refuse it (the how-to's own lacks the key usage), its certificate is
+      renewed with the same key and name: what it signed before stays valid.
+    - The certificate of a fleet's authority that ``mta_cert.managed`` has fetched to this path makes way.
+    - A passphrase in pillar encrypts a key that is not encrypted yet, or that the previous passphrase encrypts. No
+      copy of it as it was is kept when that is committed: a roll back leaves it encrypted.
 
     name
         Absolute path of its certificate (0644).
@@ -90,6 +96,28 @@ def managed(name, key, hostname, transaction=None, **arguments):
     """
     Keep the server's private key and certificate, as one unit.
 
+    - A good pair is left alone, also where its key is of another type or size than asked for, or the certificate
+      has more names: type and size are for new keys. A comment says so.
+    - A pair that is bad (it does not match, has expired or will soon, is for other names, is not signed by the
+      authority, cannot be parsed) gets a new certificate. A good key is kept, so that pinned keys (TLSA 3 1 1)
+      stay valid; a missing, unreadable or too weak one is replaced. A key that a passphrase encrypts is an
+      error: Postfix cannot use it, and only its owner can say what it is for.
+    - Another ``source``, or another ``ca_minion``, gets a new certificate for the same key at once; the comment
+      says whom clients have to trust from now on.
+    - A certificate that is not valid *yet* is an error: the clock is wrong, and a new certificate would be wrong
+      too.
+    - Nothing is replaced before the new pair has been checked: the key matches, the chain verifies in order,
+      names, dates, signature and key are what clients accept, and it loads in a TLS server's context. With
+      ``files`` a bad new pair is an error, and the server keeps the one that it has.
+    - Symbolic links at these paths are followed when root made them and they lead to a regular file. A file that
+      belongs to somebody else, or that others can write, becomes root's. Debian's group ``ssl-cert`` may read a
+      key (0640), nobody else.
+    - A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
+      put in force.
+    - Where Postfix reads key and certificate from two files and the key changes, Postfix is stopped for the
+      moment in which they are switched. Where the key stays, and with ``chain_file``, which is one file, it goes
+      on running.
+
     name
         Absolute path of the certificate (0644).
 
@@ -100,8 +128,9 @@ def managed(name, key, hostname, transaction=None, **arguments):
         The server's FQDN.
 
     source
-        ``local_ca``, ``self_signed``, ``fleet_ca`` or ``files``. Default: told by which of the following are
-        given.
+        ``local_ca``: signed by the authority of ``ca_certificate`` and ``ca_key``. ``self_signed``. ``fleet_ca``:
+        the key is made here, and the minion ``ca_minion`` signs. ``files``: taken over from ``certificate_source``
+        and ``key_source``. Default: told by which of these are given.
 
     ca_certificate, ca_key
         ``local_ca``: absolute paths of the authority that signs.

@@ -9,8 +9,6 @@ Have the mail server's ports open in the firewall.
         - ports: [listeners, 110, 995, 143, 993]
 """
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
 PORTS = (25, 110, 995, 143, 993)
 
 
@@ -60,8 +58,7 @@ def managed(
             - backend: nftables
             - ports: [listeners]
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    args = {
+    arguments = {
         "backend": backend,
         "ports": list(ports),
         "config_directory": config_directory,
@@ -70,23 +67,9 @@ def managed(
         "nftables_file": nftables_file,
         "zones": list(zones),
     }
-    try:
-        plan = __salt__["mta_firewall.plan"](**args)
-        what = f"The rules of the firewall ({plan['backend']})"
-        if plan["backend"] == "none":
-            ret["comment"] = f"No firewall is managed: backend {backend}"
-        elif not plan["changes"]:
-            ret["comment"] = f"{what} are in the correct state"
-        elif __opts__["test"]:
-            ret.update(result=None, changes=plan["changes"], comment=f"{what} would have been changed")
-        else:
-            __salt__["mta_firewall.apply"](**args)
-            ret.update(changes=plan["changes"], comment=f"{what} have been changed")
-        if plan["comment"]:
-            ret["comment"] += f"\n{plan['comment']}"
-    except (CommandExecutionError, SaltInvocationError) as error:
-        ret.update(result=False, comment=f"The firewall has been left as it was: {error}")
-    return ret
+    return __salt__["mta_apply.converge"](
+        "mta_firewall.managed", name, arguments, __opts__["test"], "The firewall"
+    )
 
 
 def absent(
@@ -109,19 +92,5 @@ def absent(
         mail ports:
           mta_firewall.absent: []
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    args = {"rules_file": rules_file, "rules_file_v6": rules_file_v6, "nftables_file": nftables_file}
-    try:
-        plan = __salt__["mta_firewall.plan_removal"](**args)
-        changes = {item: change for backend in plan.values() for item, change in backend.items()}
-        what = f"Rules of this formula in the firewall ({', '.join(plan)})"
-        if not plan:
-            ret["comment"] = "No firewall has rules of this formula"
-        elif __opts__["test"]:
-            ret.update(result=None, changes=changes, comment=f"{what} would have been removed")
-        else:
-            __salt__["mta_firewall.remove"](**args)
-            ret.update(changes=changes, comment=f"{what} have been removed")
-    except (CommandExecutionError, SaltInvocationError) as error:
-        ret.update(result=False, comment=f"The firewall has been left as it was: {error}")
-    return ret
+    arguments = {"rules_file": rules_file, "rules_file_v6": rules_file_v6, "nftables_file": nftables_file}
+    return __salt__["mta_apply.converge"]("mta_firewall.absent", name, arguments, __opts__["test"], "The firewall")

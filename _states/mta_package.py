@@ -12,8 +12,6 @@ Have the mail server's packages installed.
               postfix/mailname: [string, mail.example.com]
 """
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
-
 
 def installed(name, packages, answers=None, mailname=None, mailname_file=None):
     """
@@ -44,37 +42,5 @@ def installed(name, packages, answers=None, mailname=None, mailname_file=None):
             - mailname: mail.example.com
             - mailname_file: /etc/mailname
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    subject = f"The packages {', '.join(packages)}"
-    try:
-        before = __salt__["mta_package.versions"](packages)
-        missing = [package for package in packages if before[package] is None]
-        old = __salt__["mta_package.mail_name"](mailname_file) if mailname and mailname_file else mailname
-        renamed = {mailname_file: {"old": old or "", "new": mailname}} if old != mailname else {}
-        if not missing and not renamed:
-            ret["comment"] = f"{subject} are in the correct state"
-            return ret
-        changes = {**renamed, **{package: {"old": "", "new": "installed"} for package in missing}}
-        if __opts__["test"]:
-            problems = __salt__["mta_package.problems"](missing)
-            ret["result"] = False if problems else None
-            ret["comment"] = "\n".join(problems) or f"Would have been changed: {', '.join(changes)}"
-            ret["changes"] = {} if problems else changes
-            return ret
-        if renamed:
-            __salt__["mta_package.set_mail_name"](mailname_file, mailname)
-            ret["changes"] = renamed
-        if missing:
-            try:
-                __salt__["mta_package.install"](missing, answers)
-            finally:
-                after = __salt__["mta_package.versions"](missing)
-                installed_now = {
-                    package: {"old": "", "new": after[package]} for package in missing if after[package]
-                }
-                ret["changes"] = {**renamed, **installed_now}
-        ret["comment"] = f"Changed: {', '.join(changes)}"
-    except (CommandExecutionError, SaltInvocationError) as error:
-        ret["result"] = False
-        ret["comment"] = f"{subject} have not all been installed: {error}"
-    return ret
+    result = __salt__["mta_package.converge"](packages, answers, mailname, mailname_file, __opts__["test"])
+    return {"name": name, **result}

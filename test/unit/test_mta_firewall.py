@@ -1,7 +1,4 @@
-"""mta_firewall: which firewall it is, which ports they are, and what the backends share."""
-
-import functools
-import sys
+"""Firewalls: which firewall it is, which ports they are, and what the backends share."""
 
 import pytest
 import salt.loader
@@ -10,6 +7,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_firewall
 import _mta_firewall_files
 import _mta_postfix_edit
+import _mta_system
+from _mta_plan import Plan
 
 BACKENDS = ("ufw", "firewalld", "nftables", "iptables")
 MASTER_CF = """\
@@ -36,13 +35,13 @@ def backends(pretend):
             return name in Backends.in_force
 
         def plan(ports, name=name, **settings):
-            return {"changes": Backends.changes if name in Backends.in_force else {}, "notes": ["a note"]}
+            return Plan(dict(Backends.changes) if name in Backends.in_force else {}, notes=["a note"])
 
         def apply(ports, name=name, **settings):
             Backends.calls.append((name, ports, settings))
 
         for function in (in_force, plan, apply):
-            pretend(f"mta_firewall_{name}.{function.__name__}", function)
+            pretend(f"_mta_firewall_{name}.{function.__name__}", function)
     return Backends
 
 
@@ -64,8 +63,9 @@ def in_mode(opts, modules, context):
 )
 def test_auto_is_the_first_one_that_is_in_force(minion, backends, in_force, expected):
     backends.in_force = in_force
-    assert _mta_firewall.in_force(minion) == expected
-    assert _mta_firewall.plan(minion)["backend"] == expected
+    assert _mta_firewall.in_force() == expected
+    notes = [f"Backend: {expected}", "a note"] if in_force else ["No firewall is managed: backend auto"]
+    assert _mta_firewall.plan(minion).notes == notes
 
 
 def test_a_backend_gets_its_own_settings(in_mode, backends):
@@ -84,7 +84,7 @@ def test_test_mode_announces_what_the_run_then_reports(in_mode, backends):
     backends.in_force = ("ufw",)
     predicted = in_mode(True)["mta_firewall.managed"]("x")
     assert (predicted["result"], backends.calls) == (None, [])
-    assert "would have been changed" in predicted["comment"]
+    assert "The firewall would be changed" in predicted["comment"]
     assert "a note" in predicted["comment"]
     done = in_mode(False)["mta_firewall.managed"]("x")
     assert (done["result"], done["changes"]) == (True, predicted["changes"])
@@ -110,7 +110,7 @@ def test_an_error_leaves_the_changes_empty(in_mode, backends, pretend):
     pretend("_mta_firewall_ufw.apply", fail)
     ret = in_mode(False)["mta_firewall.managed"]("x")
     assert (ret["result"], ret["changes"]) == (False, {})
-    assert "left as it was: ufw failed" in ret["comment"]
+    assert ret["comment"] == "The firewall: ufw failed"
 
 
 def test_listeners_are_the_ports_that_master_cf_has_for_other_hosts(minion, backends, tmp_path):
@@ -128,13 +128,12 @@ def test_a_server_for_this_host_alone_has_no_port_for_others(minion, tmp_path):
     assert _mta_postfix_edit.ports(minion, str(tmp_path / "none")) == []
 
 
-def test_in_test_mode_the_listeners_are_what_would_be(modules, minion, context, tmp_path, monkeypatch):
+def test_in_test_mode_the_listeners_are_what_would_be(minion, pretend, tmp_path):
     services = {"465/inet": {"command": "smtpd", "private": False}, "587/inet": None}
     directory = str(tmp_path)
     (tmp_path / "main.cf").write_text("")
     (tmp_path / "master.cf").write_text(MASTER_CF)
-    module = sys.modules[functools.partial(_mta_postfix_edit.plan, minion).__module__]
-    monkeypatch.setattr(module, "_installed", lambda: False)
+    pretend("_mta_postfix_view.installed", lambda: False)
     _mta_postfix_edit.plan(minion, directory, {}, services)
     assert _mta_postfix_edit.ports(minion, directory) == [25, 465, 2525]
     # Without the package what it brings is assumed, unless the pillar takes it out.
@@ -145,6 +144,11 @@ def test_in_test_mode_the_listeners_are_what_would_be(modules, minion, context, 
     with pytest.raises(CommandExecutionError):
         _mta_postfix_edit.apply(minion, directory, {}, services)
     assert _mta_postfix_edit.ports(minion, directory) == [25, 587, 2525]
+
+
+def test_a_person_may_ask_which_firewall_is_in_force(modules, backends):
+    backends.in_force = ("nftables",)
+    assert modules["mta_firewall.in_force"]() == "nftables"
 
 
 @pytest.mark.parametrize("arguments", [{"backend": "pf"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
@@ -163,11 +167,10 @@ def test_a_program_that_fails_is_an_error_with_its_words():
 
 def test_a_file_is_replaced_with_its_mode_made_and_removed(tmp_path):
     path = tmp_path / "rules"
-    assert _mta_firewall_files.read(str(path)) is None
     _mta_firewall_files.replace(str(path), "one\r\n\udcff")
     assert path.read_bytes() == b"one\r\n\xff"
     assert path.stat().st_mode & 0o777 == 0o644
-    assert _mta_firewall_files.read(str(path)) == "one\r\n\udcff"
+    assert _mta_system.read(path) == "one\r\n\udcff"
     path.chmod(0o640)
     _mta_firewall_files.replace(str(path), "two")
     assert path.stat().st_mode & 0o777 == 0o640

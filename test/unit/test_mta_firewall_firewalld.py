@@ -1,11 +1,10 @@
-"""mta_firewall_firewalld: the service's and the zones' files, and what the running firewall is told."""
-
-import sys
+"""The backend firewalld: the service's and the zones' files, and what the running firewall is told."""
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_firewalld
+from _mta_plan import Plan
 
 # As firewalld 1.3 writes it.
 ZONE = """\
@@ -26,13 +25,7 @@ LINE = '  <service name="postfix_mta"/>\n'
 
 
 @pytest.fixture
-def firewalld(modules):
-    """The module as the loader made it."""
-    return sys.modules[_mta_firewall_firewalld.plan.__module__]
-
-
-@pytest.fixture
-def host(firewalld, monkeypatch, pretend, tmp_path):
+def host(monkeypatch, pretend, tmp_path):
     """firewalld's directories, and a stand-in for its programs that keeps a zone's running ports and services."""
     for name, text in {
         "own/firewalld.conf": "# DefaultZone=x\nDefaultZone=public\n",
@@ -47,10 +40,10 @@ def host(firewalld, monkeypatch, pretend, tmp_path):
     for process in ("7", "self"):
         (tmp_path / f"proc/{process}/ns").mkdir(parents=True)
         (tmp_path / f"proc/{process}/ns/pid").symlink_to("pid:[1]")
-    monkeypatch.setattr(firewalld, "OWN", str(tmp_path / "own"))
-    monkeypatch.setattr(firewalld, "PACKAGE", (str(tmp_path / "package"),))
-    monkeypatch.setattr(firewalld, "PROGRAM", str(tmp_path / "program"))
-    monkeypatch.setattr(firewalld, "PROC", str(tmp_path / "proc"))
+    monkeypatch.setattr(_mta_firewall_firewalld, "OWN", str(tmp_path / "own"))
+    monkeypatch.setattr(_mta_firewall_firewalld, "PACKAGE", (str(tmp_path / "package"),))
+    monkeypatch.setattr(_mta_firewall_firewalld, "PROGRAM", str(tmp_path / "program"))
+    monkeypatch.setattr(_mta_firewall_firewalld, "PROC", str(tmp_path / "proc"))
 
     class Host:
         path, zones = tmp_path, tmp_path / "own/zones"
@@ -81,7 +74,7 @@ def host(firewalld, monkeypatch, pretend, tmp_path):
 
 def test_the_default_zone_names_a_service_of_our_own_once_until_it_is_removed(host):
     plan, apply = _mta_firewall_firewalld.plan, _mta_firewall_firewalld.apply
-    changes = plan([587, 25], [])["changes"]
+    changes = plan([587, 25], []).changes
     assert changes[f"{host.path}/own/services/postfix_mta.xml"] == {"old": "", "new": "25, 587"}
     assert changes[f"{host.path}/own/zones/public.xml"] == {"old": "", "new": "service postfix_mta"}
     assert list(changes)[2:] == ["running rules"]
@@ -91,7 +84,7 @@ def test_the_default_zone_names_a_service_of_our_own_once_until_it_is_removed(ho
     assert host.running == {"public": {"25/tcp", "587/tcp", "80/tcp", "ssh"}, "home": {"ssh"}}
     assert not any("--reload" in argv for argv in host.told)
     host.told.clear()
-    assert plan([25, 587], []) == {"changes": {}, "notes": []}
+    assert plan([25, 587], []) == Plan()
     assert host.told == []
     apply([], [])
     assert not (host.zones / "public.xml").exists()
@@ -99,7 +92,7 @@ def test_the_default_zone_names_a_service_of_our_own_once_until_it_is_removed(ho
     assert host.running == {"public": {"80/tcp", "ssh"}, "home": {"ssh"}}
 
 
-def test_other_ports_open_before_the_service_and_stale_ports_go(host):
+def test_other_ports_open_before_the_service_and_obsolete_ports_go(host):
     apply = _mta_firewall_firewalld.apply
     apply([25, 110], [])
     # As after a reboot.
@@ -125,7 +118,7 @@ def test_other_zones_lose_the_service(host):
 
 
 @pytest.mark.parametrize("refused", ["--check-config", "--add-port=25/tcp", "--remove-port=110/tcp"])
-def test_what_firewalld_refuses_is_taken_back(host, refused):
+def test_what_firewalld_refuses_is_undone(host, refused):
     apply = _mta_firewall_firewalld.apply
     apply([110], [])
     files = {path: path.read_text() for path in host.path.glob("own/*/*.xml")}

@@ -1,14 +1,13 @@
-"""mta_firewall_iptables: the rules file's text, and the states with stand-ins for the programs of iptables."""
+"""The backend iptables: the rules file's text, and the states with stand-ins for the programs of iptables."""
 
 import os
 import sys
 
 import pytest
-import salt.loader
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError
 
+import _mta_apply
 import _mta_firewall
-import _mta_firewall_files
 import _mta_firewall_iptables
 
 PORTS = [25, 110, 995, 143, 993]
@@ -50,12 +49,6 @@ BLOCK = """\
 
 """
 LOG = "#  Log iptables denied calls\n"
-
-
-@pytest.fixture
-def firewall(modules):
-    """The module as the loader made it."""
-    return sys.modules[_mta_firewall_iptables.plan.__module__]
 
 
 # iptables-restore: with --noflush rules are inserted and deleted, else a file takes the place of all of them.
@@ -122,47 +115,63 @@ def host(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def in_mode(opts, modules, context):
-    """Give a function that loads the states for test mode, or for real."""
-    return lambda test: salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
+def managed(minion):
+    """``managed(ports=…)``: the result of the state."""
+
+    def call(test=False, **arguments):
+        return _mta_apply.converge(minion, "mta_firewall.managed", "mail", arguments, test, "The firewall")
+
+    return call
 
 
-def test_the_lines_of_the_how_to_go_before_the_log_line(firewall):
-    assert firewall._with_ports(RULES, PORTS) == RULES.replace(LOG, BLOCK + LOG)
+@pytest.fixture
+def absent(minion):
+    """The result of the state that takes our rules out."""
+
+    def call(**arguments):
+        return _mta_apply.converge(minion, "mta_firewall.absent", "mail", arguments, False, "The firewall")
+
+    return call
 
 
-def test_a_second_time_changes_nothing(firewall):
-    once = firewall._with_ports(RULES, PORTS)
-    assert firewall._with_ports(once, PORTS) == once
+def test_the_lines_of_the_how_to_go_before_the_log_line():
+    assert _mta_firewall_iptables._with_ports(RULES, PORTS) == RULES.replace(LOG, BLOCK + LOG)
 
 
-def test_no_ports_give_the_original_back(firewall):
-    assert firewall._with_ports(firewall._with_ports(RULES, PORTS), []) == RULES
+def test_a_second_time_changes_nothing():
+    once = _mta_firewall_iptables._with_ports(RULES, PORTS)
+    assert _mta_firewall_iptables._with_ports(once, PORTS) == once
 
 
-def test_other_ports_replace_the_block_where_it_is(firewall):
-    text = firewall._with_ports(RULES, [25])
+def test_no_ports_give_the_original_back():
+    assert _mta_firewall_iptables._with_ports(_mta_firewall_iptables._with_ports(RULES, PORTS), []) == RULES
+
+
+def test_other_ports_replace_the_block_where_it_is():
+    text = _mta_firewall_iptables._with_ports(RULES, [25])
     moved = "#  Allow SSH connections\n"
     text = RULES.replace(moved, text[text.index("# postfix_mta: begin") : text.index(LOG)] + moved)
-    changed = firewall._with_ports(text, [25, 465, 4190])
+    changed = _mta_firewall_iptables._with_ports(text, [25, 465, 4190])
     assert "# Allows mail submission\n-A INPUT -p tcp --dport 465 -j ACCEPT\n" in changed
     assert "# Allows other connections\n-A INPUT -p tcp --dport 4190 -j ACCEPT\n# postfix_mta: end\n" in changed
     assert changed.index("postfix_mta: begin") < changed.index(moved)
 
 
-def test_a_block_that_is_not_reached_moves(firewall):
+def test_a_block_that_is_not_reached_moves():
     text = RULES.replace("COMMIT", BLOCK + "COMMIT")
-    assert firewall._with_ports(text, PORTS) == RULES.replace(LOG, BLOCK + LOG)
+    assert _mta_firewall_iptables._with_ports(text, PORTS) == RULES.replace(LOG, BLOCK + LOG)
 
 
-def test_without_the_log_line_the_block_goes_before_the_rule_that_drops_everything(firewall):
+def test_without_the_log_line_the_block_goes_before_the_rule_that_drops_everything():
     text = RULES.replace(LOG, "")
-    assert firewall._with_ports(text, PORTS) == text.replace("#  Drop all", BLOCK + "#  Drop all")
+    assert _mta_firewall_iptables._with_ports(text, PORTS) == text.replace("#  Drop all", BLOCK + "#  Drop all")
 
 
-def test_without_either_it_goes_before_the_commit_of_the_filter_table(firewall):
+def test_without_either_it_goes_before_the_commit_of_the_filter_table():
     text = "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n*mangle\nCOMMIT\n"
-    assert firewall._with_ports(text, PORTS) == text.replace("COMMIT\n*mangle", BLOCK + "COMMIT\n*mangle")
+    assert _mta_firewall_iptables._with_ports(text, PORTS) == text.replace(
+        "COMMIT\n*mangle", BLOCK + "COMMIT\n*mangle"
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,10 +187,10 @@ def test_without_either_it_goes_before_the_commit_of_the_filter_table(firewall):
         "-A INPUT -s 0.0.0.0/0 -p tcp --dport 25 -j ACCEPT",
     ],
 )
-def test_a_port_that_is_open_already_is_recognised(firewall, rule):
+def test_a_port_that_is_open_already_is_recognised(rule):
     text = RULES.replace(LOG, rule + "\n" + LOG)
-    assert firewall._with_ports(text, [25]) == text
-    added = firewall._with_ports(text, PORTS).replace(rule, "")
+    assert _mta_firewall_iptables._with_ports(text, [25]) == text
+    added = _mta_firewall_iptables._with_ports(text, PORTS).replace(rule, "")
     assert "--dport 110 -j ACCEPT" in added
     assert "# Allows SMTP access" not in added
 
@@ -203,9 +212,9 @@ def test_a_port_that_is_open_already_is_recognised(firewall, rule):
         "-A INPUT -p tcp --dport 25 -m limit --limit 1/min -j ACCEPT",
     ],
 )
-def test_a_rule_that_does_not_open_the_port_to_everybody_does_not_count(firewall, rule):
+def test_a_rule_that_does_not_open_the_port_to_everybody_does_not_count(rule):
     text = RULES.replace(LOG, rule + "\n" + LOG)
-    assert "\n# Allows SMTP access\n" in firewall._with_ports(text, [25])
+    assert "\n# Allows SMTP access\n" in _mta_firewall_iptables._with_ports(text, [25])
 
 
 @pytest.mark.parametrize(
@@ -217,9 +226,9 @@ def test_a_rule_that_does_not_open_the_port_to_everybody_does_not_count(firewall
         RULES + "# postfix_mta: end\n# postfix_mta: begin\n",
     ],
 )
-def test_a_file_that_is_not_whole_is_an_error(firewall, text):
+def test_a_file_that_is_not_whole_is_an_error(text):
     with pytest.raises(CommandExecutionError):
-        firewall._with_ports(text, PORTS)
+        _mta_firewall_iptables._with_ports(text, PORTS)
 
 
 @pytest.mark.parametrize(
@@ -234,70 +243,62 @@ def test_a_file_that_is_not_whole_is_an_error(firewall, text):
         (["-P INPUT ACCEPT", "-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT"], []),
     ],
 )
-def test_a_running_rule_is_added_where_it_counts_and_only_if_the_port_is_closed(firewall, lines, added):
-    wanted, unwanted, add, back = firewall._running_changes(lines, [25], [])
+def test_a_running_rule_is_added_where_it_counts_and_only_if_the_port_is_closed(lines, added):
+    wanted, unwanted, add, back = _mta_firewall_iptables._running_changes(lines, [25], [])
     assert (len(wanted), unwanted) == (len(added), [])
     assert add.splitlines() == (["*filter", *added, "COMMIT"] if added else [])
     deleted = ["-D INPUT -p tcp -m tcp --dport 25 -j ACCEPT"] * len(added)
     assert back.splitlines() == (["*filter", *deleted, "COMMIT"] if added else [])
 
 
-def test_auto_without_a_rules_file_manages_no_firewall(states, tmp_path):
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(tmp_path / "none"))
+def test_auto_without_a_rules_file_manages_no_firewall(managed, tmp_path):
+    ret = managed(rules_file=str(tmp_path / "none"))
     assert (ret["result"], ret["changes"]) == (True, {})
     assert "No firewall is managed" in ret["comment"]
 
 
-def test_the_backend_none_leaves_a_rules_file_alone(states, host):
-    ret = states["mta_firewall.managed"]("mail", backend="none", rules_file=str(host / "rules"))
+def test_the_backend_none_leaves_a_rules_file_alone(managed, host):
+    ret = managed(backend="none", rules_file=str(host / "rules"))
     assert (ret["result"], ret["changes"]) == (True, {})
 
 
-def test_iptables_without_a_rules_file_is_an_error_with_a_way_out(states, tmp_path):
-    ret = states["mta_firewall.managed"]("mail", backend="iptables", rules_file=str(tmp_path / "none"))
+def test_iptables_without_a_rules_file_is_an_error_with_a_way_out(managed, tmp_path):
+    ret = managed(backend="iptables", rules_file=str(tmp_path / "none"))
     assert ret["result"] is False
     assert "iptables-save" in ret["comment"]
 
 
-@pytest.mark.parametrize("arguments", [{"backend": "pf"}, {"ports": [0]}, {"ports": ["25"]}, {"ports": [True]}])
-def test_bad_arguments_are_refused(minion, arguments):
-    with pytest.raises(SaltInvocationError):
-        _mta_firewall.plan(minion, **arguments)
-
-
 def test_by_hand_the_how_to_s_ports_are_the_default(minion, host):
-    changes = _mta_firewall.plan(minion, rules_file=str(host / "rules"))["changes"]
+    changes = _mta_firewall.plan(minion, rules_file=str(host / "rules")).changes
     assert changes[str(host / "rules")]["new"] == BLOCK.strip()
 
 
-def test_test_mode_tells_exactly_what_the_run_then_does(in_mode, host):
+def test_test_mode_tells_exactly_what_the_run_then_does(managed, host):
     rules = host / "rules"
-    states = in_mode(True)
-    predicted = states["mta_firewall.managed"]("mail", rules_file=str(rules))
+    predicted = managed(True, rules_file=str(rules))
     assert predicted["result"] is None
     assert rules.read_text() == RULES
-    states = in_mode(False)
-    done = states["mta_firewall.managed"]("mail", rules_file=str(rules))
+    done = managed(rules_file=str(rules))
     assert done["result"] is True
     assert done["changes"] == predicted["changes"]
     assert done["changes"][str(rules)] == {"old": "", "new": BLOCK.strip()}
-    assert states["mta_firewall.managed"]("mail", rules_file=str(rules))["changes"] == {}
+    assert managed(rules_file=str(rules))["changes"] == {}
     assert (host / "loads").read_text() == "add\n"
 
 
-def test_the_file_keeps_its_mode_and_a_symbolic_link_stays_one(states, host):
+def test_the_file_keeps_its_mode_and_a_symbolic_link_stays_one(managed, host):
     (host / "rules").chmod(0o640)
     (host / "link").symlink_to(host / "rules")
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "link"))
+    managed(rules_file=str(host / "link"))
     assert (host / "link").is_symlink()
     assert (host / "rules").stat().st_mode & 0o777 == 0o640
     assert [path for path in host.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_file_that_was_not_in_force_is_not_loaded_where_no_rules_run(in_mode, host):
+def test_a_file_that_was_not_in_force_is_not_loaded_where_no_rules_run(managed, host):
     (host / "running").write_text("-P INPUT ACCEPT\n")
     for test in (True, False):
-        ret = in_mode(test)["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+        ret = managed(test, rules_file=str(host / "rules"))
         assert list(ret["changes"]) == [str(host / "rules")]
         assert f"No rules of iptables are in force: only the file {host / 'rules'} is changed" in ret["comment"]
     assert (host / "running").read_text() == "-P INPUT ACCEPT\n"
@@ -305,56 +306,55 @@ def test_a_file_that_was_not_in_force_is_not_loaded_where_no_rules_run(in_mode, 
     assert not (host / "loads").exists()
 
 
-def test_of_rules_that_run_none_is_lost(states, host):
-    done = states["mta_firewall.managed"]("mail", ports=[25, 587], rules_file=str(host / "rules"))
+def test_of_rules_that_run_none_is_lost(managed, absent, host):
+    done = managed(ports=[25, 587], rules_file=str(host / "rules"))
     assert done["result"] is True, done
     assert (host / "running").read_text() == running_with(25, 587)
     new = "\n".join(f"-A INPUT -p tcp -m tcp --dport {port} -j ACCEPT" for port in (25, 587))
     assert done["changes"]["running rules"] == {"old": "", "new": new}
-    states["mta_firewall.managed"]("mail", ports=[587, 110], rules_file=str(host / "rules"))
+    managed(ports=[587, 110], rules_file=str(host / "rules"))
     assert (host / "running").read_text() == running_with(587, 110)
-    states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))
+    absent(rules_file=str(host / "rules"))
     assert (host / "running").read_text() == RUNNING
     assert (host / "rules").read_text() == RULES
 
 
-def test_where_nothing_is_dropped_the_file_is_not_loaded_either(states, host):
+def test_where_nothing_is_dropped_the_file_is_not_loaded_either(managed, host):
     """Rules run, fail2ban's say, and yet the firewall of the file is off."""
     running = "-P INPUT ACCEPT\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n"
     (host / "running").write_text(running)
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+    ret = managed(rules_file=str(host / "rules"))
     assert list(ret["changes"]) == [str(host / "rules")]
     assert (host / "running").read_text() == running
 
 
-def test_running_rules_that_lost_a_port_get_it_back(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+def test_running_rules_that_lost_a_port_get_it_back(managed, host):
+    managed(rules_file=str(host / "rules"))
     (host / "running").write_text("-P INPUT DROP\n")
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+    ret = managed(rules_file=str(host / "rules"))
     assert list(ret["changes"]) == ["running rules"]
     assert "--dport 25" in (host / "running").read_text()
 
 
-def test_a_firewall_that_is_off_stays_off(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+def test_a_firewall_that_is_off_stays_off(managed, host):
+    managed(rules_file=str(host / "rules"))
     (host / "running").write_text("-P INPUT ACCEPT\n")
-    assert states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))["changes"] == {}
+    assert managed(rules_file=str(host / "rules"))["changes"] == {}
 
 
 @pytest.mark.parametrize("test", [True, False])
-def test_a_file_that_does_not_pass_the_test_is_left(in_mode, host, test):
-    states = in_mode(test)
+def test_a_file_that_does_not_pass_the_test_is_left(managed, host, test):
     bad = RULES + "# bad\n"
     (host / "rules").write_text(bad)
-    ret = states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+    ret = managed(test, rules_file=str(host / "rules"))
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "line 7 failed" in ret["comment"]
     assert (host / "rules").read_text() == bad
     assert not (host / "loads").exists()
 
 
-def test_rules_that_the_kernel_does_not_take_leave_the_file_as_it_was(states, host):
-    ret = states["mta_firewall.managed"]("mail", ports=[25, 666], rules_file=str(host / "rules"))
+def test_rules_that_the_kernel_does_not_take_leave_the_file_as_it_was(managed, host):
+    ret = managed(ports=[25, 666], rules_file=str(host / "rules"))
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "no such chain" in ret["comment"]
     assert (host / "rules").read_text() == RULES
@@ -362,8 +362,8 @@ def test_rules_that_the_kernel_does_not_take_leave_the_file_as_it_was(states, ho
     assert (host / "loads").read_text() == "add\n"
 
 
-def test_what_ip6tables_does_not_take_is_taken_back_from_iptables(states, host):
-    states["mta_firewall.managed"]("mail", ports=[110], rules_file=str(host / "rules"))
+def test_what_ip6tables_does_not_take_is_undone_in_iptables(managed, host):
+    managed(ports=[110], rules_file=str(host / "rules"))
     before = (host / "rules").read_text(), (host / "running").read_text()
     (host / "rules6").write_text(RULES)
     (host / "bin" / "ip6tables").write_text(f"#!/bin/sh\ncat {host}/running6\n")
@@ -374,33 +374,32 @@ def test_what_ip6tables_does_not_take_is_taken_back_from_iptables(states, host):
     for name in ("ip6tables", "ip6tables-restore"):
         (host / "bin" / name).chmod(0o755)
     files = {"rules_file": str(host / "rules"), "rules_file_v6": str(host / "rules6")}
-    ret = states["mta_firewall.managed"]("mail", ports=[25, 587], **files)
+    ret = managed(ports=[25, 587], **files)
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "not today" in ret["comment"]
     assert ((host / "rules").read_text(), (host / "running").read_text()) == before
     assert (host / "rules6").read_text() == RULES
 
 
-def test_absent_gives_the_file_back_as_it_was(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
-    ret = states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))
+def test_absent_gives_the_file_back_as_it_was(managed, absent, host):
+    managed(rules_file=str(host / "rules"))
+    ret = absent(rules_file=str(host / "rules"))
     assert ret["changes"][str(host / "rules")] == {"old": BLOCK.strip(), "new": ""}
     assert (host / "rules").read_text() == RULES
     assert "--dport 25" not in (host / "running").read_text()
-    assert states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))["changes"] == {}
+    assert absent(rules_file=str(host / "rules"))["changes"] == {}
 
 
-def test_absent_does_not_start_a_firewall(states, host):
-    states["mta_firewall.managed"]("mail", rules_file=str(host / "rules"))
+def test_absent_does_not_start_a_firewall(managed, absent, host):
+    managed(rules_file=str(host / "rules"))
     (host / "running").write_text("-P INPUT ACCEPT\n")
-    ret = states["mta_firewall.absent"]("mail", rules_file=str(host / "rules"))
+    ret = absent(rules_file=str(host / "rules"))
     assert list(ret["changes"]) == [str(host / "rules")]
     assert (host / "running").read_text() == "-P INPUT ACCEPT\n"
 
 
-def test_a_missing_iptables_is_named(modules, minion, monkeypatch, tmp_path):
-    shared = sys.modules[_mta_firewall_files.run.__module__]
-    monkeypatch.setattr(shared.shutil, "which", lambda *_args, **_kwargs: None)
+def test_a_missing_iptables_is_named(minion, pretend, tmp_path):
+    pretend("_mta_system.find_program", lambda name: None)
     (tmp_path / "rules").write_text(RULES)
     with pytest.raises(CommandExecutionError, match="iptables is not installed"):
         _mta_firewall.plan(minion, "iptables", PORTS, rules_file=str(tmp_path / "rules"))

@@ -1,11 +1,10 @@
-"""mta_firewall_nftables: where a rule belongs, in files and in what nft lists, and what the kernel is told."""
-
-import sys
+"""The backend nftables: where a rule belongs, in files and in what nft lists, and what the kernel is told."""
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_nftables
+from _mta_plan import Plan
 
 INPUT = ("inet", "filter", "input")
 OURS = 'tcp dport { 25, 587 } accept comment "postfix_mta"'
@@ -70,12 +69,6 @@ table inet filter { # handle 7
 
 
 @pytest.fixture
-def nftables(modules):
-    """The module as the loader made it."""
-    return sys.modules[_mta_firewall_nftables.plan.__module__]
-
-
-@pytest.fixture
 def nft(pretend):
     """Stand in for nft(8): what it lists, what it was told, and whether it refuses that."""
 
@@ -99,11 +92,16 @@ def nft(pretend):
     return stand_in
 
 
-def placed(nftables, text, ports=(25, 587)):
+def commands_for(listing, hooked, ports, notes):
+    """What the kernel is told where that is loaded."""
+    return _mta_firewall_nftables._commands(_mta_firewall_nftables._chains(listing), hooked, ports, notes)
+
+
+def placed(text, ports=(25, 587)):
     """The text with our rules, and without them again: that has to be what it was."""
-    new = nftables._with_ports(text, list(ports), [])
-    assert nftables._with_ports(new, list(ports), []) == new
-    assert nftables._with_ports(new, [], []) == text
+    new = _mta_firewall_nftables._with_ports(text, list(ports), [])
+    assert _mta_firewall_nftables._with_ports(new, list(ports), []) == new
+    assert _mta_firewall_nftables._with_ports(new, [], []) == text
     return new
 
 
@@ -114,32 +112,32 @@ def chain(*rules, policy="accept"):
     return f"{head}{lines}\t}}\n}}\n"
 
 
-def test_the_rule_goes_before_the_one_that_refuses_everything_and_its_comment(nftables):
-    assert placed(nftables, FILE) == FILE.replace(LAST, f"\t\t{OURS}\n{LAST}")
+def test_the_rule_goes_before_the_one_that_refuses_everything_and_its_comment():
+    assert placed(FILE) == FILE.replace(LAST, f"\t\t{OURS}\n{LAST}")
 
 
-def test_with_a_policy_that_drops_the_rule_goes_to_the_end_of_the_chain(nftables):
+def test_with_a_policy_that_drops_the_rule_goes_to_the_end_of_the_chain():
     text = chain("tcp dport 22 accept", policy="drop")
-    assert placed(nftables, text) == text.replace("22 accept\n", f"22 accept\n\t\t{OURS}\n")
+    assert placed(text) == text.replace("22 accept\n", f"22 accept\n\t\t{OURS}\n")
 
 
-def test_a_chain_that_lets_everything_in_gets_no_rule(nftables):
+def test_a_chain_that_lets_everything_in_gets_no_rule():
     for text in (chain("tcp dport 22 accept"), FILE.replace("counter reject", "accept")):
-        assert placed(nftables, text) == text
+        assert placed(text) == text
 
 
-def test_in_a_line_with_other_statements_the_rule_goes_between_them(nftables):
+def test_in_a_line_with_other_statements_the_rule_goes_between_them():
     text = (
         "table ip t { chain c { type filter hook input priority 0; policy drop; tcp dport 22 accept; drop; }; }\n"
     )
-    assert f"22 accept; ; {OURS}; drop; }}; }}" in placed(nftables, text)
+    assert f"22 accept; ; {OURS}; drop; }}; }}" in placed(text)
     text = text.replace("drop; };", "};")
-    assert f"; ; {OURS}; }}; }}" in placed(nftables, text)
+    assert f"; ; {OURS}; }}; }}" in placed(text)
 
 
-def test_every_base_chain_that_drops_gets_the_rule(nftables):
+def test_every_base_chain_that_drops_gets_the_rule():
     text = chain("drop") + chain("drop").replace("inet filter", "ip6 more")
-    assert placed(nftables, text).count(OURS) == 2
+    assert placed(text).count(OURS) == 2
 
 
 @pytest.mark.parametrize(
@@ -154,9 +152,9 @@ def test_every_base_chain_that_drops_gets_the_rule(nftables):
         "accept",
     ],
 )
-def test_a_port_that_is_open_already_is_recognised(nftables, rule):
+def test_a_port_that_is_open_already_is_recognised(rule):
     text = chain(rule, "drop")
-    assert placed(nftables, text) == text
+    assert placed(text) == text
 
 
 @pytest.mark.parametrize(
@@ -175,9 +173,9 @@ def test_a_port_that_is_open_already_is_recognised(nftables, rule):
         "# tcp dport { 25, 587 } accept",
     ],
 )
-def test_a_rule_that_does_not_open_the_ports_to_everybody_does_not_count(nftables, rule):
+def test_a_rule_that_does_not_open_the_ports_to_everybody_does_not_count(rule):
     text = chain(rule, "drop")
-    assert placed(nftables, text) == text.replace("\t\tdrop", f"\t\t{OURS}\n\t\tdrop").replace(
+    assert placed(text) == text.replace("\t\tdrop", f"\t\t{OURS}\n\t\tdrop").replace(
         f"\t\t# tcp dport {{ 25, 587 }} accept\n\t\t{OURS}\n",
         f"\t\t{OURS}\n\t\t# tcp dport {{ 25, 587 }} accept\n",
     )
@@ -198,9 +196,9 @@ def test_a_rule_that_does_not_open_the_ports_to_everybody_does_not_count(nftable
         "jump refuse",
     ],
 )
-def test_the_rule_stands_before_what_refuses_whatever_comes(nftables, rule):
+def test_the_rule_stands_before_what_refuses_whatever_comes(rule):
     text = chain(rule, "accept").replace("\tchain input", "\tchain refuse {\n\t\tdrop\n\t}\n\tchain input")
-    assert placed(nftables, text) == text.replace(f"\t\t{rule}\n\t\tacc", f"\t\t{OURS}\n\t\t{rule}\n\t\tacc")
+    assert placed(text) == text.replace(f"\t\t{rule}\n\t\tacc", f"\t\t{OURS}\n\t\t{rule}\n\t\tacc")
 
 
 @pytest.mark.parametrize(
@@ -212,42 +210,47 @@ def test_the_rule_stands_before_what_refuses_whatever_comes(nftables, rule):
         'iif "eth1" drop',
     ],
 )
-def test_what_refuses_certain_clients_keeps_the_first_word(nftables, rule):
+def test_what_refuses_certain_clients_keeps_the_first_word(rule):
     text = chain(rule, "drop")
-    assert placed(nftables, text) == text.replace("\t\tdrop\n", f"\t\t{OURS}\n\t\tdrop\n")
+    assert placed(text) == text.replace("\t\tdrop\n", f"\t\t{OURS}\n\t\tdrop\n")
 
 
-def test_a_rule_that_refuses_a_port_by_number_is_left_and_reported(nftables):
+def test_a_rule_that_refuses_a_port_by_number_is_left_and_reported():
     text, notes = chain("tcp dport 25 drop", "drop"), []
-    assert 'tcp dport 587 accept comment "postfix_mta"' in nftables._with_ports(text, [25, 587], notes)
+    assert 'tcp dport 587 accept comment "postfix_mta"' in _mta_firewall_nftables._with_ports(
+        text, [25, 587], notes
+    )
     assert notes == ["Left as it is in the chain inet filter input: tcp dport 25 drop"]
 
 
-def test_a_file_made_of_commands_is_refused_with_a_way_out(nftables, nft, tmp_path):
+def test_a_file_made_of_commands_is_refused_with_a_way_out(nft, tmp_path):
     (tmp_path / "conf").write_text("add table ip t\nadd chain ip t c { type filter hook input priority 0; }\n")
     with pytest.raises(CommandExecutionError, match="not as table and chain blocks"):
         _mta_firewall_nftables.plan([25], str(tmp_path / "conf"))
 
 
-def test_the_kernel_gets_one_rule_at_the_same_place(nftables):
-    commands, changes = nftables._commands(LISTING, [INPUT], [25, 587], [])
+def test_the_kernel_gets_one_rule_at_the_same_place():
+    commands, changes = commands_for(LISTING, [INPUT], [25, 587], [])
     assert commands == f"insert rule inet filter input position 18 {OURS}\n"
     assert changes == {"running rules of inet filter input": {"old": "", "new": OURS}}
 
 
-def test_a_rule_that_is_in_the_kernel_stays_while_it_is_right_and_reached(nftables):
+def test_a_rule_that_is_in_the_kernel_stays_while_it_is_right_and_reached():
     right = LISTING.replace("\t\tlimit", f"\t\t{OURS} # handle 20\n\t\tlimit")
-    assert nftables._commands(right, [INPUT], [25, 587], []) == ("", {})
+    assert commands_for(right, [INPUT], [25, 587], []) == (
+        "",
+        {},
+    )
     behind = LISTING.replace("# handle 19\n", f"# handle 19\n\t\t{OURS} # handle 20\n")
-    commands = nftables._commands(behind, [INPUT], [25, 587], [])[0]
+    commands = commands_for(behind, [INPUT], [25, 587], [])[0]
     assert commands.splitlines()[0] == "delete rule inet filter input handle 20"
     assert "position 18" in commands
-    assert nftables._commands(right, [INPUT], [], [])[0] == "delete rule inet filter input handle 20\n"
+    assert commands_for(right, [INPUT], [], [])[0] == "delete rule inet filter input handle 20\n"
 
 
-def test_chains_that_are_not_in_the_file_are_not_touched_but_said(nftables):
+def test_chains_that_are_not_in_the_file_are_not_touched_but_said():
     notes = []
-    assert nftables._commands(LISTING, [], [25], notes) == ("", {})
+    assert commands_for(LISTING, [], [25], notes) == ("", {})
     assert notes == ["The chain inet filter input, which is not in the file, drops what comes to port 25"]
 
 
@@ -255,7 +258,7 @@ def test_it_applies_once_and_takes_back_what_the_kernel_refuses(nft, tmp_path):
     path = tmp_path / "conf"
     path.write_text(FILE)
     arguments = [25, 587], str(path)
-    changes = _mta_firewall_nftables.plan(*arguments)["changes"]
+    changes = _mta_firewall_nftables.plan(*arguments).changes
     assert list(changes) == [str(path), "running rules of inet filter input"]
     assert path.read_text() == FILE
     nft.refuses = True
@@ -268,7 +271,7 @@ def test_it_applies_once_and_takes_back_what_the_kernel_refuses(nft, tmp_path):
     assert all("flush" not in told for told in nft.told)
     assert OURS in nft.checked[-1]
     nft.listing = LISTING.replace("\t\tlimit", f"\t\t{OURS} # handle 20\n\t\tlimit")
-    assert _mta_firewall_nftables.plan(*arguments)["changes"] == {}
+    assert _mta_firewall_nftables.plan(*arguments).changes == {}
     _mta_firewall_nftables.apply([], str(path))
     assert path.read_text() == FILE
 
@@ -287,17 +290,17 @@ def test_included_files_are_read_changed_and_checked_as_one(nft, tmp_path):
 def test_a_firewall_that_is_off_stays_off(nft, tmp_path):
     nft.listing = ""
     (tmp_path / "conf").write_text(FILE)
-    notes = _mta_firewall_nftables.plan([25], str(tmp_path / "conf"))["notes"]
+    notes = _mta_firewall_nftables.plan([25], str(tmp_path / "conf")).notes
     assert notes == [f"None of the chains of {tmp_path}/conf is in force: only the file is changed"]
     _mta_firewall_nftables.apply([25], str(tmp_path / "conf"))
     assert nft.told == []
-    assert _mta_firewall_nftables.plan([25], str(tmp_path / "conf")) == {"changes": {}, "notes": []}
+    assert _mta_firewall_nftables.plan([25], str(tmp_path / "conf")) == Plan()
 
 
-def test_it_is_in_force_when_the_service_is_enabled_and_filters_what_comes_in(nftables, monkeypatch, tmp_path):
+def test_it_is_in_force_when_the_service_is_enabled_and_filters_what_comes_in(monkeypatch, tmp_path):
     in_force = _mta_firewall_nftables.in_force
     (tmp_path / "conf").write_text(FILE)
-    monkeypatch.setattr(nftables, "BOOT_LINKS", str(tmp_path / "*.link"))
+    monkeypatch.setattr(_mta_firewall_nftables, "BOOT_LINKS", str(tmp_path / "*.link"))
     assert not in_force(str(tmp_path / "conf"))
     (tmp_path / "nftables.link").write_text("")
     assert in_force(str(tmp_path / "conf"))

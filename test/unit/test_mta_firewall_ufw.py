@@ -1,12 +1,12 @@
-"""mta_firewall_ufw: what ufw's files say, and what ufw is told to do about it."""
+"""The backend ufw: what ufw's files say, and what ufw is told to do about it."""
 
 import re
-import sys
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_ufw
+from _mta_plan import Plan
 
 # As ufw 0.36.2 writes it; the rules between the comments are left out.
 RULES = """\
@@ -51,13 +51,7 @@ def v6(text):
 
 
 @pytest.fixture
-def ufw(modules):
-    """The module as the loader made it."""
-    return sys.modules[_mta_firewall_ufw.plan.__module__]
-
-
-@pytest.fixture
-def host(ufw, monkeypatch, pretend, tmp_path):
+def host(monkeypatch, pretend, tmp_path):
     """ufw's files, and a stand-in for ufw that adds and deletes rules there."""
     for name, text in {
         "ufw": "",
@@ -67,14 +61,14 @@ def host(ufw, monkeypatch, pretend, tmp_path):
         "user6.rules": v6(RULES),
     }.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(ufw, "PROGRAM", str(tmp_path / "ufw"))
-    monkeypatch.setattr(ufw, "SETTINGS", str(tmp_path / "ufw.conf"))
-    monkeypatch.setattr(ufw, "DEFAULTS", str(tmp_path / "default"))
+    monkeypatch.setattr(_mta_firewall_ufw, "PROGRAM", str(tmp_path / "ufw"))
+    monkeypatch.setattr(_mta_firewall_ufw, "SETTINGS", str(tmp_path / "ufw.conf"))
+    monkeypatch.setattr(_mta_firewall_ufw, "DEFAULTS", str(tmp_path / "default"))
     families = {
         "IPv4": (str(tmp_path / "user.rules"), "0.0.0.0/0"),
         "IPv6": (str(tmp_path / "user6.rules"), "::/0"),
     }
-    monkeypatch.setattr(ufw, "FAMILIES", families)
+    monkeypatch.setattr(_mta_firewall_ufw, "FAMILIES", families)
 
     def run(argv, stdin=""):
         words = argv[1:]
@@ -113,21 +107,21 @@ def host(ufw, monkeypatch, pretend, tmp_path):
 def test_rules_are_added_for_both_families_once_and_go_again(host):
     plan, apply = _mta_firewall_ufw.plan, _mta_firewall_ufw.apply
     change = {"old": "", "new": "25, 587"}
-    assert plan([587, 25])["changes"] == {"IPv4 rules of ufw": change, "IPv6 rules of ufw": change}
+    assert plan([587, 25]).changes == {"IPv4 rules of ufw": change, "IPv6 rules of ufw": change}
     assert host.told == []
     apply([587, 25])
     assert host.told == [
         f"allow proto tcp from {address} to {address} port 25,587 comment postfix_mta"
         for address in ("0.0.0.0/0", "::/0")
     ]
-    assert plan([25, 587]) == {"changes": {}, "notes": []}
+    assert plan([25, 587]) == Plan()
     apply([])
     assert (host.path / "user.rules").read_text() == RULES
     assert (host.path / "user6.rules").read_text() == v6(RULES)
 
 
 def test_what_other_rules_open_is_left_to_them(host):
-    changes = _mta_firewall_ufw.plan([22, 80, 143, 2222, 6003, 53])["changes"]
+    changes = _mta_firewall_ufw.plan([22, 80, 143, 2222, 6003, 53]).changes
     assert changes["IPv4 rules of ufw"]["new"] == "53, 80, 2222"
 
 
@@ -146,26 +140,26 @@ def test_rules_stand_before_the_one_that_denies_everything(host):
     (host.path / "user.rules").write_text(RULES.replace(END, DENY + OURS + END))
     _mta_firewall_ufw.apply([25, 587])
     assert (host.path / "user.rules").read_text() == RULES.replace(END, OURS + DENY + END)
-    assert _mta_firewall_ufw.plan([25, 587])["changes"] == {}
+    assert _mta_firewall_ufw.plan([25, 587]).changes == {}
 
 
 def test_a_rule_that_denies_a_port_by_number_is_left_and_reported(host):
     deny = "### tuple ### deny tcp 25 0.0.0.0/0 any 0.0.0.0/0 in\n\n"
     (host.path / "user.rules").write_text(RULES.replace(END, deny + END))
     plan = _mta_firewall_ufw.plan([25, 587])
-    assert plan["changes"]["IPv4 rules of ufw"]["new"] == "587"
-    assert "deny tcp 25" in plan["notes"][0]
+    assert plan.changes["IPv4 rules of ufw"]["new"] == "587"
+    assert "deny tcp 25" in plan.notes[0]
 
 
 def test_more_ports_than_one_rule_takes_become_several(host):
     _mta_firewall_ufw.apply(list(range(1000, 1017)))
     assert [told.split(" port ")[1].count(",") for told in host.told] == [14, 1, 14, 1]
-    assert _mta_firewall_ufw.plan(list(range(1000, 1017)))["changes"] == {}
+    assert _mta_firewall_ufw.plan(list(range(1000, 1017))).changes == {}
 
 
 def test_without_ipv6_there_is_one_family(host):
     (host.path / "default").write_text("IPV6=no\n")
-    assert list(_mta_firewall_ufw.plan([25])["changes"]) == ["IPv4 rules of ufw"]
+    assert list(_mta_firewall_ufw.plan([25]).changes) == ["IPv4 rules of ufw"]
 
 
 def test_when_ufw_fails_its_files_come_back_and_are_loaded(host):
@@ -191,24 +185,24 @@ def test_it_is_in_force_when_it_is_active_and_installed(host):
     (host.path / "ufw.conf").write_text("ENABLED=yes\n")
     (host.path / "ufw").unlink()
     assert not in_force()
-    assert plan([]) == {"changes": {}, "notes": []}
+    assert plan([]) == Plan()
     with pytest.raises(CommandExecutionError, match="not installed"):
         plan([25])
 
 
-def test_an_enabled_ufw_that_has_been_stopped_is_not_started(modules, host):
+def test_an_enabled_ufw_that_has_been_stopped_is_not_started(host):
     host.status = "inactive"
-    for function in ("plan", "apply"):
+    for function in (_mta_firewall_ufw.plan, _mta_firewall_ufw.apply):
         with pytest.raises(CommandExecutionError, match="not switched on here"):
-            modules[f"mta_firewall_ufw.{function}"]([25])
+            function([25])
     assert host.told == []
-    assert _mta_firewall_ufw.plan([]) == {"changes": {}, "notes": []}
+    assert _mta_firewall_ufw.plan([]) == Plan()
 
 
 def test_where_ufw_is_not_enabled_only_its_files_are_changed(host):
     (host.path / "ufw.conf").write_text("ENABLED=no\n")
     host.status = "inactive"
-    assert _mta_firewall_ufw.plan([25])["notes"] == ["ufw is not enabled: only its files are changed"]
+    assert _mta_firewall_ufw.plan([25]).notes == ["ufw is not enabled: only its files are changed"]
     _mta_firewall_ufw.apply([25])
-    assert _mta_firewall_ufw.plan([25]) == {"changes": {}, "notes": []}
+    assert _mta_firewall_ufw.plan([25]) == Plan()
     assert "reload" not in host.told

@@ -1,12 +1,14 @@
 """A fleet's authority: what is signed for whom, and what a mail minion is told when nothing is."""
 
+import dataclasses
 import datetime
-import functools
 import logging
 import pathlib
 import subprocess
+import types
 
 import pytest
+import salt.config
 import salt.loader
 import salt.template
 from cryptography import x509
@@ -16,9 +18,11 @@ from salt.exceptions import CommandExecutionError
 
 import _mta_ca
 import _mta_fleet_ca
+import _mta_last_apply
 
 CA, MAIL1, MAIL2 = "ca.example.com", "mail1.example.com", "mail2.example.com"
 PASSPHRASE = "geheim-7431"
+PILLAR_PATH = {"passphrase_pillar": "postfix_mta:certificate:ca:passphrase"}
 STARTED = pathlib.Path(__file__).resolve().parents[2] / "postfix_mta" / "started.sls"
 
 
@@ -74,27 +78,55 @@ def pillar(tmp_path):
 
 
 @pytest.fixture
-def ca_minion(modules, minion, pillar):
-    """The CA minion's modules, with its pillar."""
+def modules(modules, pillar):
+    """Execution modules with the CA minion's pillar."""
     for loader in (modules, modules.pack["__salt__"]):
         loader.pack["__pillar__"] = pillar
     return modules
 
 
-@pytest.fixture
-def authority(ca_minion, pillar):
-    """The CA minion's modules; its authority exists."""
-    modules = ca_minion
-    files = pillar["postfix_mta"]["certificate"]["ca"]
-    where = "postfix_mta:certificate:ca:passphrase"
-    _mta_ca.create(minion, files["certificate"], files["key"], key_type="ec", days=3650, passphrase_pillar=where)
-    return modules
+@pytest.fixture(scope="module")
+def x509_module(tmp_path_factory):
+    """Salt's own module, which signs."""
+    opts = salt.config.minion_config(None)
+    opts.update(root_dir=str(tmp_path_factory.mktemp("salt")), file_client="local", features={"x509_v2": True})
+    opts["grains"] = {"kernel": "Linux", "os": "Debian", "os_family": "Debian"}
+    loaded = salt.loader.minion_mods(opts, whitelist=["x509"])
+    return {name: loaded[name] for name in ("x509.create_certificate", "x509.encode_certificate")}
 
 
 @pytest.fixture
-def issue(authority):
+def functions(functions, pillar, x509_module):
+    """What the CA minion has of Salt's own; its settings are the pillar and what matters of the defaults."""
+
+    def effective(saltenv):
+        certificate = pillar.get("postfix_mta", {}).get("certificate", {})
+        ca, fleet = certificate.get("ca", {}), certificate.get("fleet", {"minions": {}})
+        return {"certificate": {"fleet": fleet, "days": certificate.get("days"), "ca": {**ca, **PILLAR_PATH}}}
+
+    return {**functions, **x509_module, "mta_settings.effective": effective, "event.send": lambda *_: None}
+
+
+@pytest.fixture
+def minion(minion):
+    minion = dataclasses.replace(minion, opts={**minion.opts, "id": MAIL1, "master_uri": "tcp://127.0.0.1:4506"})
+    return minion
+
+
+@pytest.fixture
+def authority(minion, pillar):
+    """The CA minion's authority."""
+    files, passphrase = pillar["postfix_mta"]["certificate"]["ca"], PILLAR_PATH["passphrase_pillar"]
+    _mta_ca.create(
+        minion, files["certificate"], files["key"], key_type="ec", days=3650, passphrase_pillar=passphrase
+    )
+    return files
+
+
+@pytest.fixture
+def issue(authority, minion):
     def call(text, policy=MAIL1, sender=MAIL1, **kwargs):
-        return authority["mta_fleet_ca.issue"](text, policy, __pub_id=sender, __pub_fun="x", **kwargs)
+        return _mta_fleet_ca.issue(minion, text, policy, __pub_id=sender, __pub_fun="x", **kwargs)
 
     return call
 
@@ -102,11 +134,14 @@ def issue(authority):
 class TestAMinionThatOnlySigns:
     FILES = ("certificate", "key")
 
-    def test_the_pillar_tells_it_before_anything_was_applied(self, ca_minion, pillar):
+    def test_the_pillar_tells_it_before_anything_was_applied(self, minion, pillar):
         files = pillar["postfix_mta"]["certificate"]["ca"]
-        assert ca_minion["mta_fleet_ca.only_signs"]() == {name: files[name] for name in self.FILES}
+        assert _mta_fleet_ca.only_signs(minion) == {name: files[name] for name in self.FILES}
 
-    def test_what_fleet_ca_has_left_tells_it_whatever_the_pillar_says(self, modules, opts, context, tmp_path):
+    def test_what_fleet_ca_has_left_tells_it_whatever_the_pillar_says(
+        self, modules, opts, context, tmp_path, minion, pillar
+    ):
+        pillar.clear()
         paths = dict.fromkeys(self.FILES, str(tmp_path / "x"))
         assert _mta_fleet_ca.only_signs(minion) is None
         for test in (True, False):
@@ -115,15 +150,15 @@ class TestAMinionThatOnlySigns:
             assert (ret["result"], ret["changes"]) == (True, {})
             assert _mta_fleet_ca.only_signs(minion) == (None if test else paths)
 
-    def test_a_host_that_is_a_mail_server_too_is_treated_as_one(self, ca_minion):
-        ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
-        ca_minion["mta_apply.ended"]({})
-        assert ca_minion["mta_fleet_ca.only_signs"]() is None
+    def test_a_host_that_is_a_mail_server_too_is_treated_as_one(self, minion):
+        _mta_fleet_ca.record(minion, "/ca.pem", "/ca.key")
+        _mta_last_apply.ended(minion, {})
+        assert _mta_fleet_ca.only_signs(minion) is None
         # .clean
-        ca_minion["mta_apply.forget"]()
-        assert ca_minion["mta_fleet_ca.only_signs"]() == {"certificate": "/ca.pem", "key": "/ca.key"}
+        _mta_last_apply.forget(minion)
+        assert _mta_fleet_ca.only_signs(minion) == {"certificate": "/ca.pem", "key": "/ca.key"}
 
-    def test_clean_changes_nothing_of_it_and_says_so(self, ca_minion, pillar, server, states):
+    def test_clean_changes_nothing_of_it_and_says_so(self, modules, pillar, server, states):
         files = pillar["postfix_mta"]["certificate"]["ca"]
         made = states["mta_cert.ca_managed"](files["certificate"], files["key"], key_type="ec")
         assert made["result"] is True, made
@@ -135,27 +170,27 @@ class TestAMinionThatOnlySigns:
             assert files[name] in cleaned["comment"]
         assert [pathlib.Path(files[name]).read_bytes() for name in self.FILES] == before
 
-    def test_its_own_start_does_not_make_it_a_mail_server(self, ca_minion, opts, pillar, tmp_path):
-        assert self.started(ca_minion, opts, pillar) == "nothing"
-        ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
-        assert self.started(ca_minion, opts, {"postfix_mta": {"root_recipient": "alice"}}) == "nothing"
+    def test_its_own_start_does_not_make_it_a_mail_server(self, modules, minion, opts, pillar):
+        assert self.started(modules, opts, pillar) == "nothing"
+        _mta_fleet_ca.record(minion, "/ca.pem", "/ca.key")
+        assert self.started(modules, opts, {"postfix_mta": {"root_recipient": "alice"}}) == "nothing"
 
-    def test_nor_where_it_has_not_synced_the_modules_yet(self, ca_minion, opts, pillar):
+    def test_nor_where_it_has_not_synced_the_modules_yet(self, minion, opts, pillar):
         bare = {**opts, "module_dirs": [], "extension_modules": "/nowhere"}
         unsynced = salt.loader.minion_mods(bare, context={})
         assert "mta_fleet_ca.only_signs" not in unsynced
         assert self.started(unsynced, bare, pillar) == "nothing"
         assert self.started(unsynced, bare, {"postfix_mta": {}}) == "all of it"
-        ca_minion["mta_fleet_ca.record"]("/ca.pem", "/ca.key")
+        _mta_fleet_ca.record(minion, "/ca.pem", "/ca.key")
         assert self.started(unsynced, bare, {"postfix_mta": {}}) == "nothing"
 
-    def test_the_start_of_others_goes_on_to_do_so(self, ca_minion, opts, pretend):
-        assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "all of it"
-        assert self.started(ca_minion, opts, {}) == "nothing"
-        ca_minion["mta_apply.ended"]({})
-        assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "nothing"
+    def test_the_start_of_others_goes_on_to_do_so(self, modules, minion, opts, pretend):
+        assert self.started(modules, opts, {"postfix_mta": {}}) == "all of it"
+        assert self.started(modules, opts, {}) == "nothing"
+        _mta_last_apply.ended(minion, {})
+        assert self.started(modules, opts, {"postfix_mta": {}}) == "nothing"
         pretend("_mta_beacon.conditions", lambda: {"saslauthd": {}})
-        assert self.started(ca_minion, opts, {"postfix_mta": {}}) == "all of it"
+        assert self.started(modules, opts, {"postfix_mta": {}}) == "all of it"
 
     @staticmethod
     def started(functions, opts, pillar):
@@ -210,10 +245,10 @@ class TestTheCAMinion:
         found = x509.load_pem_x509_certificate(answer["certificate"].encode())
         assert found.not_valid_after - found.not_valid_before == datetime.timedelta(days=days, hours=1)
 
-    def test_a_certificate_ends_with_its_authority_at_the_latest(self, issue, pillar, authority):
+    def test_a_certificate_ends_with_its_authority_at_the_latest(self, issue, pillar, minion):
         pillar["postfix_mta"]["certificate"]["days"] = 36500
         found = x509.load_pem_x509_certificate(issue(request(), days=36500)["certificate"].encode())
-        ca = x509.load_pem_x509_certificate(authority["mta_fleet_ca.certificate"]()["certificate"].encode())
+        ca = x509.load_pem_x509_certificate(_mta_fleet_ca.certificate(minion)["certificate"].encode())
         assert found.not_valid_after == ca.not_valid_after
 
     @pytest.mark.parametrize(
@@ -286,9 +321,15 @@ class TestTheCAMinion:
         assert "not for mail1" in issue(request(), policy="three")["refused"]
         assert "has no minions" in issue(request(), policy="open")["refused"]
 
-    def test_without_an_authority_it_says_what_makes_one(self, ca_minion):
-        assert "postfix_mta.fleet_ca makes" in ca_minion["mta_fleet_ca.certificate"]()["refused"]
-        answer = ca_minion["mta_fleet_ca.issue"](request(), MAIL1, __pub_id=MAIL1)
+    def test_a_key_in_the_authoritys_file_is_not_handed_out(self, authority, minion):
+        path, key = (pathlib.Path(authority[name]) for name in ("certificate", "key"))
+        certificate = path.read_bytes()
+        path.write_bytes("Müller\n".encode("latin-1") + key.read_bytes() + certificate)
+        assert _mta_fleet_ca.certificate(minion) == {"certificate": certificate.decode()}
+
+    def test_without_an_authority_it_says_what_makes_one(self, minion):
+        assert "postfix_mta.fleet_ca makes" in _mta_fleet_ca.certificate(minion)["refused"]
+        answer = _mta_fleet_ca.issue(minion, request(), MAIL1, __pub_id=MAIL1)
         assert "postfix_mta.fleet_ca makes" in answer["refused"]
 
     @pytest.fixture
@@ -317,24 +358,15 @@ class TestTheCAMinion:
         assert not any(PASSPHRASE in line for line in log)
 
 
-def test_without_salts_x509_module_it_names_the_feature_flag(authority, pretend):
-    def missing(**_):
-        raise AssertionError("not to be called")
-
-    pretend("x509.create_certificate", missing)
-    loader = authority.pack["__salt__"]
-    original = type(loader).__contains__
-    try:
-        type(loader).__contains__ = lambda self, name: name != "x509.encode_certificate" and original(self, name)
-        answer = authority["mta_fleet_ca.issue"](request(), MAIL1, __pub_id=MAIL1)
-    finally:
-        type(loader).__contains__ = original
-    assert "features: {x509_v2: true}" in answer["refused"]
+def test_without_salts_x509_module_it_names_the_feature_flag(issue, functions):
+    del functions["x509.encode_certificate"]
+    functions["x509.create_certificate"] = lambda **_: pytest.fail("not to be called")
+    assert "features: {x509_v2: true}" in issue(request())["refused"]
 
 
 class TestTheMailMinion:
     @pytest.fixture
-    def answered(self, modules, pretend):
+    def answered(self, pretend, monkeypatch):
         """Let the master answer with a value after some seconds; the calls that it gets."""
 
         def answer(value, seconds=0.1):
@@ -346,8 +378,7 @@ class TestTheMailMinion:
                 return value(*args, **kwargs) if callable(value) else value
 
             pretend("publish.publish", publish)
-            function = functools.partial(_mta_fleet_ca.sign_request, minion)
-            function.__globals__["time"] = type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))})
+            monkeypatch.setattr(_mta_fleet_ca, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
             return calls
 
         return answer
@@ -370,26 +401,23 @@ class TestTheMailMinion:
             ({CA: {"certificate": "/etc/passwd"}}, 1, "is not a PEM certificate"),
         ],
     )
-    def test_it_is_told_what_to_mend(self, modules, answered, value, seconds, text):
+    def test_it_is_told_what_to_mend(self, minion, answered, value, seconds, text):
         answered(value, seconds)
         with pytest.raises(CommandExecutionError, match=text):
             _mta_fleet_ca.sign_request(minion, request(), CA)
 
-    @pytest.fixture
-    def masterless(self, opts):
-        del opts["master_uri"]
-
-    def test_without_a_master_it_says_so(self, masterless, modules):
+    def test_without_a_master_it_says_so(self, minion):
+        del minion.opts["master_uri"]
         with pytest.raises(CommandExecutionError, match="runs without one"):
             _mta_fleet_ca.authority(minion, CA)
 
-    def test_a_certificate_for_another_key_is_not_taken(self, modules, answered, issue):
+    def test_a_certificate_for_another_key_is_not_taken(self, minion, answered, issue):
         other = issue(request())
         answered({CA: other})
         with pytest.raises(CommandExecutionError, match="for another key"):
             _mta_fleet_ca.sign_request(minion, request(), CA)
 
-    def test_it_asks_only_the_ca_minion_by_its_own_id_as_policy(self, modules, answered, issue):
+    def test_it_asks_only_the_ca_minion_by_its_own_id_as_policy(self, minion, answered, issue):
         calls = answered(lambda tgt, fun, arg, **_: {CA: issue(arg[0]["request"], arg[0]["policy"])})
         assert _mta_fleet_ca.sign_request(minion, request(), CA).startswith("-----BEGIN CERTIFICATE")
         ((target, function), options) = calls[0]
@@ -397,7 +425,7 @@ class TestTheMailMinion:
         assert options["arg"][0]["policy"] == MAIL1
 
     @pytest.mark.parametrize("ca_minion", ["*", "a,b", "", None, "E@x or *"])
-    def test_only_one_minion_can_be_the_ca_minion(self, modules, ca_minion):
+    def test_only_one_minion_can_be_the_ca_minion(self, minion, ca_minion):
         with pytest.raises(Exception, match="must be a minion id"):
             _mta_fleet_ca.authority(minion, ca_minion)
 

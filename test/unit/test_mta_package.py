@@ -1,7 +1,6 @@
-"""mta_package: the dpkg database, removals, debconf answers, and the state over the real loaders."""
+"""Packages: the dpkg database, removals, debconf answers, and the state over the real loaders."""
 
 import fcntl
-import functools
 import os
 import pathlib
 import subprocess
@@ -67,16 +66,14 @@ Version: 4.2.1-20
 
 
 @pytest.fixture
-def package(modules, minion, tmp_path, monkeypatch):
-    """The module as the loader made it, with a dpkg database and locks of its own."""
-    functools.partial(_mta_package.versions, minion)
-    module = sys.modules[functools.partial(_mta_package.versions, minion).__module__]
+def package(tmp_path, monkeypatch):
+    """The library with a dpkg database and locks of its own."""
     (tmp_path / "dpkg" / "updates").mkdir(parents=True)
     (tmp_path / "dpkg" / "status").write_text(STATUS)
     (tmp_path / "dpkg" / "lock").touch()
-    monkeypatch.setattr(module, "DPKG", tmp_path / "dpkg")
-    monkeypatch.setattr(module, "LOCKS", [tmp_path / "dpkg" / "lock"])
-    return module
+    monkeypatch.setattr(_mta_package, "DPKG", tmp_path / "dpkg")
+    monkeypatch.setattr(_mta_package, "LOCKS", [tmp_path / "dpkg" / "lock"])
+    return _mta_package
 
 
 @pytest.fixture
@@ -94,12 +91,16 @@ def programs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def in_mode(opts, modules, context):
-    """Give a function that loads the states for test mode, or for real."""
-    return lambda test: salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
+def converge(minion):
+    """``converge(test, packages=…)``: the state's result."""
+
+    def call(test, packages, answers=None, mailname=None, mailname_file=None):
+        return _mta_package.converge(minion, packages, answers, mailname, mailname_file, test)
+
+    return call
 
 
-def test_only_completely_installed_packages_have_a_version(package, modules, minion):
+def test_only_completely_installed_packages_have_a_version(package, minion):
     names = ["postfix", "sasl2-bin", "libsasl2-2", "libsasl2-modules", "man-db", "dovecot-core"]
     assert _mta_package.versions(minion, names) == {
         "postfix": "3.7.11-0+deb12u1",
@@ -197,78 +198,72 @@ def test_looking_for_a_lock_takes_none(package):
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_nothing_to_do_starts_no_program(package, states, programs):
+def test_nothing_to_do_starts_no_program(package, converge, programs):
     for name in ("apt-get", "dpkg-query", "debconf-set-selections"):
         programs(name, f"touch {package.DPKG}/started")
-    ret = states["mta_package.installed"]("packages", packages=["postfix", "libsasl2-2"])
+    ret = converge(False, packages=["postfix", "libsasl2-2"])
     assert ret["result"] is True
     assert ret["changes"] == {}
     assert not (package.DPKG / "started").exists()
 
 
-def test_test_mode_names_the_missing_packages_and_changes_nothing(package, in_mode, programs):
-    states = in_mode(True)
+def test_test_mode_names_the_missing_packages_and_changes_nothing(package, converge, programs):
     programs("apt-get", "exit 100")
-    ret = states["mta_package.installed"]("packages", packages=["postfix", "sasl2-bin"])
+    ret = converge(True, packages=["postfix", "sasl2-bin"])
     assert ret["result"] is None
     assert ret["changes"] == {"sasl2-bin": {"old": "", "new": "installed"}}
 
 
 @pytest.mark.parametrize("test", [True, False])
-def test_an_installation_that_removes_something_is_refused(package, in_mode, programs, test):
-    states = in_mode(test)
+def test_an_installation_that_removes_something_is_refused(package, converge, programs, pretend, test):
+    pretend("pkg.refresh_db", lambda **_kwargs: {})
     programs("apt-get", '[ "$1" != update ] || exit 0; echo "Remv sa-exim [4.2.1]"')
     programs("debconf-set-selections", f"touch {package.DPKG}/answered")
-    ret = states["mta_package.installed"]("packages", packages=["new"], answers={"new": {"a/b": ["string", "c"]}})
+    ret = converge(test, packages=["new"], answers={"new": {"a/b": ["string", "c"]}})
     assert ret["result"] is False
     assert ret["changes"] == {}
     assert "sa-exim" in ret["comment"]
     assert not (package.DPKG / "answered").exists()
 
 
-def test_the_mail_name_is_kept_with_the_mode_that_its_file_has(package, in_mode, programs, tmp_path):
+def test_the_mail_name_is_kept_with_the_mode_that_its_file_has(package, converge, programs, tmp_path):
     programs("apt-get", "exit 1")
     file = tmp_path / "mailname"
     args = {"packages": ["postfix"], "mailname": "mail.example.com", "mailname_file": str(file)}
 
-    predicted = in_mode(True)["mta_package.installed"]("packages", **args)
+    predicted = converge(True, **args)
     assert predicted["result"] is None and not file.exists()
-    made = in_mode(False)["mta_package.installed"]("packages", **args)
+    made = converge(False, **args)
     assert made["result"] is True
     assert made["changes"] == predicted["changes"] == {str(file): {"old": "", "new": "mail.example.com"}}
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("mail.example.com\n", 0o644)
-    again = in_mode(False)["mta_package.installed"]("packages", **args)
+    again = converge(False, **args)
     assert again["result"] is True and not again["changes"]
 
     file.write_text("old.example.com\n")
     file.chmod(0o640)
-    changed = in_mode(False)["mta_package.installed"]("packages", **args)
+    changed = converge(False, **args)
     assert changed["changes"] == {str(file): {"old": "old.example.com", "new": "mail.example.com"}}
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("mail.example.com\n", 0o640)
 
-    left = in_mode(False)["mta_package.installed"]("packages", **{**args, "mailname": None})
+    left = converge(False, **{**args, "mailname": None})
     assert left["result"] is True and not left["changes"]
 
 
-def test_a_mail_name_that_cannot_be_written_is_one_clear_error(package, in_mode, tmp_path):
+def test_a_mail_name_that_cannot_be_written_is_one_clear_error(package, converge, tmp_path):
     file = tmp_path / "nowhere" / "mailname"
-    ret = in_mode(False)["mta_package.installed"](
-        "packages", packages=["postfix"], mailname="mail.example.com", mailname_file=str(file)
-    )
+    ret = converge(False, packages=["postfix"], mailname="mail.example.com", mailname_file=str(file))
     assert ret["result"] is False and not ret["changes"]
-    assert f"{file} cannot be written" in ret["comment"]
+    assert f"Cannot write {file}: No such file" in ret["comment"]
 
 
-def test_answers_go_to_packages_that_were_never_installed_only(package, minion, programs, monkeypatch):
+def test_answers_go_to_packages_that_were_never_installed_only(package, minion, programs, pretend):
     given = pathlib.Path(package.DPKG / "given")
     programs("apt-get", "exit 0")
     programs("debconf-set-selections", f"cat > {given}")
     installed = []
-    pkg = {
-        "pkg.refresh_db": lambda **_kwargs: {},
-        "pkg.install": lambda **kwargs: installed.append(kwargs["pkgs"]),
-    }
-    monkeypatch.setattr(package, "__salt__", pkg)
+    pretend("pkg.refresh_db", lambda **_kwargs: {})
+    pretend("pkg.install", lambda **kwargs: installed.append(kwargs["pkgs"]))
     answers = {"sasl2-bin": {"sasl2-bin/a": ["string", "no"]}, "new": {"new/a": ["string", "yes"]}}
     with pytest.raises(CommandExecutionError, match="reported no error: sasl2-bin, new"):
         _mta_package.install(minion, ["sasl2-bin", "new"], answers)
@@ -277,10 +272,27 @@ def test_answers_go_to_packages_that_were_never_installed_only(package, minion, 
 
 
 @pytest.mark.parametrize("answer", ["3.5", {"postfix": "3.5", "cyrus-sasl": ""}])
-def test_other_families_ask_their_package_manager(package, minion, monkeypatch, answer):
+def test_other_families_ask_their_package_manager(minion, pretend, answer):
     names = ["postfix", "cyrus-sasl"] if isinstance(answer, dict) else ["postfix"]
-    monkeypatch.setattr(package, "__grains__", {"os_family": "RedHat"})
-    monkeypatch.setattr(package, "__salt__", {"pkg.version": lambda *_names: answer})
+    minion.grains["os_family"] = "RedHat"
+    pretend("pkg.version", lambda *_names: answer)
     expected = {"postfix": "3.5", "cyrus-sasl": None}
     assert _mta_package.versions(minion, names) == {name: expected[name] for name in names}
     assert _mta_package.problems(minion, names) == []
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_the_state_hands_over_all_that_it_is_given(opts, modules, context, package, tmp_path, test):
+    states = salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
+    file = tmp_path / "mailname"
+    ret = states["mta_package.installed"](
+        "x", packages=["postfix"], mailname="mail.example.com", mailname_file=str(file)
+    )
+    assert ret["result"] is (None if test else True)
+    assert ret["changes"] == {str(file): {"old": "", "new": "mail.example.com"}}
+    assert file.exists() is not test
+
+
+def test_to_install_is_no_job(minion, modules):
+    with pytest.raises(CommandExecutionError, match="is for states"):
+        modules["mta_package.converge"](["postfix"], None, None, None, False, __pub_fun="mta_package.converge")

@@ -23,7 +23,8 @@ RECORDED = """\
 "forced_expire": false, "sender": "büro@sender.example", "recipients": [{"address": "r@refused.example"}]}
 {"queue_name": "deferred", "queue_id": "B9CBD208363", "arrival_time": 1795554750, "message_size": 267, \
 "forced_expire": false, "sender": "caf?@sender.example", "recipients": [{"address": "\\"q r\\"@other.example", \
-"delay_reason": "host mx.other.example[192.0.2.7] said: 450 4.1.1 <q@other.example>: greylisted (in reply to RCPT TO)"}]}
+"delay_reason": "host mx.other.example[192.0.2.7] said: 450 4.1.1 <q@other.example>: greylisted (in reply to RCPT \
+TO)"}]}
 """
 LAST = 1795554750
 
@@ -50,17 +51,24 @@ esac
 
 
 @pytest.fixture
-def queue(modules, tmp_path, monkeypatch):
-    """``queue("function", …)`` on a host with the recorded queue, 100 s after the last message arrived."""
-    inside = vars(_mta_queue)
+def queue(tmp_path, monkeypatch):
+    """``queue("action", …)`` on a host with the recorded queue, 100 s after the last message arrived."""
     for name in ("POSTQUEUE", "POSTSUPER"):
         program = tmp_path / name.lower()
         program.write_text(PROGRAM)
         program.chmod(0o755)
-        monkeypatch.setitem(inside, name, str(program))
+        monkeypatch.setattr(_mta_queue, name, str(program))
     (tmp_path / "listing").write_text(RECORDED)
     monkeypatch.setattr(time, "time", lambda: LAST + 100)
-    return lambda function, *args, **kwargs: modules[f"mta_queue.{function}"](*args, **kwargs)
+
+    def call(what, everything=False, test=False, limit=None, **filters):
+        filters = _mta_queue.Filters(**filters)
+        looks = {"list": _mta_queue.list_, "summary": _mta_queue.summary}
+        if what in looks:
+            return looks[what](filters, **({} if limit is None else {"limit": limit}))
+        return _mta_queue.act(what, filters, everything, test, limit)
+
+    return call
 
 
 @pytest.fixture
@@ -371,6 +379,26 @@ def test_a_queue_of_any_length_takes_bounded_memory(queue, tmp_path, monkeypatch
     assert (limited["matched"], limited["done"], len(limited["messages"])) == (6_000, 5, 5)
 
 
+@pytest.mark.parametrize("action", ["delete", "hold", "release", "requeue", "flush"])
+def test_what_a_person_calls_hands_all_of_it_over(modules, pretend, action):
+    told = []
+    pretend("_mta_queue.act", lambda *arguments: told.append(arguments))
+    filters = {"queue": "hold", "sender": "a", "recipient": "b", "domain": "c"}
+    filters.update({"older_than": 1, "reason": "d", "queue_id": "E"})
+    modules[f"mta_queue.{action}"](**filters, everything=True, test=False, limit=7)
+    assert told == [(action, _mta_queue.Filters(**filters), True, False, 7)]
+
+
+@pytest.mark.parametrize(("function", "found"), [("list", "list_"), ("summary", "summary")])
+def test_what_a_person_asks_is_asked_with_all_filters(modules, pretend, function, found):
+    told = []
+    pretend(f"_mta_queue.{found}", lambda *arguments: told.append(arguments))
+    filters = {"queue": "hold", "sender": "a", "recipient": "b", "domain": "c"}
+    filters.update({"older_than": 1, "reason": "d", "queue_id": "E"})
+    modules[f"mta_queue.{function}"](limit=7, **filters)
+    assert told == [(_mta_queue.Filters(**filters), 7)]
+
+
 class TestSize:
     """Counted without a process."""
 
@@ -381,7 +409,7 @@ class TestSize:
             (tmp_path / "spool" / path).write_text("")
         return tmp_path / "spool"
 
-    def test_files_are_counted_in_hashed_queues_too(self, modules, spool):
+    def test_files_are_counted_in_hashed_queues_too(self, spool):
         (spool / "deferred/0/1").mkdir()
         (spool / "deferred/0/1/01D").write_text("")
         assert _mta_queue.size(str(spool)) == {
@@ -394,15 +422,15 @@ class TestSize:
             "total": 6,
         }
 
-    def test_main_cf_says_where_the_queue_is(self, modules, spool, pretend):
+    def test_main_cf_says_where_the_queue_is(self, spool, pretend):
         pretend("_mta_postfix_view.show", lambda: {"queue_directory": str(spool)})
         assert _mta_queue.size()["total"] == 5
 
-    def test_no_queue_directory_is_none(self, modules, tmp_path):
+    def test_no_queue_directory_is_none(self, tmp_path):
         assert _mta_queue.size(str(tmp_path / "nothing")) is None
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-    def test_who_may_not_look_is_told(self, modules, spool):
+    def test_who_may_not_look_is_told(self, spool):
         (spool / "deferred").chmod(0)
         with pytest.raises(CommandExecutionError, match="Cannot count the queue deferred"):
             _mta_queue.size(str(spool))

@@ -238,7 +238,7 @@ def test_the_dry_run_tells_what_the_apply_then_changes_in_the_firewall_in_force(
     assert reached(firewalls) == []
     done = applied(firewalls)
     assert done["result"] is True, done
-    assert f"({firewall['name']})" in done["comment"]
+    assert f"Backend: {firewall['name']}" in done["comment"]
     assert done["changes"] == predicted["changes"]
     again = applied(firewalls)
     assert (again["result"], again["changes"]) == (True, {})

@@ -315,6 +315,31 @@ def test_the_system_trusts_the_authority_where_the_pillar_asks_for_it(fleet, app
         assert trusted is (minion == MAIL[0]), minion
 
 
+def test_a_changed_source_changes_the_issuer_at_the_next_apply_and_keeps_the_key(fleet, applied):
+    minion = MAIL[2]
+    host = fleet.minions[minion]
+    key = host.exec("sha256sum /etc/ssl/private/smtpd.key").stdout
+    local = {"postfix_mta": {"certificate": {"source": "local_ca", "key_type": "ec"}}}
+    for pillar, issuer, trust in (
+        (local, f"CA of {minion}", f"the authority CN=CA of {minion} ({AUTHORITY})"),
+        (PILLARS[minion], f"CA of {CA}", f"the authority of the CA minion {CA} ({AUTHORITY})"),
+        (local, f"CA of {minion}", f"the authority CN=CA of {minion} ({AUTHORITY})"),
+        (PILLARS[minion], f"CA of {CA}", f"the authority of the CA minion {CA} ({AUTHORITY})"),
+    ):
+        fleet.set_pillar(minion, pillar)
+        prediction, reality = (fleet.apply([minion], test=test)[minion] for test in (True, False))
+        assert not results.failures(reality), reality
+        assert not results.difference(prediction, reality)
+        (comment,) = [one["comment"] for one in reality.values() if one["__id__"] == "postfix_mta_certificate"]
+        assert f"Clients have to trust {trust} from now on" in comment
+        options = f"-CAfile {AUTHORITY} -no-CApath -verify_return_error -verify_hostname {minion}"
+        shown = host.exec(f"openssl s_client -starttls smtp -connect {host.ip}:25 {options} </dev/null").stdout
+        assert "Verify return code: 0 (ok)" in shown
+        assert issuer in host.exec("openssl x509 -noout -issuer", input=shown).stdout
+        assert not results.changed(fleet.apply([minion])[minion])
+    assert host.exec("sha256sum /etc/ssl/private/smtpd.key").stdout == key
+
+
 # What the administrator is told
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "727405b0af17"
+REVISION = "9890b6cb1aa5"

@@ -36,6 +36,10 @@ def found(container):
     return json.loads(container.exec(["cat", f"{PLACE}/result"]).stdout)
 
 
+def test_every_case_could_be_tried(found):
+    assert found["errors"] == []
+
+
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_table_that_holds_what_it_should_is_left_alone(found, case):
     assert found[case] == {}

@@ -11,7 +11,7 @@ from _mta_minion import Minion
 from _mta_plan import Plan
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "077b00191e90"
+REVISION = "cf72400b8cc5"
 
 
 def _name(subject):

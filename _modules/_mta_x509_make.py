@@ -199,7 +199,7 @@ def make_key(kind: str, size: int | None, passphrase: bytes | None = None) -> by
         As :func:`key_parameters` returns them.
 
     passphrase
-        Bytes that lock it. Default: not locked.
+        Bytes that encrypt it. Default: not encrypted.
     """
     lib = _mta_x509.library()
     if kind == "rsa":
@@ -211,18 +211,18 @@ def make_key(kind: str, size: int | None, passphrase: bytes | None = None) -> by
     return _key_pem(private, passphrase)
 
 
-def lock_key(pem: bytes, passphrase: bytes, previous: bytes | None = None) -> bytes:
+def encrypt_key(pem: bytes, passphrase: bytes, previous: bytes | None = None) -> bytes:
     """
-    Return a private key locked by another passphrase.
+    Return a private key encrypted by another passphrase.
 
     pem
-        Bytes of the key, locked or not.
+        Bytes of the key, encrypted or not.
 
     passphrase
         Bytes of the passphrase to come.
 
     previous
-        Bytes of the passphrase that locks it now. Default: none does.
+        Bytes of the passphrase that encrypts it now. Default: none does.
 
     Raises ``CommandExecutionError`` as :func:`describe_key` does.
     """
@@ -318,7 +318,7 @@ def make_authority(
         Its name, as :func:`check_subject` returns it.
 
     passphrase
-        Bytes that unlock the key. Default: none.
+        Bytes that decrypt the key. Default: none.
 
     renewed
         Bytes of the certificate that this one renews: its name and its path length stay. Default: a new authority,

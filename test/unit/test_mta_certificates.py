@@ -304,7 +304,7 @@ def test_a_locked_server_key_is_an_error(host):
         refused(host.pair(test=test), "Postfix cannot ask for a passphrase")
 
 
-def test_a_key_that_others_can_read_is_locked_up(host):
+def test_a_key_that_others_can_read_is_encrypted_up(host):
     host.settle()
     for path, run in ((host.key, host.pair), (host.ca_key, host.authority)):
         path.chmod(0o644)
@@ -718,7 +718,7 @@ def test_a_pair_that_is_not_good_is_refused_and_the_server_keeps_its_own(acme):
 def test_a_pair_is_checked_at_every_run_also_when_it_has_been_taken_over(acme):
     acme.taken()
     acme.host.now += 64 * DAY
-    assert "look at what should" in acme.state()["comment"]
+    assert "check what should renew it" in acme.state()["comment"]
     acme.host.now += 30 * DAY
     acme.kept("it expired at")
     acme.host.now -= 200 * DAY
@@ -977,7 +977,7 @@ def test_the_authority_of_this_host_comes_back_after_that_of_a_fleet(host, fleet
     assert result["result"] is True, result
     assert result["changes"] == predicted["changes"]
     assert list(result["changes"]) == [str(host.ca), "activation"]
-    assert "CN=CA of ca1, makes way for an authority of this host's own" in result["comment"]
+    assert "CN=CA of ca1, is replaced by that of an authority of this host's own" in result["comment"]
     new = host.loaded(host.ca)
     assert (new.subject, new.public_key()) == (own.subject, own.public_key())
     assert host.ca_key.read_bytes() == key

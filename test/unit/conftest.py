@@ -8,6 +8,7 @@ tests of what Salt loads.
 
 import importlib
 import inspect
+import os
 import pathlib
 
 import _mta_apply
@@ -25,6 +26,12 @@ salt._logging.shutdown_temp_handler()
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GRAINS = {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"}
+
+
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch):
+    """No test survives a power loss: on a busy machine waiting for the disk takes most of their time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -377,10 +377,11 @@ def _to_forget(
 ) -> tuple[str, ...]:
     """The snapshots that must not keep a key that gets a new passphrase: of the first one, the same key only."""
     original = _mta_restore.content(minion, path)
-    for passphrase in passphrases if original else ():
-        with contextlib.suppress(CommandExecutionError):
-            if _mta_x509.describe_key(original, passphrase)["public"] == public:
-                return ("previous", "originals")
+    if original is not None:
+        for passphrase in passphrases:
+            with contextlib.suppress(CommandExecutionError):
+                if _mta_x509.describe_key(original, passphrase)["public"] == public:
+                    return ("previous", "originals")
     return ("previous",)
 
 

@@ -11,7 +11,7 @@ from _mta_minion import Minion
 from _mta_plan import Plan
 
 # Of all files that Salt syncs to minions: other code may judge otherwise. bin/update-revision writes it.
-REVISION = "cf72400b8cc5"
+REVISION = "fbfdb3173c49"
 
 
 def _name(subject):

@@ -1055,6 +1055,26 @@ def test_arguments_that_do_not_go_together_are_refused(host, arguments, words):
     refused(host.pair(**arguments), words)
 
 
+# -- what Salt loads ---------------------------------------------------------------------------
+
+
+def test_states_and_execution_modules_hand_over(host, states, modules):
+    made = states["mta_cert.ca_managed"](str(host.ca), str(host.ca_key), key_type="ec")
+    assert (made["result"], set(made["changes"])) == (True, {str(host.ca), str(host.ca_key), "activation"}), made
+    pair = {"ca_certificate": str(host.ca), "ca_key": str(host.ca_key), "key_type": "ec"}
+    made = states["mta_cert.managed"](str(host.certificate), str(host.key), HOST, **pair)
+    assert made["result"] is True, made
+    assert modules["mta_cert.inspect"](str(host.certificate))["names"] == [HOST]
+    verified = modules["mta_cert.verify"](str(host.certificate), str(host.key), str(host.ca), HOST)
+    assert verified == []
+    key = host.folder / "by-hand.key"
+    told = modules["mta_cert.create_key"](str(key), key_type="ec")
+    assert set(told) == {"path", "key", "tlsa"}
+    modules["mta_cert.create"](str(host.folder / "by-hand.crt"), str(key), HOST, str(host.ca), str(host.ca_key))
+    gone = states["mta_cert.only"]("one pair", keep=[str(host.certificate), str(host.key)])
+    assert (gone["result"], gone["changes"]) == (True, {}), gone
+
+
 # -- what was judged already -------------------------------------------------------------------
 
 

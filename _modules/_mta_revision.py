@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "9890b6cb1aa5"
+REVISION = "f4081c66b32f"

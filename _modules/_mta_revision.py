@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f4081c66b32f"
+REVISION = "30e8f8123d65"

@@ -11,8 +11,8 @@ import _mta_guard
 with _mta_guard.library(__file__):
     import _mta_apply
     import _mta_last_apply
+    import _mta_minion
     import _mta_transaction
-    from _mta_minion import Minion, refuse_job
 
 
 def ended(results, config_directory="/etc/postfix", revision=None):
@@ -37,7 +37,7 @@ def ended(results, config_directory="/etc/postfix", revision=None):
 
         salt '*' mta_apply.ended '{}'
     """
-    return _mta_last_apply.ended(Minion.of(globals()), results, config_directory, revision)
+    return _mta_last_apply.ended(_mta_minion.Minion.of(globals()), results, config_directory, revision)
 
 
 def last():
@@ -54,7 +54,7 @@ def last():
 
         salt '*' mta_apply.last
     """
-    return _mta_last_apply.last(Minion.of(globals()))
+    return _mta_last_apply.last(_mta_minion.Minion.of(globals()))
 
 
 def differing():
@@ -67,7 +67,7 @@ def differing():
 
         salt '*' mta_apply.differing
     """
-    return _mta_last_apply.differing(Minion.of(globals()))
+    return _mta_last_apply.differing(_mta_minion.Minion.of(globals()))
 
 
 def participate(participant, name, arguments, transaction=None, test=False, subject=None, **job):
@@ -94,8 +94,8 @@ def participate(participant, name, arguments, transaction=None, test=False, subj
 
     Returns a state's result; refused as a job.
     """
-    refuse_job("mta_apply.participate", job)
-    minion = Minion.of(globals())
+    _mta_minion.refuse_job("mta_apply.participate", job)
+    minion = _mta_minion.Minion.of(globals())
     return _mta_apply.participate(minion, participant, name, arguments, transaction, test, subject)
 
 
@@ -105,8 +105,8 @@ def converge(participant, name, arguments, test, subject, **job):
 
     Parameters and result as for :func:`participate`; refused as a job.
     """
-    refuse_job("mta_apply.converge", job)
-    return _mta_apply.converge(Minion.of(globals()), participant, name, arguments, test, subject)
+    _mta_minion.refuse_job("mta_apply.converge", job)
+    return _mta_apply.converge(_mta_minion.Minion.of(globals()), participant, name, arguments, test, subject)
 
 
 def commit(services=None, verify=None, **job):
@@ -121,8 +121,8 @@ def commit(services=None, verify=None, **job):
 
     Returns ``{"result": bool, "comment": str, "transcript": [str]}``; refused as a job.
     """
-    refuse_job("mta_apply.commit", job)
-    return _mta_apply.commit(Minion.of(globals()), services, verify)
+    _mta_minion.refuse_job("mta_apply.commit", job)
+    return _mta_apply.commit(_mta_minion.Minion.of(globals()), services, verify)
 
 
 def undo(reason, **job):
@@ -135,8 +135,8 @@ def undo(reason, **job):
     Returns ``restored`` and ``failed`` (lists of paths), ``notes``, ``answers`` (whether the server answers as it
     did before) and ``comment``; refused as a job.
     """
-    refuse_job("mta_apply.undo", job)
-    return _mta_transaction.undo(Minion.of(globals()), reason)
+    _mta_minion.refuse_job("mta_apply.undo", job)
+    return _mta_transaction.undo(_mta_minion.Minion.of(globals()), reason)
 
 
 def outlook(**job):
@@ -147,5 +147,5 @@ def outlook(**job):
     "undone": a sentence or None, "members": {subject: changes}}``: in a real run what has been done, in test mode
     what has been announced; refused as a job.
     """
-    refuse_job("mta_apply.outlook", job)
-    return _mta_transaction.outlook(Minion.of(globals()))
+    _mta_minion.refuse_job("mta_apply.outlook", job)
+    return _mta_transaction.outlook(_mta_minion.Minion.of(globals()))

@@ -20,7 +20,7 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_ca
-    from _mta_minion import Minion
+    import _mta_minion
 
 
 def create(
@@ -72,5 +72,13 @@ def create(
         salt '*' mta_ca.create /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem days=3650
     """
     return _mta_ca.create(
-        Minion.of(globals()), path, key, subject, common_name, key_type, key_size, days, passphrase_pillar
+        _mta_minion.Minion.of(globals()),
+        path,
+        key,
+        subject,
+        common_name,
+        key_type,
+        key_size,
+        days,
+        passphrase_pillar,
     )

@@ -47,8 +47,8 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_certificates
+    import _mta_minion
     import _mta_pem
-    from _mta_minion import Minion
 
 
 def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
@@ -79,7 +79,9 @@ def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
 
         salt '*' mta_cert.create_key /etc/ssl/private/smtpd.key key_type=ec key_size=384
     """
-    return _mta_certificates.create_key(Minion.of(globals()), path, key_type, key_size, passphrase_pillar)
+    return _mta_certificates.create_key(
+        _mta_minion.Minion.of(globals()), path, key_type, key_size, passphrase_pillar
+    )
 
 
 def create(
@@ -134,7 +136,16 @@ def create(
             ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     """
     return _mta_certificates.create(
-        Minion.of(globals()), path, key, hostname, ca_certificate, ca_key, passphrase_pillar, subject, names, days
+        _mta_minion.Minion.of(globals()),
+        path,
+        key,
+        hostname,
+        ca_certificate,
+        ca_key,
+        passphrase_pillar,
+        subject,
+        names,
+        days,
     )
 
 
@@ -173,7 +184,15 @@ def sign(
             ca_certificate=/etc/ssl/certs/cacert.pem ca_key=/etc/ssl/private/cakey.pem
     """
     return _mta_certificates.sign(
-        Minion.of(globals()), request, hostname, ca_certificate, ca_key, passphrase_pillar, subject, names, days
+        _mta_minion.Minion.of(globals()),
+        request,
+        hostname,
+        ca_certificate,
+        ca_key,
+        passphrase_pillar,
+        subject,
+        names,
+        days,
     )
 
 

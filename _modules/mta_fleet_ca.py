@@ -53,7 +53,7 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_fleet_ca
-    from _mta_minion import Minion, refuse_job
+    import _mta_minion
 
 
 def sign_request(request, ca_minion, policy=None, days=_mta_fleet_ca.DAYS):
@@ -83,7 +83,7 @@ def sign_request(request, ca_minion, policy=None, days=_mta_fleet_ca.DAYS):
 
         salt mail1.example.com mta_fleet_ca.sign_request request="$(cat mail.csr)" ca_minion=ca.example.com
     """
-    return _mta_fleet_ca.sign_request(Minion.of(globals()), request, ca_minion, policy, days)
+    return _mta_fleet_ca.sign_request(_mta_minion.Minion.of(globals()), request, ca_minion, policy, days)
 
 
 def authority(ca_minion):
@@ -101,7 +101,7 @@ def authority(ca_minion):
 
         salt mail1.example.com mta_fleet_ca.authority ca.example.com
     """
-    return _mta_fleet_ca.authority(Minion.of(globals()), ca_minion)
+    return _mta_fleet_ca.authority(_mta_minion.Minion.of(globals()), ca_minion)
 
 
 def certificate():
@@ -117,7 +117,7 @@ def certificate():
 
         salt ca.example.com mta_fleet_ca.certificate
     """
-    return _mta_fleet_ca.certificate(Minion.of(globals()))
+    return _mta_fleet_ca.certificate(_mta_minion.Minion.of(globals()))
 
 
 def issue(request, policy, days=_mta_fleet_ca.DAYS, **kwargs):
@@ -146,7 +146,7 @@ def issue(request, policy, days=_mta_fleet_ca.DAYS, **kwargs):
 
         salt mail1.example.com publish.publish ca.example.com mta_fleet_ca.issue "[REQUEST, POLICY]"
     """
-    return _mta_fleet_ca.issue(Minion.of(globals()), request, policy, days, **kwargs)
+    return _mta_fleet_ca.issue(_mta_minion.Minion.of(globals()), request, policy, days, **kwargs)
 
 
 def only_signs():
@@ -165,7 +165,7 @@ def only_signs():
 
         salt ca.example.com mta_fleet_ca.only_signs
     """
-    return _mta_fleet_ca.only_signs(Minion.of(globals()))
+    return _mta_fleet_ca.only_signs(_mta_minion.Minion.of(globals()))
 
 
 def record(certificate, key, **job):
@@ -177,5 +177,5 @@ def record(certificate, key, **job):
 
     Raises ``CommandExecutionError`` when it cannot be written.
     """
-    refuse_job("mta_fleet_ca.record", job)
-    _mta_fleet_ca.record(Minion.of(globals()), certificate, key)
+    _mta_minion.refuse_job("mta_fleet_ca.record", job)
+    _mta_fleet_ca.record(_mta_minion.Minion.of(globals()), certificate, key)

@@ -10,7 +10,7 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_migration
-    from _mta_minion import Minion
+    import _mta_minion
 
 
 def convert(pillar=None):
@@ -31,4 +31,4 @@ def convert(pillar=None):
 
         salt-call mta_migration.convert
     """
-    return _mta_migration.convert(Minion.of(globals()), pillar)
+    return _mta_migration.convert(_mta_minion.Minion.of(globals()), pillar)

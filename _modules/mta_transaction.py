@@ -16,8 +16,8 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_apply
+    import _mta_minion
     import _mta_transaction
-    from _mta_minion import Minion
 
 
 def pending():
@@ -32,7 +32,7 @@ def pending():
 
         salt '*' mta_transaction.pending
     """
-    return _mta_transaction.pending(Minion.of(globals()))
+    return _mta_transaction.pending(_mta_minion.Minion.of(globals()))
 
 
 def under_way():
@@ -45,7 +45,7 @@ def under_way():
 
         salt '*' mta_transaction.under_way
     """
-    return _mta_transaction.under_way(Minion.of(globals()))
+    return _mta_transaction.under_way(_mta_minion.Minion.of(globals()))
 
 
 def recover():
@@ -65,7 +65,7 @@ def recover():
 
         salt '*' mta_transaction.recover
     """
-    return _mta_transaction.recover(Minion.of(globals()))
+    return _mta_transaction.recover(_mta_minion.Minion.of(globals()))
 
 
 def roll_back(commit=None, test=False):
@@ -93,4 +93,4 @@ def roll_back(commit=None, test=False):
 
         salt '*' mta_transaction.roll_back test=True
     """
-    return _mta_apply.roll_back(Minion.of(globals()), commit, test)
+    return _mta_apply.roll_back(_mta_minion.Minion.of(globals()), commit, test)

@@ -7,8 +7,8 @@ Sources: saslauthd(8), ``/usr/share/doc/sasl2-bin/README.Debian``, Postfix's SAS
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_saslauthd_view
-    from _mta_minion import Minion
 
 
 def settings():
@@ -91,5 +91,5 @@ def authenticate(username, password=None, service="smtp", realm="", socket=None,
         salt '*' saslauthd.authenticate alice password_pillar=postfix_mta:verify:login:password
     """
     return _mta_saslauthd_view.authenticate(
-        Minion.of(globals()), username, password, service, realm, socket, password_pillar, timeout
+        _mta_minion.Minion.of(globals()), username, password, service, realm, socket, password_pillar, timeout
     )

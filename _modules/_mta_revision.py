@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "57fe2f6a9a02"
+REVISION = "f4941c6ae5b5"

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -319,10 +319,11 @@ def commit(
         elif not _mta_services.status(["postfix"])["postfix"]["active"]:
             notes = ["Not verified, as Postfix does not run and is not enabled."]
         else:
-            thorough = {"auth": "challenge", "envelope": True, "stranger": True, "patience": 15}
-            checked = _mta_judge.check(minion, **thorough, **verify)
+            checked = _mta_judge.check(
+                minion, auth="challenge", envelope=True, untrusted_client=True, patience=15, **verify
+            )
             problems, transcript = checked["problems"], checked["transcript"]
-            problems = problems + _fallen_silent(transaction, checked["speaking"])
+            problems = problems + _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
             notes = ["The server answers.", *checked["notes"]]
         if not problems:
             headline = "What this apply changed could not be recorded, so it has not been kept:"
@@ -375,14 +376,14 @@ def _commit(minion: Minion, transaction: Transaction) -> None:
     _mta_transaction.attempt("main.cf and master.cf are not recorded", _mta_last_apply.wrote, minion, paths)
 
 
-def _fallen_silent(transaction: Transaction, speaking: list[dict[str, Any]]) -> list[str]:
+def _fallen_silent(transaction: Transaction, speaking: list[dict[str, Any]], skip: Collection[str]) -> list[str]:
     """
     Tell which listeners spoke SMTP when the transaction began and do not now, though nobody asked for that.
 
     A service of which a listener is among those that are ``speaking`` now is there, at whatever address the
-    parameters give it. Another one has to speak where it did.
+    parameters give it. Another one has to speak where it did, unless it is one of those to ``skip``.
     """
-    there = {listener["service"] for listener in speaking} | transaction.let_go
+    there = {listener["service"] for listener in speaking} | transaction.let_go | {*skip}
     found = []
     for listener in transaction.spoke:
         service, host, port = (listener[key] for key in ("service", "host", "port"))

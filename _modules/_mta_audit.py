@@ -1,12 +1,16 @@
-"""TODO subject (mta_probe)."""
+"""What is weak about the server: what its configuration, its files and its listeners show, for the rules."""
+
+from __future__ import annotations
 
 import contextlib
-import datetime
+import dataclasses
 import grp
 import os
 import ssl
 import stat
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -16,13 +20,16 @@ import _mta_pem
 import _mta_postfix_view
 import _mta_saslauthd_view
 import _mta_smtp
+import _mta_system
 import _mta_tables
 import _mta_x509
+from _mta_findings import GuardedFile
+from _mta_judge import Listener
 from _mta_minion import Minion
 
 # Of a server's private key; Debian's group ssl-cert may read one.
 KEY_BITS = 0o077
-# What no client should be given, by the names that mta_audit has for it: versions, and ciphers of ciphers(1).
+# What no client should be given, by the names that _mta_findings has for it.
 WEAK_OFFERS = {
     "TLS 1.0": (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1, "ALL:@SECLEVEL=0"),
     "TLS 1.1": (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
@@ -36,29 +43,14 @@ WEAK_OFFERS = {
 }
 
 
-def audit(minion: Minion, timeout=120):
-    """
-    Tell what is weak about the server: its configuration, its files, and what it says to a client.
-
-    timeout
-        Seconds for all conversations. Default 120.
-
-    Returns a dictionary: ``findings``, a list as :py:func:`mta_audit.findings` returns it, the worst first; and
-    ``notes``, what could not be looked at. Nothing is changed; it takes some seconds, and some processes.
-
-    Raises ``CommandExecutionError`` when Postfix is not installed, or its configuration cannot be read.
-    """
+def audit(minion: Minion, timeout: float = 120) -> dict[str, Any]:
+    """Look at the server and tell what is weak. Parameters, result and errors as of ``mta_probe.audit``."""
     listeners = _mta_postfix_view.listeners()
-    now = time.monotonic()
-    want = {
-        "hostnames": {(one["host"], one["port"]): None for one in listeners},
-        "ca_file": None,
-        "deadline": now + timeout,
-        "patient_until": now,
-    }
-    notes, seen = [], []
+    latest = time.monotonic() + timeout
+    notes: list[str] = []
+    seen = []
     for listener in listeners:
-        one, remarks = _look_at(listener, want)
+        one, remarks = _look_at(listener, latest, minion.state.path())
         seen.append(one)
         notes += remarks
     parameters = _mta_postfix_view.in_force()
@@ -74,22 +66,26 @@ def audit(minion: Minion, timeout=120):
     return {"findings": _mta_findings.findings(facts), "notes": notes}
 
 
-def _look_at(listener, want):
-    """Talk to a listener as its worst clients do; return what ``mta_audit`` has to know of it, and notes."""
-    target, label = _mta_judge.conversation_with(listener, want), _mta_judge.label_of(listener)
-    found = _mta_smtp.hold(target)
+def _look_at(listener: Listener, latest: float, folder: str) -> tuple[dict[str, Any], list[str]]:
+    """Talk to a listener as its worst clients do; return what the rules have to know of it, and notes."""
+    label = _mta_judge.label_of(listener)
+    found = _mta_smtp.hold(_mta_judge.target_of(listener, latest=latest))
     notes = [f"{label}: {problem['text']}" for problem in found["problems"]]
-    taken = []
+    taken: list[str] = []
     if found["tls"]:
         for name, offer in WEAK_OFFERS.items():
             with contextlib.suppress(ssl.SSLError):  # this host's OpenSSL cannot even offer it
                 _mta_smtp.tls_context(None, None, offer)
-                taken += [name] if _mta_smtp.hold({**target, "offer": offer})["tls"] else []
+                talk = _mta_smtp.hold(
+                    dataclasses.replace(_mta_judge.target_of(listener, latest=latest), offer=offer)
+                )
+                taken += [name] if talk["tls"] else []
     relays = None
     if found["connected"]:
-        _, faults, remarks = _mta_judge.examine_as_stranger(listener, want)
-        notes += remarks
-        relays = next((fault for fault in faults if _mta_judge.OPEN_RELAY in fault), None)
+        target = _mta_judge.target_of(listener, latest=latest)
+        untrusted = _mta_judge.examine_as_untrusted_client(listener, target, folder)
+        notes += untrusted.notes
+        relays = next((text for text in untrusted.problems if _mta_judge.OPEN_RELAY in text), None)
     return {
         **listener,
         "label": label,
@@ -101,11 +97,13 @@ def _look_at(listener, want):
     }, notes
 
 
-def _certificate_files(listeners, parameters):
+def _certificate_files(
+    listeners: Sequence[Listener], parameters: Mapping[str, str]
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """What the certificates of the listeners and their authorities are, by path; and the paths of authorities."""
     paths = [path for listener in listeners for path in listener["certificates"]]
     authorities = [parameters[name] for name in ("smtpd_tls_CAfile",) if parameters.get(name)]
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = _mta_system.now()
     found = {}
     for path in dict.fromkeys([*paths, *authorities]):
         file = _mta_pem.read(path)
@@ -116,8 +114,10 @@ def _certificate_files(listeners, parameters):
     return found, authorities
 
 
-def _guarded_files(minion: Minion, listeners, parameters):
-    """Files and directories that others must not get at: (path, mode, what it is, forbidden bits, pillar)."""
+def _guarded_files(
+    minion: Minion, listeners: Sequence[Listener], parameters: Mapping[str, str]
+) -> list[GuardedFile]:
+    """Files and directories that others must not get at, those that there are."""
     remove = "no setting: chmod o= {}"
     close = "no setting: chmod 600 {}"
     wanted = [(path, "the private key", KEY_BITS, close) for one in listeners for path in one["keys"]]
@@ -128,10 +128,9 @@ def _guarded_files(minion: Minion, listeners, parameters):
     if os.path.exists(f"{socket_directory}/mux"):
         pillar = 'sasl: {{directory_mode: "0710"}}'
         wanted.append((socket_directory, "the directory of the socket that tells right passwords", 0o007, pillar))
+    queue = parameters.get("queue_directory")
     for name, bits in (("private", 0o077), ("public", 0o007)):
-        wanted.append(
-            (f"{parameters.get('queue_directory')}/{name}", "a directory of Postfix's sockets", bits, remove)
-        )
+        wanted.append((f"{queue}/{name}", "a directory of Postfix's sockets", bits, remove))
     wanted += [(path, "a file with passwords", 0o007, remove) for path in ("/etc/sasldb2", "/etc/saslauthd.conf")]
     for table in _mta_tables.of_parameter(minion, "smtp_sasl_password_maps"):
         path = table.rpartition(":")[2]
@@ -142,11 +141,11 @@ def _guarded_files(minion: Minion, listeners, parameters):
             status = os.stat(path)
             if bits == KEY_BITS and _group(status.st_gid) == "ssl-cert":
                 bits = KEY_BITS & ~stat.S_IRGRP
-            found.append((path, stat.S_IMODE(status.st_mode), what, bits, pillar.format(path)))
+            found.append(GuardedFile(path, stat.S_IMODE(status.st_mode), what, bits, pillar.format(path)))
     return found
 
 
-def _group(number):
+def _group(number: int) -> str | None:
     try:
         return grp.getgrgid(number).gr_name
     except KeyError:

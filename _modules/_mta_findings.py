@@ -1,7 +1,16 @@
-"""TODO subject (mta_audit)."""
+"""
+Rules on what is weak about a mail server, over what :py:mod:`_mta_audit` has seen of it.
+
+Nothing here reads a file or talks to anybody. Sources: postconf(5), RFC 8314, RFC 8996, RFC 9325, Mozilla's Server
+Side TLS, and postfix.org/smtp-smuggling.html.
+"""
+
+from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 SEVERITIES = ("high", "medium", "low")
 NO_SETTING = "no setting: "
@@ -69,12 +78,25 @@ OFFERS = {
         "parameters: {smtpd_tls_exclude_ciphers: [aNULL, kRSA]}",
     ),
 }
+# Severity, name, reason, pillar.
+Weakness = tuple[str, str, str, str]
+Facts = Mapping[str, Any]
 SMALLEST_KEYS = {"RSA": 2048, "EC": 256, "DSA": 1 << 30}
 BROKEN_HASHES = ("md5", "sha1")
 WIDEST = {4: 8, 6: 16}
 
 
-def findings(facts):
+class GuardedFile(NamedTuple):
+    """A file or directory: its mode, what it is, the bits that others must not have, and what takes them away."""
+
+    path: str
+    mode: int
+    what: str
+    bits: int
+    pillar: str
+
+
+def findings(facts: Facts) -> list[dict[str, str]]:
     """
     Return what is weak, the worst first.
 
@@ -86,11 +108,11 @@ def findings(facts):
         - ``listeners``: list of dictionaries as of :py:func:`postconf.listeners`, each with ``label``,
           ``reached`` (boolean), ``banner``, ``auth`` (mechanisms offered in clear, and under TLS: two lists),
           ``starttls`` (boolean), ``relays`` (text or ``None``) and ``taken`` (names of ``OFFERS``)
-        - ``files``: list of ``(path, mode, what it is, bits that others must not have, pillar)``
+        - ``files``: list of :class:`GuardedFile`
         - ``certificates``: path to a list of what ``mta_x509.describe`` returns, with ``days_left``
         - ``authorities``: list of those paths that hold authorities
 
-    Returns a list of findings; see this module's description.
+    Returns a list of dictionaries as of ``mta_probe.audit``.
     """
     found = []
     for rule in (_of_listeners, _of_parameters, _of_networks, _of_files, _of_certificates):
@@ -99,7 +121,7 @@ def findings(facts):
     return sorted(found, key=lambda one: (SEVERITIES.index(one["severity"]), one["name"]))
 
 
-def _of_listeners(facts):
+def _of_listeners(facts: Facts) -> Iterator[Weakness]:
     for one in facts["listeners"]:
         label, (clear, secured) = one["label"], one["auth"]
         if clear:
@@ -120,7 +142,7 @@ def _of_listeners(facts):
             yield (
                 "high",
                 f"open-relay {label}",
-                f"a stranger may send to others: {one['relays']}",
+                f"an untrusted client may send to others: {one['relays']}",
                 "parameters: {smtpd_relay_restrictions: [permit_mynetworks, permit_sasl_authenticated,"
                 " reject_unauth_destination]}",
             )
@@ -134,7 +156,7 @@ def _of_listeners(facts):
         for name in one["taken"]:
             severity, reason, pillar = OFFERS[name]
             yield severity, f"{name.lower().replace(' ', '-')} {label}", reason, pillar
-        if re.search(r"\d+\.\d+|Debian|Ubuntu|Exim|Sendmail", re.sub(r"^220 \S+", "", one["banner"] or "")):
+        if re.search(r"\d+\.\d+|Debian|Ubuntu|Exim|Sendmail", _without_name(one["banner"] or "")):
             yield (
                 "low",
                 f"banner {label}",
@@ -143,7 +165,13 @@ def _of_listeners(facts):
             )
 
 
-def _of_parameters(facts):
+def _without_name(banner: str) -> str:
+    """A greeting without the server's name, which may be in each of its lines and look like a version."""
+    name = banner.split(" ")[1:2]
+    return banner.replace(name[0], "") if name and name[0] else banner
+
+
+def _of_parameters(facts: Facts) -> Iterator[Weakness]:
     main = facts["parameters"]
     servers = {
         name: {**main, **entry["overrides"]}
@@ -164,11 +192,11 @@ def _of_parameters(facts):
             yield severity, f"{parameter}{where}", reason, pillar
 
 
-def _with_auth(servers):
+def _with_auth(servers: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [name for name, own in servers.items() if own.get("smtpd_sasl_auth_enable") == ON]
 
 
-def _of_networks(facts):
+def _of_networks(facts: Facts) -> Iterator[Weakness]:
     for item in re.split(r"[\s,]+", facts["parameters"].get("mynetworks", "")):
         try:
             network = ipaddress.ip_network(item.replace("[", "").replace("]", ""), strict=False)
@@ -183,14 +211,14 @@ def _of_networks(facts):
             )
 
 
-def _of_files(facts):
+def _of_files(facts: Facts) -> Iterator[Weakness]:
     for path, mode, what, bits, pillar in facts["files"]:
         if mode & bits:
             who = "every local user" if mode & bits & 0o007 else "everybody in its group"
             yield "high", f"open-to-all {path}", f"{what} has mode {mode:04o}: {who} gets at it", pillar
 
 
-def _of_certificates(facts):
+def _of_certificates(facts: Facts) -> Iterator[Weakness]:
     for path, chain in facts["certificates"].items():
         for number, one in enumerate(chain):
             who = one["subject"] or path

@@ -1,10 +1,20 @@
-"""TODO subject (mta_probe)."""
+"""
+Whether every listener of the server answers as its configuration promises: a verdict over conversations.
+
+Nothing is queued. The sharpest question is a message with one ``Received:`` header more than ``hopcount_limit``
+allows: cleanup(8) looks up everything that it looks up for real mail and then refuses the message, so that a fault
+shows as 451 where a healthy server says 554 5.4.0.
+"""
+
+from __future__ import annotations
 
 import concurrent.futures
-import contextlib
+import dataclasses
 import os
 import ssl
 import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -13,34 +23,119 @@ import _mta_secrets
 import _mta_smtp
 import _mta_untrusted_client
 from _mta_minion import Minion
+from _mta_smtp import Conversation, Envelope, Login, Request, Target
+
+# One of those that _mta_postfix_view.listeners returns.
+Listener = Mapping[str, Any]
 
 OPEN_RELAY = "an open relay"
 TLS_1_2 = ssl.TLSVersion.TLSv1_2
-HOPS = b"Received: by a probe that asks to be refused\r\n" * 300 + b"\r\n"
+# Short, for a message must not be larger than message_size_limit.
+HOP = b"Received: probe\r\n"
+# The default of hopcount_limit, postconf(5); and how many headers are still sent.
+USUAL_HOPS, MOST_HOPS = 50, 5000
+UNTRUSTED = " as an untrusted client"
 
 
-def label_of(listener, role=""):
+class _Ask(NamedTuple):
+    """What a check asks of every listener, beside its greeting; ``hops``: the largest ``hopcount_limit``."""
+
+    login: Login | None
+    challenge: bool
+    envelope: bool
+    hops: int
+
+
+@dataclasses.dataclass
+class Examination:
+    """
+    What came of examining one listener.
+
+    label
+        Its address, and as whom it was examined.
+
+    talks
+        Conversations, each with what was special about it.
+    """
+
+    label: str
+    talks: list[tuple[str, Conversation]] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def complain(self, texts: Iterable[str]) -> None:
+        """Add problems of this listener."""
+        self.problems += [f"{self.label} {text}" for text in texts]
+
+    def note(self, text: str) -> None:
+        """Add a note about this listener."""
+        self.notes.append(f"{self.label}: {text}")
+
+    @property
+    def transcript(self) -> list[str]:
+        """All conversations, each under a title."""
+        lines = []
+        for what, found in self.talks:
+            lines += [f"-- {self.label}{what and ', '}{what}", *found["transcript"]]
+        return lines
+
+
+def label_of(listener: Listener) -> str:
+    """Return the address of a listener, as messages have it."""
     host = f"[{listener['host']}]" if ":" in listener["host"] else listener["host"]
-    return f"{host}:{listener['port']}{role}"
+    return f"{host}:{listener['port']}"
 
 
-def conversation_with(listener, want):
-    return {
-        "address": (listener["host"], listener["port"]),
-        "wrappermode": listener["wrappermode"],
-        "starttls": listener["starttls"],
-        "ca_file": want["ca_file"],
-        "certificates": listener.get("certificates") or [],
-        "hostname": want["hostnames"][listener["host"], listener["port"]],
-        "timeout": _mta_smtp.CONVERSATION_TIMEOUT,
-        "deadline": want["deadline"],
-        "patient_until": want["patient_until"],
-    }
+def target_of(
+    listener: Listener,
+    hostname: str | None = None,
+    ca_file: str | None = None,
+    timeout: float = _mta_smtp.CONVERSATION_TIMEOUT,
+    patience: float = 0,
+    latest: float | None = None,
+) -> Target:
+    """
+    Return a listener as the target of conversations that begin now.
+
+    hostname, ca_file
+        What its certificate has to be for, and to verify against; ``None``: anything.
+
+    timeout
+        Seconds for all of them.
+
+    patience
+        Seconds, before those, for which a listener that refuses the connection is tried again.
+
+    latest
+        When they end at the latest (``time.monotonic()``).
+    """
+    now = time.monotonic()
+    if latest is not None:
+        timeout = min(timeout, latest - now)
+    return Target(
+        listener["host"],
+        listener["port"],
+        now + patience + timeout,
+        now + patience,
+        timeout=timeout,
+        wrappermode=listener["wrappermode"],
+        starttls=listener["starttls"],
+        ca_file=ca_file,
+        certificates=listener.get("certificates") or (),
+        hostname=hostname,
+        helo=listener.get("hostname"),
+    )
 
 
-def mechanisms(ehlo):
-    """What EHLO offers for AUTH, in the standard's spelling or that of ``broken_sasl_auth_clients``."""
-    offered = set()
+def _anew(target: Target, **changed: Any) -> Target:
+    """The same target for a conversation that begins now, with as much time as the first one had."""
+    now = time.monotonic()
+    return dataclasses.replace(target, deadline=now + target.timeout, patient_until=now, **changed)
+
+
+def mechanisms(ehlo: Sequence[str]) -> set[str]:
+    """Return what EHLO offers for AUTH, in the standard's spelling or that of ``broken_sasl_auth_clients``."""
+    offered: set[str] = set()
     for line in ehlo[1:]:
         words = line.upper().replace("AUTH=", "AUTH ", 1).split()
         if words and words[0] == "AUTH":
@@ -48,17 +143,47 @@ def mechanisms(ehlo):
     return offered
 
 
-def _unlike(listener, found, hostname):
+# -- one listener ------------------------------------------------------------------------------
+
+
+def _examine(listener: Listener, target: Target, ask: _Ask) -> Examination:
+    """Talk to one listener as a client of this host."""
+    seen = Examination(label_of(listener))
+    hostname = target.hostname
+    envelopes = []
+    if ask.envelope:
+        postmaster, unknown, _ = _recipients(hostname)
+        envelopes = [
+            Envelope("", [postmaster, unknown]),
+            Envelope(postmaster, [postmaster], _circling(ask.hops, seen)),
+        ]
+    challenge = ask.challenge and bool(listener["auth"]) and not ask.login
+    found = _mta_smtp.hold(target, Request(envelopes, challenge))
+    seen.talks.append(("", found))
+    seen.complain(problem["text"] for problem in found["problems"])
+    seen.complain(_unlike(listener, found, hostname))
+    if found["tls"] and not seen.problems:
+        talks, faults = _examine_certificates(target, found["tls"]["fingerprint"])
+        seen.talks += talks
+        seen.complain(faults)
+    if ask.envelope:
+        _judge_envelopes(listener, found, seen)
+    if ask.login and listener["auth"] and not seen.problems:
+        _try_logins(target, ask.login, found, seen)
+    return seen
+
+
+def _unlike(listener: Listener, found: Conversation, hostname: str | None) -> Iterator[str]:
     """Compare what the server offers with what its configuration promises; yield problems."""
     if not (found["ehlo"] or found["ehlo_tls"]):
         return
     greeting = (found["ehlo"] or found["ehlo_tls"])[0].split(" ")[0]
+    banner = found["banner"] or ""
     if hostname:
-        if hostname.lower() not in found["banner"].lower().split():
-            yield f"banner: {found['banner']} (expected the host name {hostname})"
+        if hostname.lower() not in banner.lower().split():
+            yield f"banner: {banner} (expected the host name {hostname})"
         if greeting.lower() != hostname.lower():
             yield f"EHLO: the server calls itself {greeting} (expected {hostname})"
-    secured = bool(found["tls"])
     if not listener["wrappermode"]:
         offered = "STARTTLS" in found["ehlo"][1:]
         if offered != listener["starttls"]:
@@ -66,130 +191,137 @@ def _unlike(listener, found, hostname):
         expected = listener["auth"] and (listener["auth_before_tls"] or not listener["starttls"])
         if bool(mechanisms(found["ehlo"])) != expected:
             yield f"EHLO: AUTH is {'not ' if expected else ''}offered without TLS"
-    if secured and found["ehlo_tls"] and bool(mechanisms(found["ehlo_tls"])) != listener["auth"]:
+    if found["tls"] and found["ehlo_tls"] and bool(mechanisms(found["ehlo_tls"])) != listener["auth"]:
         yield f"EHLO: AUTH is {'not ' if listener['auth'] else ''}offered under TLS"
 
 
-def _logins(listener, found):
-    """The ways to log in that the server offers: (STARTTLS or not, mechanism)."""
-    ways = []
-    for secured, ehlo in ((False, found["ehlo"]), (True, found["ehlo_tls"])):
-        offered = mechanisms(ehlo)
-        ways += [(secured, mechanism) for mechanism in ("PLAIN", "LOGIN") if mechanism in offered]
-    return ways
-
-
-def _recipients(hostname):
-    """A recipient that every server has, one that none has, and one that is elsewhere."""
-    domain = f"@{hostname}" if hostname else ""
-    elsewhere = "example.org" if (hostname or "").endswith("example.net") else "example.net"
-    return f"postmaster{domain}", f"probe-{os.urandom(6).hex()}{domain}", f"postmaster@{elsewhere}"
-
-
-def _examine(listener, want):
-    """Talk to one listener; return (conversations, problems)."""
-    target = conversation_with(listener, want)
-    hostname = target["hostname"]
-    envelopes = []
-    if want["envelope"]:
-        postmaster, unknown, _ = _recipients(hostname)
-        envelopes = [
-            {"sender": "", "recipients": [postmaster, unknown]},
-            {"sender": postmaster, "recipients": [postmaster], "message": HOPS},
-        ]
-    challenge = "challenge" if want["auth"] == "challenge" and listener["auth"] and not want["login"] else None
-    found = _mta_smtp.hold(target, envelopes, challenge)
-    conversations = [found]
-    problems = [problem["text"] for problem in found["problems"]]
-    problems += _unlike(listener, found, hostname)
-    if found["tls"] and not problems:
-        talks, faults = _examine_certificates(target, found)
-        conversations += talks
-        problems += faults
-    if want["envelope"] and listener["port"] == 25 and found["envelopes"]:
-        tried = found["envelopes"][0]
-        for step, reply in (
-            ("MAIL FROM:<>", tried["mail"]),
-            (f"RCPT TO:<{postmaster}>", tried["recipients"].get(postmaster)),
-        ):
-            if reply and not reply.startswith("25") and not _mta_smtp.fault_of(reply):
-                problems.append(f"{step}: {reply}")
-    if want["login"] and listener["auth"] and not problems:
-        ways = _logins(listener, found)
-        if not ways:
-            problems.append("AUTH: neither PLAIN nor LOGIN is offered")
-        for secured, mechanism in ways:
-            way = {**conversation_with(listener, want), "starttls": secured}
-            talk = _mta_smtp.hold(way, login=want["login"], mechanism=mechanism)
-            conversations.append(talk)
-            problems += [problem["text"] for problem in talk["problems"]]
-    label = label_of(listener)
-    return conversations, [f"{label} {problem}" for problem in problems]
-
-
-def _examine_certificates(target, found):
+def _examine_certificates(target: Target, served: str) -> tuple[list[tuple[str, Conversation]], list[str]]:
     """
     See that each of several certificates is served; return (conversations, problems).
 
     Which one a client gets depends on the signatures that it takes: one that takes only RSA is a conversation of
     its own, and one that takes only ECDSA (or Ed25519, RFC 8422) is another. A server that insists on TLS 1.3
     cannot be asked like that.
+
+    served
+        The fingerprint that is known to be served.
     """
-    on_disk = {own: path for path in target["certificates"] for own in _mta_smtp.certificates(path)}
-    conversations, served = [], {found["tls"]["fingerprint"]}
+    on_disk = {own: path for path in target.certificates for own in _mta_smtp.certificates(path)}
+    talks, seen = [], {served}
     for authentication in ("aRSA", "aECDSA") if len(on_disk) > 1 else ():
-        talk = _mta_smtp.hold({**target, "offer": (TLS_1_2, TLS_1_2, authentication)})
+        talk = _mta_smtp.hold(dataclasses.replace(target, offer=(TLS_1_2, TLS_1_2, authentication)))
+        talks.append((f"with {authentication[1:]} only", talk))
         reasons = " ".join(problem["reply"] for problem in talk["problems"]).upper()
         if "PROTOCOL" in reasons and not talk["tls"]:
-            return [*conversations, talk], []
-        conversations.append(talk)
-        served |= {talk["tls"]["fingerprint"]} if talk["tls"] else set()
-    missing = [path for own, path in on_disk.items() if own not in served]
-    return conversations, [f"TLS: the certificate in {path} is served to nobody" for path in missing]
+            return talks, []
+        seen |= {talk["tls"]["fingerprint"]} if talk["tls"] else set()
+    missing = [path for own, path in on_disk.items() if own not in seen]
+    return talks, [f"TLS: the certificate in {path} is served to nobody" for path in missing]
 
 
-def examine_as_stranger(listener, want):
+def _recipients(hostname: str | None) -> tuple[str, str, str]:
+    """A recipient that every server has, one that none has, and one that is elsewhere."""
+    domain = f"@{hostname}" if hostname else ""
+    elsewhere = "example.org" if (hostname or "").endswith("example.net") else "example.net"
+    return f"postmaster{domain}", f"probe-{os.urandom(6).hex()}{domain}", f"postmaster@{elsewhere}"
+
+
+def _circling(hops: int, seen: Examination) -> bytes | None:
+    """A message that goes around in circles, as it seems; ``None`` where it would have to be too large."""
+    if hops >= MOST_HOPS:
+        seen.note(f"no message is tried, as with hopcount_limit = {hops} it would be delivered")
+        return None
+    return HOP * (hops + 1) + b"\r\n"
+
+
+def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination) -> None:
+    """Port 25 takes mail for the postmaster; nobody takes the message that is to be refused."""
+    if listener["port"] == 25 and found["envelopes"]:
+        tried = found["envelopes"][0]
+        replies = {"MAIL FROM:<>": tried["mail"]}
+        replies.update(
+            (f"RCPT TO:<{name}>", tried["recipients"].get(name)) for name in list(tried["recipients"])[:1]
+        )
+        for step, reply in replies.items():
+            if reply and not reply.startswith("25") and not _mta_smtp.fault_of(reply):
+                seen.complain([f"{step}: {reply}"])
+    for tried in found["envelopes"]:
+        if (tried["data"] or "").startswith("250"):
+            seen.note(f"took a message with too many Received headers, which it should refuse: {tried['data']}")
+
+
+def _try_logins(target: Target, login: Login, found: Conversation, seen: Examination) -> None:
+    """Log in by every way that the server offers: with and without TLS, by PLAIN and by LOGIN."""
+    ways = []
+    for secured, ehlo in ((False, found["ehlo"]), (True, found["ehlo_tls"])):
+        offered = mechanisms(ehlo)
+        ways += [(secured, mechanism) for mechanism in ("PLAIN", "LOGIN") if mechanism in offered]
+    if not ways:
+        seen.complain(["AUTH: neither PLAIN nor LOGIN is offered"])
+    for secured, mechanism in ways:
+        way = dataclasses.replace(target, starttls=secured)
+        talk = _mta_smtp.hold(way, Request(login=login, mechanism=mechanism))
+        seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
+        seen.complain(problem["text"] for problem in talk["problems"])
+
+
+# -- as an untrusted client --------------------------------------------------------------------
+
+
+class _Spoken(NamedTuple):
+    """What an untrusted client was told; ``relays``: the reply, where its mail to others would be taken."""
+
+    found: Conversation
+    problems: list[str]
+    relays: str | None
+
+
+def examine_as_untrusted_client(listener: Listener, target: Target, folder: str) -> Examination:
     """
-    Talk to one listener as a client outside mynetworks; return (conversations, problems, notes).
+    Talk to one listener as a client outside mynetworks, who must not get mail for others in.
 
-    This host's own address is tried first: where mynetworks is just the loopback it is a stranger, with a
-    name that is looked up quickly. Where the server relays for it, the answer to somebody else's address
-    decides.
+    This host's own address is tried first: where mynetworks is just the loopback it is an untrusted client, with a
+    name that is looked up quickly. Where the server relays for it, the answer to somebody else's address decides.
+
+    target
+        Its timeout is that of each conversation.
+
+    folder
+        Path of the directory for a lock, see :py:func:`_mta_untrusted_client.foreign_address`.
     """
-    label = label_of(listener, " as a stranger")
-    conversations, family = [], _mta_untrusted_client.address_family(listener["host"])
+    seen = Examination(label_of(listener) + UNTRUSTED)
+    family = _mta_untrusted_client.address_family(target.host)
     own = _mta_untrusted_client.own_address(family)
-    relays = None
+    spoken = None
     if own:
-        found, problems, relays = _speak_as(own, listener, want)
-        conversations.append(found)
-    if not own or relays:
+        spoken = _speak_as(own, target)
+        seen.talks.append(("", spoken.found))
+    if spoken is None or spoken.relays:
         try:
-            with _mta_untrusted_client.stranger(family) as source:
-                found, problems, relays = _speak_as(source, listener, want)
-        except OSError as err:
-            return conversations, [], [f"{label}: not tried, {err.strerror or err}"]
-        conversations.append(found)
-        if relays:
-            problems.append(f"{relays} ({OPEN_RELAY})")
-    if found["timed_out"] == "banner":
-        # Is it the lookup of the stranger's name that takes so long, or has the server died meanwhile?
-        control = _mta_smtp.hold(conversation_with(listener, want))
-        conversations.append(control)
+            with _mta_untrusted_client.foreign_address(family, folder) as source:
+                spoken = _speak_as(source, target)
+        except CommandExecutionError as err:
+            seen.note(f"not tried: {err}")
+            return seen
+        seen.talks.append(("", spoken.found))
+        if spoken.relays:
+            spoken.problems.append(f"{spoken.relays} ({OPEN_RELAY})")
+    if spoken.found["timed_out"] == "banner":
+        # Is it the lookup of the client's name that takes so long, or has the server died meanwhile?
+        control = _mta_smtp.hold(_anew(target))
+        seen.talks.append(("as a trusted one again", control))
         if not control["problems"]:
-            return conversations, [], [f"{label}: no banner in time; a slow reverse lookup can do that"]
-    return conversations, [f"{label} {problem}" for problem in problems], []
+            seen.note("no banner in time; a slow reverse lookup can do that")
+            return seen
+    seen.complain(spoken.problems)
+    return seen
 
 
-def _speak_as(source, listener, want):
-    """Try an envelope from an address; return (conversation, problems, what it said when it would relay)."""
-    target = conversation_with(listener, want)
-    # smtpd(8) looks up the name of a stranger before it says a word: as long as there is time left.
-    left = want["deadline"] - time.monotonic() - _mta_smtp.CONVERSATION_TIMEOUT
-    target["timeout"] = max(_mta_smtp.CONVERSATION_TIMEOUT, left)
-    recipients = _recipients(target["hostname"])
-    helo = f"[IPv6:{source}]" if ":" in source else f"[{source}]"
-    found = _mta_smtp.hold(target, [{"sender": "", "recipients": recipients}], source=source, helo=helo)
+def _speak_as(source: str, target: Target) -> _Spoken:
+    """Try an envelope from an address."""
+    recipients = _recipients(target.hostname)
+    talk = _anew(target, source=source, helo=None)
+    found = _mta_smtp.hold(talk, Request([Envelope("", recipients)]))
     relays = None
     for tried in found["envelopes"]:
         reply = tried["recipients"].get(recipients[2], "")
@@ -201,28 +333,22 @@ def _speak_as(source, listener, want):
         for problem in found["problems"]
         if problem["step"] not in ("banner", "EHLO") or problem["reply"][:3] not in ("521", "550", "554")
     ]
-    return found, faults, relays
+    return _Spoken(found, faults, relays)
 
 
-def stale(certificates=None, timeout=_mta_smtp.CONVERSATION_TIMEOUT):
+# -- all listeners -----------------------------------------------------------------------------
+
+
+def stale(
+    certificates: Collection[str] | None = None, timeout: float = _mta_smtp.CONVERSATION_TIMEOUT
+) -> list[str] | None:
     """
-    Return the listeners that show a client another certificate than the one on disk.
+    Return the listeners that serve another certificate than the one on disk.
 
     That is so when the file was replaced and Postfix was not reloaded: an smtpd(8) reads it when it starts.
-
-    certificates
-        List of paths: only listeners that have one of these files. Default: all listeners with TLS.
-
-    timeout
-        Seconds for a conversation, default 10.
-
-    Returns a list such as ``["127.0.0.1:25"]``; ``None`` when no such listener began TLS, so that nothing is
-    known. A file that cannot be read is none that is served. Raises ``CommandExecutionError`` when the
-    configuration cannot be read.
+    Parameters, result and errors as of ``mta_probe.stale``.
     """
-    now = time.monotonic()
-    want = {"ca_file": None, "deadline": now + timeout, "patient_until": now}
-    asked, found, silent = False, [], True
+    asked, found, unreachable = False, [], True
     for listener in _mta_postfix_view.listeners():
         paths = listener["certificates"]
         if not paths or not (listener["starttls"] or listener["wrappermode"]):
@@ -230,24 +356,23 @@ def stale(certificates=None, timeout=_mta_smtp.CONVERSATION_TIMEOUT):
         if certificates is not None and not set(paths) & set(certificates):
             continue
         asked = True
-        hostnames = {(listener["host"], listener["port"]): listener["hostname"]}
-        target = {**conversation_with(listener, {**want, "hostnames": hostnames}), "certificates": []}
-        talk = _mta_smtp.hold(target)
+        target = target_of(listener, listener["hostname"], timeout=timeout)
+        talk = _mta_smtp.hold(dataclasses.replace(target, certificates=()))
         if not talk["tls"]:
             continue
-        silent = False
+        unreachable = False
+        served = talk["tls"]["fingerprint"]
         try:
-            on_disk = [own for path in paths for own in _mta_smtp.certificates(path)]
-            wrong = talk["tls"]["fingerprint"] not in on_disk
-            wrong = wrong or bool(_examine_certificates({**target, "certificates": paths}, talk)[1])
+            wrong = all(served not in _mta_smtp.certificates(path) for path in paths)
+            wrong = wrong or bool(_examine_certificates(target, served)[1])
         except CommandExecutionError:
             wrong = True
         if wrong:
             found.append(label_of(listener))
-    return None if asked and silent else found
+    return None if asked and unreachable else found
 
 
-def _lacking(capabilities, conversations):
+def _lacking(capabilities: Iterable[str], conversations: Iterable[Conversation]) -> Iterator[str]:
     """The required capabilities that no listener offers; the parameters may come in any order."""
     offered = [
         line.upper().split() for found in conversations for line in [*found["ehlo"][1:], *found["ehlo_tls"][1:]]
@@ -258,8 +383,12 @@ def _lacking(capabilities, conversations):
             yield f"EHLO: no listener offers {capability}"
 
 
-def _login(minion: Minion, path):
-    """The (username, password) at a pillar path; ``None`` when there is nothing."""
+def login_of(minion: Minion, path: str | None) -> Login | None:
+    """
+    Return who logs in, by a pillar path of a ``username`` and a ``password``; ``None`` when there is nothing.
+
+    Raises as :py:func:`_mta_secrets.get` does, and ``SaltInvocationError`` when there is just one of them.
+    """
     username, password = (
         _mta_secrets.get(minion, f"{path}:{name}" if path else None) for name in ("username", "password")
     )
@@ -267,115 +396,83 @@ def _login(minion: Minion, path):
         return None
     if username is None or password is None:
         raise SaltInvocationError(f"The pillar {path} must have a username and a password")
-    return username, password
+    return Login(username, password)
+
+
+def _at_once(
+    function: Callable[[Listener, Target], Examination], pairs: Sequence[tuple[Listener, Target]]
+) -> list[Examination]:
+    if len(pairs) < 2:
+        return [function(*pair) for pair in pairs]
+    with concurrent.futures.ThreadPoolExecutor(len(pairs)) as pool:
+        return list(pool.map(lambda pair: function(*pair), pairs))
+
+
+def _without(listeners: Sequence[Listener], skip: Collection[str]) -> tuple[list[Listener], list[str]]:
+    """The listeners that are judged, and notes on what is not."""
+    services = {listener["service"] for listener in listeners}
+    notes = [
+        f"{service} is not verified, as verify.skip says."
+        if service in services
+        else f"verify.skip names {service}, which is no SMTP listener of master.cf."
+        for service in skip
+    ]
+    return [listener for listener in listeners if listener["service"] not in skip], notes
+
+
+def _hops(listeners: Iterable[Listener]) -> int:
+    """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
+    everywhere = [*listeners, *_mta_postfix_view.listeners()]
+    return max((int(one.get("hopcount_limit", USUAL_HOPS)) for one in everywhere), default=USUAL_HOPS)
 
 
 def check(
     minion: Minion,
-    listeners=None,
-    hostname=None,
-    ca_file=None,
-    capabilities=(),
-    login_pillar=None,
-    auth="offered",
-    envelope=False,
-    stranger=False,
-    timeout=30,
-    patience=0,
-):
-    """
-    Tell whether every listener of the server answers as its configuration promises.
-
-    listeners
-        List as :func:`postconf.listeners` returns it, which is the default.
-
-    hostname
-        FQDN in the banner, in the answer to EHLO and in the certificate. Default: each listener's
-        ``myhostname``.
-
-    ca_file
-        CA certificates (PEM) that the chain served has to verify against. Default ``None``: not verified.
-
-    capabilities
-        What EHLO has to show on some listener, before or under TLS, e.g.
-        ``["PIPELINING", "AUTH PLAIN LOGIN"]``. Default: nothing more than what the configuration promises.
-
-    login_pillar
-        Pillar path of a ``username`` and a ``password`` (may be an ``sdb://`` address) that have to get in by
-        PLAIN and by LOGIN, in clear where that is offered and under TLS. Default ``None``; nothing there: no
-        login.
-
-    auth
-        ``offered``: EHLO is enough. ``challenge``: a login as a user that does not exist has to give 535,
-        which costs 2 to 3 s. Default ``offered``.
-
-    envelope
-        Also MAIL, RCPT to the postmaster and to a user that does not exist, and a message that cleanup(8) has
-        to refuse after having looked up everything. Nothing is queued. Default ``False``.
-
-    stranger
-        Also MAIL and RCPT as a client outside mynetworks, who must not get mail for others in. It needs the
-        right to change routes; without it a note says so. Default ``False``.
-
-    timeout
-        Seconds for everything. Default 30.
-
-    patience
-        Seconds for which a listener that refuses the connection is tried again. Default 0.
-
-    Returns a dictionary: ``answers``, ``listening`` (whether any listener accepted a connection), ``speaking``
-    (those of ``listeners`` that answered EHLO), ``problems``, ``notes``, ``transcript`` (lists of lines) and
-    ``conversations`` (see :func:`converse`).
-
-    Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the configuration cannot
-    be read.
-    """
+    listeners: Sequence[Listener] | None = None,
+    hostname: str | None = None,
+    ca_file: str | None = None,
+    capabilities: Iterable[str] = (),
+    login_pillar: str | None = None,
+    auth: str = "offered",
+    envelope: bool = False,
+    untrusted_client: bool = False,
+    timeout: float = 30,
+    patience: float = 0,
+    skip: Collection[str] = (),
+) -> dict[str, Any]:
+    """Judge every listener. Parameters, result and errors as of ``mta_probe.check``."""
     if auth not in ("offered", "challenge"):
         raise SaltInvocationError(f"auth must be 'offered' or 'challenge', not {auth!r}")
     if listeners is None:
         listeners = _mta_postfix_view.listeners()
-    started = time.monotonic()
+    problems = [] if listeners else ["master.cf has no SMTP listener"]
     # A service with its own `-o myhostname` goes by that name; but somebody has to go by the expected one.
-    names = {listener.get("hostname") for listener in listeners}
-    own = hostname is None or hostname in names
-    want = {
-        "hostnames": {(one["host"], one["port"]): (own and one.get("hostname")) or hostname for one in listeners},
-        "ca_file": ca_file,
-        "login": _login(minion, login_pillar),
-        "auth": auth,
-        "envelope": envelope,
-        "deadline": started + timeout,
-        "patient_until": started + patience,
-    }
-    conversations, speaking, problems, notes, transcript = [], [], [], [], []
-    if not listeners:
-        problems.append("master.cf has no SMTP listener")
-    with contextlib.ExitStack() as stack:
-        run = map
-        if len(listeners) > 1:
-            run = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(listeners))).map
-        for listener, (talks, faults) in zip(listeners, run(lambda one: _examine(one, want), listeners)):
-            conversations += talks
-            problems += faults
-            speaking += [listener] if talks[0]["ehlo"] or talks[0]["ehlo_tls"] else []
-            for number, talk in enumerate(talks):
-                title = f"{label_of(listener)}, login {number}" if number else label_of(listener)
-                transcript += [f"-- {title}", *talk["transcript"]]
-    problems += _lacking(capabilities, conversations)
-    if stranger and not problems:
-        for listener in listeners:
-            talks, faults, remarks = examine_as_stranger(listener, want)
-            conversations += talks
-            problems += faults
-            notes += remarks
-            for talk in talks:
-                transcript += [f"-- {label_of(listener, ' as a stranger')}", *talk["transcript"]]
+    own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}
+    judged, notes = _without(listeners, skip)
+    hops = _hops(listeners) if envelope else USUAL_HOPS
+    ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops)
+    pairs = [
+        (one, target_of(one, (own and one.get("hostname")) or hostname, ca_file, timeout, patience))
+        for one in judged
+    ]
+    examinations = _at_once(lambda listener, target: _examine(listener, target, ask), pairs)
+    greetings = [seen.talks[0][1] for seen in examinations]
+    problems += [text for seen in examinations for text in seen.problems]
+    if judged:
+        problems += _lacking(capabilities, [talk for seen in examinations for _, talk in seen.talks])
+    if untrusted_client and not problems:
+        # One after the other: limits count a client's connections.
+        folder = minion.state.path()
+        further = [examine_as_untrusted_client(*pair, folder) for pair in pairs]
+        problems += [text for seen in further for text in seen.problems]
+        examinations += further
+    conversations = [talk for seen in examinations for _, talk in seen.talks]
     return {
         "answers": not problems,
         "listening": any(talk["connected"] for talk in conversations),
-        "speaking": speaking,
+        "speaking": [one for one, talk in zip(judged, greetings) if talk["ehlo"] or talk["ehlo_tls"]],
         "problems": problems,
-        "notes": notes,
-        "transcript": transcript,
+        "notes": notes + [text for seen in examinations for text in seen.notes],
+        "transcript": [line for seen in examinations for line in seen.transcript],
         "conversations": conversations,
     }

@@ -309,7 +309,7 @@ def _conversation(minion: Minion, config_directory, hostname):
     listeners = _mta_postfix_view.listeners(config_directory)
     if not listeners:
         return ["nothing listens for SMTP"]
-    thorough = {"auth": "challenge", "envelope": True, "stranger": True}
+    thorough = {"auth": "challenge", "envelope": True, "untrusted_client": True}
     return _mta_judge.check(minion, listeners=listeners, hostname=hostname, **thorough)["problems"]
 
 

@@ -223,7 +223,7 @@ def _conversations(
         server.start()
         try:
             found = _mta_judge.check(
-                minion, listeners=targets, envelope=envelope, stranger=envelope, timeout=SECONDS
+                minion, listeners=targets, envelope=envelope, untrusted_client=envelope, timeout=SECONDS
             )
         finally:
             finished.set()

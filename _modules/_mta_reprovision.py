@@ -1,26 +1,34 @@
-"""TODO subject (mta_reprovision)."""
+"""
+Applies that events ask for: one at a time, not in a loop, and not more than the server needs.
+
+The decision is made here, by what this host knows itself; what the event said is not handed on. ``asked`` and
+``answered`` in the memory are times: a request is answered by an apply that began after it.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import fcntl
 import logging
 import os
 import random
-import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_beacon
 import _mta_last_apply
 import _mta_queue
+import _mta_system
 from _mta_minion import Minion
 
 log = logging.getLogger(__name__)
 
 MEMORY = "reprovision.json"
-LOCK = "reprovision.lock"
+LOCK, MEMORY_LOCK = "reprovision.lock", "reprovision.json.lock"
 ALERT = "postfix_mta/alert"
 # Who asks: the beacon; anybody; a changed pillar, on many minions at once.
 REASONS = ("beacon", "reprovision", "pillar")
@@ -32,54 +40,40 @@ LONGEST = 3600
 QUEUE = 100
 
 
-def _recall(minion: Minion):
+def _recall(minion: Minion) -> dict[str, Any]:
     return {"asked": 0, "answered": 0, "failed": 0, "held": 0, **minion.state.read(MEMORY)}
 
 
-def _note(minion: Minion, **facts):
-    memory = {**_recall(minion), **facts}
-    minion.state.write(MEMORY, memory)
-    return memory
+def _note(minion: Minion, **facts: float) -> None:
+    """Remember these facts, whatever others another process notes at this moment."""
+    with _lock(minion.state.path(MEMORY_LOCK), wait=True):
+        minion.state.write(MEMORY, {**_recall(minion), **facts})
 
 
-def _settings(minion: Minion):
-    return minion.settings()["reprovision"]
+def _settings(minion: Minion) -> dict[str, Any]:
+    settings: dict[str, Any] = minion.settings()["reprovision"]
+    return settings
 
 
-def _held(minion: Minion, memory, now):
+def _held(minion: Minion, memory: Mapping[str, Any], now: float) -> float:
     """Until when requests are refused (Unix time), or 0. An apply that succeeded since then ends it."""
     last = _mta_last_apply.last(minion)
     if memory["held"] <= now or (last.get("result") and last["time"] > memory["failed"]):
         return 0
-    return memory["held"]
+    held: float = memory["held"]
+    return held
 
 
-def _utc(seconds):
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def due(minion: Minion):
-    """
-    Tell whether an apply has been asked for that did not end, or a condition lasts: a start has to look after it.
-    """
+def due(minion: Minion) -> bool:
+    """Tell whether a start has to apply, as ``mta_reprovision.due``."""
     memory = _recall(minion)
     if _held(minion, memory, time.time()):
         return False
-    return memory["asked"] > memory["answered"] or bool(_mta_beacon.conditions(minion))
+    return _asked(minion) or bool(_mta_beacon.conditions(minion))
 
 
-def request(minion: Minion, reason="reprovision"):
-    """
-    Apply the formula soon, unless an apply that is going to begin does it anyway, there is no need, or this is no
-    mail server of the formula's yet.
-
-    reason (str, default ``reprovision``)
-        ``beacon``: a condition. ``reprovision``: somebody asks. ``pillar``: the pillar has changed, for many
-        minions at once: the apply begins at a random moment within ``splay`` seconds.
-
-    Returns ``{"accepted": bool, "comment": str}`` and, where this call ran the applies, ``applies`` (their number)
-    and ``result`` (of the last one). Raises ``SaltInvocationError`` for another reason.
-    """
+def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
+    """Apply the formula soon. Parameters, result and errors as of ``mta_reprovision.request``."""
     if reason not in REASONS:
         raise SaltInvocationError(f"reason must be one of {', '.join(REASONS)}")
     if not _mta_last_apply.last(minion):
@@ -89,13 +83,13 @@ def request(minion: Minion, reason="reprovision"):
     now = time.time()
     held = _held(minion, _recall(minion), now)
     if held:
-        return {"accepted": False, "comment": f"Applies have failed; refused until {_utc(held)}"}
+        return {"accepted": False, "comment": f"Applies have failed; refused until {_mta_beacon.utc(held)}"}
     splay = _settings(minion)["splay"]
     _note(minion, asked=now + WINDOW_OF_ALL - WINDOW if reason == "pillar" else now)
     applies, result = 0, None
     # A request that comes after the last look and before the lock is given back finds it taken.
     while _asked(minion):
-        with _lock(minion) as ours:
+        with _lock(minion.state.path(LOCK)) as ours:
             if not ours:
                 return {"accepted": True, "comment": "One more apply follows the one that is under way"}
             if reason == "pillar" and not applies and splay:
@@ -106,24 +100,25 @@ def request(minion: Minion, reason="reprovision"):
     return {"accepted": True, "comment": f"Applied {applies} times", "applies": applies, "result": result}
 
 
-def _asked(minion: Minion):
+def _asked(minion: Minion) -> bool:
     memory = _recall(minion)
-    return memory["asked"] > memory["answered"]
+    return bool(memory["asked"] > memory["answered"])
 
 
 @contextlib.contextmanager
-def _lock(minion: Minion):
-    """Whether this is the one process that applies; meanwhile it is."""
-    with open(minion.state.path(LOCK), "a") as handle:
+def _lock(path: str, wait: bool = False) -> Iterator[bool]:
+    """Whether this is the one process that has the lock; meanwhile it is."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with open(path, "a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         else:
             yield True
 
 
-def _answer(minion: Minion):
+def _answer(minion: Minion) -> tuple[int, bool]:
     """Answer what has been asked for by now, with as many applies as it takes; return (number, result)."""
     settings = _settings(minion)
     begin = _recall(minion)["asked"] + SETTLE
@@ -134,7 +129,7 @@ def _answer(minion: Minion):
     for number in range(1, settings["attempts"] + 1):
         # The master has sent nothing for what came within WINDOW seconds of the last request.
         answered = time.time() - WINDOW
-        good, conditions = _apply(minion), _remaining(minion)
+        good, conditions = _apply(minion.opts["conf_file"]), _remaining(minion)
         if good and not conditions:
             _note(minion, answered=answered, held=0)
             return number, True
@@ -145,11 +140,11 @@ def _answer(minion: Minion):
     _note(minion, answered=now, failed=now, held=now + settings["hold"])
     last = _mta_last_apply.last(minion)
     alert = {"failed": last.get("failed", []), "conditions": sorted(conditions), "attempts": settings["attempts"]}
-    minion.functions["event.send"](ALERT, {**alert, "until": _utc(now + settings["hold"])})
+    minion.functions["event.send"](ALERT, {**alert, "until": _mta_beacon.utc(now + settings["hold"])})
     return settings["attempts"], False
 
 
-def _remaining(minion: Minion):
+def _remaining(minion: Minion) -> dict[str, Any]:
     """The conditions that an apply should have ended. A queue takes its time, and is told to begin now."""
     found = _mta_beacon.found(minion)
     if found.pop("queue", None):
@@ -160,25 +155,18 @@ def _remaining(minion: Minion):
     return found
 
 
-def _apply(minion: Minion):
-    """``state.apply`` in a process of its own, whether it succeeded. No secret is in its arguments."""
+def _apply(config: str) -> bool:
+    """``state.apply`` in a process of its own, and whether it succeeded. No secret is in its arguments."""
     beside = os.path.join(os.path.dirname(sys.executable), "salt-call")
-    program = beside if os.access(beside, os.X_OK) else shutil.which("salt-call")
+    program = beside if os.access(beside, os.X_OK) else _mta_system.find_program("salt-call")
     if not program:
         log.error("postfix_mta: there is no salt-call")
         return False
-    config = f"--config-dir={os.path.dirname(minion.opts['conf_file'])}"
-    command = [program, config, "--retcode-passthrough", "state.apply", "postfix_mta", f"queue={QUEUE}"]
+    command = [program, f"--config-dir={os.path.dirname(config)}", "--retcode-passthrough"]
+    command += ["state.apply", "postfix_mta", f"queue={QUEUE}"]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=LONGEST,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
+        done = _mta_system.run(command, environment=os.environ, timeout=LONGEST, check=False)
+    except CommandExecutionError as err:
         log.error("postfix_mta: %s", err)
         return False
-    return done.returncode == 0
+    return done.code == 0

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f4941c6ae5b5"
+REVISION = "83376011bde1"

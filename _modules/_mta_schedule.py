@@ -1,6 +1,9 @@
-"""TODO subject (mta_schedule)."""
+"""The formula's apply in the schedule of the salt-minion, each minion at moments of its own."""
+
+from __future__ import annotations
 
 import os
+from typing import Any
 
 from salt.exceptions import SaltInvocationError
 
@@ -22,7 +25,7 @@ FIXED = {
 LARGEST = 366 * 24 * 3600
 
 
-def _wanted(enabled, minutes, splay, return_job):
+def _wanted(enabled: bool, minutes: int, splay: int | None, return_job: bool) -> dict[str, Any]:
     """The job as Salt has it; empty when it is off."""
     if not enabled:
         return {}
@@ -34,60 +37,52 @@ def _wanted(enabled, minutes, splay, return_job):
     return {**FIXED, "minutes": minutes, "splay": max(1, splay), "return_job": bool(return_job)}
 
 
-def configured(minion: Minion):
-    """
-    Return the job with which the minion starts, as it is in Salt's schedule; empty when there is none.
-    """
-    return _mta_minion_config.read(minion, FILE, "schedule").get(JOB) or {}
+def configured(minion: Minion) -> dict[str, Any]:
+    """Return the job with which the minion starts, as it is in Salt's schedule; empty when there is none."""
+    return _mta_minion_config.read(minion.opts, FILE, "schedule").get(JOB) or {}
 
 
-def _running(minion: Minion):
+def _running(opts: _mta_minion_config.Opts) -> dict[str, Any] | None:
     """The job that the running minion has; ``None`` where this is not the minion's own process."""
-    if not _mta_minion_config.is_this(minion):
+    if not _mta_minion_config.is_this(opts):
         return None
-    job = (minion.opts.get("schedule") or {}).get(JOB) or {}
+    job = (opts.get("schedule") or {}).get(JOB) or {}
     # The scheduler notes in it when the job runs next, and the like.
     return {name: job[name] for name in _wanted(True, 1, 0, True) if name in job}
 
 
-def plan(minion: Minion, enabled=False, minutes=30, splay=None, return_job=True):
+def plan(
+    minion: Minion, enabled: bool = False, minutes: int = 30, splay: int | None = None, return_job: bool = True
+) -> Plan:
     """
-    Tell what :func:`apply` would change: ``{"changes": {...}}``. One small file is read.
+    Tell what :func:`apply` would change. One small file is read.
 
-    enabled (bool, default false)
-        Whether the minion applies the formula by itself.
-
-    minutes (int, default 30)
-        From one apply to the next; the splay comes on top.
-
-    splay (int, default None)
-        Up to how many random seconds are added each time. ``None``: as many as the minutes have.
-
-    return_job (bool, default true)
-        Whether the master gets the results, and keeps them in its job cache.
-
-    Raises ``SaltInvocationError`` for another value.
+    Parameters as of the state ``mta_schedule.managed``. Raises ``SaltInvocationError`` for another value.
     """
-    wanted, present, running = _wanted(enabled, minutes, splay, return_job), configured(minion), _running(minion)
-    if present == wanted and running in (None, wanted):
-        return Plan()
-    if present == wanted:
-        present = running
-    return Plan({JOB: {"old": present or None, "new": wanted or None}})
+    wanted, present, running = (
+        _wanted(enabled, minutes, splay, return_job),
+        configured(minion),
+        _running(minion.opts),
+    )
+    return _mta_minion_config.planned(JOB, wanted, present, running)
 
 
-def apply(minion: Minion, enabled=False, minutes=30, splay=None, return_job=True):
+def apply(
+    minion: Minion, enabled: bool = False, minutes: int = 30, splay: int | None = None, return_job: bool = True
+) -> None:
     """
     Schedule the apply, or take it out of the schedule: in the minion's configuration, and in a minion that runs.
 
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the file cannot be written.
     """
     wanted = _wanted(enabled, minutes, splay, return_job)
-    _mta_minion_config.write(minion, FILE, "schedule", {JOB: wanted} if wanted else {}, "postfix_mta:schedule")
+    _mta_minion_config.write(
+        minion.opts, FILE, "schedule", {JOB: wanted} if wanted else {}, "postfix_mta:schedule"
+    )
     if wanted:
         change = {"func": "add", "schedule": {JOB: wanted}, "persist": False}
     else:
         # Whoever changes another job with schedule.modify makes Salt write all of them into that file.
-        persist = os.path.exists(_mta_minion_config.path(minion, PERSISTENT))
+        persist = os.path.exists(_mta_minion_config.path(minion.opts, PERSISTENT))
         change = {"func": "delete", "name": JOB, "persist": persist}
     _mta_minion_config.tell(minion, change, "manage_schedule")

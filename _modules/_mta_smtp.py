@@ -1,7 +1,18 @@
-"""TODO subject (mta_probe)."""
+"""
+One SMTP conversation, as a client that looks at everything and keeps no secret in its transcript.
+
+It leaves no mail behind, except :func:`deliver`, whose purpose it is. Sources: RFC 5321, RFC 3207, RFC 4954.
+"""
+
+from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
+import email.message
+import email.policy
+import email.utils
+import errno
 import hashlib
 import os
 import re
@@ -9,9 +20,12 @@ import socket
 import ssl
 import time
 import warnings
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn, TypedDict
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_system
 import _mta_untrusted_client
 
 CONVERSATION_TIMEOUT = 10
@@ -24,13 +38,174 @@ MAX_LINES = 200
 MASK = "****"
 PEM_BLOCK = r"(?s)-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END"
 DROPPED = "connection closed by the server"
+LATE = "no answer in time"
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
+
+# The lowest and the highest version of TLS that a client takes, and its ciphers in the words of ciphers(1).
+Offer = tuple[ssl.TLSVersion, ssl.TLSVersion, str]
+
+
+# -- what is asked, and what was found ---------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """
+    Where a conversation is held, and until when.
+
+    host, port
+        Address in digits, number.
+
+    deadline
+        When all ends (``time.monotonic()``).
+
+    patient_until
+        Until then a server that refuses the connection, or closes it before the banner, is tried again.
+
+    timeout
+        Seconds, from the connection that succeeds.
+
+    wrappermode, starttls
+        Begin with TLS (RFC 8314); use STARTTLS where it is offered.
+
+    ca_file
+        CA certificates against which the chain has to verify; ``None``: it is not verified.
+
+    certificates
+        Paths of PEM files: the certificate served has to be in one of them. None: any.
+
+    hostname
+        The name that the certificate has to be for; ``None``: any.
+
+    offer
+        What the client takes of TLS. Default: what this host's OpenSSL does.
+
+    source
+        Local address to speak from. Default: the system's choice.
+
+    helo
+        The client's name in EHLO. What is not fully qualified, or ``None``: its address.
+    """
+
+    host: str
+    port: int
+    deadline: float
+    patient_until: float
+    timeout: float = CONVERSATION_TIMEOUT
+    wrappermode: bool = False
+    starttls: bool = True
+    ca_file: str | None = None
+    certificates: Sequence[str] = ()
+    hostname: str | None = None
+    offer: Offer | None = None
+    source: str | None = None
+    helo: str | None = None
+
+
+class Envelope(NamedTuple):
+    """A sender and recipients to try; with a message (line ends CRLF, dots doubled) DATA is tried, too."""
+
+    sender: str
+    recipients: Sequence[str]
+    message: bytes | None = None
+
+
+class Login(NamedTuple):
+    """Who logs in."""
+
+    username: str
+    password: str
+
+
+class Request(NamedTuple):
+    """What is tried after EHLO: a login, or one as nobody (``challenge``), then the envelopes."""
+
+    envelopes: Sequence[Envelope] = ()
+    challenge: bool = False
+    login: Login | None = None
+    mechanism: str = "PLAIN"
+
+
+# Nothing but what every conversation has.
+GREETING = Request()
+
+
+class Problem(TypedDict):
+    step: str
+    reply: str
+    text: str
+
+
+class Tls(TypedDict):
+    version: str | None
+    cipher: str
+    fingerprint: str
+    verified: bool
+    error: str | None
+
+
+class Tried(TypedDict):
+    """The replies to an envelope."""
+
+    sender: str
+    mail: str | None
+    recipients: dict[str, str]
+    data: str | None
+
+
+class Auth(TypedDict, total=False):
+    """Empty without AUTH."""
+
+    mechanism: str
+    reply: str
+    tls: bool
+
+
+class Conversation(TypedDict):
+    """What was found; see ``mta_probe.converse``."""
+
+    host: str
+    port: int
+    connected: bool
+    timed_out: str | None
+    banner: str | None
+    ehlo: list[str]
+    ehlo_tls: list[str]
+    tls: Tls | None
+    auth: Auth
+    envelopes: list[Tried]
+    problems: list[Problem]
+    transcript: list[str]
+
+
+def _nothing(target: Target) -> Conversation:
+    return {
+        "host": target.host,
+        "port": target.port,
+        "connected": False,
+        "timed_out": None,
+        "banner": None,
+        "ehlo": [],
+        "ehlo_tls": [],
+        "tls": None,
+        "auth": {},
+        "envelopes": [],
+        "problems": [],
+        "transcript": [],
+    }
+
+
+def _complain(found: Conversation, step: str, reply: str) -> None:
+    found["problems"].append({"step": step, "reply": reply, "text": f"{step}: {reply}"})
+
+
+# -- the connection ----------------------------------------------------------------------------
 
 
 class _BrokenOff(Exception):
     """The conversation cannot go on."""
 
-    def __init__(self, step, reply, timed_out=False):
+    def __init__(self, step: str, reply: str, timed_out: bool = False) -> None:
         super().__init__(reply)
         self.step = step
         self.reply = reply
@@ -41,47 +216,60 @@ class _NotYet(_BrokenOff):
     """Nobody listens, or the connection was closed before the banner: a server that restarts does that."""
 
 
+def _late(step: str) -> NoReturn:
+    raise _BrokenOff(step, LATE, timed_out=True) from None
+
+
 class _Line:
     """One connection: commands and replies, bounded by a deadline; the transcript holds no secrets."""
 
-    def __init__(self, address, deadline, source=None):
+    def __init__(self, target: Target, deadline: float, transcript: list[str]) -> None:
         self.deadline = deadline
-        self.transcript = []
+        self.transcript = transcript
         self.buffer = b""
-        self.sock = None
-        host, port = address
-        family = _mta_untrusted_client.address_family(host)
+        # Nothing has been heard of the server.
+        self.fresh = True
+        family = _mta_untrusted_client.address_family(target.host)
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            self._connect(family, target)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, family: socket.AddressFamily, target: Target) -> None:
+        try:
             self.sock.settimeout(self._left("connect"))
-            if source:
+            if target.source:
                 if family == socket.AF_INET6:
                     self.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
                 else:
                     self.sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
-                self.sock.bind((source, 0))
-            self.sock.connect((host, port))
+                self.sock.bind((target.source, 0))
+            self.sock.connect((target.host, target.port))
         except ConnectionRefusedError:
-            self.close()
             raise _NotYet("connect", "connection refused") from None
         except socket.timeout:
-            self.close()
-            raise _BrokenOff("connect", "no answer in time", timed_out=True) from None
+            _late("connect")
         except OSError as err:
-            self.close()
             raise _BrokenOff("connect", err.strerror or str(err)) from None
 
-    def _left(self, step):
+    def _left(self, step: str) -> float:
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise _BrokenOff(step, "no answer in time", timed_out=True)
+            _late(step)
         return left
 
-    def close(self):
+    def close(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.close()
 
-    def _read_line(self, step):
+    def own_literal(self) -> str:
+        """The client's address as RFC 5321, 4.1.3, has it."""
+        address: str = self.sock.getsockname()[0]
+        return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+    def _read_line(self, step: str) -> str:
         while b"\n" not in self.buffer:
             if len(self.buffer) > MAX_LINE:
                 raise _BrokenOff(step, f"garbled: {_printable(self.buffer[:60])}")
@@ -89,7 +277,7 @@ class _Line:
             try:
                 data = self.sock.recv(4096)
             except socket.timeout:
-                raise _BrokenOff(step, "no answer in time", timed_out=True) from None
+                _late(step)
             except OSError as err:
                 raise self._dropped(step, err.strerror or str(err)) from None
             if not data:
@@ -98,15 +286,16 @@ class _Line:
         line, self.buffer = self.buffer.split(b"\n", 1)
         return _printable(line.rstrip(b"\r"))
 
-    def _dropped(self, step, text):
-        early = step == "banner" and not self.buffer and not self.transcript
+    def _dropped(self, step: str, text: str) -> _BrokenOff:
+        early = step == "banner" and not self.buffer and self.fresh
         return (_NotYet if early else _BrokenOff)(step, text)
 
-    def reply(self, step):
+    def reply(self, step: str) -> list[str]:
         """The lines of the server's next reply (RFC 5321, 4.2.1)."""
-        lines = []
+        lines: list[str] = []
         while True:
             line = self._read_line(step)
+            self.fresh = False
             self.transcript.append(f"S: {line}")
             if not line[:3].isdigit() or line[3:4] not in ("", " ", "-") or len(lines) == MAX_LINES:
                 raise _BrokenOff(step, f"garbled: {line[:60]}")
@@ -114,57 +303,59 @@ class _Line:
             if line[3:4] != "-":
                 return lines
 
-    def command(self, text, step=None, shown=None):
+    def command(self, text: str, step: str | None = None, shown: str | None = None) -> list[str]:
         """Send one command; return the lines of the reply. ``shown`` replaces the text in the transcript."""
         step = step or text
         self.transcript.append(f"C: {shown or text}")
         self._send(text.encode() + b"\r\n", step)
         return self.reply(step)
 
-    def _send(self, data, step):
+    def _send(self, data: bytes, step: str) -> None:
         self.sock.settimeout(self._left(step))
         try:
             self.sock.sendall(data)
         except socket.timeout:
-            raise _BrokenOff(step, "no answer in time", timed_out=True) from None
+            _late(step)
         except OSError:
             # The server may have said why before it closed the connection: the reply tells.
             return
 
-    def message(self, data):
+    def message(self, data: bytes) -> list[str]:
         """Send the text of a message after 354; return the lines of the reply."""
         self.transcript.append(f"C: (a message of {len(data)} bytes)")
         self._send(data + b".\r\n", "end of DATA")
         return self.reply("end of DATA")
 
-    def secure(self, context, hostname, step):
+    def secure(self, context: ssl.SSLContext, hostname: str | None, step: str) -> ssl.SSLSocket:
         """Begin TLS on the connection."""
         if self.buffer:
             raise _BrokenOff(step, "the server spoke in clear after STARTTLS")
         self.sock.settimeout(self._left(step))
         try:
-            self.sock = context.wrap_socket(self.sock, server_hostname=hostname)
+            self.sock = secured = context.wrap_socket(self.sock, server_hostname=hostname)
         except ssl.SSLCertVerificationError:
             raise
         except socket.timeout:
-            raise _BrokenOff(step, "no answer in time", timed_out=True) from None
+            _late(step)
         except (ssl.SSLEOFError, ConnectionResetError):
             raise (_NotYet if step == "TLS" else _BrokenOff)(step, DROPPED) from None
         except OSError as err:
             reason = getattr(err, "reason", None) or err.strerror or err
             raise _BrokenOff(step, f"TLS failed: {reason}") from None
+        self.fresh = False
+        return secured
 
 
-def _printable(data):
+def _printable(data: bytes) -> str:
     return "".join(char if char.isprintable() else "?" for char in data.decode("ascii", "backslashreplace"))
 
 
-def reply_text(lines):
+def reply_text(lines: Sequence[str]) -> str:
     """A reply as one line: the code once, the texts after each other."""
     return " ".join([lines[0][:3], *[line[4:] for line in lines]]).strip()
 
 
-def fault_of(reply):
+def fault_of(reply: str) -> bool:
     """
     Tell whether a reply to MAIL, RCPT or DATA means that the server is broken, not that it refuses by policy.
 
@@ -179,19 +370,20 @@ def fault_of(reply):
     return code == "451" and (enhanced[:2] != ["4", "7"] or "Service unavailable" in rest)
 
 
-def certificates(path):
-    """
-    SHA-256 fingerprints of the server's own certificates in a PEM file: the first, and each one after a key.
+# -- TLS ---------------------------------------------------------------------------------------
 
-    The others are those of the chain, which no server shows as its own.
+
+def certificates(path: str) -> list[str]:
     """
-    try:
-        with open(path, encoding="ascii", errors="replace") as handle:
-            text = handle.read()
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from None
+    Return the fingerprints (SHA-256) of the server's own certificates in a PEM file.
+
+    They are the first, and each one after a key; the others are the chain. Raises ``CommandExecutionError``.
+    """
+    data = _mta_system.read_bytes(path)
+    if data is None:
+        raise CommandExecutionError(f"Cannot read {path}: {os.strerror(errno.ENOENT)}")
     own, expected = [], True
-    for kind, block in re.findall(PEM_BLOCK, text):
+    for kind, block in re.findall(PEM_BLOCK, data.decode("ascii", "replace")):
         if kind == "CERTIFICATE" and expected:
             own.append(block)
         expected = kind != "CERTIFICATE"
@@ -201,12 +393,15 @@ def certificates(path):
         raise CommandExecutionError(f"{path} is not a PEM file") from None
 
 
-def tls_context(ca_file, hostname, offer=None):
+def tls_context(ca_file: str | None, hostname: str | None, offer: Offer | None = None) -> ssl.SSLContext:
     """
-    A client's context. It verifies only against ``ca_file``: loading the system's store costs 20 ms.
+    Return a client's context. It verifies only against ``ca_file``: loading the system's store costs 20 ms.
 
-    ``offer``: the lowest and the highest version of TLS that the client takes, and its ciphers in the words of
-    ciphers(1): ``aRSA`` or ``aECDSA`` for one kind of certificate. Ciphers are a matter of versions up to TLS 1.2.
+    offer
+        ``aRSA`` or ``aECDSA`` among its ciphers is for one kind of certificate. Ciphers are a matter of versions
+        up to TLS 1.2.
+
+    Raises ``CommandExecutionError``, and ``ssl.SSLError`` for an offer that this host's OpenSSL does not have.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if offer:
@@ -226,269 +421,219 @@ def tls_context(ca_file, hostname, offer=None):
     return context
 
 
-def hold(target, envelopes=(), auth=None, login=None, mechanism="PLAIN", source=None, helo="localhost"):
-    """
-    Hold one conversation; see :func:`converse`. ``target`` says where and when:
+# -- the conversation --------------------------------------------------------------------------
 
-    ``address``, ``wrappermode``, ``starttls``, ``ca_file``, ``certificates`` (paths), ``hostname``, ``timeout``
-    (seconds, from the connection that succeeds), ``deadline`` and ``patient_until`` (both
-    ``time.monotonic()``), ``offer`` (see :func:`_tls_context`).
-    """
-    found = {
-        "host": target["address"][0],
-        "port": target["address"][1],
-        "connected": False,
-        "timed_out": None,
-        "banner": None,
-        "ehlo": [],
-        "ehlo_tls": [],
-        "tls": None,
-        "auth": {},
-        "envelopes": [],
-        "problems": [],
-        "transcript": [],
-    }
+
+def hold(target: Target, request: Request = GREETING) -> Conversation:
+    """Hold one conversation, patiently; return what was found. See ``mta_probe.converse``."""
+    found = _nothing(target)
+    try:
+        _try_until_it_answers(found, target, request)
+    except _BrokenOff as broken:
+        found["timed_out"] = broken.step if broken.timed_out else None
+        _complain(found, broken.step, broken.reply)
+    except CommandExecutionError as err:
+        _complain(found, "TLS", str(err))
+    except ssl.SSLCertVerificationError as err:
+        # Who is served is still worth knowing: talk again, without verifying.
+        again = hold(dataclasses.replace(target, ca_file=None), request)
+        again["transcript"][:0] = [
+            *found["transcript"],
+            "-- TLS refused by this client; again, without verification",
+        ]
+        if again["tls"]:
+            again["tls"]["error"] = err.verify_message
+        _complain(again, "TLS", f"certificate not verified by {target.ca_file}: {err.verify_message}")
+        return again
+    return found
+
+
+def _try_until_it_answers(found: Conversation, target: Target, request: Request) -> None:
     first_drop = None
     while True:
-        line = None
+        now = time.monotonic()
+        deadline = min(target.deadline, now + target.timeout)
+        until = min(deadline, first_drop + DROP_PATIENCE) if first_drop else deadline
         try:
-            deadline = min(target["deadline"], time.monotonic() + target["timeout"])
-            until = first_drop + DROP_PATIENCE if first_drop else deadline
-            line = _Line(target["address"], min(until, deadline), source)
-            found["connected"] = True
-            line.transcript = found["transcript"]
-            _talk(line, deadline, found, target, envelopes, auth, login, mechanism, helo)
+            with contextlib.closing(_Line(target, until, found["transcript"])) as line:
+                found["connected"] = True
+                _Talk(line, found, target).hold(request, deadline)
+                return
         except _NotYet as broken:
-            now = time.monotonic()
-            until = target["patient_until"]
+            now, until = time.monotonic(), target.patient_until
             if broken.step != "connect":
                 first_drop = first_drop or now
                 until = min(until, first_drop + DROP_PATIENCE)
-            if now + PAUSE < min(until, target["deadline"]):
-                time.sleep(PAUSE)
-                continue
-            _complain(found, broken.step, broken.reply)
-        except _BrokenOff as broken:
-            found["timed_out"] = broken.step if broken.timed_out else None
-            _complain(found, broken.step, broken.reply)
-        except CommandExecutionError as err:
-            _complain(found, "TLS", str(err))
-        except ssl.SSLCertVerificationError as err:
-            # Who is served is still worth knowing: talk again, without verifying.
-            seen = found["transcript"]
-            found = hold({**target, "ca_file": None}, envelopes, auth, login, mechanism, source=source, helo=helo)
-            found["transcript"] = [
-                *seen,
-                "-- TLS refused by this client; again, without verification",
-                *found["transcript"],
-            ]
-            if found["tls"]:
-                found["tls"]["error"] = err.verify_message
-            _complain(found, "TLS", f"certificate not verified by {target['ca_file']}: {err.verify_message}")
-        finally:
-            if line:
-                line.close()
-        return found
+            if now + PAUSE >= min(until, target.deadline):
+                raise
+        time.sleep(PAUSE)
 
 
-def _complain(found, step, reply):
-    found["problems"].append({"step": step, "reply": reply, "text": f"{step}: {reply}"})
+class _Talk:
+    """The conversation itself, from banner to QUIT; what is found goes into ``found``."""
 
+    def __init__(self, line: _Line, found: Conversation, target: Target) -> None:
+        self.line = line
+        self.found = found
+        self.target = target
+        self.helo = target.helo if target.helo and "." in target.helo else line.own_literal()
 
-def _expect(found, step, lines, codes):
-    if lines[0][:3] in codes:
+    def hold(self, request: Request, deadline: float) -> None:
+        target, found = self.target, self.found
+        if target.wrappermode:
+            self._begin_tls("TLS")
+        banner = self.line.reply("banner")
+        found["banner"] = reply_text(banner)
+        self.line.deadline = deadline
+        if not self._expect("banner", banner, "220"):
+            return
+        if not self._greet("EHLO", found["ehlo_tls" if target.wrappermode else "ehlo"]):
+            return
+        if target.starttls and "STARTTLS" in found["ehlo"][1:]:
+            if not self._expect("STARTTLS", self.line.command("STARTTLS"), "220"):
+                return
+            self._begin_tls("STARTTLS")
+            if not self._greet("EHLO after STARTTLS", found["ehlo_tls"]):
+                return
+        if request.login:
+            self._log_in(request.login, request.mechanism)
+        elif request.challenge:
+            self._log_in_as_nobody()
+        for envelope in request.envelopes:
+            self._try_envelope(envelope)
+        with contextlib.suppress(_BrokenOff):
+            self.line.command("QUIT")
+
+    def _expect(self, step: str, lines: Sequence[str], code: str) -> bool:
+        if lines[0][:3] == code:
+            return True
+        _complain(self.found, step, reply_text(lines))
+        return False
+
+    def _greet(self, step: str, offers: list[str]) -> bool:
+        lines = self.line.command(f"EHLO {self.helo}", step)
+        if not self._expect(step, lines, "250"):
+            return False
+        offers[:] = [line[4:] for line in lines]
         return True
-    _complain(found, step, reply_text(lines))
-    return False
 
-
-def _talk(line, deadline, found, target, envelopes, auth, login, mechanism, helo):
-    """The conversation itself, from banner to QUIT."""
-    if target["wrappermode"]:
-        _begin_tls(line, found, target, "TLS")
-    banner = line.reply("banner")
-    found["banner"] = banner[0]
-    line.deadline = deadline
-    if not _expect(found, "banner", banner, ("220",)):
-        return
-    ehlo = line.command(f"EHLO {helo}", "EHLO")
-    if not _expect(found, "EHLO", ehlo, ("250",)):
-        return
-    found["ehlo_tls" if target["wrappermode"] else "ehlo"] = [text[4:] for text in ehlo]
-    if target["starttls"] and "STARTTLS" in found["ehlo"][1:]:
-        if not _expect(found, "STARTTLS", line.command("STARTTLS"), ("220",)):
+    def _begin_tls(self, step: str) -> None:
+        target = self.target
+        context = tls_context(target.ca_file, target.hostname, target.offer)
+        secured = self.line.secure(context, target.hostname, step)
+        # An anonymous cipher comes without a certificate.
+        fingerprint = hashlib.sha256(secured.getpeercert(binary_form=True) or b"").hexdigest()
+        version, cipher = secured.version(), (secured.cipher() or ("none",))[0]
+        self.found["tls"] = {
+            "version": version,
+            "cipher": cipher,
+            "fingerprint": fingerprint,
+            "verified": bool(target.ca_file),
+            "error": None,
+        }
+        verified = f"verified by {target.ca_file}" if target.ca_file else "not verified"
+        self.found["transcript"].append(f"-- {version}, {cipher}, certificate {fingerprint[:16]}…, {verified}")
+        if not target.certificates:
             return
-        _begin_tls(line, found, target, "STARTTLS")
-        ehlo = line.command(f"EHLO {helo}", "EHLO after STARTTLS")
-        if not _expect(found, "EHLO after STARTTLS", ehlo, ("250",)):
-            return
-        found["ehlo_tls"] = [text[4:] for text in ehlo]
-    if login:
-        _log_in(line, found, login, mechanism)
-    elif auth == "challenge":
-        _challenge(line, found)
-    for envelope in envelopes:
-        _try_envelope(line, found, envelope)
-    with contextlib.suppress(_BrokenOff):
-        line.command("QUIT")
-
-
-def _begin_tls(line, found, target, step):
-    context = tls_context(target["ca_file"], target["hostname"], target.get("offer"))
-    line.secure(context, target["hostname"], step)
-    # An anonymous cipher comes without a certificate.
-    fingerprint = hashlib.sha256(line.sock.getpeercert(binary_form=True) or b"").hexdigest()
-    found["tls"] = {
-        "version": line.sock.version(),
-        "cipher": line.sock.cipher()[0],
-        "fingerprint": fingerprint,
-        "verified": bool(target["ca_file"]),
-        "error": None,
-    }
-    verified = f"verified by {target['ca_file']}" if target["ca_file"] else "not verified"
-    found["transcript"].append(
-        f"-- {found['tls']['version']}, {found['tls']['cipher']}, certificate {fingerprint[:16]}…, {verified}"
-    )
-    if target["certificates"]:
         try:
-            on_disk = [own for path in target["certificates"] for own in certificates(path)]
+            on_disk = [own for path in target.certificates for own in certificates(path)]
         except CommandExecutionError as err:
-            _complain(found, step, str(err))
+            _complain(self.found, step, str(err))
             return
         if fingerprint not in on_disk:
-            where = ", ".join(target["certificates"])
-            _complain(found, step, f"the certificate served is not the one in {where}")
+            where = ", ".join(target.certificates)
+            _complain(self.found, step, f"the certificate served is not the one in {where}")
+
+    def _log_in(self, login: Login, mechanism: str) -> None:
+        """Authenticate; 235 is the only good answer (RFC 4954)."""
+        step = f"AUTH {mechanism}"
+        if mechanism == "PLAIN":
+            lines = self.line.command(f"AUTH PLAIN {_plain(login)}", step, f"AUTH PLAIN {MASK}")
+        else:
+            lines = self.line.command("AUTH LOGIN", step)
+            for secret in login:
+                if lines[0][:3] == "334":
+                    lines = self.line.command(base64.b64encode(secret.encode()).decode(), step, MASK)
+        self._note_auth(mechanism, lines)
+        self._expect(step if self.found["tls"] else f"{step} without TLS", lines, "235")
+
+    def _log_in_as_nobody(self) -> None:
+        """535 comes from the end of the chain (saslauthd, PAM); 454 says that it is broken."""
+        nobody = _plain(Login(f"probe-{os.urandom(8).hex()}", os.urandom(16).hex()))
+        lines = self.line.command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
+        self._note_auth("PLAIN", lines)
+        self._expect("AUTH PLAIN of an unknown user", lines, "535")
+
+    def _note_auth(self, mechanism: str, lines: Sequence[str]) -> None:
+        self.found["auth"] = {
+            "mechanism": mechanism,
+            "reply": reply_text(lines),
+            "tls": bool(self.found["tls"]),
+        }
+
+    def _try_envelope(self, envelope: Envelope) -> None:
+        """MAIL and RCPT, DATA where asked for, RSET. Policy refusals are recorded; faults are problems."""
+        tried: Tried = {"sender": envelope.sender, "mail": None, "recipients": {}, "data": None}
+        self.found["envelopes"].append(tried)
+        step = f"MAIL FROM:<{envelope.sender}>"
+        tried["mail"] = reply = self._unless_fault(step, self.line.command(step))
+        if reply.startswith("250"):
+            for recipient in envelope.recipients:
+                step = f"RCPT TO:<{recipient}>"
+                tried["recipients"][recipient] = self._unless_fault(step, self.line.command(step))
+            if envelope.message and any(reply.startswith("25") for reply in tried["recipients"].values()):
+                lines = self.line.command("DATA")
+                if lines[0].startswith("354"):
+                    lines = self.line.message(envelope.message)
+                tried["data"] = self._unless_fault("DATA", lines)
+        self.line.command("RSET")
+
+    def _unless_fault(self, step: str, lines: Sequence[str]) -> str:
+        reply = reply_text(lines)
+        if fault_of(reply):
+            _complain(self.found, step, reply)
+        return reply
 
 
-def _log_in(line, found, login, mechanism):
-    """Authenticate; 235 is the only good answer (RFC 4954)."""
-    step = f"AUTH {mechanism}"
-    if mechanism == "PLAIN":
-        lines = line.command(f"AUTH PLAIN {_plain(*login)}", step, f"AUTH PLAIN {MASK}")
-    else:
-        lines = line.command("AUTH LOGIN", step)
-        for secret in login:
-            if lines[0][:3] == "334":
-                lines = line.command(base64.b64encode(secret.encode()).decode(), step, MASK)
-    found["auth"] = {"mechanism": mechanism, "reply": reply_text(lines), "tls": bool(found["tls"])}
-    _expect(found, step if found["tls"] else f"{step} without TLS", lines, ("235",))
+def _plain(login: Login) -> str:
+    return base64.b64encode(f"\0{login.username}\0{login.password}".encode()).decode()
 
 
-def _plain(username, password):
-    return base64.b64encode(f"\0{username}\0{password}".encode()).decode()
+# -- for doors ---------------------------------------------------------------------------------
 
 
-def _challenge(line, found):
-    """
-    Try to log in as nobody. 535 comes from the end of the chain (saslauthd, PAM); 454 says that it is broken.
-    """
-    nobody = _plain(f"probe-{os.urandom(8).hex()}", os.urandom(16).hex())
-    lines = line.command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
-    found["auth"] = {"mechanism": "PLAIN", "reply": reply_text(lines), "tls": bool(found["tls"])}
-    _expect(found, "AUTH PLAIN of an unknown user", lines, ("535",))
-
-
-def _try_envelope(line, found, envelope):
-    """MAIL and RCPT, DATA where asked for, RSET. Policy refusals are recorded; faults are problems."""
-    tried = {"sender": envelope["sender"], "mail": None, "recipients": {}, "data": None}
-    found["envelopes"].append(tried)
-    step = f"MAIL FROM:<{envelope['sender']}>"
-    tried["mail"] = reply_text(line.command(step))
-    if fault_of(tried["mail"]):
-        _complain(found, step, tried["mail"])
-    if tried["mail"].startswith("250"):
-        for recipient in envelope["recipients"]:
-            step = f"RCPT TO:<{recipient}>"
-            tried["recipients"][recipient] = reply = reply_text(line.command(step))
-            if fault_of(reply):
-                _complain(found, step, reply)
-        message = envelope.get("message")
-        if message and any(reply.startswith("25") for reply in tried["recipients"].values()):
-            lines = line.command("DATA")
-            if lines[0].startswith("354"):
-                lines = line.message(message)
-            tried["data"] = reply_text(lines)
-            if fault_of(tried["data"]):
-                _complain(found, "DATA", tried["data"])
-    line.command("RSET")
-
-
-def _address(value, what):
+def _address(value: object, what: str) -> str:
     """An address that can go into a command: no line break, no angle brackets."""
     if not isinstance(value, str) or not value.isprintable() or "<" in value or ">" in value:
         raise SaltInvocationError(f"{what} must be a mail address, not {value!r}")
     return value
 
 
+def _target(host: str, port: int, timeout: float, patience: float = 0) -> Target:
+    now = time.monotonic()
+    return Target(
+        host, int(port), now + timeout + patience, now + patience, timeout=timeout, helo=socket.gethostname()
+    )
+
+
 def converse(
-    host="127.0.0.1",
-    port=25,
-    wrappermode=False,
-    starttls=True,
-    auth=None,
-    login=None,
-    mechanism="PLAIN",
-    ca_file=None,
-    certificate=None,
-    hostname=None,
-    sender="",
-    recipient=None,
-    source=None,
-    timeout=CONVERSATION_TIMEOUT,
-    patience=0,
-):
-    """
-    Hold one SMTP conversation: banner, EHLO, STARTTLS when offered, EHLO again, what is asked for, QUIT.
-
-    host, port
-        Where the server listens. Default ``127.0.0.1``, 25.
-
-    wrappermode
-        The server begins with TLS (RFC 8314), as on port 465. Default ``False``.
-
-    starttls
-        Use STARTTLS when it is offered. Default ``True``.
-
-    auth
-        ``challenge``: AUTH PLAIN as a user that does not exist, which has to give 535. It costs the delay
-        that PAM adds to a failure, 2 to 3 s. Default ``None``: no AUTH.
-
-    login
-        ``(username, password)`` to log in with; :func:`check` takes a pillar path instead. Default ``None``.
-
-    mechanism
-        ``PLAIN`` or ``LOGIN``, for ``login``. Default ``PLAIN``.
-
-    ca_file
-        CA certificates (PEM) that the chain has to verify against. Default ``None``: not verified.
-
-    certificate
-        PEM file in which the certificate served has to be. Default ``None``.
-
-    hostname
-        The name that the certificate has to be for. Default ``None``: any.
-
-    sender, recipient
-        With a recipient (address, or list of them), MAIL, RCPT and RSET are tried too. Default: the null
-        sender, no recipient.
-
-    source
-        Local address to speak from. Default: the system's choice.
-
-    timeout
-        Seconds after which the conversation is broken off. Default 10.
-
-    patience
-        Seconds for which a server that refuses the connection, or closes it before the banner, is tried
-        again. Default 0.
-
-    Returns a dictionary: ``host``, ``port``, ``connected``, ``timed_out`` (step), ``banner``, ``ehlo``,
-    ``ehlo_tls`` (lists of lines), ``tls`` (``version``, ``cipher``, ``fingerprint``: SHA-256 in hex,
-    ``verified``, ``error``; ``None`` without TLS), ``auth``, ``envelopes``, ``problems`` (list of ``step``,
-    ``reply``, ``text``) and ``transcript`` (list of lines, without secrets).
-
-    Raises ``SaltInvocationError`` for a bad argument. Sources: RFC 5321, RFC 3207, RFC 4954.
-    """
+    host: str = "127.0.0.1",
+    port: int = 25,
+    wrappermode: bool = False,
+    starttls: bool = True,
+    auth: str | None = None,
+    login: Login | None = None,
+    mechanism: str = "PLAIN",
+    ca_file: str | None = None,
+    certificate: str | None = None,
+    hostname: str | None = None,
+    sender: str = "",
+    recipient: str | Sequence[str] | None = None,
+    source: str | None = None,
+    timeout: float = CONVERSATION_TIMEOUT,
+    patience: float = 0,
+) -> Conversation:
+    """Hold one conversation. Parameters, result and errors as of ``mta_probe.converse``, but the login itself."""
     if auth not in (None, "challenge"):
         raise SaltInvocationError(f"auth must be 'challenge' or None, not {auth!r}")
     if mechanism not in ("PLAIN", "LOGIN"):
@@ -497,76 +642,54 @@ def converse(
     if recipient:
         recipients = [recipient] if isinstance(recipient, str) else recipient
         recipients = [_address(value, "recipient") for value in recipients]
-        envelopes = [{"sender": _address(sender, "sender"), "recipients": recipients}]
-    now = time.monotonic()
-    target = {
-        "address": (host, int(port)),
-        "wrappermode": wrappermode,
-        "starttls": starttls,
-        "ca_file": ca_file,
-        "certificates": [certificate] if certificate else [],
-        "hostname": hostname,
-        "timeout": timeout,
-        "deadline": now + timeout + patience,
-        "patient_until": now + patience,
-    }
-    return hold(target, envelopes, auth, login and tuple(login), mechanism, source)
+        envelopes = [Envelope(_address(sender, "sender"), recipients)]
+    target = dataclasses.replace(
+        _target(host, port, timeout, patience),
+        wrappermode=wrappermode,
+        starttls=starttls,
+        ca_file=ca_file,
+        certificates=[certificate] if certificate else [],
+        hostname=hostname,
+        source=source,
+    )
+    return hold(target, Request(envelopes, auth == "challenge", login, mechanism))
 
 
-def deliver(recipient, sender="", host="127.0.0.1", port=25, subject="Probe", timeout=CONVERSATION_TIMEOUT):
-    """
-    Hand a short message to the server, for a real delivery.
+class Delivery(TypedDict):
+    """What became of a message; see ``mta_probe.deliver``."""
 
-    recipient
-        Mail address.
+    accepted: bool
+    message_id: str
+    reply: str | None
+    problems: list[str]
+    transcript: list[str]
 
-    sender
-        Mail address. Default: the null sender, so that nothing bounces.
 
-    host, port
-        Where the server listens. Default ``127.0.0.1``, 25.
-
-    subject
-        Subject of the message. Default ``Probe``.
-
-    timeout
-        Seconds. Default 10.
-
-    Returns a dictionary: ``accepted``, ``message_id``, ``reply`` (the last one), ``problems``,
-    ``transcript``. Raises ``SaltInvocationError`` for a bad address or subject.
-    """
+def deliver(
+    recipient: str,
+    sender: str = "",
+    host: str = "127.0.0.1",
+    port: int = 25,
+    subject: str = "Probe",
+    timeout: float = CONVERSATION_TIMEOUT,
+) -> Delivery:
+    """Hand a short message to the server. Parameters, result and errors as of ``mta_probe.deliver``."""
     if not isinstance(subject, str) or not subject.isprintable():
         raise SaltInvocationError(f"subject must be one line, not {subject!r}")
-    message_id = f"<{os.urandom(12).hex()}@{socket.gethostname()}>"
-    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
-    message = (
-        f"From: <postmaster>\r\nTo: <{_address(recipient, 'recipient')}>\r\nSubject: {subject}\r\n"
-        f"Date: {date}\r\nMessage-ID: {message_id}\r\n\r\nSent by mta_probe.deliver.\r\n"
-    )
-    now = time.monotonic()
-    target = {
-        "address": (host, int(port)),
-        "wrappermode": False,
-        "starttls": True,
-        "ca_file": None,
-        "certificates": [],
-        "hostname": None,
-        "timeout": timeout,
-        "deadline": now + timeout,
-        "patient_until": now,
-    }
-    envelope = {
-        "sender": _address(sender, "sender"),
-        "recipients": [recipient],
-        "message": message.encode(),
-    }
-    found = hold(target, [envelope])
-    reply = None
+    message = email.message.EmailMessage(email.policy.SMTPUTF8)
+    message["From"] = "<postmaster>"
+    message["To"] = f"<{_address(recipient, 'recipient')}>"
+    message["Subject"] = subject
+    message["Date"] = email.utils.format_datetime(_mta_system.now())
+    message["Message-ID"] = message_id = email.utils.make_msgid(domain=socket.gethostname())
+    message.set_content("Sent by mta_probe.deliver.\n")
+    envelope = Envelope(_address(sender, "sender"), [recipient], message.as_bytes())
+    found = hold(_target(host, port, timeout), Request([envelope]))
+    reply = found["problems"][0]["reply"] if found["problems"] else None
+    accepted = False
     for tried in found["envelopes"]:
         reply = tried["data"] or tried["recipients"].get(recipient) or tried["mail"]
-    accepted = bool(found["envelopes"] and str(found["envelopes"][0]["data"]).startswith("250"))
-    if reply is None and found["problems"]:
-        reply = found["problems"][0]["reply"]
+        accepted = (tried["data"] or "").startswith("250")
     return {
         "accepted": accepted,
         "message_id": message_id,

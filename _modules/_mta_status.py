@@ -1,6 +1,10 @@
-"""TODO subject (mta_status)."""
+"""A mail server's row in the table of all of them: each part is gathered by itself, and none of them is secret."""
+
+from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -16,97 +20,80 @@ import _mta_revision
 import _mta_services
 import _mta_snapshots
 import _mta_x509
+from _mta_judge import Listener
 from _mta_minion import Minion
 
 PROBE_TIMEOUT = 20
+UNKNOWN = (CommandExecutionError, SaltInvocationError, OSError, ValueError, KeyError, TypeError)
 
 
-def report(minion: Minion, thorough=False, login=True, look=False):
-    """
-    Return what there is to know about this mail server at a glance.
+def report(
+    minion: Minion, thorough: bool = False, login: bool = True, look: bool = False
+) -> dict[str, Any] | None:
+    """Gather the row. Parameters and result as of ``mta_status.report``."""
+    row: dict[str, Any] = {"time": int(time.time()), "errors": {}}
 
-    thorough (bool, default False)
-        Hold the conversation as after a change: with envelopes, as a stranger too, and with what the pillar
-        expects of it, the login of ``verify.login`` included. Where ``verify.enabled`` is false, it is not.
-
-    login (bool, default True)
-        Whether to try a login as a user that does not exist, which tells whether AUTH works; PAM takes 2 to 3 s
-        for it, and logs a failed login.
-
-    look (bool, default False)
-        Look at the beacon's conditions now, in place of what it has seen at its last interval.
-
-    Returns ``None`` on a host that is no mail server: no Postfix, no apply, and no pillar ``postfix_mta`` or only
-    that of a minion that signs for a fleet. Else a dictionary:
-
-    - ``fqdn``, ``postfix`` (version), ``revision`` (of the formula), ``profile``
-    - ``running`` (whether Postfix does), ``answers`` (whether the server answers as its configuration promises),
-      ``problems`` (where it does not, as text), ``auth`` (whether AUTH works; ``None`` where none is offered, or
-      that was not tried)
-    - ``certificate_expires`` (Unix time, of the certificate that ends first), ``certificate_days`` (whole days)
-    - ``queue`` (number of files by queue, and ``total``)
-    - ``drift`` (which of main.cf and master.cf differ from what the last apply left)
-    - ``last_apply`` (see :func:`mta_apply.last`, without ``files``), ``commit`` (when one last changed a file of
-      the mail server for good, Unix time)
-    - ``conditions`` (names of those that the beacon has seen begin and not end, or that there are now)
-    - ``time`` (Unix time), ``errors`` (part to text)
-    """
-    row = {"time": int(time.time()), "errors": {}}
-
-    def gather(part, function, *args):
+    def gather(part: str, function: Callable[..., Any], *args: Any) -> Any:
+        """A part; ``None``, and why in ``errors``, where it cannot be told."""
         try:
-            row[part] = function(*args)
-        except (CommandExecutionError, SaltInvocationError, OSError, ValueError, KeyError, TypeError) as err:
-            row[part] = None
+            return function(*args)
+        except UNKNOWN as err:
             row["errors"][part] = str(err) or type(err).__name__
-
-    gather("postfix", _version, minion)
-    gather("last_apply", _last_apply, minion)
-    if row["postfix"] is None and not row["last_apply"]:
-        gather("signs", _mta_fleet_ca.only_signs, minion)
-        if row.pop("signs") or not minion.functions["pillar.get"]("postfix_mta"):
             return None
-    settings = {}
-    gather("settings", minion.settings)
-    settings = row.pop("settings") or {}
+
+    row["postfix"] = gather("postfix", _version, minion)
+    row["last_apply"] = gather("last_apply", _last_apply, minion)
+    if row["postfix"] is None and not row["last_apply"]:
+        signs = gather("signs", _mta_fleet_ca.only_signs, minion)
+        if signs or not minion.functions["pillar.get"]("postfix_mta"):
+            return None
+    settings = gather("settings", minion.settings) or {}
     row["revision"] = _mta_revision.REVISION
     row["profile"] = settings.get("profile")
-    gather("listeners", _mta_postfix_view.listeners)
-    listeners = row.pop("listeners") or []
-    row["fqdn"] = next((one["hostname"] for one in listeners), None) or settings.get("hostname")
-    row["fqdn"] = row["fqdn"] or minion.grains.get("fqdn")
-    gather("running", lambda: _mta_services.status(["postfix"])["postfix"]["active"])
-    gather("conversation", _conversation, minion, listeners, settings, thorough, login)
-    conversation = row.pop("conversation") or {"answers": None, "auth": None, "problems": []}
-    row.update(conversation)
-    gather("certificate_expires", _expiry, listeners)
-    expires = row["certificate_expires"]
+    listeners = gather("listeners", _mta_postfix_view.listeners) or []
+    own_name = next((one["hostname"] for one in listeners), None)
+    row["fqdn"] = own_name or settings.get("hostname") or minion.grains.get("fqdn")
+    row["running"] = gather("running", _runs)
+    conversation = gather("conversation", _conversation, minion, listeners, settings, thorough, login)
+    row.update(conversation or {"answers": None, "auth": None, "problems": []})
+    row["certificate_expires"] = expires = gather("certificate_expires", _expiry, listeners)
     row["certificate_days"] = None if expires is None else int((expires - row["time"]) // 86400)
-    gather("queue", _mta_queue.size)
-    gather("drift", lambda: _mta_last_apply.differing(minion))
-    gather("commit", _mta_snapshots.last_commit, minion)
-    gather("conditions", lambda: sorted((_mta_beacon.found if look else _mta_beacon.conditions)(minion)))
+    row["queue"] = gather("queue", _mta_queue.size)
+    row["drift"] = gather("drift", _mta_last_apply.differing, minion)
+    row["commit"] = gather("commit", _mta_snapshots.last_commit, minion)
+    row["conditions"] = gather("conditions", _conditions, minion, look)
     return row
 
 
-def _version(minion: Minion):
+def _version(minion: Minion) -> str | None:
     """Postfix's version without the distribution's part of it; ``None`` where it is not installed."""
-    text = _mta_package.versions(minion, ["postfix"])["postfix"]
+    text: str | None = _mta_package.versions(minion, ["postfix"])["postfix"]
     return text and text.rpartition(":")[2].partition("-")[0]
 
 
-def _last_apply(minion: Minion):
+def _last_apply(minion: Minion) -> dict[str, Any]:
     return {key: value for key, value in _mta_last_apply.last(minion).items() if key != "files"}
 
 
-def _conversation(minion: Minion, listeners, settings, thorough, login):
+def _runs() -> bool:
+    active: bool = _mta_services.status(["postfix"])["postfix"]["active"]
+    return active
+
+
+def _conditions(minion: Minion, look: bool) -> list[str]:
+    return sorted(_mta_beacon.found(minion) if look else _mta_beacon.conditions(minion))
+
+
+def _conversation(
+    minion: Minion, listeners: Sequence[Listener], settings: Mapping[str, Any], thorough: bool, login: bool
+) -> dict[str, Any]:
     """Whether the server answers, whether AUTH works, and what is wrong."""
-    expected = {"auth": "challenge" if login else "offered", "timeout": PROBE_TIMEOUT}
+    expected: dict[str, Any] = {"auth": "challenge" if login else "offered", "timeout": PROBE_TIMEOUT}
     if thorough and settings.get("verify", {}).get("enabled", True):
         expected.update(
             auth="challenge",
             envelope=True,
-            stranger=True,
+            untrusted_client=True,
             hostname=settings.get("hostname"),
             **settings.get("conversation", {}),
         )
@@ -118,7 +105,7 @@ def _conversation(minion: Minion, listeners, settings, thorough, login):
     }
 
 
-def _auth_works(listeners, conversations):
+def _auth_works(listeners: Sequence[Listener], conversations: Sequence[Mapping[str, Any]]) -> bool | None:
     """Whether each listener that has AUTH said 535 to nobody, or 235 to who may log in; ``None``: not tried."""
     if not any(one["auth"] for one in listeners):
         return None
@@ -128,7 +115,7 @@ def _auth_works(listeners, conversations):
     return None if all(talk["connected"] for talk in conversations) else False
 
 
-def _expiry(listeners):
+def _expiry(listeners: Sequence[Listener]) -> int | None:
     """When the first of the certificates that the listeners show ends, Unix time."""
     paths = {path for one in listeners for path in one["certificates"]}
     ends = []

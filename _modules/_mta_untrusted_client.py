@@ -1,64 +1,78 @@
-"""TODO subject (mta_probe)."""
+"""
+A client outside mynetworks: an address of nobody's, from which this host may speak for a while.
+
+The address is a route in this host's local table, not one of an interface's addresses: ``mynetworks_style = host``
+does not trust it. Checks that run at the same time share it: each holds the address's lock (in common) while it
+uses it, and whoever leaves last removes the route. What a check that was killed has left, the next one removes.
+"""
+
+from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import os
 import socket
-import struct
+from collections.abc import Iterator
+
+from salt.exceptions import CommandExecutionError
+
+import _mta_system
 
 # TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): nobody's addresses, in nobody's mynetworks.
-STRANGERS = {socket.AF_INET: "192.0.2.25", socket.AF_INET6: "2001:db8::25"}
-RTM_NEWROUTE, RTM_DELROUTE = 24, 25
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
-RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL = 255, 3, 254, 2
-RTA_DST, RTA_OIF = 1, 4
+ADDRESSES = {socket.AF_INET: "192.0.2.25", socket.AF_INET6: "2001:db8::25"}
+SECONDS = 5
 
 
-def address_family(host):
+def address_family(host: str) -> socket.AddressFamily:
+    """Return the family of an address in digits."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _local_route(add, address):
-    """
-    Add or delete ``ip route … local ADDRESS dev lo``; return the errno (rtnetlink(7)).
-
-    It makes the address usable on this host without giving it to an interface, so that
-    ``mynetworks_style = host`` does not trust it.
-    """
-    family = address_family(address)
-    packed = socket.inet_pton(family, address)
-    route = struct.pack(
-        "=BBBBBBBBI", family, len(packed) * 8, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, 0
-    )
-    route += struct.pack("=HH", 4 + len(packed), RTA_DST) + packed
-    route += struct.pack("=HHi", 8, RTA_OIF, socket.if_nametoindex("lo"))
-    kind = RTM_NEWROUTE if add else RTM_DELROUTE
-    flags = NLM_F_REQUEST | NLM_F_ACK | (NLM_F_CREATE if add else 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.settimeout(2)
-        netlink.send(struct.pack("=IHHII", 16 + len(route), kind, flags, 1, 0) + route)
-        return -struct.unpack_from("=i", netlink.recv(4096), 16)[0]
-
-
-def own_address(family):
-    """The address from which this host speaks to others; ``None`` without one. Nothing is sent."""
+def own_address(family: socket.AddressFamily) -> str | None:
+    """Return the address from which this host speaks to others; ``None`` without one. Nothing is sent."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect((STRANGERS[family], 25))
+            sock.connect((ADDRESSES[family], 25))
         except OSError:
             return None
-        address = sock.getsockname()[0]
+        address: str = sock.getsockname()[0]
     return None if address == "::1" or address.startswith("127.") else address
 
 
+def _route(action: str, address: str) -> None:
+    """``replace`` or ``del`` the local route of an address; see ip-route(8)."""
+    if not _mta_system.find_program("ip"):
+        raise CommandExecutionError("there is no program ip (package iproute2)")
+    family = "-6" if address_family(address) == socket.AF_INET6 else "-4"
+    route = ["local", address, "dev", "lo", "table", "local"]
+    _mta_system.run(["ip", family, "route", action, *route], timeout=SECONDS)
+
+
 @contextlib.contextmanager
-def stranger(family):
-    """The address of a stranger, usable meanwhile. Raises ``OSError`` where it cannot be had."""
-    address = STRANGERS[family]
-    code = _local_route(True, address)
-    if code not in (0, errno.EEXIST):
-        raise OSError(code, os.strerror(code))
+def foreign_address(family: socket.AddressFamily, folder: str) -> Iterator[str]:
+    """
+    Return an address outside mynetworks, which can be used in this context.
+
+    folder
+        Path of the directory for the lock; it is made when it is not there.
+
+    Raises ``CommandExecutionError`` where it cannot be had, such as without the right to change routes.
+    """
+    address = ADDRESSES[family]
+    path = os.path.join(folder, f"untrusted_client.{address}.lock")
     try:
-        yield address
-    finally:
-        _local_route(False, address)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        handle = open(path, "a")  # noqa: SIM115 - held while the address is used
+    except OSError as error:
+        raise CommandExecutionError(f"Cannot write {path}: {error.strerror or error}") from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        _route("replace", address)
+        try:
+            yield address
+        finally:
+            # Who comes now waits until the route is gone, and makes it anew.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(CommandExecutionError):
+                    _route("del", address)

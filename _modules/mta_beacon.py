@@ -18,24 +18,19 @@ What can become wrong with a running mail server, and whether it is: the conditi
     More messages wait than the limit. It ends at nine tenths of that. ``messages``, ``limit``.
 
 Each is an event when it begins and one when it ends: ``condition``, ``state`` (``begin`` or ``end``), ``since``
-(UTC) and ``details`` (the names above). What has begun is kept in a file, so a minion that restarts does not say
-it again; and it is not said at all before the minion has its connection with the master.
-
-To look is cheap enough for every minute: files are read when their status has changed, the queue is counted by its
-directory entries, and a conversation about the certificate is held only for a while after a file that it depends
-on has changed. No process is started. While an apply is under way nothing is looked at.
+(UTC) and ``details`` (the names above).
 """
 
 import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_beacon
-    from _mta_minion import Minion
+    from _mta_minion import Minion, refuse_job
 
 
-def problems(settings):
+def problems(settings, **job):
     """
-    Return what is wrong with the beacon's settings, a list of texts.
+    Return what is wrong with the beacon's settings, a list of texts. For the beacon.
 
     settings (dict)
         ``queue_limit`` (number of messages, 1 or more; not given: no condition), ``certificates`` (list of
@@ -43,18 +38,15 @@ def problems(settings):
         ``saslauthd`` (absolute path of its socket; not given: no condition), ``interval`` (seconds) and
         ``revision`` (of the formula whose modules the minion has loaded).
 
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_beacon.problems '{"queue_limit": 1000}'
+    Refused as a job.
     """
+    refuse_job("mta_beacon.problems", job)
     return _mta_beacon.problems(settings)
 
 
-def observe(settings, now=None):
+def observe(settings, now=None, **job):
     """
-    Look at all conditions, as the beacon does at every interval; return the events.
+    Look at all conditions, and return the events. For the beacon, which does it at every interval.
 
     settings (dict)
         As for :func:`problems`.
@@ -62,27 +54,17 @@ def observe(settings, now=None):
     now (float, default: the clock)
         Unix time.
 
-    What cannot be looked at is logged, and stays as it was.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_beacon.observe '{"queue_limit": 1000}'
+    What cannot be looked at is logged, and stays as it was. Refused as a job: its events would be lost.
     """
+    refuse_job("mta_beacon.observe", job)
     return _mta_beacon.observe(Minion.of(globals()), settings, now)
 
 
-def close():
+def close(**job):
     """
-    Forget what is kept in the process's memory; the file has it.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mta_beacon.close
+    Forget what is kept in the process's memory; the file has it. For the beacon. Refused as a job.
     """
+    refuse_job("mta_beacon.close", job)
     return _mta_beacon.close(Minion.of(globals()))
 
 

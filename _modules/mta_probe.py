@@ -1,12 +1,8 @@
 """
 Hold SMTP conversations with the live server and tell whether it answers as its configuration promises.
 
-No conversation leaves mail behind, except :func:`deliver`, whose purpose it is. The sharpest question is a
-message with more ``Received:`` headers than any ``hopcount_limit``: cleanup(8) looks up everything that it
-looks up for real mail and then refuses the message, so that a fault shows as 451 where a healthy server says
-554 5.4.0.
-
-Passwords and what AUTH sends are shown as ``****``.
+No conversation leaves mail behind, except :func:`deliver`, whose purpose it is. Passwords and what AUTH sends are
+shown as ``****``.
 """
 
 import _mta_guard
@@ -24,7 +20,7 @@ def converse(
     wrappermode=False,
     starttls=True,
     auth=None,
-    login=None,
+    login_pillar=None,
     mechanism="PLAIN",
     ca_file=None,
     certificate=None,
@@ -51,11 +47,11 @@ def converse(
         ``challenge``: AUTH PLAIN as a user that does not exist, which has to give 535. It costs the delay
         that PAM adds to a failure, 2 to 3 s. Default ``None``: no AUTH.
 
-    login
-        ``(username, password)`` to log in with; :func:`check` takes a pillar path instead. Default ``None``.
+    login_pillar
+        Pillar path of a ``username`` and a ``password`` to log in with. Default ``None``: no login.
 
     mechanism
-        ``PLAIN`` or ``LOGIN``, for ``login``. Default ``PLAIN``.
+        ``PLAIN`` or ``LOGIN``, for the login. Default ``PLAIN``.
 
     ca_file
         CA certificates (PEM) that the chain has to verify against. Default ``None``: not verified.
@@ -99,7 +95,7 @@ def converse(
         wrappermode,
         starttls,
         auth,
-        login,
+        _mta_judge.login_of(Minion.of(globals()), login_pillar),
         mechanism,
         ca_file,
         certificate,
@@ -147,7 +143,7 @@ def deliver(
 
 def stale(certificates=None, timeout=_mta_smtp.CONVERSATION_TIMEOUT):
     """
-    Return the listeners that show a client another certificate than the one on disk.
+    Return the listeners that serve another certificate than the one on disk.
 
     That is so when the file was replaced and Postfix was not reloaded: an smtpd(8) reads it when it starts.
 
@@ -155,7 +151,7 @@ def stale(certificates=None, timeout=_mta_smtp.CONVERSATION_TIMEOUT):
         List of paths: only listeners that have one of these files. Default: all listeners with TLS.
 
     timeout
-        Seconds for a conversation, default 10.
+        Seconds for each listener, default 10.
 
     Returns a list such as ``["127.0.0.1:25"]``; ``None`` when no such listener began TLS, so that nothing is
     known. A file that cannot be read is none that is served. Raises ``CommandExecutionError`` when the
@@ -177,8 +173,15 @@ def audit(timeout=120):
     timeout
         Seconds for all conversations. Default 120.
 
-    Returns a dictionary: ``findings``, a list as :py:func:`mta_audit.findings` returns it, the worst first; and
-    ``notes``, what could not be looked at. Nothing is changed; it takes some seconds, and some processes.
+    Returns a dictionary: ``notes``, what could not be looked at; and ``findings``, the worst first, each with
+
+    - ``name``: what is weak, and where that is of one listener or file: ``auth-in-clear 127.0.0.1:25``
+    - ``severity``: ``high`` (somebody can read, send or pretend what he must not), ``medium`` (a defence is
+      missing that a server on the internet needs), ``low`` (it tells or does more than it has to)
+    - ``reason``: why, in one sentence
+    - ``pillar``: the line below ``postfix_mta`` that mends it; or what to do where no setting does
+
+    Nothing is changed; it takes some seconds, and some processes.
 
     Raises ``CommandExecutionError`` when Postfix is not installed, or its configuration cannot be read.
 
@@ -199,9 +202,10 @@ def check(
     login_pillar=None,
     auth="offered",
     envelope=False,
-    stranger=False,
+    untrusted_client=False,
     timeout=30,
     patience=0,
+    skip=(),
 ):
     """
     Tell whether every listener of the server answers as its configuration promises.
@@ -231,17 +235,22 @@ def check(
 
     envelope
         Also MAIL, RCPT to the postmaster and to a user that does not exist, and a message that cleanup(8) has
-        to refuse after having looked up everything. Nothing is queued. Default ``False``.
+        to refuse after having looked up everything, for its ``Received:`` headers. Nothing is queued. Default
+        ``False``.
 
-    stranger
-        Also MAIL and RCPT as a client outside mynetworks, who must not get mail for others in. It needs the
-        right to change routes; without it a note says so. Default ``False``.
+    untrusted_client
+        Also MAIL and RCPT as a client outside mynetworks, whose mail to others has to be refused. It needs the
+        right to change routes, and ``ip`` (package iproute2); without them a note says so. Default ``False``.
 
     timeout
-        Seconds for everything. Default 30.
+        Seconds for one listener's whole conversation; as an untrusted client, for each conversation. Default 30.
 
     patience
-        Seconds for which a listener that refuses the connection is tried again. Default 0.
+        Seconds for which a listener that refuses the connection is tried again before that. Default 0.
+
+    skip
+        List of services as master.cf and the pillar's ``services`` name them, such as ``smtps/inet``: their
+        listeners are not judged, which a note says. Default: none.
 
     Returns a dictionary: ``answers``, ``listening`` (whether any listener accepted a connection), ``speaking``
     (those of ``listeners`` that answered EHLO), ``problems``, ``notes``, ``transcript`` (lists of lines) and
@@ -265,7 +274,8 @@ def check(
         login_pillar,
         auth,
         envelope,
-        stranger,
+        untrusted_client,
         timeout,
         patience,
+        skip,
     )

@@ -17,15 +17,15 @@ def report(thorough=False, login=True, look=False):
     Return what there is to know about this mail server at a glance.
 
     thorough (bool, default False)
-        Hold the conversation as after a change: with envelopes, as a stranger too, and with what the pillar
-        expects of it, the login of ``verify.login`` included. Where ``verify.enabled`` is false, it is not.
+        Hold the conversation as after a change: with envelopes, as an untrusted client too, and with what the
+        pillar expects of it, the login of ``verify.login`` included. Where ``verify.enabled`` is false, it is not.
 
     login (bool, default True)
         Whether to try a login as a user that does not exist, which tells whether AUTH works; PAM takes 2 to 3 s
         for it, and logs a failed login.
 
     look (bool, default False)
-        Look at the beacon's conditions now, in place of what it has seen at its last interval.
+        Look at the beacon's conditions now. Default: what it has seen at its last interval.
 
     Returns ``None`` on a host that is no mail server: no Postfix, no apply, and no pillar ``postfix_mta`` or only
     that of a minion that signs for a fleet. Else a dictionary:

@@ -16,7 +16,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 SEVERITIES = ("high", "medium", "low")
 
 
-def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30):
+def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30, skip=None):
     """
     Fail unless every listener of the server answers: banner, EHLO, STARTTLS with the certificate on disk.
 
@@ -36,7 +36,11 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
         Pillar path of a ``username`` and a ``password`` that have to get in. Default: no login.
 
     timeout
-        Seconds for everything. Default 30.
+        Seconds for one listener's whole conversation. Default 30.
+
+    skip
+        List of services as master.cf names them, such as ``smtps/inet``, whose listeners are not judged. Default:
+        none.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
     listening, transcript = False, []
@@ -47,8 +51,10 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
             capabilities=capabilities or [],
             login_pillar=login_pillar,
             timeout=timeout,
+            skip=skip or [],
         )
-        listening, transcript, problems = found["listening"], found["transcript"], found["problems"]
+        listening, transcript = found["listening"], [*found["notes"], *found["transcript"]]
+        problems = found["problems"]
     except SaltInvocationError as err:
         ret.update(result=False, comment=str(err))
         return ret

@@ -71,7 +71,7 @@ def committed(name, services=None, verify=None):
         List of services that are to be enabled and running, in the order in which they start. Default: none.
 
     verify
-        Arguments of ``mta_probe.check`` (``hostname``, ``ca_file``, ``capabilities``, ``login_pillar``,
+        Arguments of ``mta_probe.check`` (``hostname``, ``ca_file``, ``capabilities``, ``login_pillar``, ``skip``,
         ``timeout`` in seconds), and ``enabled: false`` to leave the conversation out. Default: what main.cf
         and master.cf promise has to work.
     """

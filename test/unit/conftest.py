@@ -6,15 +6,18 @@ a temporary directory. Real Salt loaders over the working tree (``modules``, ``s
 tests of what Salt loads.
 """
 
+import contextlib
 import importlib
 import inspect
 import os
 import pathlib
 
+import fake_smtp
 import pytest
 import salt._logging
 import salt.config
 import salt.loader
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 import _mta_apply
 import _mta_postfix_edit
@@ -30,6 +33,12 @@ salt._logging.shutdown_temp_handler()
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GRAINS = {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"}
+
+
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch):
+    """No test survives a power loss: on a busy machine waiting for the disk takes most of their time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -368,3 +377,48 @@ def transaction(participate, server):
         return participate(getattr(engine, function), *args, **kwargs)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """Paths of PEM files by what is in them."""
+    folder = tmp_path_factory.mktemp("certificates")
+    return {
+        "good": fake_smtp.make_certificate(folder, "good.pem"),
+        "other": fake_smtp.make_certificate(folder, "other.pem"),
+        "elsewhere": fake_smtp.make_certificate(folder, "elsewhere.pem", "elsewhere.example.org"),
+        "rsa": fake_smtp.make_certificate(folder, "rsa.pem", key=rsa.generate_private_key(65537, 2048)),
+    }
+
+
+@pytest.fixture
+def smtp_server(certificates):
+    """An SMTP server that misbehaves as the test tells it to."""
+    fake = fake_smtp.Server(certificates["good"])
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def listener(smtp_server, certificates):
+    """The server as a listener of master.cf."""
+    return {
+        "service": "smtp/inet",
+        "host": "127.0.0.1",
+        "port": smtp_server.port,
+        "wrappermode": False,
+        "starttls": True,
+        "auth": True,
+        "auth_before_tls": True,
+        "certificates": [certificates["good"]],
+        "keys": [certificates["good"]],
+        "hostname": fake_smtp.HOST,
+    }
+
+
+@pytest.fixture
+def no_route(monkeypatch):
+    """An untrusted client's address without changed routes: 127.0.0.2; this host itself has none."""
+    module = importlib.import_module("_mta_untrusted_client")
+    monkeypatch.setattr(module, "own_address", lambda family: None)
+    monkeypatch.setattr(module, "foreign_address", lambda family, folder: contextlib.nullcontext("127.0.0.2"))

@@ -11,6 +11,8 @@ from salt.exceptions import CommandExecutionError
 
 import _mta_beacon
 import _mta_last_apply
+import _mta_revision
+import _mta_system
 import _mta_x509
 
 HOUR = 3600
@@ -18,13 +20,7 @@ CERTIFICATE = "/etc/ssl/certs/smtpd.crt"
 
 
 @pytest.fixture
-def inside():
-    """The module's own names, private functions included."""
-    return vars(_mta_beacon)
-
-
-@pytest.fixture
-def world(inside, pretend, tmp_path, monkeypatch):
+def world(pretend, tmp_path, monkeypatch):
     """What there is to be seen; a healthy server until a test changes it."""
     files = {name: tmp_path / name for name in ("main.cf", "master.cf", "smtpd.crt")}
     for path in files.values():
@@ -38,7 +34,7 @@ def world(inside, pretend, tmp_path, monkeypatch):
         "asked": [],
     }
     monkeypatch.setattr(_mta_beacon, "CONFIGURATION", (str(files["main.cf"]), str(files["master.cf"])))
-    monkeypatch.setattr(_mta_beacon, "_connected", lambda: facts["connected"])
+    monkeypatch.setattr(_mta_beacon, "_connected", lambda opts: facts["connected"])
     pretend("_mta_transaction.under_way", lambda: facts["under_way"])
 
     def told(name):
@@ -166,9 +162,8 @@ def test_main_cf_is_compared_with_the_last_apply_and_read_only_when_it_changes(
     main, master = (str(world["files"][name]) for name in ("main.cf", "master.cf"))
     assert observe() == []
     _mta_last_apply.wrote(minion, [main, master, "/etc/aliases"])
-    inside, read = vars(_mta_last_apply), []
-    digest = inside["_digest"]
-    monkeypatch.setitem(inside, "_digest", lambda path: read.append(path) or digest(path))
+    read, digest = [], _mta_last_apply._digest
+    monkeypatch.setattr(_mta_last_apply, "_digest", lambda path: read.append(path) or digest(path))
     assert observe() == observe() == []
     assert read == [main, master]
     world["files"]["main.cf"].write_text("by hand")
@@ -256,13 +251,11 @@ def test_a_damaged_memory_is_none(observe, tmp_path, content):
         ("", False),
     ],
 )
-def test_the_connection_with_the_master_is_seen_in_proc(
-    modules, inside, opts, monkeypatch, tmp_path, table, connected
-):
-    (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue rx_queue\n" + table)
-    monkeypatch.setitem(inside, "open", lambda *_, **__: (tmp_path / "tcp").open())
-    monkeypatch.setitem(inside, "__opts__", {**opts, "file_client": "remote"})
-    assert _mta_beacon._connected() is connected
+def test_the_connection_with_the_master_is_seen_in_proc(monkeypatch, table, connected):
+    head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+    monkeypatch.setattr(_mta_system, "read", lambda path: head + table if path == "/proc/net/tcp" else None)
+    assert _mta_beacon._connected({"file_client": "remote"}) is connected
+    assert _mta_beacon._connected({"file_client": "local"}) is True
 
 
 # The beacon module
@@ -323,11 +316,17 @@ def test_the_beacon_returns_the_events(beacon, world):
     json.dumps(event)
 
 
+@pytest.mark.parametrize(("function", "arguments"), [("problems", [{}]), ("observe", [{}]), ("close", [])])
+def test_what_only_the_beacon_calls_is_no_job(modules, function, arguments):
+    with pytest.raises(CommandExecutionError, match="refused as a job"):
+        modules[f"mta_beacon.{function}"](*arguments, __pub_fun=f"mta_beacon.{function}")
+
+
 # Switching it on and off
 
 
 @pytest.fixture
-def minion(opts, tmp_path, modules, minion, states, pretend):
+def file(opts, tmp_path, modules, states):
     """The beacon's file; the modules with a configuration directory below ``tmp_path``, no minion running."""
     opts["conf_file"] = str(tmp_path / "etc" / "minion")
     opts["default_include"] = "minion.d/*.conf"
@@ -341,17 +340,17 @@ def managed(states, **settings):
     return states["mta_beacon.managed"]("postfix_mta_beacon", **settings)
 
 
-def test_off_is_the_default_and_changes_nothing(states, minion):
+def test_off_is_the_default_and_changes_nothing(states, file):
     assert managed(states) == {
         "name": "postfix_mta_beacon",
         "changes": {},
         "result": True,
         "comment": "The beacon is in the correct state.",
     }
-    assert not minion.exists()
+    assert not file.exists()
 
 
-def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, minion, modules, minion):
+def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, file):
     settings = {
         "enabled": True,
         "interval": 60,
@@ -361,44 +360,48 @@ def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states,
     }
     assert managed(states, **settings)["changes"]
     assert managed(states, **settings)["changes"] == {}
-    config = minion.parent.parent / "minion"
+    config = file.parent.parent / "minion"
     config.write_text("id: mail.example.com\n")
     (items,) = [salt.config.minion_config(str(config))["beacons"]["postfix_mta"]]
-    revision = modules["mta_settings.revision"]()
-    expected = [("interval", 60), ("queue_limit", 7), ("certificates", [CERTIFICATE]), ("revision", revision)]
+    expected = [
+        ("interval", 60),
+        ("queue_limit", 7),
+        ("certificates", [CERTIFICATE]),
+        ("revision", _mta_revision.REVISION),
+    ]
     assert items == [{key: value} for key, value in expected]
     assert managed(states, enabled=False)["changes"]["postfix_mta"]["new"] is None
-    assert not minion.exists()
+    assert not file.exists()
 
 
-def test_a_dry_run_says_what_the_real_one_changes(states, minion, opts):
+def test_a_dry_run_says_what_the_real_one_changes(states, file):
     states.opts["test"] = True
     dry = managed(states, enabled=True, interval=5)
     assert dry["result"] is None
-    assert not minion.exists()
+    assert not file.exists()
     states.opts["test"] = False
     assert managed(states, enabled=True, interval=5)["changes"] == dry["changes"]
 
 
-def test_a_bad_setting_changes_nothing(states, minion):
+def test_a_bad_setting_changes_nothing(states, file):
     failed = managed(states, enabled=True, interval="often")
     assert failed["result"] is False
     assert "interval" in failed["comment"]
-    assert not minion.exists()
+    assert not file.exists()
 
 
-def test_another_revision_of_the_formula_is_told_to_the_minion(states, minion, pretend):
+def test_another_revision_of_the_formula_is_told_to_the_minion(states, file, monkeypatch):
     managed(states, enabled=True, interval=5)
-    pretend("mta_settings.revision", lambda: "another")
+    monkeypatch.setattr(_mta_revision, "REVISION", "another")
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["new"]["revision"] == "another"
 
 
-def test_a_minion_that_runs_without_it_gets_it(states, minion, pretend):
+def test_a_minion_that_runs_without_it_gets_it(states, modules, file, pretend):
     managed(states, enabled=True, interval=5)
-    pretend("_mta_minion_config.is_this", lambda: True)
+    pretend("_mta_minion_config.is_this", lambda opts: True)
     fired = []
-    pretend("event.fire", lambda data, tag: fired.append((tag, data.get("func"))))
-    (minion.parents[2] / "run").mkdir()
-    (minion.parents[2] / "run" / "minion_event_0_pull.ipc").touch()
+    modules.pack["__salt__"]._dict["event.fire"] = lambda data, tag: fired.append((tag, data.get("func")))
+    (file.parents[2] / "run").mkdir()
+    (file.parents[2] / "run" / "minion_event_0_pull.ipc").touch()
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["old"] is None
     assert fired == [("manage_beacons", "add"), ("module_refresh", None)]

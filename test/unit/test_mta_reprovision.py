@@ -1,5 +1,6 @@
 """Applies that events ask for: how many there are, and when there is none."""
 
+import threading
 import time
 
 import pytest
@@ -41,9 +42,8 @@ def world(pretend, clock, monkeypatch):
     facts = {"applies": [], "good": True, "conditions": {}, "heals": True, "events": [], "flushed": 0}
     # Long ago.
     facts["last"] = {"result": True, "time": 0, "failed": []}
-    inside = vars(_mta_reprovision)
 
-    def apply():
+    def apply(config):
         facts["applies"].append(clock.now)
         clock.sleep(10)
         good = facts["good"]
@@ -54,7 +54,7 @@ def world(pretend, clock, monkeypatch):
 
     monkeypatch.setattr(_mta_reprovision, "_apply", apply)
     settings = {"attempts": 3, "pause": 60, "hold": 3600, "splay": 0}
-    monkeypatch.setattr(_mta_reprovision, "_settings", lambda: settings)
+    monkeypatch.setattr(_mta_reprovision, "_settings", lambda minion: settings)
     pretend("_mta_beacon.conditions", lambda: dict(facts["conditions"]))
     pretend("_mta_beacon.found", lambda: dict(facts["conditions"]))
     pretend("_mta_last_apply.last", lambda: facts["last"])
@@ -66,6 +66,7 @@ def world(pretend, clock, monkeypatch):
 
 @pytest.fixture
 def request_(minion):
+    minion.opts["conf_file"] = "/etc/salt/minion"
     return lambda reason="reprovision": _mta_reprovision.request(minion, reason)
 
 
@@ -207,26 +208,46 @@ def test_a_condition_is_due_at_a_start_but_not_what_was_given_up(minion, request
     assert _mta_reprovision.due(minion) is False
 
 
-def test_of_two_at_the_same_time_one_applies(modules, world, request_, monkeypatch):
+def test_of_two_at_the_same_time_one_applies(tmp_path):
     """The lock is one between processes: another descriptor of the same file does not get it."""
-    inside = vars(_mta_reprovision)
-    monkeypatch.setitem(inside, "__salt__", modules)
-    request_()
-    with _mta_reprovision._lock() as first, _mta_reprovision._lock() as second:
+    path = str(tmp_path / "state" / "lock")
+    with _mta_reprovision._lock(path) as first, _mta_reprovision._lock(path) as second:
         assert (first, second) == (True, False)
-    with _mta_reprovision._lock() as third:
+    with _mta_reprovision._lock(path) as third:
         assert third is True
 
 
-def test_the_apply_is_a_salt_call_whose_exit_code_counts(minion, opts, tmp_path, monkeypatch):
-    inside = vars(_mta_reprovision)
+def test_of_two_that_note_something_at_the_same_time_neither_is_lost(minion, monkeypatch):
+    read, others = _mta_reprovision._recall, []
+
+    def recall(minion):
+        memory = read(minion)
+        if not others:
+            # Between this one's reading and writing.
+            others.append(threading.Thread(target=_mta_reprovision._note, args=(minion,), kwargs={"asked": 7}))
+            others[0].start()
+            others[0].join(0.1)
+        return memory
+
+    monkeypatch.setattr(_mta_reprovision, "_recall", recall)
+    _mta_reprovision._note(minion, answered=5)
+    others[0].join()
+    assert (read(minion)["asked"], read(minion)["answered"]) == (7, 5)
+
+
+def test_the_apply_is_a_salt_call_whose_exit_code_counts(tmp_path, monkeypatch):
     program = tmp_path / "bin" / "salt-call"
     program.parent.mkdir()
-    monkeypatch.setattr(inside["sys"], "executable", str(tmp_path / "bin" / "python"))
-    monkeypatch.setitem(inside, "__opts__", {**opts, "conf_file": "/etc/salt/minion"})
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
     for code in (0, 2):
         program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\nexit {code}\n')
         program.chmod(0o755)
-        assert _mta_reprovision._apply() is (code == 0)
+        assert _mta_reprovision._apply("/etc/salt/minion") is (code == 0)
     said = (tmp_path / "said").read_text().split()
     assert said[:4] == ["--config-dir=/etc/salt", "--retcode-passthrough", "state.apply", "postfix_mta"]
+
+
+def test_without_a_salt_call_there_is_no_apply(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr("_mta_system.find_program", lambda name: None)
+    assert _mta_reprovision._apply("/etc/salt/minion") is False

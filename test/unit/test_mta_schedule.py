@@ -6,13 +6,11 @@ import pytest
 import salt.config
 import salt.utils.schedule
 
-import _mta_schedule
-
 START = datetime.datetime(2026, 1, 1)
 
 
 @pytest.fixture
-def minion(opts, tmp_path, modules, minion, states):
+def file(opts, tmp_path, modules, states):
     """The schedule's file; the modules with a configuration directory below ``tmp_path``, no minion running."""
     opts["conf_file"] = str(tmp_path / "etc" / "minion")
     opts["default_include"] = "minion.d/*.conf"
@@ -23,73 +21,72 @@ def minion(opts, tmp_path, modules, minion, states):
 
 
 @pytest.fixture
-def runs(minion, minion, pretend):
+def runs(file, modules, states, pretend):
     """The options of a minion that runs on this host, and the events that it has got."""
-    minion.parent.mkdir(parents=True)
-    directory = minion.parents[2] / "run"
+    file.parent.mkdir(parents=True)
+    directory = file.parents[2] / "run"
     directory.mkdir()
     (directory / "minion_event_0_pull.ipc").touch()
-    options = vars(_mta_schedule)
     told = []
-    pretend("_mta_minion_config.is_this", lambda: True)
-    pretend("event.fire", lambda data, tag: told.append((tag, data)) or True)
-    return options, told
+    pretend("_mta_minion_config.is_this", lambda opts: True)
+    modules.pack["__salt__"]._dict["event.fire"] = lambda data, tag: told.append((tag, data)) or True
+    return modules.opts, told
 
 
 def managed(states, **settings):
     return states["mta_schedule.managed"]("postfix_mta_schedule", **settings)
 
 
-def read(minion):
+def read(file):
     """The job as a minion that starts has it."""
-    config = minion.parent.parent / "minion"
+    config = file.parent.parent / "minion"
     config.write_text("id: mail.example.com\n")
     return salt.config.minion_config(str(config))["schedule"].get("postfix_mta")
 
 
-def test_off_is_the_default_and_changes_nothing(states, minion):
+def test_off_is_the_default_and_changes_nothing(states, file):
     right = {"result": True, "comment": "The schedule is in the correct state."}
     assert managed(states) == {"name": "postfix_mta_schedule", "changes": {}, **right}
-    assert not minion.exists()
+    assert not file.exists()
 
 
-def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, minion):
+def test_on_writes_what_a_minion_reads_and_a_second_time_changes_nothing(states, file):
     assert managed(states, enabled=True)["changes"]
     assert managed(states, enabled=True)["changes"] == {}
-    job = read(minion)
+    job = read(file)
     assert (job["function"], job["args"]) == ("state.apply", ["postfix_mta"])
     assert (job["minutes"], job["splay"], job["run_on_start"]) == (30, 1800, False)
     assert managed(states, enabled=False)["changes"]["postfix_mta"] == {"old": job, "new": None}
-    assert read(minion) is None
+    assert read(file) is None
 
 
 @pytest.mark.parametrize(
     ("given", "expected"), [({"splay": 0}, (30, 1)), ({"splay": 7}, (30, 7)), ({"minutes": 5}, (5, 300))]
 )
-def test_the_splay_is_that_of_pillar_or_all_of_the_minutes(states, minion, given, expected):
+def test_the_splay_is_that_of_pillar_or_all_of_the_minutes(states, file, given, expected):
     managed(states, enabled=True, **given)
-    job = read(minion)
+    job = read(file)
     assert (job["minutes"], job["splay"]) == expected
 
 
-def test_a_dry_run_says_what_the_real_one_changes(states, minion):
+def test_a_dry_run_says_what_the_real_one_changes(states, file):
     states.opts["test"] = True
     dry = managed(states, enabled=True, minutes=5)
     assert dry["result"] is None
-    assert not minion.exists()
+    assert not file.exists()
     states.opts["test"] = False
     assert managed(states, enabled=True, minutes=5)["changes"] == dry["changes"]
 
 
 @pytest.mark.parametrize("wrong", [{"minutes": "often"}, {"minutes": 0}, {"splay": -1}, {"splay": {"start": 1}}])
-def test_a_bad_setting_changes_nothing(states, minion, wrong):
+def test_a_bad_setting_changes_nothing(states, file, wrong):
     failed = managed(states, enabled=True, **wrong)
     assert (failed["result"], failed["changes"]) == (False, {})
     assert next(iter(wrong)) in failed["comment"]
-    assert not minion.exists()
+    assert not file.exists()
 
 
-def test_the_minion_that_runs_is_told(states, minion, runs, minion):
+def test_the_minion_that_runs_is_told(states, runs):
     options, told = runs
     job = managed(states, enabled=True)["changes"]["postfix_mta"]["new"]
     assert told.pop() == (
@@ -103,24 +100,24 @@ def test_the_minion_that_runs_is_told(states, minion, runs, minion):
     assert told == [("manage_schedule", {"func": "delete", "name": "postfix_mta", "persist": False})]
 
 
-def test_a_minion_that_runs_without_it_gets_it(states, minion, runs):
+def test_a_minion_that_runs_without_it_gets_it(states, file, runs):
     managed(states, enabled=True)
     assert managed(states, enabled=True)["changes"]["postfix_mta"]["old"] is None
 
 
-def test_it_goes_from_the_file_too_into_which_salt_wrote_every_job(states, minion, runs):
+def test_it_goes_from_the_file_too_into_which_salt_wrote_every_job(states, file, runs):
     options, told = runs
-    (minion.parent / "_schedule.conf").write_text("schedule: {postfix_mta: {function: state.apply}}\n")
+    (file.parent / "_schedule.conf").write_text("schedule: {postfix_mta: {function: state.apply}}\n")
     options["schedule"] = {"postfix_mta": {"function": "state.apply", "minutes": 5}}
     assert managed(states, enabled=False)["changes"]
     assert told == [("manage_schedule", {"func": "delete", "name": "postfix_mta", "persist": True})]
 
 
 @pytest.fixture
-def fleet(opts, modules, minion, states, minion, monkeypatch):
+def fleet(opts, modules, states, file, monkeypatch):
     """``fleet(hours)``: the minutes after their common start at which Salt's scheduler runs each of 40 minions."""
     managed(states, enabled=True)
-    job = read(minion)
+    job = read(file)
     moments = []
     monkeypatch.setattr(salt.utils.schedule.Schedule, "_check_max_running", lambda self, fun, data, *_: data)
 

@@ -319,7 +319,7 @@ class TestHardenedProfile:
             if "overrides" in entry
         }
         assert logins == {"submission/inet": True, "submissions/inet": True}
-        # What is asked about strangers is not asked of users.
+        # What is asked about untrusted clients is not asked of users.
         own = [mta["services"][name]["overrides"] for name in logins]
         assert {one["smtpd_client_restrictions"] for one in own} == {""}
 

@@ -6,6 +6,7 @@ import functools
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_revision
 import _mta_status
 
 LISTENER = {
@@ -17,13 +18,13 @@ LISTENER = {
     "certificates": ["/etc/ssl/certs/smtpd.crt"],
 }
 PARTS = {
-    "mta_package.versions": lambda names: {name: "3.7.11-0+deb12u1" for name in names},
-    "postconf.listeners": lambda: [LISTENER],
-    "mta_service.status": lambda names: {name: {"active": True} for name in names},
-    "mta_queue.size": lambda: {"deferred": 3, "total": 3},
-    "mta_apply.last": lambda: {"result": True, "time": 1000, "files": {"/etc/postfix/main.cf": "digest"}},
-    "mta_apply.differing": lambda: [],
-    "mta_beacon.conditions": lambda: {"queue": {"since": "2026-01-01T00:00:00Z", "details": {}}},
+    "_mta_package.versions": lambda names: {name: "3.7.11-0+deb12u1" for name in names},
+    "_mta_postfix_view.listeners": lambda: [LISTENER],
+    "_mta_services.status": lambda names: {name: {"active": True} for name in names},
+    "_mta_queue.size": lambda: {"deferred": 3, "total": 3},
+    "_mta_last_apply.last": lambda: {"result": True, "time": 1000, "files": {"/etc/postfix/main.cf": "digest"}},
+    "_mta_last_apply.differing": lambda: [],
+    "_mta_beacon.conditions": lambda: {"queue": {"since": "2026-01-01T00:00:00Z", "details": {}}},
 }
 
 
@@ -51,8 +52,22 @@ def talk(pretend):
 
 
 @pytest.fixture
-def report(minion, talk, pretend):
+def settings():
+    """The effective settings."""
+    return {
+        "hostname": "mail.example.com",
+        "profile": "guide",
+        "verify": {"enabled": True},
+        "conversation": {"ca_file": "/etc/ssl/certs/cacert.pem"},
+        "certificate": {"fleet": {"minions": {}}},
+    }
+
+
+@pytest.fixture
+def report(minion, talk, pretend, pillar, settings):
     """The report of a healthy server, whose parts a test replaces."""
+    pretend("mta_settings.effective", lambda saltenv: settings)
+    pretend("pillar.get", pillar.get)
     for name, function in PARTS.items():
         pretend(name, function)
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=100, hours=1)
@@ -66,11 +81,11 @@ def fail(*_, **__):
     raise CommandExecutionError("it is broken")
 
 
-def test_a_healthy_server(report, modules):
+def test_a_healthy_server(report):
     row = report()
     assert row["errors"] == {}
     assert (row["fqdn"], row["postfix"], row["profile"]) == ("mail.example.com", "3.7.11", "guide")
-    assert row["revision"] == modules["mta_settings.revision"]()
+    assert row["revision"] == _mta_revision.REVISION
     assert (row["running"], row["answers"], row["auth"], row["problems"]) == (True, True, True, [])
     assert row["certificate_days"] == 100
     assert row["queue"] == {"deferred": 3, "total": 3}
@@ -83,21 +98,24 @@ def test_a_healthy_server(report, modules):
 @pytest.mark.parametrize(
     "part, function",
     [
-        ("postfix", "mta_package.versions"),
-        ("listeners", "postconf.listeners"),
-        ("running", "mta_service.status"),
-        ("conversation", "mta_probe.check"),
-        ("certificate_expires", "mta_x509.describe"),
-        ("queue", "mta_queue.size"),
+        ("postfix", "_mta_package.versions"),
+        ("listeners", "_mta_postfix_view.listeners"),
+        ("running", "_mta_services.status"),
+        ("conversation", "_mta_judge.check"),
+        ("certificate_expires", "_mta_x509.describe"),
+        ("queue", "_mta_queue.size"),
         ("settings", "mta_settings.effective"),
-        ("drift", "mta_apply.differing"),
-        ("last_apply", "mta_apply.last"),
-        ("commit", "mta_previous.last_commit"),
-        ("conditions", "mta_beacon.conditions"),
+        ("drift", "_mta_last_apply.differing"),
+        ("last_apply", "_mta_last_apply.last"),
+        ("commit", "_mta_snapshots.last_commit"),
+        ("conditions", "_mta_beacon.conditions"),
     ],
 )
-def test_a_part_that_cannot_be_told_keeps_no_other_from_it(report, pretend, part, function):
-    pretend(function, fail)
+def test_a_part_that_cannot_be_told_keeps_no_other_from_it(report, monkeypatch, functions, part, function):
+    if function.startswith("_"):
+        monkeypatch.setattr(function, fail)
+    else:
+        functions[function] = fail
     row = report()
     assert row["errors"] == {part: "it is broken"}
     assert row["fqdn"] == "mail.example.com"
@@ -141,14 +159,14 @@ def test_a_login_is_tried_only_where_it_may(report, talk):
 
 def test_the_thorough_conversation_is_the_one_after_a_change(report, talk):
     report(thorough=True)
-    assert talk.expected["envelope"] is talk.expected["stranger"] is True
+    assert talk.expected["envelope"] is talk.expected["untrusted_client"] is True
     assert talk.expected["auth"] == "challenge"
     assert talk.expected["hostname"] == "mail.example.com"
     assert talk.expected["ca_file"] == "/etc/ssl/certs/cacert.pem"
 
 
-def test_where_the_pillar_does_without_the_conversation_it_is_not_thorough(report, talk, opts, modules):
-    modules.pack["__pillar__"].update(postfix_mta={"verify": {"enabled": False}})
+def test_where_the_pillar_does_without_the_conversation_it_is_not_thorough(report, talk, settings):
+    settings["verify"]["enabled"] = False
     report(thorough=True)
     assert "envelope" not in talk.expected
 
@@ -162,10 +180,11 @@ def test_the_certificate_that_ends_first_counts(report, pretend):
     assert report()["certificate_days"] in (-2, -3)
 
 
-def test_a_minion_that_only_signs_for_a_fleet_is_no_mail_server(report, pretend, modules):
+def test_a_minion_that_only_signs_for_a_fleet_is_no_mail_server(report, pretend, pillar, settings):
     pretend("_mta_package.versions", lambda names: dict.fromkeys(names))
     pretend("_mta_last_apply.last", lambda: {})
-    modules.pack["__pillar__"].update(postfix_mta={"certificate": {"fleet": {"minions": {"mail1": []}}}})
+    settings["certificate"] = {"fleet": {"minions": {"mail1": []}}, "ca": {"certificate": "/c", "key": "/k"}}
+    pillar["postfix_mta"] = {"certificate": {}}
     assert report() is None
     pretend("_mta_fleet_ca.only_signs", lambda: None)
     assert report()["profile"] == "guide"

@@ -310,7 +310,20 @@ def test_an_ldap_server_is_one_that_answers_a_bind(program, listen):
 def authority(folder, name):
     """A self-signed certificate and its key in one file."""
     path = folder / f"{name}.pem"
-    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+    ]
     subprocess.run([*argv, "-keyout", path, "-out", folder / name], check=True, capture_output=True)
     path.write_text(path.read_text() + (folder / name).read_text())
     return path

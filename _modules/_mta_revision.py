@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "30e8f8123d65"
+REVISION = "83376011bde1"

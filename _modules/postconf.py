@@ -8,6 +8,11 @@ the same: a list such as ``mynetworks`` is compared item by item, whether commas
 is text.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import _mta_guard
 
 with _mta_guard.library(__file__):
@@ -22,7 +27,7 @@ with _mta_guard.library(__file__):
 __func_alias__ = {"set_": "set"}
 
 
-def show(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def show(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> dict[str, str]:
     """
     Return the parameters that main.cf sets, ``{name: value}``, read in process by the rules of postconf(5).
 
@@ -42,7 +47,7 @@ def show(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_view.show(config_directory)
 
 
-def get(parameter, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def get(parameter: str, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> str | None:
     """
     Return the value of a parameter: the one in main.cf, else Postfix's default; ``None`` when it has neither.
 
@@ -64,7 +69,11 @@ def get(parameter, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_view.get(parameter, config_directory)
 
 
-def set_(parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def set_(
+    parameters: Mapping[str, Any],
+    services: Mapping[str, Any] | None = None,
+    config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY,
+) -> dict[str, Any]:
     """
     Set parameters, all by one process, and verify it by an SMTP check; rolled back when that fails.
 
@@ -90,7 +99,9 @@ def set_(parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DI
     return _mta_apply.set_(_mta_minion.Minion.of(globals()), parameters, services, config_directory)
 
 
-def reset(parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def reset(
+    parameters: str | Sequence[str], config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY
+) -> dict[str, Any]:
     """
     Take parameters out of main.cf, so that their defaults hold; otherwise as :func:`set_`.
 
@@ -109,7 +120,7 @@ def reset(parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_apply.reset(_mta_minion.Minion.of(globals()), parameters, config_directory)
 
 
-def services(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def services(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> dict[str, dict[str, Any]]:
     """
     Return the entries of master.cf, read in process by the rules of master(5).
 
@@ -130,7 +141,7 @@ def services(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_view.services(config_directory)
 
 
-def differences(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def differences(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> dict[str, dict[str, Any]]:
     """
     Return in what main.cf and master.cf differ from the package's own, as pillar and ``postconf.managed`` take it.
 
@@ -151,7 +162,7 @@ def differences(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_edit.differences(config_directory)
 
 
-def export(config_directory=_mta_postfix_view.CONFIG_DIRECTORY, probe=True):
+def export(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY, probe: bool = True) -> str:
     """
     Return the pillar that describes the mail server of this host, as the text of an SLS file.
 
@@ -176,7 +187,7 @@ def export(config_directory=_mta_postfix_view.CONFIG_DIRECTORY, probe=True):
     return _mta_migration.export(_mta_minion.Minion.of(globals()), config_directory, probe)
 
 
-def check(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def check(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[str]:
     """
     Return what Postfix says against its configuration, a list of texts; empty when it says nothing.
 
@@ -195,7 +206,7 @@ def check(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_stage.check(config_directory)
 
 
-def listeners(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def listeners(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[dict[str, Any]]:
     """
     Return what smtpd(8) and postscreen(8) listen on, and what a client may expect there; read in process.
 
@@ -216,7 +227,7 @@ def listeners(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_view.listeners(config_directory)
 
 
-def ports(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def ports(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[int]:
     """
     Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts; read in process.
 
@@ -235,7 +246,7 @@ def ports(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_postfix_edit.ports(_mta_minion.Minion.of(globals()), config_directory)
 
 
-def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def lookup(table: str, key: str, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> str | None:
     """
     Look a key up in a table, or in the tables of a parameter; see :py:func:`mta_map.lookup`.
 
@@ -259,7 +270,11 @@ def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     return _mta_tables.lookup(_mta_minion.Minion.of(globals()), table, key, config_directory)
 
 
-def refused(parameters=None, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
+def refused(
+    parameters: Mapping[str, Any] | None = None,
+    services: Mapping[str, Any] | None = None,
+    config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY,
+) -> list[dict[str, Any]]:
     """
     Return what this Postfix would not know of new settings, before anything is changed.
 

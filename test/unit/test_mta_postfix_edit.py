@@ -250,8 +250,8 @@ class TestRevert:
         return configuration.apply
 
     @pytest.fixture
-    def lent(self, configuration, minion):
-        """``lent(service)``: keep what a first apply of services keeps, without Postfix."""
+    def kept(self, configuration, minion):
+        """``kept(services)``: keep what a first apply of services keeps, without Postfix."""
 
         def keep(services, made=True):
             first = _mta_postfix_edit.prepare(minion.state, configuration.path, {}, services, "keep", [*services])
@@ -292,8 +292,8 @@ class TestRevert:
         assert configuration.plan(revert=[]).notes == []
         assert configuration.show()["smtpd_helo_required"] == "no"
 
-    def test_a_service_that_others_set_since_is_theirs(self, configuration, lent):
-        lent({"smtp/inet": {"command": "postscreen", "process_limit": 1}})
+    def test_a_service_that_others_set_since_is_theirs(self, configuration, kept):
+        kept({"smtp/inet": {"command": "postscreen", "process_limit": 1}})
         configuration.write(master=MASTER.replace("-       -       smtpd", "-       2       postscreen", 1))
         assert configuration.changes(revert=[]) == {}
 
@@ -312,18 +312,18 @@ class TestRevert:
         changes = configuration.changes(unmanaged="remove", revert=[])
         assert changes["strange"] == {"old": "2", "new": None}
 
-    def test_a_service_that_is_not_managed_may_go_in_the_same_run(self, configuration, lent):
+    def test_a_service_that_is_not_managed_may_go_in_the_same_run(self, configuration, kept):
         configuration.write(master=f"{MASTER}own unix - n n - - pipe\n")
-        lent({"own/unix": {"process_limit": 1}})
+        kept({"own/unix": {"process_limit": 1}})
         configuration.write(master=f"{MASTER}own unix - n n - 1 pipe\n")
         assert configuration.changes(revert=[])["master.cf own/unix"]["new"] == {"process_limit": "-"}
         changes = configuration.changes(unmanaged="remove", revert=[])
         assert changes["master.cf own/unix"]["new"] is None
 
-    def test_a_service_comes_back_as_it_was_and_the_pillar_s_fields_stay(self, configuration, lent):
+    def test_a_service_comes_back_as_it_was_and_the_pillar_s_fields_stay(self, configuration, kept):
         before = configuration.services()["smtp/inet"]
         service = {"smtp/inet": {"command": "postscreen", "process_limit": 1}}
-        assert lent(service, made=False).before == {"smtp/inet": before}
+        assert kept(service, made=False).before == {"smtp/inet": before}
         configuration.write(master=MASTER.replace("-       -       smtpd", "-       1       postscreen", 1))
         assert configuration.changes(revert=[])["master.cf smtp/inet"]["new"] == {
             "process_limit": "-",

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "83376011bde1"
+REVISION = "c23b89efbd04"

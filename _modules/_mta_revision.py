@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cb18103cc3b3"
+REVISION = "e2c1b4839aa5"

@@ -183,7 +183,7 @@ def source(minion: Minion, where: str, private: bool = False) -> bytes:
     Raises ``CommandExecutionError`` when nothing is there, or others can read a key.
     """
     if not where.startswith("/"):
-        text: str | None = _mta_secrets.get(minion, where, longest=LONGEST)
+        text: str | None = _mta_secrets.get(minion, where, longest=LONGEST, one_line=False)
         if text is None:
             raise CommandExecutionError(f"Pillar {where} is not there")
         return text.encode()

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "c23b89efbd04"
+REVISION = "2c801e110be0"

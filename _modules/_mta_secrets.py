@@ -12,7 +12,7 @@ from _mta_minion import Minion
 LONGEST = 1023  # bytes; what OpenSSL takes for a passphrase
 
 
-def get(minion: Minion, path: str | None, longest: int = LONGEST) -> str | None:
+def get(minion: Minion, path: str | None, longest: int = LONGEST, one_line: bool = True) -> str | None:
     """
     Return the secret that pillar has at ``path``, or that the ``sdb://`` URI there leads to.
 
@@ -22,15 +22,18 @@ def get(minion: Minion, path: str | None, longest: int = LONGEST) -> str | None:
     longest
         How many bytes it may have.
 
+    one_line
+        Whether a line break is refused. Files and vaults often have one at the end of a password.
+
     ``None``: pillar has nothing there. Raises ``CommandExecutionError`` when an sdb URI leads to nothing, and
-    ``SaltInvocationError`` when what is there is no text of 1 to ``longest`` bytes. Neither shows the value.
+    ``SaltInvocationError`` when what is there is no such text of 1 to ``longest`` bytes. Neither shows the value.
     """
     # pillar.get of Salt 3008 gives execution modules '**********' instead of the values.
     value = traverse_dict_and_list(minion.pillar, path, None) if path else None
-    return None if value is None or path is None else resolve(minion, value, path, longest)
+    return None if value is None or path is None else resolve(minion, value, path, longest, one_line)
 
 
-def resolve(minion: Minion, value: Any, path: str, longest: int = LONGEST) -> str:
+def resolve(minion: Minion, value: Any, path: str, longest: int = LONGEST, one_line: bool = True) -> str:
     """
     Return the secret that a value is, or that its ``sdb://`` URI leads to.
 
@@ -42,8 +45,8 @@ def resolve(minion: Minion, value: Any, path: str, longest: int = LONGEST) -> st
     path
         Where, for messages.
 
-    longest
-        How many bytes it may have.
+    longest, one_line
+        As for :func:`get`.
 
     Raises as :func:`get` does.
     """
@@ -53,6 +56,8 @@ def resolve(minion: Minion, value: Any, path: str, longest: int = LONGEST) -> st
             raise CommandExecutionError(f"The sdb URI in pillar {path} leads to nothing")
     if not isinstance(value, str) or not _is_utf_8(value) or not 1 <= len(value.encode()) <= longest:
         raise SaltInvocationError(f"Pillar {path} must be a text of 1 to {longest} bytes: quote it")
+    if one_line and ("\n" in value or "\r" in value):
+        raise SaltInvocationError(f"The secret of pillar {path} has a line break; it must be one line")
     return value
 
 

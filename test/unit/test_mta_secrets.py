@@ -43,3 +43,17 @@ def test_what_is_no_text_of_a_sensible_length_is_refused_without_showing_it(get,
     with pytest.raises(SaltInvocationError, match="mail:secret") as caught:
         get(value)
     assert "hush" not in str(caught.value) and "12345678" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["hush\n", "hush\r\n", "hush\r", "hu\nsh"])
+def test_a_secret_of_more_than_one_line_is_refused_without_showing_it(get, functions, secret):
+    functions["sdb.get"] = {"sdb://vault/secret": secret}.get
+    for value in (secret, "sdb://vault/secret"):
+        with pytest.raises(SaltInvocationError, match="mail:secret has a line break") as caught:
+            get(value)
+        assert "hu" not in str(caught.value)
+
+
+def test_pem_text_has_lines(minion, pillar):
+    pillar["key"] = "-----BEGIN PRIVATE KEY-----\nx\n"
+    assert _mta_secrets.get(minion, "key", one_line=False) == pillar["key"]

@@ -293,7 +293,7 @@ def plan(
     minion: Minion, name: str = ALIASES, aliases: Any = None, seeded: Any = None, absent_only: Any = None
 ) -> Plan:
     """
-    Tell what :func:`apply` would change. It reads files and starts no process.
+    Tell what :func:`apply` would change. Without changes it reads files, and starts no process.
 
     name
         Path. Default ``/etc/aliases``.

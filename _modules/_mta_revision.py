@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "2c801e110be0"
+REVISION = "98d848c9e394"

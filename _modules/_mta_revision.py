@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "7e4a1272565a"
+REVISION = "23041f1796a4"

@@ -25,7 +25,7 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_beacon
-    from _mta_minion import Minion, refuse_job
+    import _mta_minion
 
 
 def problems(settings, **job):
@@ -40,7 +40,7 @@ def problems(settings, **job):
 
     Refused as a job.
     """
-    refuse_job("mta_beacon.problems", job)
+    _mta_minion.refuse_job("mta_beacon.problems", job)
     return _mta_beacon.problems(settings)
 
 
@@ -56,16 +56,16 @@ def observe(settings, now=None, **job):
 
     What cannot be looked at is logged, and stays as it was. Refused as a job: its events would be lost.
     """
-    refuse_job("mta_beacon.observe", job)
-    return _mta_beacon.observe(Minion.of(globals()), settings, now)
+    _mta_minion.refuse_job("mta_beacon.observe", job)
+    return _mta_beacon.observe(_mta_minion.Minion.of(globals()), settings, now)
 
 
 def close(**job):
     """
     Forget what is kept in the process's memory; the file has it. For the beacon. Refused as a job.
     """
-    refuse_job("mta_beacon.close", job)
-    return _mta_beacon.close(Minion.of(globals()))
+    _mta_minion.refuse_job("mta_beacon.close", job)
+    return _mta_beacon.close(_mta_minion.Minion.of(globals()))
 
 
 def conditions():
@@ -81,7 +81,7 @@ def conditions():
 
         salt '*' mta_beacon.conditions
     """
-    return _mta_beacon.conditions(Minion.of(globals()))
+    return _mta_beacon.conditions(_mta_minion.Minion.of(globals()))
 
 
 def found(settings=None):
@@ -99,7 +99,7 @@ def found(settings=None):
 
         salt '*' mta_beacon.found
     """
-    return _mta_beacon.found(Minion.of(globals()), settings)
+    return _mta_beacon.found(_mta_minion.Minion.of(globals()), settings)
 
 
 def configured():
@@ -112,4 +112,4 @@ def configured():
 
         salt '*' mta_beacon.configured
     """
-    return _mta_beacon.configured(Minion.of(globals()))
+    return _mta_beacon.configured(_mta_minion.Minion.of(globals()))

@@ -10,8 +10,8 @@ import _mta_guard
 with _mta_guard.library(__file__):
     import _mta_audit
     import _mta_judge
+    import _mta_minion
     import _mta_smtp
-    from _mta_minion import Minion
 
 
 def converse(
@@ -95,7 +95,7 @@ def converse(
         wrappermode,
         starttls,
         auth,
-        _mta_judge.login_of(Minion.of(globals()), login_pillar),
+        _mta_judge.login_of(_mta_minion.Minion.of(globals()), login_pillar),
         mechanism,
         ca_file,
         certificate,
@@ -191,7 +191,7 @@ def audit(timeout=120):
 
         salt '*' mta_probe.audit
     """
-    return _mta_audit.audit(Minion.of(globals()), timeout)
+    return _mta_audit.audit(_mta_minion.Minion.of(globals()), timeout)
 
 
 def check(
@@ -266,7 +266,7 @@ def check(
         salt '*' mta_probe.check hostname=mail.example.com ca_file=/etc/ssl/certs/cacert.pem
     """
     return _mta_judge.check(
-        Minion.of(globals()),
+        _mta_minion.Minion.of(globals()),
         listeners,
         hostname,
         ca_file,

@@ -24,8 +24,8 @@ state.apply``, so that other state runs see it; it waits for those that are unde
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_reprovision
-    from _mta_minion import Minion
 
 
 def due():
@@ -38,7 +38,7 @@ def due():
 
         salt '*' mta_reprovision.due
     """
-    return _mta_reprovision.due(Minion.of(globals()))
+    return _mta_reprovision.due(_mta_minion.Minion.of(globals()))
 
 
 def request(reason="reprovision"):
@@ -59,4 +59,4 @@ def request(reason="reprovision"):
 
         salt '*' mta_reprovision.request
     """
-    return _mta_reprovision.request(Minion.of(globals()), reason)
+    return _mta_reprovision.request(_mta_minion.Minion.of(globals()), reason)

@@ -9,8 +9,8 @@ are often started all at once. An apply that is due during another run of states
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_schedule
-    from _mta_minion import Minion
 
 
 def configured():
@@ -23,4 +23,4 @@ def configured():
 
         salt '*' mta_schedule.configured
     """
-    return _mta_schedule.configured(Minion.of(globals()))
+    return _mta_schedule.configured(_mta_minion.Minion.of(globals()))

@@ -8,8 +8,8 @@ is secret.
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_status
-    from _mta_minion import Minion
 
 
 def report(thorough=False, login=True, look=False):
@@ -48,4 +48,4 @@ def report(thorough=False, login=True, look=False):
 
         salt '*' mta_status.report
     """
-    return _mta_status.report(Minion.of(globals()), thorough, login, look)
+    return _mta_status.report(_mta_minion.Minion.of(globals()), thorough, login, look)

@@ -155,7 +155,7 @@ def host(minion: Minion, config_directory="/etc/postfix", probe=True):
 
     Raises ``CommandExecutionError`` when main.cf or master.cf cannot be read, by the line.
     """
-    differences = _mta_postfix_edit.differences(minion, config_directory)
+    differences = _mta_postfix_edit.differences(config_directory)
     notes = {f"main.cf or master.cf: {name}": why for name, why in differences["left_out"].items()}
     settings = {"profile": "none"}
     hostname = _hostname(minion, config_directory)

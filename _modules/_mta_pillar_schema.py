@@ -277,7 +277,7 @@ SCHEMA: Schema = {
             "keytab": _PATH,
             "principal": Value("text", {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
         },
-        "front": _BOOLEAN,
+        "proxy": _BOOLEAN,
         "threads": Value("integer", {"low": 0, "high": 1000}),
         "cache": _BOOLEAN,
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

@@ -1,19 +1,31 @@
-"""TODO subject (postconf)."""
+"""
+Whether Postfix will work with new settings: built in a private copy, judged by its programs, tried by its daemons.
 
+What is only there before the change is told, and refuses nothing; an error that the change brings is told with the
+changes that it is because of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import errno
 import os
 import re
 import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import _mta_postfix_stage
 import _mta_postfix_syntax
 import _mta_postfix_view
 import _mta_preflight
 from _mta_minion import Minion
+from _mta_plan import Change
+from _mta_postfix_syntax import Entry
+from _mta_postfix_view import Files
 from _mta_run import Run
 
-# The others it uses once, at its start: directory changes, lock and PID files, identity, environment
-# (master.c).
+# What master(8) uses once, at its start: directory changes, lock and PID files, identity, environment (master.c).
 AT_START = {
     "command_directory",
     "daemon_directory",
@@ -31,205 +43,283 @@ MASTERS = {"default_process_limit": r"[0-9]+", "service_throttle_time": r"[0-9]+
 SERIOUS = r"unused parameter|undefined parameter|\b(?:bad|unknown|missing|fatal|invalid|malformed)\b"
 # Table types by how their names end on disk; a type that is in none of these has no file of its own.
 TABLE_FILES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
-TABLE_TEXTS = (
-    "cidr",
-    "pcre",
-    "regexp",
-    "texthash",
-    "ldap",
-    "mysql",
-    "pgsql",
-    "sqlite",
-    "memcache",
-    "mongodb",
-)
+TABLE_TEXTS = ("cidr", "pcre", "regexp", "texthash", "ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
+DIRECTORIES = ("queue_directory", "daemon_directory", "command_directory")
 TRANSPORTS = r"(?:.*_transport|content_filter)\Z"
 PEM_FILES = r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
 
 
-def staged(minion: Minion, name, prepared):
-    """Build the new files in a private copy and check them: ``{"texts": …, "errors": […], "notes": […]}``."""
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """
+    New settings for main.cf and master.cf.
+
+    config_directory
+        The directory that has the files.
+
+    files
+        What is in it now.
+
+    base
+        What the new files are made from: without what cannot be parsed, and without settings that a later one of
+        the same name makes obsolete.
+
+    broken
+        Whether Postfix cannot read its main.cf now.
+
+    parameters, services
+        What is to be set; ``None``: what is to go.
+
+    changes
+        What a state shows: item to ``{"old": …, "new": …}``.
+    """
+
+    config_directory: str
+    files: Files
+    base: Files
+    broken: bool
+    parameters: Mapping[str, str | None]
+    services: Mapping[str, Entry | None]
+    changes: Mapping[str, Change]
+
+    def values(self) -> list[tuple[str, str]]:
+        """What is to be set, also for one service alone: ``(parameter or "service parameter", value)``."""
+        found = [(name, value) for name, value in self.parameters.items() if value]
+        for service, entry in self.services.items():
+            found += [(f"{service} {name}", value) for name, value in (entry or {}).get("overrides", {}).items()]
+        return found
+
+
+class Staged(NamedTuple):
+    """
+    The new files, and what is to be said against them.
+
+    errors
+        Why they will not do.
+
+    missing
+        What is not there, or does not answer; an earlier state of the same test run may be going to mend it.
+
+    notes
+        What refuses nothing.
+    """
+
+    files: Files
+    errors: list[str]
+    missing: list[str]
+    notes: list[str]
+
+
+def staged(minion: Minion, proposal: Proposal) -> Staged:
+    """Build the new files in a private copy and check them; once in a run for the same ones."""
     memory = Run.of(minion).preflight
-    key = (name, *prepared["texts"].values(), repr(prepared["parameters"]), repr(prepared["services"]))
-    if memory.get("key") == key:
-        return memory["result"]
-    parameters, services, base = prepared["parameters"], prepared["services"], prepared["base"]
-    # `postfix check` creates missing directories, and its postlog(1) reads the main.cf that is in force, too.
-    thorough = not prepared["broken"] and not {"queue_directory", "data_directory"} & set(parameters)
-    with _mta_postfix_stage.private_copy(minion, name, *base.values()) as stage:
-        settings = [f"{key}={value}" for key, value in parameters.items() if value is not None]
-        gone = [key for key, value in parameters.items() if value is None]
-        if settings:
-            _mta_postfix_stage.edit(stage, "-e", *settings)
-        if gone:
-            _mta_postfix_stage.edit(stage, "-X", *gone)
-        _mta_postfix_stage.edit_services(stage, services)
-        _mta_postfix_stage.age(stage)
-        texts = _mta_postfix_view.read_both(stage)
-        messages = _mta_postfix_stage.complaints(stage, name, thorough)
-    before = []
-    if messages:
-        with _mta_postfix_stage.private_copy(minion, name, *base.values()) as stage:
-            before = _mta_postfix_stage.complaints(stage, name, thorough)
-    errors, notes = _introduced(minion, name, prepared, messages, before)
-    written = _mta_postfix_syntax.parameters(texts["main.cf"])
-    refused, missing = _table_problems(prepared, written)
-    refused += _missing_programs(services, written) + _unfit_for_master(parameters)
-    refused += _unusable_addresses(name, prepared, texts) + _missing_services(prepared, texts)
-    refused += _missing_directories(parameters)
-    for parameter, value in parameters.items():
-        if not _mta_postfix_syntax.same(parameter, written.get(parameter), value):
-            errors.append(f"{parameter}: postconf wrote {written.get(parameter)!r} instead of {value!r}")
-    written = _mta_postfix_syntax.services(texts["master.cf"])
-    for service, entry in services.items():
-        if written.get(service) != entry:
-            wrote = _mta_postfix_syntax.difference(entry, written.get(service))
-            errors.append(f"{service}: postconf wrote {wrote['new']!r} instead of {wrote['old']!r}")
-    errors += refused
-    # What is only not there, or does not answer, an earlier state of the same test run may be going to mend.
-    if not errors and not missing:
-        missing = _rehearsed(minion, name, prepared, texts)
-    result = {"texts": texts, "errors": errors, "missing": missing, "notes": notes}
-    memory.update(key=key, result=result)
+    key = (
+        proposal.config_directory,
+        *proposal.files,
+        repr(proposal.parameters),
+        repr(proposal.services),
+    )
+    if memory.get("key") != key:
+        memory.update(key=key, result=_staged(minion, proposal))
+    result: Staged = memory["result"]
     return result
 
 
-def _introduced(minion: Minion, name, prepared, messages, before):
+def _staged(minion: Minion, proposal: Proposal) -> Staged:
+    parent = minion.state.path()
+    files, messages = _built(parent, proposal)
+    errors, notes = _introduced(parent, proposal, messages)
+    refused, missing = _table_problems(proposal, files)
+    errors += _miswritten(proposal, files) + refused
+    errors += _missing_programs(proposal, files) + _unfit_for_master(proposal.parameters)
+    errors += _unusable_addresses(proposal, files) + _missing_services(proposal, files)
+    errors += _missing_directories(proposal.parameters)
+    if not errors and not missing:
+        missing = _newly_failing(minion, proposal, files)
+    return Staged(files, errors, missing, notes)
+
+
+# -- built, and judged by postconf(1) and postfix(1) -------------------------------------------
+
+
+def _built(parent: str, proposal: Proposal) -> tuple[Files, list[str]]:
+    """The new files, as postconf(1) writes them, and what Postfix's programs say of them."""
+    with _mta_postfix_stage.private_copy(parent, proposal.config_directory, proposal.base) as stage:
+        _mta_postfix_stage.edit_parameters(stage, proposal.parameters)
+        _mta_postfix_stage.edit_services(stage, proposal.services)
+        _mta_postfix_stage.age(stage)
+        files = _mta_postfix_view.read_both(stage)
+        return files, _complaints(stage, proposal)
+
+
+def _complaints(stage: str, proposal: Proposal) -> list[str]:
+    # `postfix check` creates missing directories, and its postlog(1) reads the main.cf that is in force, too.
+    thorough = not proposal.broken and not {"queue_directory", "data_directory"} & set(proposal.parameters)
+    return _mta_postfix_stage.complaints(stage, proposal.config_directory, thorough)
+
+
+def _introduced(parent: str, proposal: Proposal, messages: list[str]) -> tuple[list[str], list[str]]:
     """Tell the errors that a change brings from what was there before it."""
+    before: list[str] = []
+    if messages:
+        with _mta_postfix_stage.private_copy(parent, proposal.config_directory, proposal.base) as stage:
+            before = _complaints(stage, proposal)
     hidden = any("fatal" in text for text in before)  # a fatal error hides what else was wrong
-    named = {*prepared["parameters"], *(key.split()[-1] for key in prepared["changes"])}
-    for entry in filter(None, prepared["services"].values()):
+    named = {*proposal.parameters, *(key.split()[-1] for key in proposal.changes)}
+    for entry in filter(None, proposal.services.values()):
         named.update(entry["overrides"])
-    named.update(value for value in prepared["parameters"].values() if value)
+    named.update(value for value in proposal.parameters.values() if value)
     errors, notes = [], []
     for text in messages:
         if text in before or (hidden and "fatal" not in text and not _mentions(text, named)):
-            notes.append(f"It was so before: {text}")
+            notes.append(f"Not because of this change: {text}")
         elif re.search(SERIOUS, text):
-            errors.append(text + _blamed(minion, name, prepared, text))
+            errors.append(text + _blamed(parent, proposal, text))
         else:
             notes.append(text)
     return errors, notes
 
 
-def _mentions(text, words):
+def _mentions(text: str, words: Iterable[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in words)
 
 
-def _blamed(minion: Minion, name, prepared, message):
-    """`` (by name = value)`` for the changed parameters that give the message each by itself."""
-    settings = {key: value for key, value in prepared["parameters"].items() if value is not None}
+def _blamed(parent: str, proposal: Proposal, message: str) -> str:
+    """`` (because of name = value)`` for the changed parameters that give the message each by itself."""
+    settings = {name: value for name, value in proposal.parameters.items() if value is not None}
     if _mentions(message, settings):
         return ""
+    directory, (main, master) = proposal.config_directory, proposal.base
     guilty = []
-    for parameter, value in settings.items():
-        main = _mta_postfix_syntax.appended(prepared["base"]["main.cf"], {parameter: value})
-        with _mta_postfix_stage.private_copy(minion, name, main, prepared["base"]["master.cf"]) as stage:
-            if message in _mta_postfix_stage.complaints(stage, name, thorough=False):
-                guilty.append(f"{parameter} = {value}")
-    if not guilty:
-        guilty = list(prepared["changes"])
-    return f" (by {', '.join(guilty)})"
+    for name, value in settings.items():
+        alone = Files(_mta_postfix_syntax.appended(main or "", {name: value}), master)
+        with _mta_postfix_stage.private_copy(parent, directory, alone) as stage:
+            if message in _mta_postfix_stage.complaints(stage, directory, thorough=False):
+                guilty.append(f"{name} = {value}")
+    return f" (because of {', '.join(guilty or proposal.changes)})"
 
 
-def _table_problems(prepared, parameters):
+def _miswritten(proposal: Proposal, files: Files) -> list[str]:
+    """What postconf(1) wrote otherwise than it is to be."""
+    parameters, services = files.parameters(), files.services()
+    errors = [
+        f"{name}: postconf wrote {parameters.get(name)!r} instead of {value!r}"
+        for name, value in proposal.parameters.items()
+        if not _mta_postfix_syntax.same(name, parameters.get(name), value)
+    ]
+    for service, entry in proposal.services.items():
+        if services.get(service) != entry:
+            wrote = _mta_postfix_syntax.difference(entry, services.get(service))
+            errors.append(f"{service}: postconf wrote {wrote['new']!r} instead of {wrote['old']!r}")
+    return errors
+
+
+# -- what no program of Postfix complains of ---------------------------------------------------
+
+
+def _table_problems(proposal: Proposal, files: Files) -> tuple[list[str], list[str]]:
     """
-    Look at the tables and PEM files that changed values name.
+    Look at the tables and PEM files that new values name.
 
     Returns what Postfix cannot use at all, and what is only not there.
     """
-    values = [(key, value) for key, value in prepared["parameters"].items() if value]
-    for service, entry in prepared["services"].items():
-        values += [(f"{service} {key}", value) for key, value in (entry or {}).get("overrides", {}).items()]
-    types, refused, missing = None, [], []
-    for label, value in values:
-        key = label.split()[-1]
-        value = _mta_postfix_syntax.expand(value, parameters)
-        for kind, path in _mta_postfix_syntax.tables(key, value):
-            if types is None:
-                types = _mta_postfix_view.run("postconf", "-m")[1].split()
-            if kind not in types:
-                # A plugin's package may be one that an earlier state brings.
-                known = kind in TABLE_FILES or kind in TABLE_TEXTS
-                (missing if known else refused).append(
-                    f"{label}: this Postfix has no table type {kind!r}; it has {', '.join(types)}"
-                )
+    parameters = files.parameters()
+    queue = parameters.get("queue_directory", _mta_postfix_view.QUEUE)
+    types: list[str] = []
+    refused: list[str] = []
+    missing: list[str] = []
+    for label, value in proposal.values():
+        name, value = label.split()[-1], _mta_postfix_syntax.expand(value, parameters)
+        paths = _mta_postfix_syntax.items_of(value) if re.match(PEM_FILES, name) else []
+        for kind, path in _mta_postfix_syntax.tables(name, value):
+            types = types or _mta_postfix_view.run("postconf", "-m").text.split()
+            if kind in types:
+                paths += _files_of_table(kind, path, queue)
                 continue
-            if kind in TABLE_FILES:
-                # Daemons run in the queue directory, and that is where they look for a relative path.
-                path = (
-                    os.path.join(parameters.get("queue_directory", _mta_postfix_view.QUEUE), path)
-                    + TABLE_FILES[kind]
-                )
-            if (kind in TABLE_FILES or kind in TABLE_TEXTS) and not _is_there(path):
-                missing.append(f"{label}: {path} is not there")
-        if re.match(PEM_FILES, key):
-            missing += [
-                f"{label}: {path} is not there"
-                for path in _mta_postfix_syntax.items_of(value)
-                if not _is_there(path)
-            ]
+            # A plugin's package may be one that an earlier state brings.
+            known = kind in TABLE_FILES or kind in TABLE_TEXTS
+            text = f"{label}: this Postfix has no table type {kind!r}; it has {', '.join(types)}"
+            (missing if known else refused).append(text)
+        missing += [f"{label}: {path} is not there" for path in paths if not _is_there(path)]
     return refused, missing
 
 
-def _unfit_for_master(parameters):
+def _files_of_table(kind: str, path: str, queue: str) -> list[str]:
+    """The file that Postfix opens for a table; none for a type that has no file of its own."""
+    if kind in TABLE_FILES:
+        # Daemons run in the queue directory, and that is where they look for a relative path.
+        return [os.path.join(queue, path) + TABLE_FILES[kind]]
+    return [path] if kind in TABLE_TEXTS else []
+
+
+def _is_there(path: str) -> bool:
+    # A table or PEM file may be named by something else than a path, or refer to what is not known here.
+    return not path.startswith("/") or "$" in path or os.path.exists(path)
+
+
+def _missing_programs(proposal: Proposal, files: Files) -> list[str]:
+    """What new master.cf entries would run and cannot."""
+    commands = {service: entry["command"] for service, entry in proposal.services.items() if entry}
+    if not commands:
+        return []
+    directory = files.parameters().get("daemon_directory")
+    if not directory:
+        directory = _mta_postfix_view.run("postconf", "-d", "-h", "daemon_directory").text.strip()
+    paths = {service: os.path.join(directory, command) for service, command in commands.items()}
+    return [f"{service}: there is no program {path}" for service, path in paths.items() if not _is_there(path)]
+
+
+def _unfit_for_master(parameters: Mapping[str, str | None]) -> list[str]:
     """Numbers that master(8) would not read."""
     return [
-        f"{name}: {parameters[name]!r} is not what master(8) can read"
-        for name, pattern in MASTERS.items()
-        if parameters.get(name) and not re.fullmatch(pattern, parameters[name])
+        f"{name}: {value!r} is not what master(8) can read"
+        for name, value in parameters.items()
+        if value and name in MASTERS and not re.fullmatch(MASTERS[name], value)
     ]
 
 
-def _missing_directories(parameters):
+def _missing_directories(parameters: Mapping[str, str | None]) -> list[str]:
     """Directories that Postfix does not make itself."""
     return [
-        f"{name}: there is no directory {parameters[name]}"
-        for name in ("queue_directory", "daemon_directory", "command_directory")
-        if parameters.get(name) and not os.path.isdir(parameters[name])
+        f"{name}: there is no directory {value}"
+        for name, value in parameters.items()
+        if value and name in DIRECTORIES and not os.path.isdir(value)
     ]
 
 
-def _missing_services(prepared, texts):
+def _missing_services(proposal: Proposal, files: Files) -> list[str]:
     """Transports without a service, with which mail would wait for ever; and a server without a listener."""
-    main, services = (
-        _mta_postfix_syntax.parameters(texts["main.cf"]),
-        _mta_postfix_syntax.services(texts["master.cf"]),
-    )
+    main, services = files.parameters(), files.services()
     found = []
-    for name, value in prepared["parameters"].items():
+    for name, value in proposal.parameters.items():
         transport = _mta_postfix_syntax.expand(value or "", main).partition(":")[0]
-        if (
-            re.match(TRANSPORTS, name)
-            and transport
-            and "$" not in transport
-            and f"{transport}/unix" not in services
-        ):
+        named = re.match(TRANSPORTS, name) and transport and "$" not in transport
+        if named and f"{transport}/unix" not in services:
             found.append(f"{name}: master.cf has no service {transport}/unix")
-    listeners = {"smtpd", "postscreen"}
-    before = _mta_postfix_syntax.services(prepared["texts"]["master.cf"] or "")
+    listeners = _mta_postfix_syntax.SERVERS
+    before = proposal.files.services()
     gone = [name for name, entry in before.items() if name not in services and entry["command"] in listeners]
     if gone and not any(entry["command"] in listeners for entry in services.values()):
         found.append(f"{', '.join(gone)}: no SMTP listener would be left")
     return found
 
 
-def _unusable_addresses(name, prepared, texts):
+def _unusable_addresses(proposal: Proposal, files: Files) -> list[str]:
     """Addresses and ports that master(8) could not bind, and would die of."""
-    before = _mta_postfix_view.doors(name, prepared["texts"])
+    before = _mta_postfix_view.sockets(proposal.config_directory, proposal.files)
     # A port that Postfix has now is free for it, whatever the address.
-    services = _mta_postfix_syntax.services(prepared["base"]["master.cf"])
+    services = proposal.base.services()
     ours = {service.rpartition("/")[0].rpartition(":")[2] for service in services if service.endswith("/inet")}
     found = []
-    for (host, port), label in _mta_postfix_view.doors(name, texts).items():
-        if (host, port) not in before:
-            reason = _why_not_bound(host, port, port in ours)
-            if reason:
-                found.append(f"{label}: cannot listen at {host} port {port}: {reason}")
+    for (host, port), label in _mta_postfix_view.sockets(proposal.config_directory, files).items():
+        reason = None if (host, port) in before else why_not_bound(host, port, port in ours)
+        if reason:
+            found.append(f"{label}: cannot listen at {host} port {port}: {reason}")
     return found
 
 
-def _why_not_bound(host, port, may_be_in_use):
+def why_not_bound(host: str, port: str, may_be_in_use: bool) -> str | None:
+    """Why nobody can listen at an address and port, by trying it; ``None``: it can be done."""
     try:
         number = int(port) if port.isdigit() else socket.getservbyname(port, "tcp")
         resolved = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -250,15 +340,20 @@ def _why_not_bound(host, port, may_be_in_use):
     return None
 
 
-def _rehearsed(minion: Minion, name, prepared, texts):
-    """What Postfix's daemons cannot do with the new files and could do with the old ones, and by whose fault."""
-    found = _rehearsal(minion, name, prepared, texts)
+# -- tried by Postfix's daemons ----------------------------------------------------------------
+
+
+def _newly_failing(minion: Minion, proposal: Proposal, files: Files) -> list[str]:
+    """What Postfix's daemons cannot do with the new files and could do with the old ones, and because of what."""
+    found = _preflight(minion, proposal, files)
     if not found:
         return []
-    with _mta_postfix_stage.private_copy(minion, name, *prepared["base"].values()) as stage:
-        fatal = any("fatal" in text for text in _mta_postfix_stage.complaints(stage, name, thorough=False))
+    parent, directory = minion.state.path(), proposal.config_directory
+    with _mta_postfix_stage.private_copy(parent, directory, proposal.base) as stage:
+        complaints = _mta_postfix_stage.complaints(stage, directory, thorough=False)
     # A daemon may die of such an old file without a word.
-    before = None if fatal else _rehearsal(minion, name, prepared, prepared["base"], {key for key, _ in found})
+    fatal = any("fatal" in text for text in complaints)
+    before = None if fatal else _preflight(minion, proposal, proposal.base, {key for key, _ in found})
     if before is None:
         # Nobody can tell what is new. The running server will, and what mends the old files is not refused.
         return []
@@ -266,36 +361,41 @@ def _rehearsed(minion: Minion, name, prepared, texts):
     result = []
     for service, text in found:
         if service not in known:
-            culprits = _culprits(minion, name, prepared, service, text)
-            result.append(f"{service} would not work: {text} (by {', '.join(culprits)})")
+            culprits = _culprits(minion, proposal, service, text)
+            result.append(f"{service} would not work: {text} (because of {', '.join(culprits)})")
     return list(dict.fromkeys(result))
 
 
-def _rehearsal(minion: Minion, name, prepared, texts, only=None):
-    """:func:`mta_rehearsal.problems` of two files, of all their services or of some; ``None``: not to be tried."""
-    services = _mta_postfix_syntax.services(texts["master.cf"])
-    with _mta_postfix_stage.private_copy(minion, name, texts["main.cf"], texts["master.cf"]) as stage:
+def _preflight(
+    minion: Minion, proposal: Proposal, files: Files, only: Collection[str] | None = None
+) -> list[tuple[str, str]] | None:
+    """
+    Let Postfix's daemons try two files, with all their services or some: ``[(service, problem)]``.
+
+    ``None``: they cannot be tried.
+    """
+    directory = proposal.config_directory
+    with _mta_postfix_stage.private_copy(minion.state.path(), directory, files) as stage:
         # Where cyrus_sasl_config_path is empty, Debian's smtpd(8) looks for smtpd.conf beside its main.cf.
-        for entry in set(os.listdir(name)) - set(os.listdir(stage)):
-            os.symlink(os.path.join(name, entry), os.path.join(stage, entry))
+        for entry in set(os.listdir(directory)) - set(os.listdir(stage)):
+            os.symlink(os.path.join(directory, entry), os.path.join(stage, entry))
         asked = ("daemon_directory", "queue_directory")
-        values = _mta_postfix_view.run("postconf", "-c", stage, "-x", "-h", *asked)[1].splitlines()
+        values = _mta_postfix_view.run("postconf", "-c", stage, "-x", "-h", *asked).text.splitlines()
         if len(values) != len(asked) or not os.path.isdir(values[0]):
             return None
+        at_start = AT_START & set(proposal.parameters)
         return _mta_preflight.problems(
             minion,
             stage,
-            {"config_directory": name, **dict(zip(asked, values))},
-            {key: entry for key, entry in services.items() if only is None or key in only},
-            _mta_postfix_view.listeners_of(name, texts),
-            converse=not AT_START & set(prepared["parameters"])
-            and not _needs_proxymap(prepared)
-            and _runs(values[1]),
-            envelope=_understood_by_others(prepared),
+            _mta_preflight.Directories(directory, *values),
+            {key: entry for key, entry in files.services().items() if only is None or key in only},
+            _mta_postfix_view.listeners_of(directory, files),
+            converse=not at_start and not _needs_proxymap(proposal) and _runs(values[1]),
+            envelope=_understood_by_others(proposal),
         )
 
 
-def _runs(queue):
+def _runs(queue: str) -> bool:
     """Whether master(8) runs: someone answers at a socket of its own."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(1)
@@ -306,84 +406,67 @@ def _runs(queue):
     return True
 
 
-def _understood_by_others(prepared):
+def _understood_by_others(proposal: Proposal) -> bool:
     """
     Whether smtpd(8) alone can know what to answer, with all other daemons still under the old configuration.
 
     It cannot when the change brings a service that it may have to ask.
     """
-    return all(entry and entry["command"] in ("smtpd", "postscreen") for entry in prepared["services"].values())
+    return all(entry and entry["command"] in _mta_postfix_syntax.SERVERS for entry in proposal.services.values())
 
 
-def _needs_proxymap(prepared):
+def _needs_proxymap(proposal: Proposal) -> bool:
     """
     Whether a change brings a table that proxymap(8) has to allow.
 
     The one that runs knows only the old configuration, and who asks it for such a table dies of the answer.
     """
-    values = [value for value in prepared["parameters"].values() if value]
-    for entry in filter(None, prepared["services"].values()):
-        values += entry["overrides"].values()
-    return any("proxy:" in value for value in values)
+    return any("proxy:" in value for _, value in proposal.values())
 
 
-def _culprits(minion: Minion, name, prepared, service, text):
+def _culprits(minion: Minion, proposal: Proposal, service: str, text: str) -> list[str]:
     """The changes of which each by itself keeps a service from working; all of them when none does."""
-    changes = [{"parameters": {key: value}, "services": {}} for key, value in prepared["parameters"].items()]
-    changes += [{"parameters": {}, "services": {key: entry}} for key, entry in prepared["services"].items()]
+    changes = list(_each_alone(proposal))
     labels = [_label(change, text) for change in changes]
-    named = [label for change, label in zip(changes, labels) if _mentions(text, change["parameters"])]
+    named = [label for change, label in zip(changes, labels) if _mentions(text, change.parameters)]
     if len(changes) > 1 and not named:
         named = [
             label
             for change, label in zip(changes, labels)
-            if _mentions(text, _telling(change["parameters"])) or _breaks(minion, name, prepared, change, service)
+            if _mentions(text, _telling(change.parameters)) or _breaks(minion, change, service)
         ]
     return named or labels
 
 
-def _telling(parameters):
+def _each_alone(proposal: Proposal) -> Iterator[Proposal]:
+    """Proposals of one change each."""
+    for name, value in proposal.parameters.items():
+        yield dataclasses.replace(proposal, parameters={name: value}, services={})
+    for service, entry in proposal.services.items():
+        yield dataclasses.replace(proposal, parameters={}, services={service: entry})
+
+
+def _telling(parameters: Mapping[str, str | None]) -> list[str]:
     """The values that are not in any text, as "no" or "1" is."""
     return [value for value in parameters.values() if value and len(value) > 3]
 
 
-def _label(change, text):
+def _label(change: Proposal, text: str) -> str:
     """What to call a change: a service with those of its overrides that ``text`` mentions."""
-    label = " ".join([*change["parameters"], *change["services"]])
-    for entry in filter(None, change["services"].values()):
+    label = " ".join([*change.parameters, *change.services])
+    for entry in filter(None, change.services.values()):
         for key, value in entry["overrides"].items():
             if _mentions(text, [key, *_telling({key: value})]):
                 label += f" -o {key}={value}"
     return label
 
 
-def _breaks(minion: Minion, name, prepared, change, service):
-    base = prepared["base"]
-    with _mta_postfix_stage.private_copy(minion, name, *base.values()) as stage:
-        main = _mta_postfix_syntax.mended(
-            base["main.cf"], [], _mta_postfix_syntax.assigned(base["main.cf"], change["parameters"])
-        )
-        main = _mta_postfix_syntax.appended(main, change["parameters"])
-        with open(os.path.join(stage, "main.cf"), "wb") as handle:
-            handle.write(main.encode("utf-8", "surrogateescape"))
-        _mta_postfix_stage.edit_services(stage, change["services"])
-        texts = _mta_postfix_view.read_both(stage)
-    return bool(_rehearsal(minion, name, {**prepared, **change}, texts, {service}))
-
-
-def _missing_programs(services, parameters):
-    """What changed master.cf entries would run and cannot."""
-    commands = {service: entry["command"] for service, entry in services.items() if entry}
-    if not commands:
-        return []
-    directory = (
-        parameters.get("daemon_directory")
-        or _mta_postfix_view.run("postconf", "-d", "-h", "daemon_directory")[1].strip()
-    )
-    paths = {service: os.path.join(directory, command) for service, command in commands.items()}
-    return [f"{service}: there is no program {path}" for service, path in paths.items() if not _is_there(path)]
-
-
-def _is_there(path):
-    # A table or PEM file may be named by something else than a path, or refer to what is not known here.
-    return not path.startswith("/") or "$" in path or os.path.exists(path)
+def _breaks(minion: Minion, change: Proposal, service: str) -> bool:
+    """Whether a change by itself keeps a service from working."""
+    main, master = change.base.main or "", change.base.master
+    main = _mta_postfix_syntax.mended(main, [], _mta_postfix_syntax.assigned(main, change.parameters))
+    base = Files(_mta_postfix_syntax.appended(main, change.parameters), master)
+    with _mta_postfix_stage.private_copy(minion.state.path(), change.config_directory, base) as stage:
+        _mta_postfix_stage.edit_services(stage, change.services)
+        files = _mta_postfix_view.read_both(stage)
+    return bool(_preflight(minion, change, files, {service}))

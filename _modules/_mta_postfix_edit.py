@@ -1,11 +1,25 @@
-"""TODO subject (postconf)."""
+"""
+main.cf and master.cf as a participant: what they are to be is compared with what they are, checked and switched.
+
+Without a change two files are read and no program is started. The new files are made in a private copy
+(:py:mod:`_mta_postfix_check`) and switched by the transaction, under the lock that ``postconf -e`` itself takes,
+if the old ones are still those that the new ones were made from.
+
+What a name in ``revert`` was before this formula first changed it (its previous value), and what it was made, are
+kept in ``postconf.json`` of the state directory.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import re
 import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -13,38 +27,516 @@ import _mta_postfix_check
 import _mta_postfix_stage
 import _mta_postfix_syntax
 import _mta_postfix_view
-import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
-from _mta_plan import Plan
+from _mta_plan import Change, Plan
+from _mta_postfix_check import Proposal
+from _mta_postfix_syntax import Broken, Entry, Service, Setting, Wanted
+from _mta_postfix_view import Files
 from _mta_run import Run
+from _mta_system import BLANKS, StateDirectory
 
 RECORD = "postconf.json"
 # In the record beside the configuration directories, which are absolute paths.
 MADE = "made"
-LOCK_SECONDS = 30
+LOCK_SECONDS = 30.0
 ATTEMPTS = 3
 UNMANAGED = ("keep", "warn", "remove")
 REFERENCE = re.compile(r"\$(?:\{+([\w.-]+)|\(([\w.-]+)|(\w+))", re.ASCII)
+# Every package's master.cf has this listener.
+STOCK: dict[str, Entry] = {"smtp/inet": {"command": "smtpd", "overrides": {}}}
 
 
-def _record(minion: Minion, config_directory):
+# -- what there is -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Present:
+    """main.cf and master.cf as they are; where there is no master.cf, ``master_text`` is the package's."""
+
+    files: Files
+    master_text: str
+    settings: list[Setting]
+    broken_main: list[Broken]
+    services: list[Service]
+    broken_master: list[Broken]
+
+    @classmethod
+    def of(cls, config_directory: str) -> _Present:
+        files = _mta_postfix_view.read_both(config_directory)
+        master_text = files.master or ""
+        if files.master is None and _mta_postfix_view.installed():
+            # Without it there is no Postfix; the package's own is what it begins with.
+            master_text = _mta_postfix_view.package_master()
+        main, master = (
+            _mta_postfix_syntax.parse_main(files.main or ""),
+            _mta_postfix_syntax.parse_master(master_text),
+        )
+        return cls(files, master_text, *main, *master)
+
+    @property
+    def main(self) -> dict[str, str]:
+        """The parameters that main.cf sets."""
+        return {setting.name: setting.value for setting in self.settings}
+
+    @property
+    def master(self) -> dict[str, Entry]:
+        """The entries of master.cf."""
+        return {service.name: service.entry for service in self.services}
+
+    def base(self, parameters: Collection[str], services: Collection[str]) -> Files:
+        """What new files with these names set anew are made from."""
+        obsolete = _mta_postfix_syntax.obsolete
+        main, master = self.files.main or "", self.master_text
+        return Files(
+            _mta_postfix_syntax.mended(main, self.broken_main, obsolete(self.settings, parameters)),
+            _mta_postfix_syntax.mended(master, self.broken_master, obsolete(self.services, services)),
+        )
+
+
+class _Record(NamedTuple):
     """
-    What parameters and services of :func:`plan`'s ``revert`` were before: ``{name: text, entry or None}``.
+    What is kept of the names in ``revert``, for one configuration directory.
 
-    The whole record has one such dictionary for each configuration directory. One that is damaged is none.
+    before
+        Name to the previous value: a text, an entry of master.cf, or ``None`` when there was none.
+
+    made
+        Name to what the last apply that changed it made of it.
     """
+
+    before: dict[str, Any]
+    made: dict[str, Any]
+
+
+def _recorded(whole: Mapping[str, Any], config_directory: str) -> _Record:
+    """The record of a configuration directory; a damaged one is empty."""
+    return _Record(whole.get(config_directory, {}), whole.get(MADE, {}).get(config_directory, {}))
+
+
+# -- what is to change -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(Proposal):
+    """
+    A proposal, and what comes with it.
+
+    activate, notes
+        As in a :class:`_mta_plan.Plan`.
+
+    record
+        What is to be kept afterwards; ``None``: what has been.
+    """
+
+    activate: dict[str, str]
+    notes: list[str]
+    record: _Record | None
+
+
+def prepare(
+    state: StateDirectory,
+    name: str,
+    parameters: Any = None,
+    services: Any = None,
+    unmanaged: str = "keep",
+    revert: Sequence[str] | None = None,
+) -> Prepared:
+    """
+    Read what is there and find what has to change; without a process, unless a name in ``revert`` is new.
+
+    Arguments as for :func:`plan`. Raises ``SaltInvocationError`` for one that cannot be.
+    """
+    if unmanaged not in UNMANAGED:
+        raise SaltInvocationError(f"unmanaged is one of {', '.join(UNMANAGED)}, not {unmanaged!r}")
+    if not isinstance(revert or [], (list, tuple)):
+        raise SaltInvocationError(f"revert is a list of names, not {revert!r}")
+    wanted = _mta_postfix_syntax.wanted_parameters(parameters)
+    present = _Present.of(name)
+    main, master = present.main, present.master
+    unknown = _unknown(name, wanted, main, revert or [])
+    wanted = {key: value for key, value in wanted.items() if key not in unknown}
+    record = _Record({}, {}) if revert is None else _recorded(state.read(RECORD), name)
+    restored = _restored(record, revert or [], {**main, **master})
+    new_services = changed_services(master, restored.services, services)
+    strange = gone = _Unmanaged([], [])
+    if unmanaged != "keep":
+        named = {service: new_services.get(service, master.get(service)) for service in services or {}}
+        strange = _unmanaged({**main, **restored.parameters}, {**master, **restored.services}, wanted, named)
+    if unmanaged == "remove":
+        strange, gone = gone, strange
+        new_services = _differing({**new_services, **dict.fromkeys(gone.services)}, master)
+    new_parameters = changed_parameters(
+        main,
+        {
+            **{key: Wanted(text) for key, text in restored.parameters.items()},
+            **wanted,
+            **dict.fromkeys(gone.parameters, Wanted(None)),
+        },
+    )
+    changes, notes = _shown(present, new_parameters, new_services)
+    theirs = [key for key in restored.theirs if key not in wanted and key not in (services or {})]
+    kept = _kept(record, revert or [], {**main, **master}, {**new_parameters, **new_services})
+    return Prepared(
+        config_directory=name,
+        files=present.files,
+        base=present.base(new_parameters, new_services),
+        broken=bool(present.broken_main or present.files.main is None),
+        parameters=new_parameters,
+        services=new_services,
+        changes=changes,
+        activate={"postfix": _activation(main, new_parameters)} if changes else {},
+        notes=_notes(unknown, theirs, strange) + notes,
+        record=None if revert is None else kept,
+    )
+
+
+def changed_parameters(main: Mapping[str, str], wanted: Mapping[str, Wanted]) -> dict[str, str | None]:
+    """Those of the parameters that are not what they are to be."""
+    return {
+        name: text
+        for name, (text, as_list) in wanted.items()
+        if not _mta_postfix_syntax.same(name, main.get(name), text, as_list)
+    }
+
+
+def changed_services(
+    master: Mapping[str, Entry], restored: Mapping[str, Entry | None], services: Any
+) -> dict[str, Entry | None]:
+    """Those of the services that are not what they are to be; what is asked for is laid over what is restored."""
+    bare = {service: entry for service, entry in {**master, **restored}.items() if entry}
+    results = {
+        **{service: bare.get(service) for service in restored},
+        **_mta_postfix_syntax.wanted_services(services, bare),
+    }
+    return _differing(results, master)
+
+
+def _differing(services: Mapping[str, Entry | None], master: Mapping[str, Entry]) -> dict[str, Entry | None]:
+    return {service: entry for service, entry in services.items() if entry != master.get(service)}
+
+
+def _unknown(
+    config_directory: str, wanted: Mapping[str, Wanted], main: Mapping[str, str], revert: Collection[str]
+) -> list[str]:
+    """Names in ``revert``, a profile's, that this Postfix does not know."""
+    new = [name for name, (text, _) in wanted.items() if text is not None and name not in main]
+    return _mta_postfix_stage.unknown(config_directory, [name for name in new if name in revert])
+
+
+class _Restored(NamedTuple):
+    """What gets its previous value again; and the names of what somebody else has changed, which does not."""
+
+    parameters: dict[str, str | None]
+    services: dict[str, Entry | None]
+    theirs: list[str]
+
+
+def _restored(record: _Record, revert: Collection[str], present: Mapping[str, Any]) -> _Restored:
+    """What of the record is not in ``revert`` any more."""
+
+    def is_as_made(name: str) -> bool:
+        now, made = present.get(name), record.made[name]
+        return now == made or ("/" not in name and _mta_postfix_syntax.same(name, now, made))
+
+    ended = [name for name in record.before if name not in revert]
+    theirs = [name for name in ended if name in record.made and not is_as_made(name)]
+    back = {name: record.before[name] for name in ended if name not in theirs}
+    return _Restored(
+        {name: before for name, before in back.items() if "/" not in name},
+        {name: before for name, before in back.items() if "/" in name},
+        theirs,
+    )
+
+
+def _kept(
+    record: _Record, revert: Collection[str], present: Mapping[str, Any], changed: Mapping[str, Any]
+) -> _Record:
+    """The record after the changes: what is in ``revert``."""
+    before = {name: value for name, value in record.before.items() if name in revert}
+    made = {name: value for name, value in record.made.items() if name in before}
+    for name in revert:
+        if name in changed:
+            before.setdefault(name, present.get(name))
+            made[name] = changed[name]
+    return _Record(before, made)
+
+
+class _Unmanaged(NamedTuple):
+    """Parameters and services that neither the arguments nor the package know, and nothing refers to."""
+
+    parameters: list[str]
+    services: list[str]
+
+
+def _unmanaged(
+    main: Mapping[str, str | None],
+    master: Mapping[str, Entry | None],
+    wanted: Mapping[str, Wanted],
+    named: Mapping[str, Entry | None],
+) -> _Unmanaged:
+    """Find them; ``named``: services that are asked for, as they will be."""
+    there = {name: value for name, value in main.items() if value is not None}
+    strange = {name for name in there if name not in wanted} - _mta_postfix_view.package_parameters()
+    known_services = {*named, *_mta_postfix_view.package_services()}
+    strange_services = [name for name, entry in master.items() if entry and name not in known_services]
+    values = {name: value for name, value in there.items() if name not in strange}
+    values.update({name: text for name, (text, _) in wanted.items() if text is not None})
+    kept = {name: entry for name, entry in {**master, **named}.items() if name not in strange_services}
+    texts = [
+        *values.values(),
+        *(_mta_postfix_syntax.entry_text(name, entry) for name, entry in kept.items() if entry),
+    ]
+    classes = set(_mta_postfix_syntax.items_of(values.get("smtpd_restriction_classes", "")))
+    while texts:
+        used = {next(filter(None, match.groups())) for text in texts for match in REFERENCE.finditer(text)}
+        needed = strange & (used | classes)
+        strange -= needed
+        texts = [there[name] for name in needed]
+    return _Unmanaged(sorted(strange), strange_services)
+
+
+def _shown(
+    present: _Present, parameters: Mapping[str, str | None], services: Mapping[str, Entry | None]
+) -> tuple[dict[str, Change], list[str]]:
+    """The changes as a state shows them, and what is to be said of lines that Postfix cannot parse."""
+    changes: dict[str, Change] = {}
+    notes = []
+    if present.files.master is None and _mta_postfix_view.installed():
+        changes["master.cf"] = {"old": None, "new": "as in the package"}
+    for name, broken in zip(_mta_postfix_view.FILES, (present.broken_main, present.broken_master)):
+        for reason, text, lines in broken:
+            label = f"{name} line {lines[0] + 1}"
+            changes[label] = {"old": text.strip(BLANKS), "new": None}
+            notes.append(f"{label} stops Postfix, and is commented out: {reason}")
+    main, master = present.main, present.master
+    changes.update({key: {"old": main.get(key), "new": text} for key, text in parameters.items()})
+    for service, entry in services.items():
+        changes[f"master.cf {service}"] = _mta_postfix_syntax.difference(master.get(service), entry)
+    return changes, notes
+
+
+def _notes(unknown: Sequence[str], theirs: Sequence[str], strange: _Unmanaged) -> list[str]:
+    """What is to be said of names that are left as they are."""
+    said = {
+        "Left out, as this version of Postfix does not have it": unknown,
+        "Not restored, as somebody has changed it since": theirs,
+        "Unmanaged": [*strange.parameters, *(f"{service} in master.cf" for service in strange.services)],
+    }
+    return [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
+
+
+def _activation(main: Mapping[str, str], changed: Mapping[str, str | None]) -> str:
+    """``restart`` when master(8) would not take a change up by a reload."""
+    if _mta_postfix_check.AT_START & set(changed):
+        return "restart"
+    new = {name: value for name, value in {**main, **changed}.items() if value is not None}
+    for name, default in _mta_postfix_view.LISTENING.items():
+        before, after = (_mta_postfix_syntax.expand(values.get(name, default), values) for values in (main, new))
+        if _mta_postfix_syntax.items_of(before) != _mta_postfix_syntax.items_of(after):
+            return "restart"
+    return "reload"
+
+
+# -- what differs from the package -------------------------------------------------------------
+
+
+def differences(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> dict[str, dict[str, Any]]:
+    """
+    Return in what main.cf and master.cf differ from the package's own, as pillar and ``postconf.managed`` take it.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Returns ``{"parameters": …, "services": …, "left_out": {name: why}}``. What stands in the package's files with
+    another value or not at all is there with this host's value; what only they have is ``None``. Left out is
+    what ``postconf.managed`` could not be told. Reads files; starts no process. Raises ``CommandExecutionError``
+    when one of them is not there, and for a line that cannot be parsed, by its number.
+    """
+    main, master = _mta_postfix_view.show(config_directory), _mta_postfix_view.services(config_directory)
+    package_main, package_master = _mta_postfix_view.package_settings()
+    parameters: dict[str, Any] = {
+        name: _mta_postfix_syntax.described(name, value)
+        for name, value in main.items()
+        if value != package_main.get(name)
+    }
+    parameters.update({name: None for name in package_main if name not in main})
+    services: dict[str, Any] = {
+        service: _mta_postfix_syntax.described_service(service, entry, package_master.get(service))
+        for service, entry in master.items()
+        if entry != package_master.get(service)
+    }
+    services.update({service: None for service in package_master if service not in master})
+    left_out = {
+        **_take_out(parameters, lambda one: changed_parameters(main, _mta_postfix_syntax.wanted_parameters(one))),
+        **_take_out(services, lambda one: _mta_postfix_syntax.wanted_services(one, master)),
+    }
+    return {"parameters": parameters, "services": services, "left_out": left_out}
+
+
+def _take_out(described: dict[str, Any], changed: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, str]:
+    """Take out what would not become the same again when it is asked for, ``changed``; return why."""
+    left_out = {}
+    for name, value in described.items():
+        try:
+            if changed({name: value}):
+                left_out[name] = "it is not the same when written anew"
+        except SaltInvocationError as err:
+            left_out[name] = str(err)
+    for name in left_out:
+        del described[name]
+    return left_out
+
+
+# -- where Postfix will listen -----------------------------------------------------------------
+
+
+def ports(minion: Minion, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[int]:
+    """
+    Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts; read in process.
+
+    config_directory
+        Path, ``/etc/postfix``.
+
+    Ports that are bound to the loopback interface only are left out. Where :func:`plan` has announced, in the same
+    run, changes that have not been made, it is what there will be after them. Empty without configuration.
+    """
+    files = _mta_postfix_view.read_both(config_directory)
+    announced = Run.of(minion).configuration
+    if announced.get("key") == (config_directory, files):
+        return _mta_postfix_view.ports_of(config_directory, *_after(announced["prepared"], STOCK))
+    return _mta_postfix_view.ports_of(config_directory, files.parameters(), files.services())
+
+
+def _after(
+    proposal: Proposal, otherwise: Mapping[str, Entry] | None = None
+) -> tuple[dict[str, str], dict[str, Entry]]:
+    """Parameters and services as they are after the changes; ``otherwise``: services where there were none."""
+    main = {**proposal.base.parameters(), **proposal.parameters}
+    master = {**(proposal.base.services() or otherwise or {}), **proposal.services}
+    return (
+        {name: value for name, value in main.items() if value is not None},
+        {service: entry for service, entry in master.items() if entry is not None},
+    )
+
+
+def let_go(proposal: Proposal, services: Mapping[str, Any] | None) -> list[str]:
+    """
+    The listeners that the changes take out on request: by ``null``, by what is asked for no longer, by
+    ``unmanaged: remove`` or ``master_service_disable``.
+
+    One to which ``services`` gives another program is not meant to go.
+    """
+    before = (proposal.files.parameters(), proposal.files.services())
+    there, left = (
+        {service for _, service, _ in _mta_postfix_view.inet(proposal.config_directory, *given)[1]}
+        for given in (before, _after(proposal))
+    )
+    asked = {service: (fields or {}).get("command", "smtpd") for service, fields in (services or {}).items()}
+    return sorted(
+        service for service in there - left if asked.get(service, "smtpd") in _mta_postfix_syntax.SERVERS
+    )
+
+
+# -- the participant ---------------------------------------------------------------------------
+
+
+def plan(
+    minion: Minion,
+    name: str = _mta_postfix_view.CONFIG_DIRECTORY,
+    parameters: Any = None,
+    services: Any = None,
+    unmanaged: str = "keep",
+    revert: Sequence[str] | None = None,
+) -> Plan:
+    """
+    Tell what :func:`apply` would change. Only when there is something, Postfix checks it on a private copy.
+
+    name, parameters, services, unmanaged, revert
+        As for the state ``postconf.managed``.
+
+    In the changes services are ``master.cf smtp/inet``. Raises ``SaltInvocationError`` for an argument that
+    cannot be.
+    """
+    prepared = prepare(minion.state, name, parameters, services, unmanaged, revert)
+    result = Plan(dict(prepared.changes), prepared.activate, notes=list(prepared.notes))
+    run = Run.of(minion)
+    run.configuration = {"key": (name, prepared.files), "prepared": prepared}
+    if prepared.changes and _mta_postfix_view.installed():
+        # Only apply(), in the same run, may rely on what is found now.
+        run.preflight.clear()
+        staged = _mta_postfix_check.staged(minion, prepared)
+        result.errors = list(staged.errors)
+        result.notes += staged.notes
+        # What earlier states have announced in test mode may be what is missing; apply() looks again.
+        (result.notes if run.changes else result.errors).extend(staged.missing)
+    return result
+
+
+def apply(
+    minion: Minion,
+    name: str = _mta_postfix_view.CONFIG_DIRECTORY,
+    parameters: Any = None,
+    services: Any = None,
+    unmanaged: str = "keep",
+    revert: Sequence[str] | None = None,
+) -> None:
+    """
+    Make the changes that :func:`plan` tells, as a part of the transaction.
+
+    name, parameters, services, unmanaged, revert
+        As for the state ``postconf.managed``.
+
+    main.cf and master.cf are switched only if they are still what the new ones were made from; a file that
+    was edited meanwhile is planned again. Raises ``CommandExecutionError`` when Postfix refuses the result,
+    is not installed, or the files cannot be locked or written.
+    """
+    # What is made, or undone later, is announced no longer.
+    Run.of(minion).configuration = {}
+    if not _mta_postfix_view.installed():
+        raise CommandExecutionError("Postfix is not installed: there is no postconf")
+    if not prepare(minion.state, name, parameters, services, unmanaged, revert).changes:
+        return
+    _mta_transaction.begin(minion)
+    for _ in range(ATTEMPTS):
+        prepared = prepare(minion.state, name, parameters, services, unmanaged, revert)
+        if not prepared.changes:
+            return
+        staged = _mta_postfix_check.staged(minion, prepared)
+        if staged.errors or staged.missing:
+            raise CommandExecutionError("\n".join(staged.errors + staged.missing))
+        # This takes the transaction's lock and looks at the server, before postconf(1) is kept waiting.
+        _mta_transaction.need(minion, prepared.activate, let_go(prepared, services))
+        with edit_locks(name):
+            if _mta_postfix_view.read_both(name) == prepared.files:
+                _switch(minion, prepared, staged.files)
+                return
+    raise CommandExecutionError(
+        f"main.cf or master.cf in {name} has been edited by somebody else during each of {ATTEMPTS} attempts"
+    )
+
+
+def _switch(minion: Minion, prepared: Prepared, files: Files) -> None:
+    """Replace what has changed, as a part of the transaction."""
+    name = prepared.config_directory
+    for file_name, old, new in zip(_mta_postfix_view.FILES, prepared.files, files):
+        if new != (old or ""):
+            contents = (new or "").encode("utf-8", "surrogateescape")
+            _mta_transaction.write(minion, os.path.join(name, file_name), contents, activate=prepared.activate)
     whole = minion.state.read(RECORD)
-    return whole, whole.get(config_directory, {})
+    if prepared.record is not None and prepared.record != _recorded(whole, name):
+        made = {**whole.get(MADE, {}), name: prepared.record.made}
+        text = json.dumps({**whole, name: prepared.record.before, MADE: made}, indent=1)
+        _mta_transaction.write(minion, minion.state.path(RECORD), text, mode="0600")
 
 
 @contextlib.contextmanager
-def _edit_locks(config_directory):
+def edit_locks(config_directory: str) -> Iterator[None]:
     """
     Keep ``postconf -e`` out while files are switched, by its own protocol.
 
     edit_file(3) takes an exclusive flock(2) on FILE.tmp, and begins again when the file it locked is gone by
-    then.
+    then. Raises ``CommandExecutionError`` when another program keeps it locked.
     """
     with contextlib.ExitStack() as held:
         for name in _mta_postfix_view.FILES:
@@ -53,7 +545,7 @@ def _edit_locks(config_directory):
 
 
 @contextlib.contextmanager
-def _edit_lock(path):
+def _edit_lock(path: str) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -69,362 +561,12 @@ def _edit_lock(path):
             pass
         os.close(descriptor)
         if time.monotonic() > deadline:
-            raise CommandExecutionError(f"Someone is editing: {path} has been locked for {LOCK_SECONDS} s")
+            raise CommandExecutionError(
+                f"Another program is editing: {path} has been locked for {LOCK_SECONDS:g} s"
+            )
         time.sleep(0.05)
     try:
         yield
     finally:
         os.unlink(path)
         os.close(descriptor)
-
-
-def _unmanaged(main, master, parameters, services):
-    """Parameters and services that neither the arguments nor the package know, and nothing refers to."""
-    strange = {name for name in main if name not in parameters} - _mta_postfix_view.package_parameters()
-    values = {name: value for name, value in main.items() if name not in strange}
-    values.update({name: text for name, (text, _) in parameters.items() if text is not None})
-    strange_services = [
-        name for name in master if name not in services and name not in _mta_postfix_view.package_services()
-    ]
-    texts = list(values.values())
-    texts += [
-        _mta_postfix_syntax.entry_text(name, entry)
-        for name, entry in master.items()
-        if name not in strange_services
-    ]
-    texts += [_mta_postfix_syntax.entry_text(name, entry) for name, entry in services.items() if entry]
-    classes = set(_mta_postfix_syntax.items_of(values.get("smtpd_restriction_classes", "")))
-    while texts:
-        used = {next(filter(None, match.groups())) for text in texts for match in REFERENCE.finditer(text)}
-        needed = strange & (used | classes)
-        strange -= needed
-        texts = [main[name] for name in needed]
-    return sorted(strange), strange_services
-
-
-def _prepare(minion: Minion, name, parameters, services, unmanaged, revert):
-    """Read what is there and find what has to change; without a process, unless a name in ``revert`` is new."""
-    if unmanaged not in UNMANAGED:
-        raise SaltInvocationError(f"unmanaged is one of {', '.join(UNMANAGED)}, not {unmanaged!r}")
-    if not isinstance(revert or [], (list, tuple)):
-        raise SaltInvocationError(f"revert is a list of names, not {revert!r}")
-    wanted = _mta_postfix_syntax.wanted_parameters(parameters)
-    texts = _mta_postfix_view.read_both(name)
-    master_text = texts["master.cf"] or ""
-    changes = {}
-    if texts["master.cf"] is None and _mta_postfix_view.installed():
-        # Without it there is no Postfix; the package's own is what it begins with.
-        master_text = next(filter(None, map(_mta_postfix_view.read, _mta_postfix_view.PACKAGE_MASTER)), "")
-        changes["master.cf"] = {"old": None, "new": "as in the package"}
-    settings, broken_main = _mta_postfix_syntax.parse_main(texts["main.cf"] or "")
-    entries, broken_master = _mta_postfix_syntax.parse_master(master_text)
-    main = {parameter: value for parameter, value, _ in settings}
-    master = {service: entry for service, entry, _ in entries}
-    news = [key for key, (text, _) in wanted.items() if text is not None and key not in main]
-    unknown = _mta_postfix_stage.unknown(name, [key for key in news if key in (revert or [])])
-    wanted = {key: value for key, value in wanted.items() if key not in unknown}
-    notes = [f"This Postfix does not know, and goes without: {', '.join(unknown)}"] if unknown else []
-    left, left_services, lent, theirs = _lent(minion, name, revert, {**main, **master})
-    theirs = [key for key in theirs if key not in wanted and key not in (services or {})]
-    notes += [f"Not put back, as somebody has changed it since: {', '.join(theirs)}"] if theirs else []
-    new_parameters = {
-        parameter: text
-        for parameter, (text, as_list) in {**{key: (text, False) for key, text in left.items()}, **wanted}.items()
-        if not _mta_postfix_syntax.same(parameter, main.get(parameter), text, as_list)
-    }
-    bare = {service: entry for service, entry in {**master, **left_services}.items() if entry}
-    results = {
-        **{key: bare.get(key) for key in left_services},
-        **_mta_postfix_syntax.wanted_services(services, bare),
-    }
-    new_services = {key: entry for key, entry in results.items() if entry != master.get(key)}
-    if unmanaged != "keep":
-        known = {service: master.get(service) for service in services or {}}
-        there = {key: value for key, value in {**main, **left}.items() if value is not None}
-        strange, strange_services = _unmanaged(there, bare, wanted, {**known, **new_services})
-        if unmanaged == "remove":
-            new_parameters.update(dict.fromkeys(strange))
-            new_services.update(dict.fromkeys(strange_services))
-        elif strange or strange_services:
-            found = strange + [f"{service} in master.cf" for service in strange_services]
-            notes.append("Not managed: " + ", ".join(found))
-    for file_name, broken in zip(_mta_postfix_view.FILES, (broken_main, broken_master)):
-        for reason, text, indexes in broken:
-            label = f"{file_name} line {indexes[0] + 1}"
-            changes[label] = {"old": text.strip(_mta_postfix_syntax.BLANKS), "new": None}
-            notes.append(f"{label} stops Postfix and becomes a comment: {reason}")
-    changes.update({key: {"old": main.get(key), "new": text} for key, text in new_parameters.items()})
-    for service, entry in new_services.items():
-        changes[f"master.cf {service}"] = _mta_postfix_syntax.difference(master.get(service), entry)
-    made = {key: value for key, value in _made(minion, name).items() if key in lent}
-    for key in revert or []:
-        if key in {**new_parameters, **new_services}:
-            lent.setdefault(key, master.get(key) if "/" in key else main.get(key))
-            made[key] = new_services[key] if "/" in key else new_parameters[key]
-    return {
-        "texts": texts,
-        "base": {
-            "main.cf": _mta_postfix_syntax.mended(
-                texts["main.cf"] or "", broken_main, _mta_postfix_syntax.superseded(settings, new_parameters)
-            ),
-            "master.cf": _mta_postfix_syntax.mended(
-                master_text, broken_master, _mta_postfix_syntax.superseded(entries, new_services)
-            ),
-        },
-        "broken": bool(broken_main or texts["main.cf"] is None),
-        "parameters": new_parameters,
-        "services": new_services,
-        "changes": changes,
-        "activate": {"postfix": _activation(main, new_parameters)} if changes else {},
-        "notes": notes,
-        "record": None if revert is None else lent,
-        "made": made,
-    }
-
-
-def _lent(minion: Minion, name, revert, present):
-    """
-    What was before of the parameters, and of the services, that are lent no longer; and of what still is.
-
-    Last, the names of those that are not as they were made: they are somebody else's now.
-    """
-    record, made = _record(minion, name)[1] if revert is not None else {}, _made(minion, name)
-    no_longer = [key for key in record if key not in revert]
-    theirs = [
-        key
-        for key in no_longer
-        if key in made
-        and present.get(key) != made[key]
-        and ("/" in key or not _mta_postfix_syntax.same(key, present.get(key), made[key]))
-    ]
-    back = {key: record[key] for key in no_longer if key not in theirs}
-    parameters = {key: before for key, before in back.items() if "/" not in key}
-    services = {key: before for key, before in back.items() if "/" in key}
-    return parameters, services, {key: before for key, before in record.items() if key in revert}, theirs
-
-
-def _made(minion: Minion, name):
-    """What the last apply that changed them made of the parameters and services that are lent."""
-    return _record(minion, name)[0].get(MADE, {}).get(name, {})
-
-
-def _activation(main, changed):
-    """``restart`` when master(8) would not take a change up by a reload."""
-    if _mta_postfix_check.AT_START & set(changed):
-        return "restart"
-    new = {name: value for name, value in {**main, **changed}.items() if value is not None}
-    for name, default in _mta_postfix_view.LISTENING.items():
-        before, after = (_mta_postfix_syntax.expand(values.get(name, default), values) for values in (main, new))
-        if _mta_postfix_syntax.items_of(before) != _mta_postfix_syntax.items_of(after):
-            return "restart"
-    return "reload"
-
-
-def differences(minion: Minion, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
-    """
-    Return in what main.cf and master.cf differ from the package's own, as pillar and ``postconf.managed`` take it.
-
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Returns ``{"parameters": …, "services": …, "left_out": {name: why}}``. What stands in the package's files with
-    another value or not at all is there with this host's value; what only they have is ``None``. Left out is
-    what ``postconf.managed`` could not be told. Reads files; starts no process. Raises
-    ``CommandExecutionError`` as :func:`show` and :func:`services` do.
-    """
-    main, master = _mta_postfix_view.show(config_directory), _mta_postfix_view.services(config_directory)
-    package_main, package_master = _mta_postfix_view.package_settings()
-    parameters = {
-        name: _mta_postfix_syntax.described(name, value)
-        for name, value in main.items()
-        if value != package_main.get(name)
-    }
-    parameters.update({name: None for name in package_main if name not in main})
-    entries = {
-        service: _mta_postfix_syntax.described_service(service, entry, package_master.get(service))
-        for service, entry in master.items()
-        if entry != package_master.get(service)
-    }
-    entries.update({service: None for service in package_master if service not in master})
-    left_out = {}
-    for found, one in (
-        (parameters, lambda key, value: ({key: value}, None)),
-        (entries, lambda key, value: (None, {key: value})),
-    ):
-        for key, value in list(found.items()):
-            try:
-                differs = _prepare(minion, config_directory, *one(key, value), "keep", None)["changes"]
-                why = "it is not the same when written anew" if differs else None
-            except SaltInvocationError as err:
-                why = str(err)
-            if why:
-                left_out[key] = why
-                del found[key]
-    return {"parameters": parameters, "services": entries, "left_out": left_out}
-
-
-def ports(minion: Minion, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
-    """
-    Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts; read in process.
-
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Ports that are bound to the loopback interface only are left out. Where :func:`plan` has announced, in the same
-    run, changes that have not been made, it is what there will be after them. Empty without configuration.
-    """
-    texts = _mta_postfix_view.read_both(config_directory)
-    announced = Run.of(minion).configuration
-    if announced.get("key") == (config_directory, texts):
-        return _announced_ports(config_directory, announced["prepared"])
-    return _mta_postfix_view.ports_of(
-        config_directory,
-        _mta_postfix_syntax.parameters(texts["main.cf"] or ""),
-        _mta_postfix_syntax.services(texts["master.cf"] or ""),
-    )
-
-
-def _announced_ports(config_directory, prepared):
-    """What :func:`ports` will return after the changes."""
-    # Every package's master.cf has this one.
-    return _mta_postfix_view.ports_of(
-        config_directory, *_after(prepared, {"smtp/inet": {"command": "smtpd", "overrides": {}}})
-    )
-
-
-def _after(prepared, otherwise=None):
-    """Parameters and services as they are after the changes; ``otherwise``: services where there were none."""
-    main = {**_mta_postfix_syntax.parameters(prepared["base"]["main.cf"]), **prepared["parameters"]}
-    master = {
-        **(_mta_postfix_syntax.services(prepared["base"]["master.cf"]) or otherwise or {}),
-        **prepared["services"],
-    }
-    return [{name: value for name, value in items.items() if value is not None} for items in (main, master)]
-
-
-def _let_go(config_directory, prepared, services):
-    """
-    The listeners that the changes take out on request: by ``null``, by what is asked for no longer, by
-    ``unmanaged: remove`` or ``master_service_disable``.
-
-    One to which ``services`` gives another program is not meant to go.
-    """
-    texts = prepared["texts"]
-    before = (
-        _mta_postfix_syntax.parameters(texts["main.cf"] or ""),
-        _mta_postfix_syntax.services(texts["master.cf"] or ""),
-    )
-    there, left = (
-        {service for _, service, _ in _mta_postfix_view.inet(config_directory, *given)[1]}
-        for given in (before, _after(prepared))
-    )
-    asked = {service: (fields or {}).get("command", "smtpd") for service, fields in (services or {}).items()}
-    return sorted(
-        service for service in there - left if asked.get(service, "smtpd") in _mta_postfix_syntax.SERVERS
-    )
-
-
-def lookup(minion: Minion, table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
-    """
-    Look a key up in a table, or in the tables of a parameter; see :py:func:`mta_map.lookup`.
-
-    table
-        ``type:path``, or a parameter such as ``virtual_alias_maps``.
-
-    key
-        Text, one line.
-
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Returns the value, or ``None``.
-    """
-    return _mta_tables.lookup(minion, table, key, config_directory)
-
-
-def plan(
-    minion: Minion,
-    name=_mta_postfix_view.CONFIG_DIRECTORY,
-    parameters=None,
-    services=None,
-    unmanaged="keep",
-    revert=None,
-):
-    """
-    Tell what :func:`apply` would change. Only when there is something, Postfix checks it on a private copy.
-
-    name, parameters, services, unmanaged, revert
-        As for the state ``postconf.managed``.
-
-    Returns a dictionary: ``changes`` (``{name: {"old": …, "new": …}}``, services as ``master.cf smtp/inet``),
-    ``activate`` (``{"postfix": "reload" or "restart"}``), ``comment`` (text or ``None``), ``errors`` (list of
-    texts: what Postfix refuses of it). Raises ``SaltInvocationError`` for an argument that cannot be.
-    """
-    prepared = _prepare(minion, name, parameters, services, unmanaged, revert)
-    result = Plan(prepared["changes"], prepared["activate"], notes=list(prepared["notes"]))
-    run = Run.of(minion)
-    run.configuration = {"key": (name, prepared["texts"]), "prepared": prepared}
-    if prepared["changes"] and _mta_postfix_view.installed():
-        # Only apply(), in the same run, may rely on what is found now.
-        run.preflight.clear()
-        staged = _mta_postfix_check.staged(minion, name, prepared)
-        result.errors = list(staged["errors"])
-        result.notes += staged["notes"]
-        # What earlier states have announced in test mode may be what is missing; apply() looks again.
-        (result.notes if run.changes else result.errors).extend(staged["missing"])
-    return result
-
-
-def apply(
-    minion: Minion,
-    name=_mta_postfix_view.CONFIG_DIRECTORY,
-    parameters=None,
-    services=None,
-    unmanaged="keep",
-    revert=None,
-):
-    """
-    Make the changes that :func:`plan` tells, as a part of the transaction.
-
-    name, parameters, services, unmanaged, revert
-        As for the state ``postconf.managed``.
-
-    main.cf and master.cf are switched only if they are still what the new ones were made from; a file that
-    was edited meanwhile is planned again. Raises ``CommandExecutionError`` when Postfix refuses the result,
-    is not installed, or the files cannot be locked or written.
-    """
-    # What is made, or undone later, is announced no longer.
-    Run.of(minion).configuration = {}
-    if not _mta_postfix_view.installed():
-        raise CommandExecutionError("Postfix is not installed: there is no postconf")
-    if not _prepare(minion, name, parameters, services, unmanaged, revert)["changes"]:
-        return
-    _mta_transaction.begin(minion)
-    for _ in range(ATTEMPTS):
-        prepared = _prepare(minion, name, parameters, services, unmanaged, revert)
-        if not prepared["changes"]:
-            return
-        staged = _mta_postfix_check.staged(minion, name, prepared)
-        if staged["errors"] or staged["missing"]:
-            raise CommandExecutionError("\n".join(staged["errors"] + staged["missing"]))
-        # This takes the transaction's lock and looks at the server, before postconf(1) is kept waiting.
-        _mta_transaction.need(minion, prepared["activate"], _let_go(name, prepared, services))
-        with _edit_locks(name):
-            if _mta_postfix_view.read_both(name) == prepared["texts"]:
-                _switch(minion, name, prepared, staged["texts"])
-                return
-    raise CommandExecutionError(
-        f"Someone keeps editing main.cf or master.cf in {name}; gave up after {ATTEMPTS} attempts"
-    )
-
-
-def _switch(minion: Minion, name, prepared, texts):
-    for file_name in _mta_postfix_view.FILES:
-        if texts[file_name] != (prepared["texts"][file_name] or ""):
-            contents = texts[file_name].encode("utf-8", "surrogateescape")
-            _mta_transaction.write(minion, os.path.join(name, file_name), contents, activate=prepared["activate"])
-    whole, record = _record(minion, name)
-    if prepared["record"] is not None and (prepared["record"], prepared["made"]) != (record, _made(minion, name)):
-        made = {**whole.get(MADE, {}), name: prepared["made"]}
-        text = json.dumps({**whole, name: prepared["record"], MADE: made}, indent=1)
-        _mta_transaction.write(minion, minion.state.path(RECORD), text, mode="0600")

@@ -1,4 +1,4 @@
-"""TODO subject (postconf)."""
+"""Which files main.cf and master.cf will name, after what this run of states has announced."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -29,7 +30,7 @@ def naming(
     Returns ``{path: where}`` with those that are named, by themselves or through symbolic links. What cannot be
     parsed names nothing.
     """
-    values = {}
+    values: dict[str, Any] = {}
     with contextlib.suppress(CommandExecutionError):
         values.update(_mta_postfix_view.show(config_directory))
     with contextlib.suppress(CommandExecutionError):

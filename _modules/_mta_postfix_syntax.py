@@ -1,11 +1,31 @@
-"""TODO subject (postconf)."""
+"""
+Postfix's main.cf and master.cf as text: parsed by Postfix's rules, compared, and described.
+
+How values are compared (a false difference costs one rewrite, a false match hides a change, so only what Postfix
+itself takes for the same is the same):
+
+- text that is identical, with the blanks around it ignored, is the same, and so is a tab or a line end (in what
+  was continued on a further line) with the blanks beside it, and one space;
+- a parameter that holds a list by its name (``mynetworks``, ``…_restrictions``, ``…_maps`` and so on), or one
+  that was asked for as a list, is compared item by item. Commas and blanks both separate items, an empty item
+  is none, the order counts, and what stands in braces is one item;
+- everything else, such as the text of a banner or a command, has to be identical.
+"""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from salt.exceptions import SaltInvocationError
 
-BLANKS = " \t\r\v\f"
-BLANK_RUN = re.compile(f"[{BLANKS}\n]+")
+from _mta_system import BLANKS, logical_lines
+
+# An entry of master.cf: FIELDS to text, "overrides" to {parameter: value}, "arguments" to a list of words.
+Entry = dict[str, Any]
+
+BLANK_RUN = re.compile(f"[{BLANKS}]+")
 UNSEEN = re.compile(r" *[\t\r\v\f\n][ \t\r\v\f\n]*")
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 PARAMETER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
@@ -26,44 +46,53 @@ NO_SERVERS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "q
 TABLES = r"(?:.*_)?(?:maps|checks|map|database|databases)\Z"
 
 
-def _logical_lines(text):
-    """
-    Join the physical lines of a Postfix file as readlline(3) does: ``[(text, [line indexes])]``.
+class Setting(NamedTuple):
+    """A setting of main.cf; ``lines``: the indexes of its physical lines."""
 
-    A line that begins with a blank continues the one before it, also across comments and empty lines.
-    """
-    found = []
-    for index, line in enumerate(text.split("\n")):
-        content = line.strip(BLANKS)
-        if not content or content.startswith("#"):
-            continue
-        if line[0] in BLANKS and found:
-            joined, indexes = found[-1]
-            found[-1] = (joined + line, [*indexes, index])
-        else:
-            found.append((line, [index]))
-    return found
+    name: str
+    value: str
+    lines: list[int]
 
 
-def parse_main(text):
-    """Split main.cf into ``[(name, value, indexes)]`` and the unparsable, ``[(reason, text, indexes)]``."""
-    entries, broken = [], []
-    for line, indexes in _logical_lines(text):
+class Service(NamedTuple):
+    """A service of master.cf, by ``name/type``; ``lines``: the indexes of its physical lines."""
+
+    name: str
+    entry: Entry
+    lines: list[int]
+
+
+class Broken(NamedTuple):
+    """A logical line that Postfix cannot parse, and why."""
+
+    reason: str
+    text: str
+    lines: list[int]
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def parse_main(text: str) -> tuple[list[Setting], list[Broken]]:
+    """Split main.cf into its settings and what cannot be parsed."""
+    settings, broken = [], []
+    for line, indexes in logical_lines(text):
         if line[0] in BLANKS:
             continue  # nothing before it to continue: Postfix warns and ignores it
         match = ASSIGNMENT.match(line)
         if not match:
-            broken.append(("missing '=' after attribute name", line, indexes))
+            broken.append(Broken("missing '=' after attribute name", line, indexes))
         elif not match[1]:
-            broken.append(("missing attribute name", line, indexes))
+            broken.append(Broken("missing attribute name", line, indexes))
         else:
-            entries.append((match[1], match[2].strip(BLANKS), indexes))
-    return entries, broken
+            settings.append(Setting(match[1], match[2].strip(BLANKS), indexes))
+    return settings, broken
 
 
-def _tokens(text, separators=BLANKS + "\n"):
+def _tokens(text: str, separators: str = BLANKS) -> list[str]:
     """Split ``text`` as mystrtokq() does: ``{…}`` holds together what stands in it."""
-    found, token, depth = [], "", 0
+    found: list[str] = []
+    token, depth = "", 0
     for character in text:
         if not depth and character in separators:
             if token:
@@ -75,27 +104,27 @@ def _tokens(text, separators=BLANKS + "\n"):
     return [*found, token] if token else found
 
 
-def parse_master(text):
-    """Split master.cf into ``[(name/type, entry, indexes)]`` and what master(8) would die of, likewise."""
-    entries, broken = [], []
-    for line, indexes in _logical_lines(text):
+def parse_master(text: str) -> tuple[list[Service], list[Broken]]:
+    """Split master.cf into its services and what master(8) would die of."""
+    found, broken = [], []
+    for line, indexes in logical_lines(text):
         if line[0] in BLANKS:
             continue
         fields = _tokens(UNSEEN.sub(" ", line))
         if len(fields) < 8:
-            broken.append(("bad field count", line, indexes))
+            broken.append(Broken("bad field count", line, indexes))
             continue
-        entry = dict(zip(FIELDS, fields[2:8]))
+        entry: Entry = dict(zip(FIELDS, fields[2:8]))
         reason = _bad_field(fields[1], entry)
         if reason:
-            broken.append((reason, line, indexes))
+            broken.append(Broken(reason, line, indexes))
             continue
         entry["overrides"], entry["arguments"] = _options(fields[8:])
-        entries.append((f"{fields[0]}/{fields[1]}", entry, indexes))
-    return entries, broken
+        found.append(Service(f"{fields[0]}/{fields[1]}", entry, indexes))
+    return found, broken
 
 
-def _bad_field(kind, entry):
+def _bad_field(kind: str, entry: Entry) -> str | None:
     """Why master(8) would refuse the type or a column of an entry, or ``None``."""
     if kind not in TYPES:
         return f"invalid type field {kind!r}, expected one of {', '.join(TYPES)}"
@@ -109,9 +138,10 @@ def _bad_field(kind, entry):
     return None
 
 
-def _options(words):
+def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Split a daemon's arguments into its ``-o`` overrides and all others, as postconf(1) does."""
-    overrides, arguments = {}, []
+    overrides: dict[str, str] = {}
+    arguments: list[str] = []
     rest = list(words)
     while rest and rest[0].startswith("-") and rest[0] != "--":
         # Letters without a value may stand before the "o" in one word.
@@ -128,14 +158,14 @@ def _options(words):
     return overrides, arguments + [_braced(word) for word in rest]
 
 
-def _braced(word):
+def _braced(word: str) -> str:
     """A word as postconf(1) writes it: in braces, without blanks beside them, where it has blanks in it."""
     if word.startswith("{") and word.endswith("}"):
         word = word[1:-1].strip(BLANKS)
     return f"{{{word}}}" if BLANK_RUN.search(word) else word
 
 
-def entry_text(service, entry):
+def entry_text(service: str, entry: Entry) -> str:
     """The master.cf line of an entry, for ``postconf -M``."""
     name, _, kind = service.rpartition("/")
     words = [name, kind, *(entry[field] for field in FIELDS)]
@@ -145,45 +175,46 @@ def entry_text(service, entry):
     return " ".join([*words, *entry["arguments"]])
 
 
-def parameters(text):
+def parameters(text: str) -> dict[str, str]:
     """The parameters that main.cf sets; of several settings of one name the last one counts."""
     return {name: value for name, value, _ in parse_main(text)[0]}
 
 
-def services(text):
+def services(text: str) -> dict[str, Entry]:
+    """The entries of master.cf, by ``name/type``."""
     return {service: entry for service, entry, _ in parse_master(text)[0]}
 
 
-def mended(text, broken, superseded):
-    """Comment out the logical lines in ``broken``; leave out those in ``superseded``."""
+def mended(text: str, broken: Iterable[Broken], obsolete: Iterable[Sequence[int]] = ()) -> str:
+    """Comment out what is ``broken``; leave out the lines whose indexes are in ``obsolete``."""
     lines = text.split("\n")
-    for _, _, indexes in broken:
-        for index in indexes:
+    for one in broken:
+        for index in one.lines:
             lines[index] = f"# {lines[index]}"
-    gone = {index for indexes in superseded for index in indexes}
+    gone = {index for indexes in obsolete for index in indexes}
     return "\n".join(line for index, line in enumerate(lines) if index not in gone)
 
 
-def superseded(entries, names):
-    """The lines of all but the last setting of each of ``names``."""
-    last = {entry[0]: entry[2] for entry in entries}
-    return [indexes for name, _, indexes in entries if name in names and indexes is not last[name]]
+def obsolete(entries: Sequence[Setting] | Sequence[Service], names: Collection[str]) -> list[list[int]]:
+    """The lines of all but the last setting of each of ``names``, which alone counts."""
+    last = {entry.name: entry.lines for entry in entries}
+    return [entry.lines for entry in entries if entry.name in names and entry.lines is not last[entry.name]]
 
 
-def appended(text, parameters):
+def appended(text: str, parameters: Mapping[str, str | None]) -> str:
     """main.cf with further settings at its end, which is where they count."""
     lines = [f"{name} = {value}" for name, value in parameters.items() if value is not None]
     return "\n".join([text.rstrip("\n"), *lines, ""])
 
 
-def expand(value, parameters, seen=()):
+def expand(value: str, parameters: Mapping[str, str], seen: tuple[str, ...] = ()) -> str:
     """
     Expand ``$name``, ``${name}``, ``$(name)``, ``${name?text}``, ``${name:text}`` and ``${name?{a}:{b}}``.
 
     What is not known, and a comparison, stays as it is written.
     """
 
-    def replacement(match):
+    def replacement(match: re.Match[str]) -> str:
         name, operator, text = match[1] or match[4] or match[5], match[2], match[3]
         found = None if name in seen else parameters.get(name)
         if operator:
@@ -198,12 +229,13 @@ def expand(value, parameters, seen=()):
     return re.sub(pattern, replacement, value, flags=re.ASCII)
 
 
-def items_of(value):
-    return _tokens(value, BLANKS + "\n,")
+def items_of(value: str) -> list[str]:
+    """The items of a list, which commas and blanks separate; what stands in braces is one."""
+    return _tokens(value, f"{BLANKS},")
 
 
-def same(name, present, wanted, as_list=False):
-    """Whether Postfix takes the two texts of a parameter for the same; see the module's docstring."""
+def same(name: str, present: str | None, wanted: str | None, as_list: bool = False) -> bool:
+    """Whether Postfix takes the two texts of a parameter for the same; how, is told at the top of this file."""
     if present is None or wanted is None:
         return present is wanted
     if wanted in (present, UNSEEN.sub(" ", present)):
@@ -211,8 +243,15 @@ def same(name, present, wanted, as_list=False):
     return bool(as_list or re.match(LISTS, name)) and items_of(present) == items_of(wanted)
 
 
-def wanted_text(name, value):
-    """The text of a parameter's value as main.cf holds it; ``None`` takes the parameter out."""
+# -- what is asked for -------------------------------------------------------------------------
+
+
+def wanted_text(name: Any, value: Any) -> str | None:
+    """
+    The text of a parameter's value as main.cf holds it; ``None`` takes the parameter out.
+
+    Raises ``SaltInvocationError`` for a name, or a value, that cannot be.
+    """
     if not isinstance(name, str) or not PARAMETER.match(name):
         raise SaltInvocationError(
             f"{name!r} is not the name of a parameter: letters, digits, '_', '-' and '.' only"
@@ -224,48 +263,51 @@ def wanted_text(name, value):
     if name == "compatibility_level" and isinstance(value, float):
         raise SaltInvocationError(f"{name}: put it in quotes; YAML reads the number 3.10 as 3.1")
     if isinstance(value, (list, tuple)):
-        if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in value):
-            raise SaltInvocationError(f"{name}: a list of texts is expected, not {value!r}")
-        value = ", ".join(str(item).strip() for item in value)
+        value = _joined(name, value)
     elif not isinstance(value, (str, int, float)):
         raise SaltInvocationError(f"{name}: a text, a number, true, false, a list or null, not {value!r}")
-    text = str(value).strip(BLANKS + "\n")
+    text = str(value).strip(BLANKS)
     if CONTROL.search(text):
         raise SaltInvocationError(f"{name}: a value has no line breaks and no control characters: {text!r}")
     return text
 
 
-def wanted_parameters(parameters):
-    """``{name: (text or None, whether it was given as a list)}``"""
+def _joined(name: str, items: Sequence[Any]) -> str:
+    if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items):
+        raise SaltInvocationError(f"{name}: a list of texts is expected, not {items!r}")
+    return ", ".join(str(item).strip() for item in items)
+
+
+class Wanted(NamedTuple):
+    """What a parameter is to be: its text, ``None`` to take it out, and whether it was asked for as a list."""
+
+    text: str | None
+    as_list: bool = False
+
+
+def wanted_parameters(parameters: Any) -> dict[str, Wanted]:
+    """Return what each parameter is to be. Raises ``SaltInvocationError``."""
     if not isinstance(parameters or {}, dict):
         raise SaltInvocationError(f"parameters is a dictionary, not {parameters!r}")
     return {
-        name: (wanted_text(name, value), isinstance(value, (list, tuple)))
+        name: Wanted(wanted_text(name, value), isinstance(value, (list, tuple)))
         for name, value in (parameters or {}).items()
     }
 
 
-def _wanted_service(service, fields, present):
+def _wanted_service(service: Any, fields: Any, present: Entry | None) -> Entry | None:
     """The whole entry that results when ``fields`` change ``present`` (``None``: it is not there)."""
-    name, _, kind = str(service).rpartition("/")
-    if not name or kind not in TYPES or re.search(r"[\s={}#]", name) or CONTROL.search(service):
-        raise SaltInvocationError(f"{service!r} is not name/type of a service, with a type of {', '.join(TYPES)}")
+    _refuse_service(service)
     if fields is None:
         return None
-    if not isinstance(fields, dict):
-        raise SaltInvocationError(f"{service}: a dictionary of fields, or null, not {fields!r}")
-    unknown = sorted(set(fields) - {*FIELDS, "overrides", "arguments"})
-    if unknown:
-        raise SaltInvocationError(
-            f"{service}: {', '.join(map(str, unknown))}: not a field; there are "
-            + ", ".join((*FIELDS, "overrides", "arguments"))
-        )
+    _refuse_fields(service, fields)
     entry = {**_new_entry(service), **(present or {})}
     for field in FIELDS:
         if fields.get(field) is not None:
             entry[field] = _column(service, field, fields[field])
     if not entry["command"]:
         raise SaltInvocationError(f"{service}: a new entry needs its command")
+    kind = service.rpartition("/")[2]
     reason = _bad_field(kind, entry)
     if kind == "inet" and fields.get("command") in NO_SERVERS:
         reason = f"command: {entry['command']} takes no mail from the network; what does is {' or '.join(SERVERS)}"
@@ -277,13 +319,31 @@ def _wanted_service(service, fields, present):
     return entry
 
 
-def _new_entry(service):
+def _refuse_service(service: Any) -> None:
+    """Raise ``SaltInvocationError`` when a text is not the name/type of a service."""
+    name, _, kind = str(service).rpartition("/")
+    if not name or kind not in TYPES or re.search(r"[\s={}#]", name) or CONTROL.search(service):
+        raise SaltInvocationError(f"{service!r} is not name/type of a service, with a type of {', '.join(TYPES)}")
+
+
+def _refuse_fields(service: str, fields: Any) -> None:
+    """Raise ``SaltInvocationError`` when what a service is to be does not have the shape of it."""
+    if not isinstance(fields, dict):
+        raise SaltInvocationError(f"{service}: a dictionary of fields, or null, not {fields!r}")
+    known = (*FIELDS, "overrides", "arguments")
+    unknown = sorted(str(field) for field in fields if field not in known)
+    if unknown:
+        raise SaltInvocationError(f"{service}: {', '.join(unknown)}: not a field; there are {', '.join(known)}")
+
+
+def _new_entry(service: str) -> Entry:
     """What a new entry has in fields that are not given."""
     private = "n" if service.endswith("/inet") else "-"
     return {**dict.fromkeys(FIELDS, "-"), "private": private, "command": "", "overrides": {}, "arguments": []}
 
 
-def _column(service, field, value):
+def _column(service: str, field: str, value: Any) -> str:
+    """A field of an entry, as master.cf holds it."""
     if isinstance(value, bool):
         value = "y" if value else "n"
     text = str(value)
@@ -292,7 +352,8 @@ def _column(service, field, value):
     return text
 
 
-def _words(service, arguments):
+def _words(service: str, arguments: Any) -> list[str]:
+    """The arguments of an entry, as postconf(1) writes them."""
     if isinstance(arguments, str):
         arguments = _tokens(arguments)
     if not isinstance(arguments, (list, tuple)):
@@ -304,7 +365,7 @@ def _words(service, arguments):
     return [_braced(word) for word in words]
 
 
-def _overridden(service, wanted, present):
+def _overridden(service: str, wanted: Any, present: Mapping[str, str]) -> dict[str, str]:
     """The ``-o`` overrides after ``wanted`` was merged into them; one that is the same keeps its text."""
     if not isinstance(wanted, dict):
         raise SaltInvocationError(f"{service}: overrides is a dictionary, not {wanted!r}")
@@ -321,11 +382,15 @@ def _overridden(service, wanted, present):
     return result
 
 
-def wanted_services(services, present):
-    """``{name/type: entry or None}`` of those services that differ from ``present``."""
+def wanted_services(services: Any, present: Mapping[str, Entry]) -> dict[str, Entry | None]:
+    """
+    Return ``{name/type: entry or None}`` of those services that differ from ``present``.
+
+    Raises ``SaltInvocationError``.
+    """
     if not isinstance(services or {}, dict):
         raise SaltInvocationError(f"services is a dictionary, not {services!r}")
-    result = {}
+    result: dict[str, Entry | None] = {}
     for service, fields in (services or {}).items():
         entry = _wanted_service(service, fields, present.get(service))
         if entry != present.get(service):
@@ -333,11 +398,15 @@ def wanted_services(services, present):
     return result
 
 
-def difference(present, wanted):
+# -- describing --------------------------------------------------------------------------------
+
+
+def difference(present: Entry | None, wanted: Entry | None) -> dict[str, Any]:
     """``{"old": …, "new": …}`` of two entries, down to the fields that differ."""
     if present is None or wanted is None:
         return {"old": present, "new": wanted}
-    old, new = {}, {}
+    old: dict[str, Any] = {}
+    new: dict[str, Any] = {}
     for field in (*FIELDS, "arguments"):
         if present[field] != wanted[field]:
             old[field], new[field] = present[field], wanted[field]
@@ -348,7 +417,7 @@ def difference(present, wanted):
     return {"old": old, "new": new}
 
 
-def described(name, text):
+def described(name: str, text: str) -> bool | int | str | list[str]:
     """A value of main.cf as one writes it in pillar."""
     text = UNSEEN.sub(" ", text)
     if text in ("yes", "no"):
@@ -359,15 +428,15 @@ def described(name, text):
     return items if re.match(LISTS, name) and len(items) > 1 else text
 
 
-def described_service(service, entry, known):
+def described_service(service: str, entry: Entry, known: Entry | None) -> dict[str, Any]:
     """The fields in which a master.cf entry differs from ``known``, or from a new one where that is ``None``."""
     base = known or {**_new_entry(service), "command": None}
-    fields = {}
+    fields: dict[str, Any] = {}
     for field in FIELDS:
         if entry[field] != base[field]:
             number = int(entry[field]) if entry[field].isdigit() else entry[field]
             fields[field] = {"y": True, "n": False}.get(entry[field], number) if field != "command" else number
-    overrides = {
+    overrides: dict[str, Any] = {
         name: described(name, value)
         for name, value in entry["overrides"].items()
         if base["overrides"].get(name) != value
@@ -380,12 +449,12 @@ def described_service(service, entry, known):
     return fields
 
 
-def assigned(main, names):
+def assigned(main: str, names: Collection[str]) -> list[list[int]]:
     """The lines of main.cf that set one of ``names``."""
-    return [indexes for name, _, indexes in parse_main(main)[0] if name in names]
+    return [setting.lines for setting in parse_main(main)[0] if setting.name in names]
 
 
-def tables(key, value):
+def tables(key: str, value: str) -> list[tuple[str, str]]:
     """``[(type, path)]`` of the lookup tables that a value names."""
     found = []
     previous = ""

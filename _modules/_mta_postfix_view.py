@@ -1,20 +1,23 @@
-"""TODO subject (postconf)."""
+"""What is configured in main.cf and master.cf of this host, where Postfix listens, and what the package brings."""
+
+from __future__ import annotations
 
 import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_syntax
+import _mta_system
+from _mta_postfix_syntax import Broken, Entry
+from _mta_system import Finished
 
 CONFIG_DIRECTORY = "/etc/postfix"
 QUEUE = "/var/spool/postfix"
 FILES = ("main.cf", "master.cf")
-RUN_SECONDS = 60
 PORTS = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465, "urd": 465}
 # master(8) "ignores a value change" of the first two (master_vars.c, postconf(5)): the values after expansion
 # count.
@@ -50,95 +53,80 @@ PACKAGE_PARAMETERS = {
 }
 
 
-def read(path):
-    """The text of a file, with bytes that are not UTF-8 kept apart; ``None`` when it is not there."""
-    try:
-        with open(path, "rb") as handle:
-            return handle.read().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot read {path}: {err.strerror}") from err
+class Files(NamedTuple):
+    """The texts of main.cf and master.cf; ``None``: there is none."""
+
+    main: str | None
+    master: str | None
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters that main.cf sets."""
+        return _mta_postfix_syntax.parameters(self.main or "")
+
+    def services(self) -> dict[str, Entry]:
+        """The entries of master.cf."""
+        return _mta_postfix_syntax.services(self.master or "")
 
 
-def read_both(config_directory):
-    return {name: read(os.path.join(config_directory, name)) for name in FILES}
+def read_both(config_directory: str) -> Files:
+    """Read both files. Raises ``CommandExecutionError`` when one is there and cannot be read."""
+    return Files(*(_mta_system.read(os.path.join(config_directory, name)) for name in FILES))
 
 
-def run(*command):
-    """Run a program of Postfix without a shell: ``(exit code, stdout, stderr)``."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAIL_")}
-    environment.update(LC_ALL="C", PATH=f"{environment.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
-    try:
-        process = subprocess.Popen(
-            [word.encode("utf-8", "surrogateescape") for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot run {command[0]}: {err.strerror}") from err
-    with process:
-        try:
-            output, errors = process.communicate(timeout=RUN_SECONDS)
-        except subprocess.TimeoutExpired:
-            # `postfix check` is a tree of shell scripts, and each of them holds the pipes.
-            os.killpg(process.pid, signal.SIGKILL)
-            raise CommandExecutionError(f"{command[0]} did not end within {RUN_SECONDS} s") from None
-    return process.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
+def run(*command: str) -> Finished:
+    """Run a program of Postfix, whatever its exit code. Raises ``CommandExecutionError`` when it cannot be run."""
+    return _mta_system.run(command, check=False)
 
 
-def installed():
-    return bool(shutil.which("postconf") or shutil.which("postconf", path="/usr/sbin"))
+def errors_of(done: Finished) -> str:
+    """What a program wrote to standard error, as text for users."""
+    return done.errors.decode("utf-8", "replace")
 
 
-def package_parameters():
+def installed() -> bool:
+    """Whether Postfix's programs are there."""
+    return _mta_system.find_program("postconf") is not None
+
+
+def known_parameters(config_directory: str) -> set[str]:
+    """The names of all parameters that this Postfix has, by one process."""
+    output = run("postconf", "-c", config_directory, "-d").text
+    return {line.partition(" ")[0] for line in output.splitlines()}
+
+
+# -- what the package configures ---------------------------------------------------------------
+
+
+def package_parameters() -> set[str]:
+    """The names of the parameters that the package sets."""
     names = set(PACKAGE_PARAMETERS)
     for path in PACKAGE_MAIN:
-        names.update(_mta_postfix_syntax.parameters(read(path) or ""))
+        names.update(_mta_postfix_syntax.parameters(_mta_system.read(path) or ""))
     return names
 
 
-def package_services():
-    return {service for path in PACKAGE_MASTER for service in _mta_postfix_syntax.services(read(path) or "")}
+def package_services() -> set[str]:
+    """The services of the package's master.cf."""
+    texts = [_mta_system.read(path) or "" for path in PACKAGE_MASTER]
+    return {service for text in texts for service in _mta_postfix_syntax.services(text)}
 
 
-def package_settings():
+def package_master() -> str:
+    """The text of the package's master.cf; empty when it is not there."""
+    return next(filter(None, map(_mta_system.read, PACKAGE_MASTER)), "")
+
+
+def package_settings() -> tuple[dict[str, str], dict[str, Entry]]:
     """What the package's own main.cf and master.cf have, before its scripts put in what they know of the host."""
-    main = _mta_postfix_syntax.parameters("\n".join(read(path) or "" for path in PACKAGE_MAIN[:2]))
-    if not main:
-        main = _mta_postfix_syntax.parameters(read(PACKAGE_MAIN[-1]) or "")
-    master = next(filter(None, map(read, PACKAGE_MASTER)), "")
-    return main, _mta_postfix_syntax.services(master)
+    texts = [_mta_system.read(path) or "" for path in PACKAGE_MAIN]
+    main = _mta_postfix_syntax.parameters("\n".join(texts[:2])) or _mta_postfix_syntax.parameters(texts[-1])
+    return main, _mta_postfix_syntax.services(package_master())
 
 
-def doors(name, texts):
-    """``{(host, port): label}`` of what master(8) would bind, before names are resolved."""
-    main = {**defaults(name), **_mta_postfix_syntax.parameters(texts["main.cf"] or "")}
-    protocols = set(_mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(main["inet_protocols"], main)))
-    everywhere = ["0.0.0.0"] * bool({"all", "ipv4"} & protocols) + ["::"] * bool({"all", "ipv6"} & protocols)
-    found = {}
-    for service in _mta_postfix_syntax.services(texts["master.cf"] or ""):
-        address, _, kind = service.rpartition("/")
-        if kind != "inet":
-            continue
-        host, _, port = address.rpartition(":")
-        label = service if host else f"inet_interfaces, {service}"
-        hosts = (
-            [host.strip("[]")]
-            if host
-            else _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(main["inet_interfaces"], main))
-        )
-        for one in hosts:
-            for place in everywhere if one == "all" else [one.strip("[]")]:
-                if place != "loopback-only" and "$" not in place:
-                    found[place, port] = label
-    return found
+# -- what main.cf and master.cf say ------------------------------------------------------------
 
 
-def show(config_directory=CONFIG_DIRECTORY):
+def show(config_directory: str = CONFIG_DIRECTORY) -> dict[str, str]:
     """
     Return the parameters that main.cf sets, ``{name: value}``, read in process by the rules of postconf(5).
 
@@ -150,27 +138,25 @@ def show(config_directory=CONFIG_DIRECTORY):
     number.
     """
     path = os.path.join(config_directory, "main.cf")
-    entries, broken = _mta_postfix_syntax.parse_main(_present(path))
+    settings, broken = _mta_postfix_syntax.parse_main(_present(path))
     _refuse_broken(path, broken)
-    return {name: value for name, value, _ in entries}
+    return {setting.name: setting.value for setting in settings}
 
 
-def _present(path):
-    text = read(path)
+def _present(path: str) -> str:
+    text = _mta_system.read(path)
     if text is None:
         raise CommandExecutionError(f"There is no {path}")
     return text
 
 
-def _refuse_broken(path, broken):
-    if broken:
-        reason, text, indexes = broken[0]
-        raise CommandExecutionError(
-            f"{path}, line {indexes[0] + 1}: {reason}: {text.strip(_mta_postfix_syntax.BLANKS)!r}"
-        )
+def _refuse_broken(path: str, broken: Iterable[Broken]) -> None:
+    for one in broken:
+        text = one.text.strip(_mta_system.BLANKS)
+        raise CommandExecutionError(f"{path}, line {one.lines[0] + 1}: {one.reason}: {text!r}")
 
 
-def get(parameter, config_directory=CONFIG_DIRECTORY):
+def get(parameter: str, config_directory: str = CONFIG_DIRECTORY) -> str | None:
     """
     Return the value of a parameter: the one in main.cf, else Postfix's default; ``None`` when it has neither.
 
@@ -186,15 +172,15 @@ def get(parameter, config_directory=CONFIG_DIRECTORY):
     present = show(config_directory)
     if parameter in present:
         return present[parameter]
-    code, output, errors = run("postconf", "-c", config_directory, "-d", "-h", parameter)
-    if "unknown parameter" in errors:
+    done = run("postconf", "-c", config_directory, "-d", "-h", parameter)
+    if "unknown parameter" in errors_of(done):
         return None
-    if code:
-        raise CommandExecutionError(f"postconf cannot tell {parameter}: {errors.strip()}")
-    return output.rstrip("\n")
+    if done.code:
+        raise CommandExecutionError(f"postconf cannot show {parameter}: {done.message}")
+    return done.text.rstrip("\n")
 
 
-def in_force(config_directory=CONFIG_DIRECTORY):
+def in_force(config_directory: str = CONFIG_DIRECTORY) -> dict[str, str]:
     """
     Return all parameters, ``{name: value}``: those of main.cf and Postfix's defaults, with ``$name`` expanded.
 
@@ -205,13 +191,13 @@ def in_force(config_directory=CONFIG_DIRECTORY):
     """
     if not installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
-    code, output, errors = run("postconf", "-c", config_directory, "-x")
-    if code:
-        raise CommandExecutionError(f"postconf cannot read {config_directory}: {errors.strip()}")
-    return {name: value.strip() for name, _, value in (line.partition(" =") for line in output.splitlines())}
+    done = run("postconf", "-c", config_directory, "-x")
+    if done.code:
+        raise CommandExecutionError(f"postconf cannot read {config_directory}: {done.message}")
+    return {name: value.strip() for name, _, value in (line.partition(" =") for line in done.text.splitlines())}
 
 
-def services(config_directory=CONFIG_DIRECTORY):
+def services(config_directory: str = CONFIG_DIRECTORY) -> dict[str, Entry]:
     """
     Return the entries of master.cf, read in process by the rules of master(5).
 
@@ -224,12 +210,15 @@ def services(config_directory=CONFIG_DIRECTORY):
     line number.
     """
     path = os.path.join(config_directory, "master.cf")
-    entries, broken = _mta_postfix_syntax.parse_master(_present(path))
+    found, broken = _mta_postfix_syntax.parse_master(_present(path))
     _refuse_broken(path, broken)
-    return {service: entry for service, entry, _ in entries}
+    return {service.name: service.entry for service in found}
 
 
-def listeners(config_directory=CONFIG_DIRECTORY):
+# -- where Postfix listens ---------------------------------------------------------------------
+
+
+def listeners(config_directory: str = CONFIG_DIRECTORY) -> list[dict[str, Any]]:
     """
     Return what smtpd(8) and postscreen(8) listen on, and what a client may expect there; read in process.
 
@@ -244,45 +233,9 @@ def listeners(config_directory=CONFIG_DIRECTORY):
     return listeners_of(config_directory, read_both(config_directory))
 
 
-def ports_of(config_directory, parameters, services):
-    main, entries = inet(config_directory, parameters, services)
-    found = set()
-    for name, _service, _entry in entries:
-        addresses, _, port = name.rpartition(":")
-        hosts = (
-            [addresses]
-            if addresses
-            else _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(main["inet_interfaces"], main))
-        )
-        if not all(re.fullmatch(LOOPBACK, host) for host in hosts):
-            found.add(_port(port))
-    return sorted(found - {None})
-
-
-def inet(config_directory, parameters, services):
-    """Return all parameters, and the entries of master.cf that listen: ``(name, service, entry)``."""
-    main = {**defaults(config_directory), **parameters}
-    main.setdefault(
-        "mydomain", _mta_postfix_syntax.expand(main["myhostname"], main).partition(".")[2] or "localdomain"
-    )
-    disabled = _mta_postfix_syntax.items_of(
-        _mta_postfix_syntax.expand(main.get("master_service_disable", ""), main)
-    )
-    found = []
-    for service, entry in services.items():
-        name, _, kind = service.rpartition("/")
-        listens = kind == "inet" and entry["command"] in _mta_postfix_syntax.SERVERS
-        if listens and not {"inet", service, f"{name}.inet"} & set(disabled):
-            found.append((name, service, entry))
-    return main, found
-
-
-def listeners_of(config_directory, texts):
-    parameters, services = (
-        _mta_postfix_syntax.parameters(texts["main.cf"] or ""),
-        _mta_postfix_syntax.services(texts["master.cf"] or ""),
-    )
-    main, entries = inet(config_directory, parameters, services)
+def listeners_of(config_directory: str, files: Files) -> list[dict[str, Any]]:
+    """Return what :func:`listeners` returns, of these two files."""
+    main, entries = inet(config_directory, files.parameters(), files.services())
     found = []
     for name, service, entry in entries:
         own = {**main, **entry["overrides"]}
@@ -293,7 +246,55 @@ def listeners_of(config_directory, texts):
     return found
 
 
-def defaults(config_directory):
+def ports_of(config_directory: str, parameters: Mapping[str, str], services: Mapping[str, Entry]) -> list[int]:
+    """Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts than this one."""
+    main, entries = inet(config_directory, parameters, services)
+    found = set()
+    for name, _, _ in entries:
+        address, _, port = name.rpartition(":")
+        hosts = [address] if address else _list(main, "inet_interfaces")
+        if not all(re.fullmatch(LOOPBACK, host) for host in hosts):
+            found.add(_port(port))
+    return sorted(port for port in found if port is not None)
+
+
+def inet(
+    config_directory: str, parameters: Mapping[str, str], services: Mapping[str, Entry]
+) -> tuple[dict[str, str], list[tuple[str, str, Entry]]]:
+    """Return all parameters, and the entries of master.cf that listen: ``(name, service, entry)``."""
+    main = {**defaults(config_directory), **parameters}
+    domain = _mta_postfix_syntax.expand(main["myhostname"], main).partition(".")[2]
+    main.setdefault("mydomain", domain or "localdomain")
+    disabled = _list(main, "master_service_disable")
+    found = []
+    for service, entry in services.items():
+        name, _, kind = service.rpartition("/")
+        listens = kind == "inet" and entry["command"] in _mta_postfix_syntax.SERVERS
+        if listens and not {"inet", service, f"{name}.inet"} & set(disabled):
+            found.append((name, service, entry))
+    return main, found
+
+
+def sockets(config_directory: str, files: Files) -> dict[tuple[str, str], str]:
+    """The listening sockets that master(8) would bind, names not resolved: ``{(host, port): who asks for it}``."""
+    main = {**defaults(config_directory), **files.parameters()}
+    protocols = set(_list(main, "inet_protocols"))
+    everywhere = ["0.0.0.0"] * bool({"all", "ipv4"} & protocols) + ["::"] * bool({"all", "ipv6"} & protocols)
+    found = {}
+    for service in files.services():
+        name, _, kind = service.rpartition("/")
+        if kind != "inet":
+            continue
+        host, _, port = name.rpartition(":")
+        label = service if host else f"inet_interfaces, {service}"
+        for one in [host] if host else _list(main, "inet_interfaces"):
+            for address in everywhere if one == "all" else [one.strip("[]")]:
+                if address != "loopback-only" and "$" not in address:
+                    found[address, port] = label
+    return found
+
+
+def defaults(config_directory: str) -> dict[str, str]:
     """Defaults of those parameters that :func:`listeners` looks at, or that are often referred to."""
     host = socket.gethostname()
     return {
@@ -317,13 +318,13 @@ def defaults(config_directory):
     }
 
 
-def _promises(parameters, daemon):
+def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
     """What a listener offers by its parameters, postconf(5)."""
 
-    def value(name):
+    def value(name: str) -> str:
         return _mta_postfix_syntax.expand(parameters.get(name, ""), parameters)
 
-    def enabled(name):
+    def enabled(name: str) -> bool:
         return value(name).lower() == "yes"
 
     level = value(f"{daemon}_tls_security_level")
@@ -333,7 +334,7 @@ def _promises(parameters, daemon):
     # postscreen(8) has no AUTH of its own; it hands known clients on.
     auth = daemon == "smtpd" and enabled("smtpd_sasl_auth_enable")
     # With chain files Postfix ignores the others.
-    pairs = [(path, path) for path in _mta_postfix_syntax.items_of(value("smtpd_tls_chain_files"))] or [
+    pairs = [(path, path) for path in _list(parameters, "smtpd_tls_chain_files")] or [
         (value(f"smtpd_tls_{kind}cert_file"), value(f"smtpd_tls_{kind}key_file")) for kind in ("", "ec")
     ]
     pairs = [pair for pair in pairs if pair[0] not in ("", "none")]
@@ -352,27 +353,25 @@ def _promises(parameters, daemon):
     }
 
 
-def _addresses(parameters):
+def _list(parameters: Mapping[str, str], name: str) -> list[str]:
+    """The items of a parameter, expanded."""
+    return _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(parameters.get(name, ""), parameters))
+
+
+def _addresses(parameters: Mapping[str, str]) -> list[str]:
     """Where a service without an address of its own can be reached."""
-    wanted = _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(parameters["inet_interfaces"], parameters))
-    protocols = _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(parameters["inet_protocols"], parameters))
-    loopback = "127.0.0.1" if {"all", "ipv4"} & set(protocols) else "::1"
+    ipv4 = {"all", "ipv4"} & set(_list(parameters, "inet_protocols"))
+    loopback = "127.0.0.1" if ipv4 else "::1"
+    wanted = _list(parameters, "inet_interfaces")
     hosts = [loopback if host in ("all", "loopback-only") else host.strip("[]") for host in wanted]
     return list(dict.fromkeys(hosts))
 
 
-def _port(name):
+def _port(name: str) -> int | None:
+    """The number of a port; ``None`` for a name that nobody knows."""
     if name.isdigit():
         return int(name)
     try:
         return socket.getservbyname(name, "tcp")
     except OSError:
         return PORTS.get(name)
-
-
-def nearest(name, config_directory):
-    import difflib
-
-    output = run("postconf", "-c", config_directory, "-d")[1]
-    names = [line.partition(" ")[0] for line in output.splitlines()]
-    return next(iter(difflib.get_close_matches(name, names, 1, 0.75)), None)

@@ -1,4 +1,12 @@
-"""TODO subject (mta_rehearsal)."""
+"""
+The preflight: Postfix's own daemons try a staged configuration, beside the running server.
+
+Every daemon reads its parameters, delivery agents start until they ask for a message, and each smtpd(8) holds a
+conversation at a socket of its own. What they say is heard at a log socket in the staged directory. Nothing is
+delivered, and no daemon is left.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -8,11 +16,14 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_judge
 from _mta_minion import Minion
+from _mta_postfix_syntax import Entry
 
 SECONDS = 8
 AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard")
@@ -24,14 +35,22 @@ DEAD = r"(?:\w+: )?(?:fatal|panic): "
 LOUD = r"(?:\w+: )?(?:fatal|panic|error|warning): "
 
 
+class Directories(NamedTuple):
+    """Where a staged configuration belongs, and what it says: the paths of these directories."""
+
+    config: str
+    daemon: str
+    queue: str
+
+
 class _Stage:
     """The daemons that run from one private copy, and what they say."""
 
-    def __init__(self, directory, facts):
+    def __init__(self, directory: str, real: Directories) -> None:
         self.directory = directory
-        self.facts = facts
-        self.running = {}
-        self.said = {}
+        self.real = real
+        self.running: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
+        self.said: dict[int, list[str]] = {}
         public = os.path.join(directory, "public")
         self.path = os.path.join(public, "log")
         self.log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -42,20 +61,27 @@ class _Stage:
             self.log.close()
             raise CommandExecutionError(f"Cannot listen at {self.path}: {err.strerror or err}") from err
 
-    def start(self, service, entry, stdin, stdout, only_parameters=False, options=()):
-        """Start the daemon of a master.cf entry; return its process id."""
+    def start(
+        self,
+        service: str,
+        entry: Entry,
+        stream: int,
+        only_parameters: bool = False,
+        options: Mapping[str, str] | None = None,
+    ) -> int:
+        """Start the daemon of a master.cf entry with a descriptor as input and output; return its process id."""
         name, _, kind = service.rpartition("/")
-        queue = self.directory if only_parameters else self.facts["queue_directory"]
+        queue = self.directory if only_parameters else self.real.queue
         # smtpd(8) may be chrooted in the queue directory; it connects to the log before that.
         log = os.path.relpath(self.path, os.path.realpath(os.path.join(queue, "public")))
         settings = {
             **entry["overrides"],
-            "config_directory": self.facts["config_directory"],
+            "config_directory": self.real.config,
             "maillog_file": "/var/log/maillog",
             "postlog_service_name": log,
-            **dict(options),
+            **(options or {}),
         }
-        argv = [os.path.join(self.facts["daemon_directory"], entry["command"]), "-S", "-n", name, "-t", kind]
+        argv = [os.path.join(self.real.daemon, entry["command"]), "-S", "-n", name, "-t", kind]
         environment = {"MAIL_CONFIG": self.directory, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         if only_parameters:
             settings["queue_directory"] = self.directory
@@ -65,8 +91,8 @@ class _Stage:
             argv += ["-o", f"{parameter}={value}"]
         process = subprocess.Popen(
             [word.encode("utf-8", "surrogateescape") for word in argv],
-            stdin=stdin,
-            stdout=stdout,
+            stdin=stream,
+            stdout=stream,
             stderr=subprocess.DEVNULL,
             env=environment,
             cwd="/",
@@ -75,29 +101,34 @@ class _Stage:
         self.running[process.pid] = (process, service)
         return process.pid
 
-    def hear(self, others=(), timeout=0.05):
+    def hear(self, others: Sequence[socket.socket] = (), timeout: float = 0.05) -> list[socket.socket]:
         """Take in what was said; end who died of it, who would sleep a second. Return which others are ready."""
         ready = select.select([self.log, *others], [], [], timeout)[0]
         if self.log in ready:
             line = re.search(LINE, self.log.recv(8192).decode(errors="replace"))
             if line:
-                pid, text = int(line[1]), line[2].replace(self.directory, self.facts["config_directory"])
+                pid, text = int(line[1]), line[2].replace(self.directory, self.real.config)
                 if re.match(LOUD, text) and REFUSED not in text:
                     self.said.setdefault(pid, []).append(text)
                 if re.match(DEAD, text) and pid in self.running:
                     self.running[pid][0].kill()
         return [one for one in ready if one is not self.log]
 
-    def drain(self):
+    def drain(self) -> None:
         """Take in what has been said by now."""
         while select.select([self.log], [], [], 0)[0]:
             self.hear()
 
-    def ended(self, pid):
+    def ended(self, pid: int) -> bool:
         """Whether a daemon is no longer there."""
         return self.running[pid][0].poll() is not None
 
-    def close(self):
+    def last_words(self, pid: int) -> str:
+        """What a daemon said, if it died of it; else nothing."""
+        said = self.said.get(pid, [])
+        return "; ".join(said) if any(re.match(DEAD, text) for text in said) else ""
+
+    def close(self) -> None:
         """End every daemon."""
         for process, _ in self.running.values():
             if process.poll() is None:
@@ -107,75 +138,88 @@ class _Stage:
         os.unlink(self.path)
 
 
-def _distinct(services):
+def _distinct(services: Mapping[str, Entry]) -> dict[str, Entry]:
     """One of all services that run the same program with the same overrides."""
-    seen = {}
+    seen: dict[tuple[str, ...], str] = {}
     for service, entry in services.items():
         key = (entry["command"], entry["unprivileged"], entry["chroot"], repr(sorted(entry["overrides"].items())))
         seen.setdefault(key, service)
     return {service: services[service] for service in seen.values()}
 
 
-def _parameters_read(stage, services):
+def _parameters_read(stage: _Stage, services: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
     """Let every daemon read its parameters; yield (service, text) of those that die of them."""
-    started = {}
-    for service, entry in services.items():
-        pid = stage.start(service, entry, subprocess.DEVNULL, subprocess.DEVNULL, only_parameters=True)
-        started[pid] = service
+    started = {
+        stage.start(service, entry, subprocess.DEVNULL, only_parameters=True): service
+        for service, entry in services.items()
+    }
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and not all(stage.ended(pid) for pid in started):
         stage.hear()
     stage.drain()
     for pid, service in started.items():
-        said = stage.said.get(pid, [])
-        dead = [text for text in said if re.match(DEAD, text)]
-        if dead:
-            yield service, "; ".join(said)
+        text = stage.last_words(pid)
+        if text:
+            yield service, text
 
 
-def _agents_ready(stage, services):
+def _agents_ready(stage: _Stage, services: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
     """Start delivery agents until they ask for a message; yield (service, text) of those that never do."""
     for service, entry in services.items():
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            pid = stage.start(service, entry, theirs, theirs)
+            pid = stage.start(service, entry, theirs.fileno())
             theirs.close()
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline and not stage.hear([ours]):
                 pass
             stage.running[pid][0].kill()
-            dead = [text for text in stage.said.get(pid, []) if re.match(DEAD, text)]
-            if dead:
-                yield service, "; ".join(stage.said[pid])
+            text = stage.last_words(pid)
+            if text:
+                yield service, text
 
 
-def _serve(stage, doors, finished):
-    """Give every connection at ``doors`` (socket to (service, entry)) an smtpd(8) of its own, as inetd(8) does."""
+class _Listening(NamedTuple):
+    """A listening socket of the preflight: whom it stands for."""
+
+    service: str
+    entry: Entry
+
+
+def _serve(stage: _Stage, sockets: Mapping[socket.socket, _Listening], finished: threading.Event) -> None:
+    """Give every connection at the listening sockets an smtpd(8) of its own, as inetd(8) does."""
     # An untrusted client's name is not worth the wait for the DNS; the live conversation looks it up.
     options = {"smtpd_peername_lookup": "no"}
     while not finished.is_set():
-        for door in stage.hear(doors):
-            connection, _ = door.accept()
+        for one in stage.hear(list(sockets)):
+            connection, _ = one.accept()
             with connection:
-                stage.start(*doors[door], connection, connection, options=options)
+                stage.start(*sockets[one], connection.fileno(), options=options)
 
 
-def _conversations(minion: Minion, stage, services, listeners, envelope):
+def _conversations(
+    minion: Minion,
+    stage: _Stage,
+    services: Mapping[str, Entry],
+    listeners: Sequence[Mapping[str, Any]],
+    envelope: bool,
+) -> Iterator[tuple[str, str]]:
     """Talk to the smtpd(8) of every listener; yield (service, text) of what is not as it should be."""
     with contextlib.ExitStack() as held:
-        doors, targets, names = {}, [], {}
+        sockets: dict[socket.socket, _Listening] = {}
+        targets, names = [], {}
         for listener in listeners:
-            service = listener["service"]
-            family = socket.AF_INET6 if listener["host"] == "::1" else socket.AF_INET
-            door = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            door.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
-            door.listen()
-            host, port = door.getsockname()[:2]
-            doors[door] = (service, services[service])
-            targets.append({**listener, "host": host, "port": port})
-            names[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"] = service
+            service, address = listener["service"], "::1" if listener["host"] == "::1" else "127.0.0.1"
+            family = socket.AF_INET6 if address == "::1" else socket.AF_INET
+            one = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            one.bind((address, 0))
+            one.listen()
+            port = one.getsockname()[1]
+            sockets[one] = _Listening(service, services[service])
+            targets.append({**listener, "host": address, "port": port})
+            names[f"[{address}]:{port}" if ":" in address else f"{address}:{port}"] = service
         finished = threading.Event()
-        server = threading.Thread(target=_serve, args=(stage, doors, finished))
+        server = threading.Thread(target=_serve, args=(stage, sockets, finished))
         server.start()
         try:
             found = _mta_judge.check(
@@ -185,7 +229,7 @@ def _conversations(minion: Minion, stage, services, listeners, envelope):
             finished.set()
             server.join()
     stage.drain()
-    said = {}
+    said: dict[str, dict[str, None]] = {}
     for pid, (_, service) in stage.running.items():
         said.setdefault(service, {}).update(dict.fromkeys(stage.said.get(pid, [])))
     for problem in found["problems"]:
@@ -196,54 +240,57 @@ def _conversations(minion: Minion, stage, services, listeners, envelope):
             yield service, "; ".join([text, *said.get(service, {})])
 
 
-def problems(minion: Minion, directory, facts, services, listeners, converse=True, envelope=True):
+def problems(
+    minion: Minion,
+    directory: str,
+    real: Directories,
+    services: Mapping[str, Entry],
+    listeners: Sequence[Mapping[str, Any]],
+    converse: bool = True,
+    envelope: bool = True,
+) -> list[tuple[str, str]]:
     """
     Tell what would not work if a staged configuration were in force.
 
     directory
         Path of the private copy of the configuration directory; a socket is made in it.
 
-    facts
-        Dictionary of ``config_directory`` (the real one), ``daemon_directory`` and ``queue_directory``.
+    real
+        The directories that it is for.
 
     services
-        Entries of the staged master.cf to try, as :func:`postconf.services` returns them.
+        Entries of the staged master.cf to try.
 
     listeners
-        List as :func:`postconf.listeners` returns it, of the staged configuration.
+        Those of the staged configuration, as :func:`_mta_postfix_view.listeners_of` returns them.
 
     converse
         Also start the daemons that need the running server beside them. Default ``True``.
 
     envelope
-        Also the envelope and the untrusted client of :func:`mta_probe.check`. Default ``True``.
+        Also try an envelope, and the server's answers to an untrusted client. Default ``True``.
 
-    Returns a list of ``[service, text]``. Raises ``CommandExecutionError`` when a daemon cannot be started.
+    Returns a list of ``(service, text)``. Raises ``CommandExecutionError`` when a daemon cannot be started.
     """
     there = {
         service: entry
         for service, entry in services.items()
-        if entry["command"] not in UNHEARD
-        and os.access(os.path.join(facts["daemon_directory"], entry["command"]), os.X_OK)
+        if entry["command"] not in UNHEARD and os.access(os.path.join(real.daemon, entry["command"]), os.X_OK)
     }
-    stage = _Stage(directory, facts)
+    stage = _Stage(directory, real)
     try:
-        found = list(_parameters_read(stage, _distinct(there)))
+        distinct = _distinct(there)
+        found = list(_parameters_read(stage, distinct))
         dead = {service for service, _ in found}
+        alive = {service: entry for service, entry in there.items() if service not in dead}
         if converse:
-            agents = {key: entry for key, entry in _distinct(there).items() if entry["command"] in AGENTS}
-            found += _agents_ready(stage, {key: entry for key, entry in agents.items() if key not in dead})
-            awake = [
-                one
-                for one in listeners
-                if one["service"] in there
-                and one["service"] not in dead
-                and there[one["service"]]["command"] == "smtpd"
-            ]
-            if awake:
-                found += _conversations(minion, stage, there, awake, envelope)
+            agents = {key: entry for key, entry in distinct.items() if key in alive and entry["command"] in AGENTS}
+            found += _agents_ready(stage, agents)
+            smtpd = {service for service, entry in alive.items() if entry["command"] == "smtpd"}
+            targets = [listener for listener in listeners if listener["service"] in smtpd]
+            found += _conversations(minion, stage, there, targets, envelope) if targets else []
     except OSError as err:
         raise CommandExecutionError(f"Cannot try the new configuration: {err.strerror or err}") from err
     finally:
         stage.close()
-    return [list(one) for one in found]
+    return found

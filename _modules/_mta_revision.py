@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "23041f1796a4"
+REVISION = "8dff1060c25d"

@@ -2,20 +2,10 @@
 Read, check and change Postfix's ``main.cf`` and ``master.cf``.
 
 Reading happens in process, by the rules of postconf(5) and master(5): a run that has nothing to change reads
-two files and starts no program. A change is built by postconf(1) in a private copy of the configuration
-directory, checked there by postconf(1), postmap(1) and ``postfix check``, tried there by Postfix's daemons
-(:py:mod:`mta_rehearsal`), and only then switched through :py:mod:`mta_transaction`, under the lock that
-``postconf -e`` itself takes.
-
-How values are compared (a false difference costs one rewrite, a false match hides a change, so only what
-Postfix itself takes for the same is the same):
-
-- text that is identical, with the blanks around it ignored, is the same, and so is a tab or a line end (in what
-  was continued on a further line) with the blanks beside it, and one space;
-- a parameter that holds a list by its name (``mynetworks``, ``…_restrictions``, ``…_maps`` and so on), or one
-  that was asked for as a list, is compared item by item. Commas and blanks both separate items, an empty item
-  is none, the order counts, and what stands in braces is one item;
-- everything else, such as the text of a banner or a command, has to be identical.
+two files and starts no program. A change is checked first in a private copy, by Postfix's own programs and
+daemons, and rolled back when the server does not answer as it should. Values that Postfix takes for the same are
+the same: a list such as ``mynetworks`` is compared item by item, whether commas or blanks separate them; the rest
+is text.
 """
 
 import _mta_guard
@@ -23,10 +13,11 @@ import _mta_guard
 with _mta_guard.library(__file__):
     import _mta_apply
     import _mta_migration
+    import _mta_minion
     import _mta_postfix_edit
     import _mta_postfix_stage
     import _mta_postfix_view
-    from _mta_minion import Minion
+    import _mta_tables
 
 __func_alias__ = {"set_": "set"}
 
@@ -75,20 +66,20 @@ def get(parameter, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
 def set_(parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     """
-    Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.
+    Set parameters, all by one process, and verify it by an SMTP check; rolled back when that fails.
 
     parameters
-        Dictionary of names to text, number, boolean (``yes``/``no``), list (joined by commas) or ``None``
-        (out).
+        Dictionary of names to text, number, boolean (``yes``/``no``), list (joined by commas) or ``None``, which
+        takes the parameter out.
 
     services
-        Dictionary of master.cf entries as for ``postconf.managed``; none by default.
+        Dictionary of master.cf entries as for the state ``postconf.managed``. Default: none.
 
     config_directory
         Path, ``/etc/postfix``.
 
-    Returns the changes, ``{name: {"old": …, "new": …}}``. Raises ``CommandExecutionError`` when Postfix does
-    not work with them; nothing is changed then.
+    Returns the changes, ``{name: {"old": …, "new": …}}``. Raises ``SaltInvocationError`` for an argument that
+    cannot be, ``CommandExecutionError`` when Postfix does not work with them; nothing is changed then.
 
     CLI Example:
 
@@ -96,7 +87,7 @@ def set_(parameters, services=None, config_directory=_mta_postfix_view.CONFIG_DI
 
         salt '*' postconf.set parameters='{"home_mailbox": "Maildir/", "biff": false}'
     """
-    return _mta_apply.set_(Minion.of(globals()), parameters, services, config_directory)
+    return _mta_apply.set_(_mta_minion.Minion.of(globals()), parameters, services, config_directory)
 
 
 def reset(parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -115,7 +106,7 @@ def reset(parameters, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.reset '[biff, relayhost]'
     """
-    return _mta_apply.reset(Minion.of(globals()), parameters, config_directory)
+    return _mta_apply.reset(_mta_minion.Minion.of(globals()), parameters, config_directory)
 
 
 def services(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -157,7 +148,7 @@ def differences(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.differences
     """
-    return _mta_postfix_edit.differences(Minion.of(globals()), config_directory)
+    return _mta_postfix_edit.differences(config_directory)
 
 
 def export(config_directory=_mta_postfix_view.CONFIG_DIRECTORY, probe=True):
@@ -182,18 +173,18 @@ def export(config_directory=_mta_postfix_view.CONFIG_DIRECTORY, probe=True):
 
         salt '*' postconf.export
     """
-    return _mta_migration.export(Minion.of(globals()), config_directory, probe)
+    return _mta_migration.export(_mta_minion.Minion.of(globals()), config_directory, probe)
 
 
 def check(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     """
-    Return what Postfix has to say against its configuration, a list of texts; empty when it is content.
+    Return what Postfix says against its configuration, a list of texts; empty when it says nothing.
 
     config_directory
         Path, ``/etc/postfix``.
 
     Asks ``postconf -n``, ``postconf -M``, ``postmap`` and ``postfix check``. They do not see everything: a
-    bad network in ``mynetworks`` shows only in a conversation, see ``mta_probe.check``.
+    bad network in ``mynetworks`` shows only in an SMTP check, see ``mta_probe.check``.
 
     CLI Example:
 
@@ -232,8 +223,8 @@ def ports(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
     config_directory
         Path, ``/etc/postfix``.
 
-    Ports that are bound to the loopback interface only are left out. Where :func:`plan` has announced, in the same
-    run, changes that have not been made, it is what there will be after them. Empty without configuration.
+    Ports that are bound to the loopback interface only are left out. In a state run where ``postconf.managed`` has
+    announced changes in test mode, it is what there will be after them. Empty without configuration.
 
     CLI Example:
 
@@ -241,7 +232,7 @@ def ports(config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.ports
     """
-    return _mta_postfix_edit.ports(Minion.of(globals()), config_directory)
+    return _mta_postfix_edit.ports(_mta_minion.Minion.of(globals()), config_directory)
 
 
 def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -265,7 +256,7 @@ def lookup(table, key, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
 
         salt '*' postconf.lookup virtual_alias_maps info@example.com
     """
-    return _mta_postfix_edit.lookup(Minion.of(globals()), table, key, config_directory)
+    return _mta_tables.lookup(_mta_minion.Minion.of(globals()), table, key, config_directory)
 
 
 def refused(parameters=None, services=None, config_directory=_mta_postfix_view.CONFIG_DIRECTORY):
@@ -289,4 +280,4 @@ def refused(parameters=None, services=None, config_directory=_mta_postfix_view.C
 
         salt '*' postconf.refused parameters='{"smtpd_baner": "x"}'
     """
-    return _mta_postfix_stage.refused(Minion.of(globals()), parameters, services, config_directory)
+    return _mta_postfix_stage.refused(_mta_minion.Minion.of(globals()), parameters, services, config_directory)

@@ -1,8 +1,7 @@
 """
 Keep Postfix's main.cf and master.cf as they are described.
 
-What is named is kept as described; what is not named stays as it is, with its comments and its place in the
-file.
+What is named is kept as described; what is not named stays as it is, and so do comments and the order of lines.
 
 .. code-block:: yaml
 
@@ -56,8 +55,8 @@ and in master.cf
         -o smtpd_tls_security_level=encrypt
         -o {smtpd_client_restrictions=permit_sasl_authenticated, reject}
 
-Both files are built and checked in a private copy, also in test mode; an error that the change would bring
-makes the state fail and nothing is changed. What was wrong before is only reported.
+Both files are built and checked in a private copy (preflight), also in test mode; an error that the change would
+bring makes the state fail, and nothing is changed. What was wrong before is only reported.
 """
 
 
@@ -81,17 +80,18 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
 
     unmanaged
         What becomes of parameters and services that neither this state nor the package's own configuration
-        has, and nothing else refers to: ``keep`` (default), ``warn`` (the comment lists them) or ``remove``.
+        has, and to which nothing else refers: ``keep`` (default), ``warn`` (the comment lists them) or ``remove``.
 
     revert
-        List of names of parameters, and of services (``name/type``), that are only lent: what each of them was
-        when this state first changed it is kept, and comes back when a later run has the name in here no longer.
-        What of the parameters this Postfix does not know is left out, and the comment says so. What somebody has
-        changed since stays, and the comment says so. Default: what has been kept stays as it is.
+        List of names of parameters, and of services (``name/type``), of which the previous value is kept: what
+        each of them was when this state first changed it, restored when a later run no longer has the name in
+        here. What somebody else has changed since stays, and the comment says so. A parameter in here that this
+        version of Postfix does not have is left out, and the comment says so. Default: what has been kept stays
+        as it is.
 
     transaction
         Name of the transaction whose closing state activates and verifies the change. Default: this state
-        does both itself, and undoes the change when the server does not answer as it should.
+        does both itself, and rolls the change back when the server does not answer as it should.
     """
     name = name if name.startswith("/") else "/etc/postfix"
     args = {

@@ -9,6 +9,7 @@ tests of what Salt loads.
 import contextlib
 import importlib
 import inspect
+import os
 import pathlib
 
 import fake_smtp
@@ -19,6 +20,9 @@ import salt.loader
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 import _mta_apply
+import _mta_postfix_edit
+import _mta_postfix_stage
+import _mta_postfix_view
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
@@ -76,6 +80,141 @@ def pretend(monkeypatch, functions):
         monkeypatch.setattr(module, attribute, stand_in)
 
     return replace
+
+
+MAIN = """\
+# See /usr/share/postfix/main.cf.dist for a commented, more complete version
+
+smtpd_banner = $myhostname ESMTP $mail_name (Debian/GNU)
+biff = no
+myhostname = mail.example.com
+mydestination = $myhostname, mail.example.com, localhost.example.com, , localhost
+mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
+inet_interfaces = all
+inet_protocols = all
+smtpd_tls_cert_file=/etc/ssl/certs/ssl-cert-snakeoil.pem
+smtpd_tls_key_file=/etc/ssl/private/ssl-cert-snakeoil.key
+smtpd_tls_security_level=may
+"""
+MASTER = """\
+# ==========================================================================
+# service type  private unpriv  chroot  wakeup  maxproc command + args
+smtp      inet  n       -       y       -       -       smtpd
+#submission inet n       -       y       -       -       smtpd
+#  -o syslog_name=postfix/submission
+pickup    unix  n       -       y       60      1       pickup
+tlsmgr    unix  -       -       y       1000?   1       tlsmgr
+relay     unix  -       -       y       -       -       smtp
+        -o syslog_name=postfix/$service_name
+#       -o smtp_helo_timeout=5 -o smtp_connect_timeout=5
+postlog   unix-dgram n  -       n       -       1       postlogd
+uucp      unix  -       n       n       -       -       pipe
+  flags=Fqhu user=uucp argv=uux -r -n -z -a$sender - $nexthop!rmail ($recipient)
+"""
+# Stands in for postconf(1), postmap(1) and postfix(1), which the development machine does not have. As those of
+# Postfix 3.7 do, it writes a new line onto a last line that has no end.
+PROGRAM = """\
+#!/bin/sh
+echo "${0##*/} $*" >> "$0.log"
+edit() { # file, pattern of what goes, line
+    { sed "/^$2/d" "$1"; [ -z "$3" ] || echo "$3"; } > "$1.new"
+    mv "$1.new" "$1"
+}
+main=$2/main.cf master=$2/master.cf
+case "${0##*/} $3 $4" in
+"postconf -e "*) shift 3; for line; do edit "$main" "${line%%=*} *=" "${line%%=*} = ${line#*=}"; done ;;
+"postconf -X "*) shift 3; for name; do edit "$main" "$name *=" ""; done ;;
+"postconf -M -e") shift 4; for entry; do edit "$master" "${entry%%/*} " "${entry#*=}"; done ;;
+"postconf -M -X") shift 4; for entry; do edit "$master" "${entry%%/*} " ""; done ;;
+*) grep -h COMPLAIN "$main" "$master" >&2 ;;
+esac
+"""
+
+
+class Configuration:
+    """A configuration directory, and the functions over it."""
+
+    def __init__(self, directory, minion):
+        self.directory = directory
+        self.path = str(directory)
+        self.minion = minion
+        self.write(MAIN, MASTER)
+
+    def write(self, main=None, master=None):
+        for name, text in (("main.cf", main), ("master.cf", master)):
+            if text is not None:
+                (self.directory / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    def main(self):
+        return (self.directory / "main.cf").read_text()
+
+    def master(self):
+        return (self.directory / "master.cf").read_text()
+
+    def show(self):
+        return _mta_postfix_view.show(self.path)
+
+    def services(self):
+        return _mta_postfix_view.services(self.path)
+
+    def listeners(self):
+        return _mta_postfix_view.listeners(self.path)
+
+    def refused(self, parameters=None, services=None):
+        return _mta_postfix_stage.refused(self.minion, parameters, services, self.path)
+
+    def plan(self, **arguments):
+        return _mta_postfix_edit.plan(self.minion, self.path, **arguments)
+
+    def apply(self, **arguments):
+        _mta_postfix_edit.apply(self.minion, self.path, **arguments)
+
+    def changes(self, parameters=None, services=None, **arguments):
+        return self.plan(parameters=parameters, services=services, **arguments).changes
+
+
+@pytest.fixture
+def configuration(tmp_path, minion):
+    """A host's main.cf and master.cf, as Debian's package gives them."""
+    directory = tmp_path / "postfix"
+    directory.mkdir()
+    return Configuration(directory, minion)
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Programs that stand in for Postfix's; gives a function for the commands run since its last call."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("postconf", "postmap", "postfix"):
+        (programs / name).write_text(PROGRAM)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    def run():
+        lines = []
+        for path in sorted(programs.glob("*.log")):
+            lines += path.read_text().splitlines()
+            path.unlink()
+        return lines
+
+    return run
+
+
+@pytest.fixture
+def written(pretend):
+    """The transaction's part: files are written at once; a list of what was needed and written."""
+    calls = []
+
+    def write(path, contents, activate=None, mode=None):
+        calls.append((os.path.basename(path), activate))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        pathlib.Path(path).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+
+    pretend("_mta_transaction.begin", lambda: None)
+    pretend("_mta_transaction.write", write)
+    pretend("_mta_transaction.need", lambda activate, let_go: calls.append(("need", activate)))
+    return calls
 
 
 @pytest.fixture

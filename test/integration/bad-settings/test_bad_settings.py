@@ -17,6 +17,8 @@ import time
 
 import pytest
 
+from rig import results
+
 CLIENT = pathlib.Path(__file__).with_name("client.py")
 CLIENT_LOG = "/run/mta-client.log"
 GUIDE = {"root_recipient": "alice"}
@@ -276,11 +278,11 @@ def healthy(container, client):
         container.apply(pillar={"postfix_mta": GUIDE})
 
 
-def failed(results):
+def failed(states):
     """The states that failed by themselves."""
     return [
         state
-        for state in results.values()
+        for state in states.values()
         if state["result"] is False and not state["comment"].startswith("One or more requisite failed")
     ]
 
@@ -291,20 +293,20 @@ def test_a_bad_setting_changes_nothing(container, client, healthy, capsys, name)
     assert client.is_served(time.time())
     began = time.time()
     pillar = {**GUIDE, **bad.pillar, "parameters": bad.parameters, "services": bad.services}
-    results = container.apply(pillar={"postfix_mta": pillar})
+    states = container.apply(pillar={"postfix_mta": pillar})
     ended = time.time()
     assert client.is_served(ended), "the server does not answer after the run"
     seen = client.seen(began)
     served = [one for one in seen if one[2] == "served"]
     gap = max(after[1] - before[1] for before, after in zip(served, served[1:]))
     lost = [one for one in seen if one[2] != "served"]
-    comments = "\n".join(state["comment"] for state in failed(results))
+    comments = "\n".join(state["comment"] for state in failed(states))
     with capsys.disabled():
         taken = f"{ended - began:.1f} s, gap {gap:.2f} s, {len(lost)} of {len(seen)} connections lost"
         print(f"\nseed {SEED}, {name}: {taken}")
     assert comments, "no state failed"
     assert bad.culprit in comments
-    assert not any(state["changes"] for state in failed(results))
+    assert not any(state["changes"] for state in failed(states))
     assert container.exec(SNAPSHOT).stdout == healthy
     if not bad.live:
         assert lost == [], f"not refused before the switch: {shlex.quote(comments)}"
@@ -354,8 +356,28 @@ def test_a_listener_that_the_last_apply_brought_is_taken_back_with_it(container,
     assert client.is_served(time.time())
 
 
+@pytest.mark.parametrize("end", ["", "\n# the last words"], ids=["a setting", "a comment"])
+def test_files_whose_last_lines_have_no_end_get_new_lines(container, client, healthy, end):
+    for name in ("main.cf", "master.cf"):
+        file = f"/etc/postfix/{name}"
+        container.exec(f"text=$(cat {file}) && printf '%s' \"$text{end}\" >{file}")
+    pillar = {**GUIDE, "parameters": {"smtpd_helo_required": True}, "services": {OTHER_PORT: SUBMISSION}}
+    predicted, done = (container.apply(test=test, pillar={"postfix_mta": pillar}) for test in (True, False))
+    assert failed(predicted) == failed(done) == []
+    changes = [
+        next(state["changes"] for key, state in states.items() if key.startswith("postconf_|"))
+        for states in (predicted, done)
+    ]
+    assert changes[0] == changes[1]
+    assert set(changes[0]) == {"smtpd_helo_required", f"master.cf {OTHER_PORT}", "activation"}
+    assert container.exec("postconf -h smtpd_helo_required").stdout == "yes\n"
+    assert container.exec("ss -Hltn 'sport = :2525'").stdout
+    comments = container.exec("cat /etc/postfix/main.cf /etc/postfix/master.cf").stdout.splitlines()
+    assert comments.count("# the last words") == 2 * bool(end)
+    assert not results.changed(container.apply(pillar={"postfix_mta": pillar}))
+
+
 def test_a_good_setting_is_still_taken(container, client):
-    results = container.apply(pillar={"postfix_mta": {**GUIDE, "parameters": {"smtpd_helo_required": True}}})
-    assert failed(results) == []
-    results = container.apply(pillar={"postfix_mta": GUIDE})
-    assert failed(results) == []
+    for parameters in ({"smtpd_helo_required": True}, {}):
+        states = container.apply(pillar={"postfix_mta": {**GUIDE, "parameters": parameters}})
+        assert failed(states) == []

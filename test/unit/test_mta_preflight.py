@@ -1,6 +1,5 @@
 """Daemons that try a staged configuration: who dies is heard, who lives is ended, nothing is left."""
 
-import pathlib
 import stat
 import sys
 import time
@@ -66,16 +65,12 @@ def problems(minion, tmp_path):
         (programs / command).write_text(DAEMON)
         (programs / command).chmod(stat.S_IRWXU)
         services[name] = {"command": command, "unprivileged": "-", "chroot": "n", "overrides": {}}
-    facts = {
-        "config_directory": "/etc/postfix",
-        "daemon_directory": str(programs),
-        "queue_directory": str(tmp_path / "queue"),
-    }
+    real = _mta_preflight.Directories("/etc/postfix", str(programs), str(tmp_path / "queue"))
 
     def run(main="", **arguments):
         (stage / "main.cf").write_text(main)
         arguments = {"envelope": False, **arguments}
-        return _mta_preflight.problems(minion, str(stage), facts, services, [LISTENER], **arguments)
+        return _mta_preflight.problems(minion, str(stage), real, services, [LISTENER], **arguments)
 
     run.stage = stage
     return run
@@ -118,6 +113,6 @@ def test_without_a_running_server_only_parameters_are_read(problems):
 
 
 def test_a_private_copy_that_cannot_hold_the_socket_is_an_error(minion):
-    directory = pathlib.Path("/proc/nowhere")
+    real = _mta_preflight.Directories("/etc/postfix", "/usr/lib/postfix/sbin", "/var/spool/postfix")
     with pytest.raises(CommandExecutionError, match="Cannot listen"):
-        _mta_preflight.problems(minion, str(directory), {}, {}, [])
+        _mta_preflight.problems(minion, "/proc/nowhere", real, {}, [])

@@ -1,0 +1,71 @@
+"""Whether Postfix will work with new settings: what it says, and what breaks mail without a word."""
+
+import socket
+
+import pytest
+from conftest import MAIN
+from salt.exceptions import CommandExecutionError
+
+import _mta_postfix_check
+from _mta_run import Run
+
+
+def test_a_complaint_that_the_change_brings_is_an_error_and_an_old_one_a_note(configuration, commands, written):
+    configuration.write(f"{MAIN}old = COMPLAIN bad old\n")
+    plan = configuration.plan(parameters={"new": "COMPLAIN bad new"})
+    assert plan.errors == ["new = COMPLAIN bad new"]
+    assert plan.notes == ["Not because of this change: old = COMPLAIN bad old"]
+    with pytest.raises(CommandExecutionError, match="bad new"):
+        configuration.apply(parameters={"new": "COMPLAIN bad new"})
+
+
+# -- what master(8) would die of, or mail would wait for for ever ------------------------------
+
+
+def refusals(configuration, parameters=None, services=None):
+    """What the plan refuses."""
+    return "\n".join(configuration.plan(parameters=parameters, services=services).errors)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"default_process_limit": "many"}, "default_process_limit"),
+        ({"content_filter": "amavis:[127.0.0.1]:10024"}, "content_filter: master.cf has no service amavis/unix"),
+        ({"default_transport": "relay"}, ""),
+        ({"local_transport": ""}, ""),
+        ({"queue_directory": "/nowhere"}, "there is no directory /nowhere"),
+        ({"inet_interfaces": "198.51.100.7"}, "198.51.100.7 port smtp: Cannot assign requested address"),
+        ({"smtpd_tls_cert_file": "/nowhere.pem"}, "/nowhere.pem is not there"),
+    ],
+)
+def test_what_breaks_mail_without_a_word_is_refused_before_the_switch(configuration, commands, parameters, words):
+    found = refusals(configuration, parameters)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_port_that_is_taken_cannot_be_bound_and_one_that_is_free_can():
+    why_not_bound = _mta_postfix_check.why_not_bound
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert why_not_bound("127.0.0.1", port, may_be_in_use=False) == "Address already in use"
+        assert why_not_bound("127.0.0.1", port, may_be_in_use=True) is None
+    assert why_not_bound("127.0.0.1", port, may_be_in_use=False) is None
+    assert why_not_bound("127.0.0.1", "nosuchport", may_be_in_use=False)
+
+
+def test_the_last_listener_is_not_taken_away(configuration, commands):
+    assert "smtp/inet: no SMTP listener would be left" in refusals(configuration, services={"smtp/inet": None})
+    assert refusals(configuration, services={"relay/unix": None}) == ""
+
+
+def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(
+    configuration, commands, written, minion
+):
+    Run.of(minion).changes["mta_cert"] = {"certificate": {"old": None, "new": "a new one"}}
+    plan = configuration.plan(parameters={"smtpd_tls_cert_file": "/nowhere.pem"})
+    assert plan.errors == []
+    assert "smtpd_tls_cert_file: /nowhere.pem is not there" in plan.notes
+    with pytest.raises(CommandExecutionError, match=r"/nowhere\.pem is not there"):
+        configuration.apply(parameters={"smtpd_tls_cert_file": "/nowhere.pem"})

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8dff1060c25d"
+REVISION = "a34060b6eea3"

@@ -183,7 +183,7 @@ def certificate(world):
 
     key = _mta_x509_make.make_key("ec", 256)
     public = _mta_x509.describe_key(key)["public"]
-    fields = _mta_x509.check_subject(None, "mail.example.com")
+    fields = _mta_x509_make.check_subject(None, "mail.example.com")
     epoch = datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
     pem = _mta_x509_make.make_certificate(public, epoch, 90, fields, ["mail.example.com"], key)
     world["files"]["smtpd.crt"].write_bytes(pem)

@@ -114,7 +114,7 @@ class _Survey:
         What the authority will be: RFC 4514 text, DER; ``None`` where its key has to be made.
 
     key, passphrase
-        The key that is there, and what unlocks it.
+        The key that is there, and what decrypts it.
 
     new_passphrase
         What the key is to be encrypted with.
@@ -233,7 +233,7 @@ def signer(minion: Minion, signing: Signing) -> Signer:
     candidates = _mta_pem.describe(certificate, certificate_pem)
     passphrase = _passphrase(minion, signing.passphrase_pillar)
     previous = _passphrase(minion, signing.previous_passphrase_pillar)
-    facts, passphrase = _unlock(key, key_pem, passphrase, previous)
+    facts, passphrase = _decrypt(key, key_pem, passphrase, previous)
     own = next((one for one in candidates if one["public"] == facts["public"]), None)
     if own is None:
         raise CommandExecutionError(f"The key {key} does not belong to {certificate}")
@@ -251,13 +251,13 @@ def _needed(path: str) -> bytes:
     return file.data
 
 
-def _unlock(
+def _decrypt(
     path: str, pem: bytes, passphrase: bytes | None, previous: bytes | None
 ) -> tuple[_mta_x509.KeyFacts, bytes | None]:
     """
     Load a private key by its passphrase, else by the one before it; raise for a weak key.
 
-    Return what it is, and the passphrase that unlocks it.
+    Return what it is, and the passphrase that decrypts it.
     """
     errors = []
     # Without a passphrase for the time after it, an old one is of no use.
@@ -356,7 +356,7 @@ def apply(minion: Minion, name: str, key: str, **arguments: Any) -> None:
         pem, passphrase = _mta_x509_make.make_key(*found.kind, found.new_passphrase), found.new_passphrase
     elif found.encrypt and found.new_passphrase:
         protect[key] = _to_forget(minion, key, found.public, [found.new_passphrase, passphrase])
-        pem = _mta_x509_make.lock_key(pem, found.new_passphrase, passphrase)
+        pem = _mta_x509_make.encrypt_key(pem, found.new_passphrase, passphrase)
         passphrase = found.new_passphrase
     if found.write_key:
         files[key] = pem
@@ -377,10 +377,11 @@ def _to_forget(
 ) -> tuple[str, ...]:
     """The snapshots that must not keep a key that gets a new passphrase: of the first one, the same key only."""
     original = _mta_restore.content(minion, path)
-    for passphrase in passphrases if original else ():
-        with contextlib.suppress(CommandExecutionError):
-            if _mta_x509.describe_key(original, passphrase)["public"] == public:
-                return ("previous", "originals")
+    if original is not None:
+        for passphrase in passphrases:
+            with contextlib.suppress(CommandExecutionError):
+                if _mta_x509.describe_key(original, passphrase)["public"] == public:
+                    return ("previous", "originals")
     return ("previous",)
 
 
@@ -424,14 +425,14 @@ def _survey(minion: Minion, now: datetime.datetime, requested: Requested) -> _Su
 def _is_fleets(
     minion: Minion, path: str, certificates: Sequence[_mta_x509.CertificateFacts], found: _Survey
 ) -> bool:
-    """Whether the certificate that is there is a fleet's authority's, which makes way: its key is not here."""
+    """Whether the certificate that is there is a fleet's authority's: its key is not here, and it is replaced."""
     if not certificates or certificates[0]["public"] == found.public:
         return False
     if not _mta_fleet_ca.is_fetched(minion, path, certificates):
         return False
     found.notes.append(
-        f"The certificate of the fleet's authority, {certificates[0]['subject']}, makes way for an authority of"
-        " this host's own"
+        f"The certificate of the fleet's authority, {certificates[0]['subject']}, is replaced by that of an"
+        " authority of this host's own"
     )
     return True
 
@@ -450,17 +451,17 @@ def _survey_key(minion: Minion, requested: Requested, file: _mta_pem.File, found
     """Judge the key that is there; return what kind it is."""
     path, passphrase = requested.key, found.new_passphrase
     previous = _passphrase(minion, requested.previous_passphrase_pillar)
-    facts, used = _unlock(path, file.data, passphrase, previous)
-    locked = _mta_x509.is_locked(file.data)
-    found.encrypt = bool(passphrase) and not (locked and used == passphrase)
+    facts, used = _decrypt(path, file.data, passphrase, previous)
+    encrypted = _mta_x509.is_encrypted(file.data)
+    found.encrypt = bool(passphrase) and not (encrypted and used == passphrase)
     found.public, found.key, found.passphrase = facts["public"], file.data, used
     found.name = _mta_x509_make.encode_subject(found.fields)
     wrong = _mta_pem.wrong_access(file, "key")
     if found.encrypt or wrong:
         found.write_key = True
-        old = {**_key_change(facts["key"], locked), "mode": f"{file.mode:04o}", "uid": file.uid}
-        new = {**_key_change(facts["key"], locked or found.encrypt), "uid": 0}
-        if found.encrypt and locked:
+        old = {**_key_change(facts["key"], encrypted), "mode": f"{file.mode:04o}", "uid": file.uid}
+        new = {**_key_change(facts["key"], encrypted or found.encrypt), "uid": 0}
+        if found.encrypt and encrypted:
             old["passphrase"], new["passphrase"] = "the previous one", "the one in pillar"
         found.changes[path] = {"old": old, "new": new}
     if wrong:

@@ -3,8 +3,8 @@ A mail server's key and certificate as one unit: made here, signed by an authori
 
 What is left alone, renewed or refused is written at the state ``mta_cert.managed``. There are three steps:
 :func:`_survey` looks at what is there and says what has to be done; :func:`apply` makes it and judges the new pair
-before it replaces anything; ``_mta_pem_write`` switches the files. Where Postfix reads key and certificate from two
-files and the key changes, Postfix is stopped for the moment in which they are switched: between the two no new
+before it replaces anything; ``_mta_pem_write`` switches the files. Where Postfix reads key and certificate from
+two files and the key changes, Postfix is stopped for the moment in which they are switched: between the two no new
 smtpd(8) can exist, so none can read halves of two pairs.
 """
 
@@ -533,7 +533,7 @@ def _survey_key(path: str, file: _mta_pem.File | None) -> tuple[_mta_x509.KeyFac
     """What the key is that is there, ``None`` when it is of no use; and the reasons why."""
     if file is None:
         return None, []
-    if _mta_x509.is_locked(file.data):
+    if _mta_x509.is_encrypted(file.data):
         raise CommandExecutionError(
             f"The key {path} is encrypted, and Postfix cannot ask for a passphrase. "
             "Decrypt it (openssl pkey), or remove it to get a new key and certificate"
@@ -777,7 +777,7 @@ def _checked(
 
     ``serve``: load it as a server would, which takes pyOpenSSL; not for one that has been taken over.
     """
-    if _mta_x509.is_locked(left.key):
+    if _mta_x509.is_encrypted(left.key):
         raise CommandExecutionError(f"{left.key_source} is encrypted, and Postfix cannot ask for a passphrase")
     public = _mta_pem.describe_key(left.key_source, left.key)["public"]
     chain = _mta_pem.describe(left.certificate_source, left.certificate, renew_days)
@@ -809,7 +809,7 @@ def _notes_on_left(now: datetime.datetime, left: _Left, chain: Sequence[_mta_x50
     if now >= leaf["renewal"]:
         notes.append(
             f"{left.certificate_source} ends at {_mta_x509.date_of(leaf['not_after'])}, and nobody has renewed it"
-            f" since {_mta_x509.date_of(leaf['renewal'])}: look at what should"
+            f" since {_mta_x509.date_of(leaf['renewal'])}: check what should renew it"
         )
     if len(chain) == 1 and not leaf["self_signed"]:
         notes.append(

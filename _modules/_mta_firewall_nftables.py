@@ -523,7 +523,7 @@ class _Reader:
         elif piece in ("\n", ";") and self._blocks[-1].kind != "braces":
             self._complete(position)
         elif piece == "{":
-            self._open()
+            self._open(position)
         elif piece == "}":
             self._close(position)
         else:
@@ -542,9 +542,10 @@ class _Reader:
             self._blocks[-1].statements.append(Statement(self._start or 0, end, plain, self._handle))
         self._start, self._words, self._handle = None, "", None
 
-    def _open(self) -> None:
+    def _open(self, position: int) -> None:
         kind, key = _opened(" ".join(self._words.split()), self._blocks[-1])
         if kind == "braces":
+            self._start = position if self._start is None else self._start
             self._words += "{"
             self._blocks.append(Block(kind, key, []))
             return

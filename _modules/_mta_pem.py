@@ -192,7 +192,7 @@ def source(minion: Minion, where: str, private: bool = False) -> bytes:
         raise CommandExecutionError(f"{where} is not there")
     wrong = wrong_access(file, "server key") if private else None
     if wrong:
-        raise CommandExecutionError(f"{where} {wrong}: chown root and chmod 600, and think of a new key")
+        raise CommandExecutionError(f"{where} {wrong}: chown root and chmod 600, and consider a new key")
     return file.data
 
 

@@ -341,13 +341,13 @@ def _tables(pillar: Pillar) -> Problems:
 def _references(pillar: Pillar) -> Problems:
     """References to tables that there are not."""
     known = [name for name, table in pillar.section("maps").items() if table is not None]
-    parameters = {("parameters", name): value for name, value in pillar.section("parameters").items()}
-    overrides = {
-        ("services", service, "overrides", name): value
-        for service, fields in pillar.section("services").items()
-        for name, value in mapping(mapping(fields).get("overrides")).items()
-    }
-    for place, value in {**parameters, **overrides}.items():
+    values: list[tuple[tuple[Any, ...], Any]] = [
+        (("parameters", name), value) for name, value in pillar.section("parameters").items()
+    ]
+    for service, fields in pillar.section("services").items():
+        overrides = mapping(mapping(fields).get("overrides"))
+        values += [(("services", service, "overrides", name), value) for name, value in overrides.items()]
+    for place, value in values:
         for item in value if isinstance(value, (list, tuple)) else [value]:
             for name in _mta_settings.TABLE_REFERENCE.findall(item) if isinstance(item, str) else []:
                 if name not in known:

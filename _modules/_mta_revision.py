@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "a34060b6eea3"
+REVISION = "c30f162b6dd2"

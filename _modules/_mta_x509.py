@@ -181,9 +181,9 @@ def pick(pem: str | bytes, kind: Literal["certificates", "key"]) -> bytes:
     return b"".join(block.replace(b"\r\n", b"\n") + b"\n" for block in blocks)
 
 
-def is_locked(pem: str | bytes) -> bool:
+def is_encrypted(pem: str | bytes) -> bool:
     """
-    Tell whether a passphrase locks a PEM private key (PKCS 8, RFC 7468; or OpenSSL's traditional form).
+    Tell whether a passphrase encrypts a PEM private key (PKCS 8, RFC 7468; or OpenSSL's traditional form).
     """
     pem = _bytes(pem)
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
@@ -196,15 +196,15 @@ def load_key(pem: bytes, passphrase: bytes | None = None, thorough: bool = False
     Proving that an RSA key's primes are prime takes 90 ms, and only a use of the key needs it (``thorough``).
     """
     lib = library()
-    locked = is_locked(pem)
-    if locked and passphrase is None:
+    encrypted = is_encrypted(pem)
+    if encrypted and passphrase is None:
         raise CommandExecutionError("is encrypted, and no passphrase is given")
     try:
         unproven = {} if thorough else lib.unproven
-        return lib.serialization.load_pem_private_key(pem, passphrase if locked else None, **unproven)
+        return lib.serialization.load_pem_private_key(pem, passphrase if encrypted else None, **unproven)
     except lib.errors as err:
-        if locked:
-            raise CommandExecutionError("is not unlocked by the passphrase") from err
+        if encrypted:
+            raise CommandExecutionError("is not decrypted by the passphrase") from err
         raise CommandExecutionError(f"is not a PEM private key: {err}") from err
 
 
@@ -213,7 +213,7 @@ def describe_key(pem: bytes, passphrase: bytes | None = None, thorough: bool = F
     Tell what a private key is.
 
     passphrase
-        Bytes that unlock it. Default: none.
+        Bytes that decrypt it. Default: none.
 
     thorough
         Also prove that it is sound, which takes 90 ms for RSA. Default ``False``.

@@ -121,18 +121,24 @@ def check_subject(
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise SaltInvocationError(f"Subject field {field} must be printable text, not {value!r}")
         values[name] = value.strip()
-    ordered = {}
-    for name, limit, aliases in SUBJECT_FIELDS:
-        if name in values:
-            if len(values[name]) > limit or (
-                name == "COUNTRY_NAME" and not re.fullmatch("[A-Za-z]{2}", values[name])
-            ):
-                bound = "two letters" if name == "COUNTRY_NAME" else f"{limit} characters at most"
-                raise SaltInvocationError(f"Subject field {aliases[-1]} must have {bound}: {values[name]!r}")
-            if name == "EMAIL_ADDRESS" and not values[name].isascii():
-                raise SaltInvocationError(f"Subject field {aliases[-1]} must be ASCII: {values[name]!r}")
-            ordered[name] = values[name].upper() if name == "COUNTRY_NAME" else values[name]
-    return ordered
+    return {
+        name: _bounded(name, limit, aliases[-1], values[name])
+        for name, limit, aliases in SUBJECT_FIELDS
+        if name in values
+    }
+
+
+def _bounded(name: str, limit: int, field: str, text: str) -> str:
+    """A subject field's text as it is written; raises for one that is too long, or not of its alphabet."""
+    if name == "COUNTRY_NAME":
+        if not re.fullmatch("[A-Za-z]{2}", text):
+            raise SaltInvocationError(f"Subject field {field} must have two letters: {text!r}")
+        return text.upper()
+    if len(text) > limit:
+        raise SaltInvocationError(f"Subject field {field} must have {limit} characters at most: {text!r}")
+    if name == "EMAIL_ADDRESS" and not text.isascii():
+        raise SaltInvocationError(f"Subject field {field} must be ASCII: {text!r}")
+    return text
 
 
 def check_names(names: Iterable[str]) -> list[str]:
@@ -199,7 +205,7 @@ def make_key(kind: str, size: int | None, passphrase: bytes | None = None) -> by
         As :func:`key_parameters` returns them.
 
     passphrase
-        Bytes that lock it. Default: not locked.
+        Bytes that encrypt it. Default: not encrypted.
     """
     lib = _mta_x509.library()
     if kind == "rsa":
@@ -211,18 +217,18 @@ def make_key(kind: str, size: int | None, passphrase: bytes | None = None) -> by
     return _key_pem(private, passphrase)
 
 
-def lock_key(pem: bytes, passphrase: bytes, previous: bytes | None = None) -> bytes:
+def encrypt_key(pem: bytes, passphrase: bytes, previous: bytes | None = None) -> bytes:
     """
-    Return a private key locked by another passphrase.
+    Return a private key encrypted by another passphrase.
 
     pem
-        Bytes of the key, locked or not.
+        Bytes of the key, encrypted or not.
 
     passphrase
         Bytes of the passphrase to come.
 
     previous
-        Bytes of the passphrase that locks it now. Default: none does.
+        Bytes of the passphrase that encrypts it now. Default: none does.
 
     Raises ``CommandExecutionError`` as :func:`describe_key` does.
     """
@@ -318,7 +324,7 @@ def make_authority(
         Its name, as :func:`check_subject` returns it.
 
     passphrase
-        Bytes that unlock the key. Default: none.
+        Bytes that decrypt the key. Default: none.
 
     renewed
         Bytes of the certificate that this one renews: its name and its path length stay. Default: a new authority,

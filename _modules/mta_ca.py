@@ -36,29 +36,29 @@ def create(
     """
     Create a certificate authority: a private key and a certificate that signs itself.
 
-    path
+    path (str)
         Absolute path of the certificate (0644); must not exist yet.
 
-    key
+    key (str)
         Absolute path of the private key (0600); must not exist yet.
 
-    subject
+    subject (dict)
         Further fields of its name: country (or ``C``), state (``ST``), locality (``L``), organization
         (``O``), unit (``OU``), email. Default: none.
 
-    common_name
+    common_name (str)
         Its name. Default: ``CA of`` and the minion's FQDN.
 
-    key_type
+    key_type (str)
         ``rsa`` (default), ``ec`` (or ``ecdsa``) or ``ed25519``.
 
-    key_size
+    key_size (int)
         Bits. rsa: 2048, 3072, 4096, 8192; ec: 256, 384. Default 3072 for rsa, 256 for ec.
 
-    days
+    days (int)
         Validity in days, default 3650.
 
-    passphrase_pillar
+    passphrase_pillar (str)
         Pillar path of a passphrase (``a:b:c``; the value may be an ``sdb://`` URI) that encrypts the key. Default:
         not encrypted.
 

@@ -55,16 +55,16 @@ def create_key(path, key_type="rsa", key_size=None, passphrase_pillar=None):
     """
     Create a private key: PKCS 8 in PEM, mode 0600 from its first moment.
 
-    path
+    path (str)
         Absolute path of a file that does not exist yet.
 
-    key_type
+    key_type (str)
         ``rsa`` (default), ``ec`` (or ``ecdsa``) or ``ed25519``.
 
-    key_size
+    key_size (int)
         Bits. rsa: 2048, 3072, 4096, 8192; ec: 256, 384; default 3072 for rsa, 256 for ec.
 
-    passphrase_pillar
+    passphrase_pillar (str)
         Pillar path of a passphrase (``a:b:c``; the value may be an ``sdb://`` URI) that encrypts the key.
         Default: not encrypted. Postfix cannot use an encrypted key; this is for a CA.
 
@@ -96,29 +96,29 @@ def create(
     """
     Create the certificate for a private key that exists, signed by the CA.
 
-    path
+    path (str)
         Absolute path of the certificate (0644); must not exist yet.
 
-    key
+    key (str)
         Absolute path of the private key.
 
-    hostname
+    hostname (str)
         The server's FQDN: common name and first subject alternative name.
 
-    ca_certificate, ca_key
+    ca_certificate, ca_key (str)
         Absolute paths of the CA's certificate and key. Default: the certificate signs itself.
 
-    passphrase_pillar
+    passphrase_pillar (str)
         Pillar path of the CA key's passphrase (the value may be an ``sdb://`` URI). Default: none.
 
-    subject
+    subject (dict)
         Further subject fields: country (or ``C``), state (``ST``), locality (``L``), organization (``O``), unit
         (``OU``), email. Default: none.
 
-    names
+    names (list)
         Further host names or IP addresses, a list.
 
-    days
+    days (int)
         Validity in days, default 825. It ends with the CA at the latest.
 
     Returns what :func:`inspect` returns.
@@ -151,10 +151,10 @@ def sign(
     """
     Sign a certificate request by the CA, for the names that *this call* states.
 
-    Of the request only the public key is used: names and subject in it are the applicant's wishes, and
+    Of the request only the public key is used: names and subject in it are what the applicant asks for, and
     whoever calls decides.
 
-    request
+    request (str)
         A PKCS 10 request: PEM text, or the absolute path of a file with it.
 
     hostname, names, subject, days, ca_certificate, ca_key, passphrase_pillar
@@ -181,10 +181,10 @@ def inspect(path, renew_days=None):
     """
     Tell what a certificate is, and what will happen to it and when.
 
-    path
+    path (str)
         Absolute path of a PEM file; its first certificate is described.
 
-    renew_days
+    renew_days (int)
         How many days before its end it is renewed. Default: a third of its lifetime, 30 at most.
 
     Returns ``None`` when nothing is there, else a dictionary:
@@ -214,18 +214,18 @@ def verify(certificate, key=None, ca_certificate=None, hostname=None):
     """
     Check a certificate as its users will: dates, key, signature, names, chain, loading it as a server does.
 
-    certificate
+    certificate (str)
         Absolute path of the PEM file: the server's certificate, then those that lead to the authority, in
         order.
 
-    key
+    key (str)
         Absolute path of the private key that must belong to it. Default: not checked.
 
-    ca_certificate
+    ca_certificate (str)
         Absolute path of the authorities that are trusted; on Debian ``/etc/ssl/certs/ca-certificates.crt`` are the
         public ones. Default: the certificate has to sign itself.
 
-    hostname
+    hostname (str or list)
         Name, or list of names, that it must be for. Default: not checked.
 
     Returns a list of problems in words; empty when all is well. Raises ``CommandExecutionError`` when a

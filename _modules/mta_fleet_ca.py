@@ -60,16 +60,16 @@ def sign_request(request, ca_minion, policy=None, days=_mta_fleet_ca.DAYS):
     """
     Have the CA minion sign a certificate request.
 
-    request
+    request (str)
         A PKCS 10 request, PEM text. Only its public key is used.
 
-    ca_minion
+    ca_minion (str)
         Id of the CA minion.
 
-    policy
+    policy (str)
         Name of the signing policy there. Default: this minion's id.
 
-    days
+    days (int)
         How many days the certificate should be valid, default 825. The policy and the authority's end limit it.
 
     Returns the certificate as PEM text.
@@ -90,7 +90,7 @@ def authority(ca_minion):
     """
     Fetch the authority's certificate from the CA minion.
 
-    ca_minion
+    ca_minion (str)
         Id of the CA minion.
 
     Returns PEM text. Raises as :func:`sign_request` does.
@@ -124,17 +124,17 @@ def issue(request, policy, days=_mta_fleet_ca.DAYS, **kwargs):
     """
     Sign the public key of a request, as a signing policy says; for mail minions, through the peer interface.
 
-    request
+    request (str)
         A PKCS 10 request, PEM text. Its names and extensions are not used.
 
-    policy
+    policy (str)
         Name of a signing policy: the id of a minion in ``certificate.fleet.minions``, or an entry of
         ``x509_signing_policies`` that has ``minions``.
 
-    days
-        Wish for the validity in days, default 825. The policy and the authority's end limit it.
+    days (int)
+        The validity that is asked for, in days, default 825. The policy and the authority's end limit it.
 
-    kwargs
+    kwargs (dict)
         What Salt says about the sender. Everything else is refused.
 
     Returns ``{"certificate": PEM}``, or ``{"refused": reason}``. Called from the command line it refuses:

@@ -8,10 +8,10 @@ before anything on the host changes.
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_pillar
     import _mta_revision
     import _mta_settings
-    from _mta_minion import Minion
 
 
 def revision():
@@ -55,7 +55,7 @@ def effective(saltenv="base"):
 
         salt '*' mta_settings.effective
     """
-    return _mta_settings.current(Minion.of(globals()), saltenv)
+    return _mta_settings.current(_mta_minion.Minion.of(globals()), saltenv)
 
 
 def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
@@ -84,4 +84,4 @@ def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
 
         salt '*' mta_settings.problems
     """
-    return _mta_pillar.problems(Minion.of(globals()), key, hostname, family, pillar)
+    return _mta_pillar.problems(_mta_minion.Minion.of(globals()), key, hostname, family, pillar)

@@ -4,17 +4,26 @@ Look after a fleet of mail servers from the master: show them all, and change th
 ``salt-run saltutil.sync_runners`` brings these functions to a master that has the formula in its file roots.
 """
 
-import contextlib
 import json
-import os
 import pathlib
-import tempfile
 import time
 
 import salt.client
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-FORMATS = ("text", "json", "html", "prometheus")
+import _mta_guard
+
+with _mta_guard.library(__file__):
+    import _mta_files
+    import _mta_rollout
+    import _mta_view
+
+FORMATS = {
+    "text": _mta_view.text,
+    "json": lambda view: json.dumps(view, indent=2) + "\n",
+    "html": _mta_view.html,
+    "prometheus": _mta_view.prometheus,
+}
 TIMEOUT = 15
 
 
@@ -51,13 +60,15 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
     """
     if format not in FORMATS:
         raise SaltInvocationError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    answers, silent = ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
-    view = __salt__["mta_view.collect"](answers, silent, time.time())
+    if path and not pathlib.Path(path).is_absolute():
+        raise SaltInvocationError(f"path must be absolute, not {path!r}")
+    answers, unreachable = _ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
+    view = _mta_view.collect(answers, unreachable, time.time())
     if format == "json" and not path:
         return {"outputter": "json", "data": view}
-    text = json.dumps(view, indent=2) + "\n" if format == "json" else __salt__[f"mta_view.{format}"](view)
+    text = FORMATS[format](view)
     if path:
-        _write(path, text)
+        _mta_files.replace(pathlib.Path(path), text, 0o644)
         return f"The view of {len(view['minions'])} mail servers has been written to {path}"
     return {"outputter": "txt", "data": text.rstrip("\n")}
 
@@ -77,7 +88,7 @@ def rollout(
     test=False,
 ):
     """
-    Apply the formula to many mail servers, a few at a time, and stop where one of them is not well afterwards.
+    Apply the formula to many mail servers, a few at a time, and stop where one of them is not healthy afterwards.
 
     First the canaries, then the others in batches. After each apply the server has to hold the live conversation
     (as after every change, the login of ``verify.login`` included), its queue has to be as small as before, and
@@ -88,8 +99,8 @@ def rollout(
         Which minions, as ``salt`` takes it; needed to start.
 
     action (str, default ``start``)
-        ``resume``: go on with a rollout that stopped. ``take_back``: put back, on each server that it changed and
-        nobody else has since, what it changed (``mta_transaction.roll_back``), in the same way and the opposite
+        ``resume``: go on with a rollout that stopped. ``roll_back``: on each server that it changed and nobody
+        else has since, restore what it changed (``mta_transaction.roll_back``), in the same way and the opposite
         order; then take the change out of pillar, too. ``show``: where it stands. ``forget``: leave things as they
         are, so that another one can start.
 
@@ -110,10 +121,10 @@ def rollout(
         The grain that tells a server's role.
 
     settle (int, default 30)
-        Seconds after which the canaries have to be well still.
+        Seconds after which the canaries still have to be healthy.
 
     patience (int, default 600)
-        Seconds in which a server has to be well after its apply.
+        Seconds in which a server has to be healthy after its apply.
 
     queue_slack (int, default 10)
         How many more messages than before the queue may have.
@@ -121,8 +132,9 @@ def rollout(
     test (bool, default False)
         Only show the plan.
 
-    Returns ``result`` (bool), ``status``, ``report`` (text), ``minions`` (id to ``state`` and ``why``). What a
-    rollout has done is kept in the master's cache directory. Raises ``SaltInvocationError`` for a bad argument or
+    Returns ``result`` (bool), ``status``, ``report`` (text), ``minions`` (id to ``state`` and ``why``), and
+    ``retcode``, with which ``salt-run`` exits: 1 when the rollout stopped. What a rollout has done is kept in the
+    master's cache directory. Raises ``SaltInvocationError`` for a bad argument or
     an action that does not fit, ``CommandExecutionError`` when no minion matches, or this rollout is under way.
 
     CLI Example:
@@ -131,7 +143,7 @@ def rollout(
 
         salt-run postfix_mta.rollout 'mail*' test=True
         salt-run postfix_mta.rollout 'mail*' canaries=2 share=10%
-        salt-run postfix_mta.rollout action=take_back
+        salt-run postfix_mta.rollout action=roll_back
     """
     wanted = {
         "tgt": tgt,
@@ -144,13 +156,16 @@ def rollout(
         "patience": patience,
         "queue_slack": queue_slack,
     }
-    outcome = __salt__["mta_rollout.run"](action, name, wanted, test)
-    if not outcome["result"]:
+    book = _mta_rollout.Book(__opts__["cachedir"], name)
+    outcome = _mta_rollout.run(book, _ask, action, wanted, test)
+    failed = action != "show" and not outcome["result"]
+    if failed:
+        # For the event at the end of the job, and for an orchestration.
         __context__["retcode"] = 1
-    return outcome
+    return {**outcome, "retcode": int(failed)}
 
 
-def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late=0):
+def _ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late=0):
     """
     Let minions run a function, and tell who did not answer.
 
@@ -171,12 +186,6 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late
 
     Returns two things: minion id to what it returned, and the ids of those that did not answer. Raises
     ``CommandExecutionError`` when no minion matches.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run postfix_mta.ask '*' glob mta_record.last
     """
     answers = {}
     with salt.client.get_local_client(mopts=__opts__) as client:
@@ -195,23 +204,3 @@ def ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late
             cached = client.get_cache_returns(job["jid"])
             answers.update({minion: said["ret"] for minion, said in cached.items() if "ret" in said})
     return answers, sorted(expected.difference(answers))
-
-
-def _write(path, text):
-    """Replace a file atomically."""
-    path = pathlib.Path(path)
-    if not path.is_absolute():
-        raise SaltInvocationError(f"path must be absolute, not {str(path)!r}")
-    try:
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(descriptor, "w", encoding="utf-8") as handle:
-                os.fchmod(descriptor, 0o644)
-                handle.write(text)
-            os.replace(draft, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
-            raise
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot write {path}: {err.strerror}") from err

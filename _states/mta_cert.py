@@ -36,11 +36,11 @@ def ca_managed(name, key, transaction=None, **arguments):
     """
     Keep a certificate authority: create it once, renew it with the same key and name, never overwrite it.
 
-    - Without its key, with a key of another, with the wrong passphrase, or not valid *yet* (the clock is wrong),
-      an existing authority is an error.
+    - Without its key, with the key of another one, with the wrong passphrase, or not valid *yet* (the clock is
+      wrong), an existing authority is an error.
     - Near its end, or when strict clients refuse it (the how-to's own lacks the key usage), its certificate is
       renewed with the same key and name: what it signed before stays valid.
-    - The certificate of a fleet's authority that ``mta_cert.managed`` has fetched to this path makes way.
+    - The certificate of a fleet's authority that ``mta_cert.managed`` has fetched to this path is replaced.
     - A passphrase in pillar encrypts a key that is not encrypted yet, or that the previous passphrase encrypts. No
       copy of it as it was is kept when that is committed: a roll back leaves it encrypted.
 

@@ -2,7 +2,7 @@
 Run this formula's tests.
 
     bin/test [all]                           everything
-    bin/test lint                            the linters, mypy, and test/library.py
+    bin/test lint                            the linters, mypy, test/library.py and bin/docs --check
     bin/test pytest FILE[::TEST] [PYTEST-ARGS]
                                              tests of one file, with the newest Salt line: in seconds
     bin/test unit [PYTEST-ARGS]              unit tests, with each Salt line
@@ -125,6 +125,7 @@ def lint():
         ["ruff", "check", ".", *python],
         ["ruff", "format", "--check", ".", *python],
         ["python", "test/library.py"],
+        ["python", "-I", "bin/docs", "--check"],
         ["mypy", *private.values()],
         ["yamllint", "--strict", "."],
         ["salt-lint", *states],

@@ -5,8 +5,6 @@ is written, and read back by the rules of who reads it. Nothing of the pillar ge
 """
 
 import configparser
-import copy
-import inspect
 import pathlib
 import re
 import subprocess
@@ -17,10 +15,26 @@ import salt.utils.yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import SaltInvocationError
-from test_map import PREAMBLE, Renderer
+from test_sls import PREAMBLE, Renderer
+
+import _mta_aliases
+import _mta_firewall_firewalld
+import _mta_firewall_iptables
+import _mta_firewall_nftables
+import _mta_pillar
+import _mta_postfix_syntax
+import _mta_saslauthd
+import _mta_saslauthd_files
+import _mta_saslauthd_request
+import _mta_saslauthd_view
+import _mta_settings
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FILES = REPOSITORY / "postfix_mta"
+SOURCES = {
+    name: salt.utils.yaml.safe_load((FILES / f"{name}.yaml").read_text())
+    for name in ("defaults", "os_family", "profiles", "services")
+}
 CANARY = "canary"
 # What ends a value, a line, a word or a quotation somewhere.
 FRAGMENTS = (
@@ -94,73 +108,49 @@ def filled(tree, text):
 PILLARS = st.builds(lambda place, text: filled(place[1], place[0] + text), st.sampled_from(PLACES), TEXTS)
 
 
-@pytest.fixture(scope="module")
-def sources():
-    """The formula's data: defaults, families, profiles and ready-made services."""
-    names = ("defaults", "os_family", "profiles", "services")
-    read = [salt.utils.yaml.safe_load((FILES / f"{name}.yaml").read_text()) for name in names]
-    return [read[0]["postfix_mta"], *read[1:]]
-
-
-@pytest.fixture
-def inside(modules):
-    """The names inside a module, by one of its functions."""
-    return lambda function: inspect.unwrap(modules[function]).__globals__
-
-
-@pytest.fixture
-def accepted(inside, sources):
+def accepted(pillar):
     """The effective settings of a pillar; ``None`` when it is refused, with lines that are lines."""
-    module = inside("mta_settings.problems")
-
-    def validate(pillar):
-        mta = module["_settings"](*copy.deepcopy(sources), pillar, "Debian", "mail.example.com")
-        found = module["_problems"](pillar, "postfix_mta", "mail.example.com", mta)
-        assert all(line.isprintable() for line in found)
-        return None if found else mta
-
-    return validate
+    mta = _mta_settings.merge(SOURCES, pillar, {"os_family": "Debian", "fqdn": "mail.example.com"})
+    found = _mta_pillar.of_data(pillar, "postfix_mta", "mail.example.com", mta)
+    assert all(line.isprintable() for line in found)
+    return None if found else mta
 
 
 @pytest.fixture
-def saslauthd(inside, tmp_path, monkeypatch):
-    """saslauthd's files, below ``tmp_path``: ``saslauthd(mta)`` gives what would be written."""
-    module = inside("saslauthd.plan")
-    for name in ("DEFAULTS_FILE", "INIT_SCRIPT", "DROP_IN", "STATOVERRIDE", "GROUP_FILE"):
-        monkeypatch.setitem(module, name, str(tmp_path) + module[name])
-    unit = tmp_path / "saslauthd.service"
-    unit.touch()
-    monkeypatch.setitem(module, "NATIVE_UNITS", (str(unit),))
-    monkeypatch.setitem(module, "__salt__", {"mta_originals.superseded": lambda *_: {"changes": {}, "stays": []}})
+def saslauthd(tmp_path, monkeypatch):
+    """``saslauthd(mta)``: what its settings' file and its unit's drop-in would be."""
+    monkeypatch.setattr(_mta_saslauthd_view, "DEFAULTS_FILE", str(tmp_path / "default"))
+    monkeypatch.setattr(_mta_saslauthd, "INIT_SCRIPT", str(tmp_path / "init"))
 
     def files(mta):
-        written = module["_work"](module["_arguments"](mta["saslauthd"]))["files"]
-        return written[module["DEFAULTS_FILE"]], written[module["DROP_IN"]]
+        requested = _mta_saslauthd_request.request(mta["saslauthd"])
+        defaults = _mta_saslauthd._settings(requested).files[_mta_saslauthd_view.DEFAULTS_FILE]
+        return defaults, _mta_saslauthd_files.drop_in(requested)
 
     return files
 
 
-def check_main_cf(postconf, mta):
+def check_main_cf(mta):
     for name, value in mta["main_cf"].items():
-        text = postconf["_wanted_text"](name, value)
+        text = _mta_postfix_syntax.wanted_text(name, value)
         if text is not None:
-            read = postconf["_parameters"](postconf["_appended"]("first = 1\n", {name: text}) + "last = 1\n")
-            assert read == {"first": "1", name: text, "last": "1"}
+            written = _mta_postfix_syntax.appended("first = 1\n", {name: text}) + "last = 1\n"
+            assert _mta_postfix_syntax.parameters(written) == {"first": "1", name: text, "last": "1"}
 
 
-def check_master_cf(postconf, mta):
-    present = postconf["_services"](MASTER)
-    for service, entry in postconf["_wanted_services"](mta["services"], present).items():
+def check_master_cf(mta):
+    present = _mta_postfix_syntax.services(MASTER)
+    for service, entry in _mta_postfix_syntax.wanted_services(mta["services"], present).items():
         if entry is not None:
-            read = postconf["_services"](f"{MASTER}{postconf['_entry_text'](service, entry)}\n")
-            assert read == {**present, service: entry}
+            written = f"{MASTER}{_mta_postfix_syntax.entry_text(service, entry)}\n"
+            assert _mta_postfix_syntax.services(written) == {**present, service: entry}
 
 
-def check_aliases(aliases, mta):
-    wanted = aliases["_wanted"]({**mta["root_aliases"], **mta["aliases"]})
-    entries, broken = aliases["_entries"](aliases["_edited"]("first: x\n", wanted))[:2]
+def check_aliases(mta):
+    wanted = _mta_aliases.wanted({**mta["root_aliases"], **mta["aliases"]})
+    entries, broken = _mta_aliases.entries(_mta_aliases.edited("first: x\n", wanted))
     assert not broken
-    assert {name: values for name, values, _ in entries} == {"first": ["x"], **wanted}
+    assert {entry[0]: entry[1] for entry in entries} == {"first": ["x"], **wanted}
 
 
 def check_saslauthd(files, mta, directory):
@@ -181,55 +171,52 @@ def check_saslauthd(files, mta, directory):
     assert "%" not in unit
 
 
-def check_firewalls(inside, mta):
+def check_firewalls(mta):
     ports = [port for port in mta["firewall"]["ports"] if port != "listeners"]
     assert all(isinstance(port, int) and 0 < port < 65536 for port in ports)
     assert all(re.fullmatch("[A-Za-z0-9_-]+", zone) for zone in mta["firewall"]["zones"])
-    rules = "".join(inside("mta_firewall_iptables.plan")["_rules"](ports)).splitlines()
+    rules = "".join(_mta_firewall_iptables._rules(ports)).splitlines()
     assert [line for line in rules if line and not line.startswith(("#", "-A INPUT -p tcp --dport "))] == []
-    assert inside("mta_firewall_nftables.plan")["_rule"](ports).isprintable()
-    service = inside("mta_firewall_firewalld.plan")["_service_text"](ports)
+    assert _mta_firewall_nftables._rule(ports).isprintable()
+    service = _mta_firewall_firewalld._service_text(ports)
     assert xml.dom.minidom.parseString(service).documentElement.tagName == "service"
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: re.sub("[^a-z_]+", "-", str(place[1])).strip("-"))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS)
-def test_what_is_written_is_what_was_asked_for_and_nothing_more(
-    place, text, accepted, inside, saslauthd, tmp_path
-):
+def test_what_is_written_is_what_was_asked_for_and_nothing_more(place, text, saslauthd, tmp_path):
     pillar = filled(place[1], place[0] + text)
     mta = accepted(pillar)
     if mta is None:
         return
-    postconf = inside("postconf.plan")
     try:
-        check_main_cf(postconf, mta)
-        check_master_cf(postconf, mta)
-        check_aliases(inside("mta_aliases.plan"), mta)
+        check_main_cf(mta)
+        check_master_cf(mta)
+        check_aliases(mta)
     except SaltInvocationError as err:
-        # The member refuses what the validation of the pillar leaves to it, in one line.
+        # The participant refuses what the validation of the pillar leaves to it, in one line.
         assert str(err).isprintable()
     if "sasl" in pillar:
         check_saslauthd(saslauthd, mta, tmp_path)
-    check_firewalls(inside, mta)
+    check_firewalls(mta)
 
 
 @pytest.mark.parametrize(
     "pillar",
     [{}, {"sasl": {"options": "ldap.conf"}}, {"aliases": {"sales": "alice"}}, {"firewall": {"ports": [26]}}],
 )
-def test_a_good_pillar_gets_to_where_it_is_checked(pillar, accepted, inside, saslauthd, tmp_path):
+def test_a_good_pillar_gets_to_where_it_is_checked(pillar, saslauthd, tmp_path):
     mta = accepted(pillar)
-    check_main_cf(inside("postconf.plan"), mta)
-    check_aliases(inside("mta_aliases.plan"), mta)
+    check_main_cf(mta)
+    check_aliases(mta)
     check_saslauthd(saslauthd, mta, tmp_path)
-    check_firewalls(inside, mta)
+    check_firewalls(mta)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pillar=PILLARS)
-def test_a_state_gets_the_values_and_no_value_becomes_a_state(pillar, accepted, opts):
+def test_a_state_gets_the_values_and_no_value_becomes_a_state(pillar, opts):
     mta = accepted(pillar)
     if mta is None:
         return

@@ -133,7 +133,7 @@ def test_a_wrong_passphrase_is_an_error_even_when_nothing_has_to_be_signed(host,
     host.passphrase("wrong one")
     for test in (True, False):
         result = host.authority(test=test)
-        refused(result, "is not unlocked by the passphrase")
+        refused(result, "is not decrypted by the passphrase")
         assert "wrong one" not in result["comment"]
     host.passphrase(None)
     refused(host.authority(), "no passphrase is given")
@@ -279,7 +279,7 @@ def test_the_passphrase_is_changed_by_the_pillar_that_has_both(host, secret):
     both = {"previous_passphrase_pillar": PREVIOUS}
     host.settle()
     host.passphrase("a new one", SECRET)
-    refused(host.authority(), "is not unlocked by the passphrase")
+    refused(host.authority(), "is not decrypted by the passphrase")
     predicted = host.authority(test=True, **both)
     assert host.pair(test=True, hostname="new.example.com", **both)["result"] is None
     result = host.authority(**both)

@@ -304,7 +304,7 @@ def test_a_locked_server_key_is_an_error(host):
         refused(host.pair(test=test), "Postfix cannot ask for a passphrase")
 
 
-def test_a_key_that_others_can_read_is_locked_up(host):
+def test_a_key_that_others_can_read_is_encrypted_up(host):
     host.settle()
     for path, run in ((host.key, host.pair), (host.ca_key, host.authority)):
         path.chmod(0o644)
@@ -718,7 +718,7 @@ def test_a_pair_that_is_not_good_is_refused_and_the_server_keeps_its_own(acme):
 def test_a_pair_is_checked_at_every_run_also_when_it_has_been_taken_over(acme):
     acme.taken()
     acme.host.now += 64 * DAY
-    assert "look at what should" in acme.state()["comment"]
+    assert "check what should renew it" in acme.state()["comment"]
     acme.host.now += 30 * DAY
     acme.kept("it expired at")
     acme.host.now -= 200 * DAY
@@ -977,7 +977,7 @@ def test_the_authority_of_this_host_comes_back_after_that_of_a_fleet(host, fleet
     assert result["result"] is True, result
     assert result["changes"] == predicted["changes"]
     assert list(result["changes"]) == [str(host.ca), "activation"]
-    assert "CN=CA of ca1, makes way for an authority of this host's own" in result["comment"]
+    assert "CN=CA of ca1, is replaced by that of an authority of this host's own" in result["comment"]
     new = host.loaded(host.ca)
     assert (new.subject, new.public_key()) == (own.subject, own.public_key())
     assert host.ca_key.read_bytes() == key
@@ -1053,6 +1053,26 @@ def test_inspect_shows_whole_tlsa_records(by_hand):
 )
 def test_arguments_that_do_not_go_together_are_refused(host, arguments, words):
     refused(host.pair(**arguments), words)
+
+
+# -- what Salt loads ---------------------------------------------------------------------------
+
+
+def test_states_and_execution_modules_hand_over(host, states, modules):
+    made = states["mta_cert.ca_managed"](str(host.ca), str(host.ca_key), key_type="ec")
+    assert (made["result"], set(made["changes"])) == (True, {str(host.ca), str(host.ca_key), "activation"}), made
+    pair = {"ca_certificate": str(host.ca), "ca_key": str(host.ca_key), "key_type": "ec"}
+    made = states["mta_cert.managed"](str(host.certificate), str(host.key), HOST, **pair)
+    assert made["result"] is True, made
+    assert modules["mta_cert.inspect"](str(host.certificate))["names"] == [HOST]
+    verified = modules["mta_cert.verify"](str(host.certificate), str(host.key), str(host.ca), HOST)
+    assert verified == []
+    key = host.folder / "by-hand.key"
+    told = modules["mta_cert.create_key"](str(key), key_type="ec")
+    assert set(told) == {"path", "key", "tlsa"}
+    modules["mta_cert.create"](str(host.folder / "by-hand.crt"), str(key), HOST, str(host.ca), str(host.ca_key))
+    gone = states["mta_cert.only"]("one pair", keep=[str(host.certificate), str(host.key)])
+    assert (gone["result"], gone["changes"]) == (True, {}), gone
 
 
 # -- what was judged already -------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """A rollout's plan, its course over a fleet that is made up, and what is left of it after every kind of end."""
 
 import json
-import pathlib
 import time
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _mta_rollout
 
 SIX = [f"mail{number}" for number in range(1, 7)]
 WANTED = {
@@ -58,7 +59,7 @@ class Server:
 
 
 class Fleet:
-    """Stands in for ``postfix_mta.ask``; what time passes is seconds slept."""
+    """Stands in for the runner's ``_ask``; what time passes is seconds slept."""
 
     def __init__(self, names):
         self.servers = {name: Server() for name in names}
@@ -92,7 +93,7 @@ class Fleet:
             return server.report()
         if function == "grains.get":
             return "out" if name in SIX[:2] else "in"
-        if function == "mta_previous.take_back":
+        if function == "mta_transaction.roll_back":
             if kwargs["commit"][name] != server.commit:
                 return {"result": False, "comment": "another apply has changed something since"}
             self.restored.append(name)
@@ -108,28 +109,22 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(runners, monkeypatch):
+def fleet(monkeypatch):
     made = Fleet(SIX)
-    assert runners["postfix_mta.ask"]
-    runners._dict["postfix_mta.ask"] = made.ask
     monkeypatch.setattr(time, "sleep", made.sleep)
     monkeypatch.setattr(time, "monotonic", lambda: made.now)
     return made
 
 
 @pytest.fixture
-def run(runners, fleet):
+def run(fleet, tmp_path):
     """``run("resume", share=1)``"""
 
-    def go(action="start", test=False, **wanted):
-        return runners["mta_rollout.run"](action, "default", {**WANTED, **wanted}, test)
+    def go(action="start", test=False, name="default", **wanted):
+        book = _mta_rollout.Book(str(tmp_path), name)
+        return _mta_rollout.run(book, fleet.ask, action, {**WANTED, **wanted}, test)
 
     return go
-
-
-@pytest.fixture
-def plan(runners):
-    return lambda function, *args: runners[f"mta_rollout.{function}"](*args)
 
 
 def states(outcome):
@@ -150,56 +145,56 @@ class TestPlan:
             ("100%", 6, 6),
         ],
     )
-    def test_a_share_is_never_more_than_said_but_at_least_one(self, plan, share, size, number):
-        assert plan("allowance", share, size) == number
+    def test_a_share_is_never_more_than_said_but_at_least_one(self, share, size, number):
+        assert _mta_rollout.allowance(share, size) == number
 
     @pytest.mark.parametrize("share", [0, -1, "0%", "101%", "x", True, None, 1.5, "25 %"])
-    def test_other_shares_are_refused(self, plan, share):
+    def test_other_shares_are_refused(self, share):
         with pytest.raises(SaltInvocationError, match="share must be"):
-            plan("allowance", share, 6)
+            _mta_rollout.allowance(share, 6)
 
-    def test_canaries_come_first(self, plan):
+    def test_canaries_come_first(self):
         roles = dict.fromkeys(SIX, "")
-        assert plan("order", SIX, roles, 2) == (SIX, 2)
-        assert plan("order", SIX, roles, ["mail5", "mail2"])[0][:3] == ["mail5", "mail2", "mail1"]
-        assert plan("order", SIX, roles, 0) == (SIX, 0)
+        assert _mta_rollout.order(SIX, roles, 2) == (SIX, 2)
+        assert _mta_rollout.order(SIX, roles, ["mail5", "mail2"])[0][:3] == ["mail5", "mail2", "mail1"]
+        assert _mta_rollout.order(SIX, roles, 0) == (SIX, 0)
 
-    def test_a_number_of_canaries_is_for_each_role(self, plan):
+    def test_a_number_of_canaries_is_for_each_role(self):
         roles = {"a1": "in", "a2": "in", "b1": "out", "b2": "out"}
-        assert plan("order", list(roles), roles, 1) == (["a1", "b1", "a2", "b2"], 2)
+        assert _mta_rollout.order(list(roles), roles, 1) == (["a1", "b1", "a2", "b2"], 2)
 
     @pytest.mark.parametrize("canaries", [["nobody"], -1, True, "mail1", None])
-    def test_other_canaries_are_refused(self, plan, canaries):
+    def test_other_canaries_are_refused(self, canaries):
         with pytest.raises(SaltInvocationError, match="canaries"):
-            plan("order", SIX, dict.fromkeys(SIX, ""), canaries)
+            _mta_rollout.order(SIX, dict.fromkeys(SIX, ""), canaries)
 
-    def test_batches(self, plan):
-        batches = plan("plan", SIX, SIX[:1], dict.fromkeys(SIX, ""), 2)
+    def test_batches(self):
+        batches = _mta_rollout.plan(SIX, SIX[:1], dict.fromkeys(SIX, ""), 2)
         assert batches == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
 
-    def test_the_share_holds_for_each_role(self, plan):
+    def test_the_share_holds_for_each_role(self):
         roles = {"a1": "in", "a2": "in", "b1": "out", "b2": "out", "b3": "out"}
-        assert plan("plan", list(roles), [], roles, 1) == [["a1", "b1"], ["a2", "b2"], ["b3"]]
+        assert _mta_rollout.plan(list(roles), [], roles, 1) == [["a1", "b1"], ["a2", "b2"], ["b3"]]
 
-    def test_servers_that_are_down_use_the_share_up(self, plan):
+    def test_servers_that_are_down_use_the_share_up(self):
         roles = dict.fromkeys(SIX, "")
-        assert plan("next_batch", SIX, [], roles, 2, ["mail6"]) == ["mail1", "mail6"]
-        assert plan("next_batch", SIX[:5], [], roles, 2, ["mail6"]) == ["mail1"]
-        assert plan("next_batch", SIX[:5], [], roles, 1, ["mail6"]) == []
+        assert _mta_rollout.next_batch(SIX, [], roles, 2, ["mail6"]) == ["mail1", "mail6"]
+        assert _mta_rollout.next_batch(SIX[:5], [], roles, 2, ["mail6"]) == ["mail1"]
+        assert _mta_rollout.next_batch(SIX[:5], [], roles, 1, ["mail6"]) == []
 
-    def test_every_server_is_in_one_batch_and_no_batch_is_too_large(self, plan):
+    def test_every_server_is_in_one_batch_and_no_batch_is_too_large(self):
         names = [f"m{number:02}" for number in range(23)]
         roles = {name: "in" if number % 3 else "out" for number, name in enumerate(names)}
         for share in (1, 4, "10%", "50%", "100%"):
             for canaries in (0, 1, 3):
-                sequence, count = plan("order", names, roles, canaries)
-                batches = plan("plan", sequence, sequence[:count], roles, share)
+                sequence, count = _mta_rollout.order(names, roles, canaries)
+                batches = _mta_rollout.plan(sequence, sequence[:count], roles, share)
                 assert sorted(name for batch in batches for name in batch) == names
                 for batch in batches:
                     for role in ("in", "out"):
                         size = len([name for name in names if roles[name] == role])
                         at_once = [name for name in batch if roles[name] == role]
-                        assert len(at_once) <= plan("allowance", share, size)
+                        assert len(at_once) <= _mta_rollout.allowance(share, size)
                 first = [batch for batch in batches if set(batch) & set(sequence[:count])]
                 assert batches[: len(first)] == first
                 assert {name for batch in first for name in batch} == set(sequence[:count])
@@ -218,12 +213,12 @@ class TestJudgement:
             ([], "the apply returned nothing"),
         ],
     )
-    def test_an_apply_is_good_or_says_why_not(self, plan, results, text):
-        assert plan("failures", results) == text
+    def test_an_apply_is_good_or_says_why_not(self, results, text):
+        assert _mta_rollout.failures(results) == text
 
-    def test_the_cause_is_told_and_not_what_followed_from_it(self, plan):
-        assert plan("failures", UNDONE).startswith("The server did not answer as it should")
-        assert "requisite" not in plan("failures", UNDONE)
+    def test_the_cause_is_told_and_not_what_followed_from_it(self):
+        assert _mta_rollout.failures(UNDONE).startswith("The server did not answer as it should")
+        assert "requisite" not in _mta_rollout.failures(UNDONE)
 
     @pytest.mark.parametrize(
         "change, word",
@@ -242,13 +237,13 @@ class TestJudgement:
             ({"conditions": ["known", "queue"]}, "queue"),
         ],
     )
-    def test_a_server_is_well_or_says_why_not(self, plan, change, word):
-        found = plan("ailments", {**Server().report(), **change}, 13, ["known"])
+    def test_a_server_is_healthy_or_says_why_not(self, change, word):
+        found = _mta_rollout.faults({**Server().report(), **change}, 13, ["known"])
         assert (word is None and found == []) or (len(found) == 1 and word in found[0])
 
-    def test_no_answer_is_not_well(self, plan):
-        assert plan("ailments", None, 13) == ["no answer"]
-        assert plan("ailments", "is not available", 13) == ["is not available"]
+    def test_no_answer_is_not_healthy(self):
+        assert _mta_rollout.faults(None, 13) == ["no answer"]
+        assert _mta_rollout.faults("is not available", 13) == ["is not available"]
 
 
 class TestCourse:
@@ -259,7 +254,7 @@ class TestCourse:
         assert outcome["status"] == "finished"
         assert set(states(outcome).values()) == {"done"}
 
-    def test_the_plan_alone_changes_nothing_and_leaves_nothing(self, run, fleet, runners):
+    def test_the_plan_alone_changes_nothing_and_leaves_nothing(self, run, fleet):
         outcome = run(test=True)
         assert fleet.applied == []
         assert outcome["batches"] == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
@@ -276,11 +271,13 @@ class TestCourse:
         assert "127.0.0.1:25 RCPT: 451" in outcome["report"]
         assert "(1 failed, 5 pending)" in outcome["report"]
 
-    def test_a_server_that_is_not_well_afterwards_ends_it(self, run, fleet):
+    def test_a_server_that_is_not_healthy_afterwards_ends_it(self, run, fleet):
         fleet["mail3"].breaks = True
         outcome = run()
         assert fleet.applied == [["mail1"], ["mail2", "mail3"]]
-        assert outcome["minions"]["mail3"]["why"].startswith("not well after 20 s: the live conversation failed")
+        assert outcome["minions"]["mail3"]["why"].startswith(
+            "not healthy after 20 s: the live conversation failed"
+        )
         assert states(outcome)["mail2"] == "done"
 
     def test_a_queue_has_time_to_drain(self, run, fleet):
@@ -300,19 +297,19 @@ class TestCourse:
         assert states(outcome)["mail2"] == "done"
         assert "the beacon reports queue" in outcome["minions"]["mail4"]["why"]
 
-    def test_canaries_have_to_be_well_after_a_while_still(self, run, fleet):
-        def get_ill(seconds):
+    def test_canaries_have_to_be_healthy_after_a_while_still(self, run, fleet):
+        def fail(seconds):
             fleet.now += seconds
             if seconds == 30:
                 fleet["mail1"].answers = False
 
-        fleet.sleep = get_ill
-        time.sleep = get_ill
+        fleet.sleep = fail
+        time.sleep = fail
         outcome = run(settle=30)
         assert fleet.applied == [["mail1"]]
-        assert "after it had been well" in outcome["report"]
+        assert "after it had been healthy" in outcome["report"]
 
-    def test_a_server_that_falls_ill_elsewhere_uses_the_share_up(self, run, fleet):
+    def test_a_server_that_fails_elsewhere_uses_the_share_up(self, run, fleet):
         fleet.at_apply = lambda minion: minion == "mail1" and setattr(fleet["mail6"], "answers", False)
         outcome = run(share=1)
         assert fleet.applied == [["mail1"], ["mail6"]]
@@ -327,7 +324,7 @@ class TestCourse:
         assert fleet.applied == []
         assert "too many servers are down already: mail5, mail6" in outcome["report"]
 
-    def test_a_minion_that_is_silent_comes_last_and_stops_it(self, run, fleet):
+    def test_a_minion_that_is_unreachable_comes_last_and_stops_it(self, run, fleet):
         fleet["mail2"].silent = True
         outcome = run()
         assert sorted(name for batch in fleet.applied for name in batch) == ["mail1", *SIX[2:]]
@@ -379,20 +376,20 @@ class TestLater:
         fleet.at_apply = lambda minion: None
         assert run("resume")["status"] == "finished"
 
-    def test_what_it_did_is_taken_back_in_the_opposite_order(self, run, fleet):
+    def test_what_it_did_is_rolled_back_in_the_opposite_order(self, run, fleet):
         fleet["mail4"].outcome = UNDONE
         run()
-        outcome = run("take_back")
+        outcome = run("roll_back")
         assert fleet.restored == ["mail5", "mail3", "mail2", "mail1"]
-        assert outcome["status"] == "taken back"
+        assert outcome["status"] == "rolled back"
         assert states(outcome) == {
-            **dict.fromkeys(["mail1", "mail2", "mail3", "mail5"], "taken back"),
+            **dict.fromkeys(["mail1", "mail2", "mail3", "mail5"], "rolled back"),
             "mail4": "failed",
             "mail6": "pending",
         }
         assert "Take the change out of pillar" in outcome["report"]
 
-    def test_after_the_master_was_stopped_in_a_batch_that_is_taken_back_too(self, run, fleet):
+    def test_after_the_master_was_stopped_in_a_batch_that_is_rolled_back_too(self, run, fleet):
         def stop(minion):
             if minion == "mail3":
                 raise KeyboardInterrupt
@@ -400,34 +397,34 @@ class TestLater:
         fleet.at_apply = stop
         with pytest.raises(KeyboardInterrupt):
             run()
-        assert run("take_back")["status"] == "taken back"
+        assert run("roll_back")["status"] == "rolled back"
         assert fleet.restored == ["mail2", "mail1"]
 
-    def test_what_changed_nothing_is_not_taken_back(self, run, fleet):
+    def test_what_changed_nothing_is_not_rolled_back(self, run, fleet):
         fleet["mail2"].outcome = {"a": {"result": True, "comment": "", "changes": {}}}
         run()
-        run("take_back")
+        run("roll_back")
         assert "mail2" not in fleet.restored
 
     def test_what_somebody_changed_since_is_left(self, run, fleet):
         run()
         fleet["mail5"].commit += 1
-        outcome = run("take_back")
+        outcome = run("roll_back")
         assert outcome["status"] == "stopped"
         assert fleet.restored == ["mail6"]
         assert "changed something since" in outcome["minions"]["mail5"]["why"]
 
-    def test_the_plan_of_taking_back(self, run, fleet):
+    def test_the_plan_of_rolling_back(self, run, fleet):
         fleet["mail3"].outcome = UNDONE
         run()
-        outcome = run("take_back", test=True)
+        outcome = run("roll_back", test=True)
         assert outcome["batches"] == [["mail2", "mail1"]]
         assert fleet.restored == []
 
     def test_an_unfinished_one_has_to_be_ended_before_another_starts(self, run, fleet):
         fleet["mail1"].outcome = UNDONE
         run()
-        with pytest.raises(SaltInvocationError, match="resume it, take it back, or forget it"):
+        with pytest.raises(SaltInvocationError, match="resume it, roll it back, or forget it"):
             run()
         run("forget")
         fleet["mail1"].outcome = GOOD
@@ -446,9 +443,9 @@ class TestLater:
         assert run()["result"] is True
         assert len(failed) == 6
 
-    def test_it_is_remembered_for_its_master_alone(self, run, fleet, opts):
+    def test_it_is_remembered_for_its_master_alone(self, run, tmp_path):
         run()
-        (file,) = pathlib.Path(opts["cachedir"]).glob("postfix_mta/rollout/default.json")
+        (file,) = tmp_path.glob("postfix_mta/rollout/default.json")
         assert file.stat().st_mode & 0o777 == 0o600
         assert json.loads(file.read_text())["status"] == "finished"
 
@@ -459,14 +456,38 @@ class TestLater:
         with pytest.raises(SaltInvocationError, match=word):
             run(**wanted)
 
-    def test_bad_actions_and_names(self, run, runners, fleet):
+    def test_bad_actions_and_names(self, run):
         with pytest.raises(SaltInvocationError, match="action must be one of"):
             run("begin")
         with pytest.raises(SaltInvocationError, match="name must be"):
-            runners["mta_rollout.run"]("show", "../../etc/passwd", WANTED)
+            run("show", name="../../etc/passwd")
 
-    def test_the_runner_fails_when_the_rollout_does(self, runners, fleet, context):
+
+class TestRunner:
+    """What salt-run and an orchestration see; see salt.cli.run for the exit code."""
+
+    @pytest.fixture
+    def rollout(self, runners, fleet, monkeypatch):
+        monkeypatch.setitem(runners["postfix_mta.rollout"].func.__globals__, "_ask", fleet.ask)
+        return runners["postfix_mta.rollout"]
+
+    @pytest.mark.parametrize(("outcome", "code"), [(GOOD, 0), (UNDONE, 1)])
+    def test_salt_run_exits_with_1_when_the_rollout_stopped(self, rollout, fleet, context, outcome, code):
+        fleet["mail1"].outcome = outcome
+        done = rollout("mail*", settle=0)
+        assert done["result"] is (code == 0)
+        assert done["retcode"] == code
+        assert context.get("retcode", 0) == code
+
+    def test_to_show_a_rollout_that_stopped_is_no_failure(self, rollout, fleet, context):
         fleet["mail1"].outcome = UNDONE
-        outcome = runners["postfix_mta.rollout"]("mail*", settle=0)
-        assert outcome["result"] is False
-        assert context["retcode"] == 1
+        rollout("mail*", settle=0)
+        del context["retcode"]
+        shown = rollout(action="show")
+        assert (shown["result"], shown["retcode"]) == (False, 0)
+        assert "retcode" not in context
+        assert rollout(action="forget")["retcode"] == 0
+
+    def test_what_only_the_rollout_itself_needs_is_no_runner(self, runners):
+        own = sorted(name for name in runners if name.startswith(("postfix_mta.", "mta_", "_mta_")))
+        assert own == ["postfix_mta.rollout", "postfix_mta.status"]

@@ -42,12 +42,12 @@ def test_a_request_says_what_was_asked_for(kind, size):
     }
 
 
-def test_a_key_is_locked_anew():
+def test_a_key_is_encrypted_anew():
     key = _mta_x509_make.make_key("ec", 256, b"old")
-    locked = _mta_x509_make.lock_key(key, b"new", b"old")
-    assert _mta_x509.is_locked(locked)
+    locked = _mta_x509_make.encrypt_key(key, b"new", b"old")
+    assert _mta_x509.is_encrypted(locked)
     assert _mta_x509.describe_key(locked, b"new") == _mta_x509.describe_key(key, b"old")
-    for passphrase, words in ((None, "no passphrase is given"), (b"old", "is not unlocked by the passphrase")):
+    for passphrase, words in ((None, "no passphrase is given"), (b"old", "is not decrypted by the passphrase")):
         with pytest.raises(CommandExecutionError, match=words):
             _mta_x509.describe_key(locked, passphrase)
 

@@ -1,16 +1,21 @@
 """A secret in pillar is shown nowhere, whatever the mistake: in no problem, change, comment, log or SLS file."""
 
 import copy
+import dataclasses
 import json
 import logging
+import pathlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import SaltException
 
+import _mta_pillar
+import _mta_settings
 import _mta_tables_manage
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MARK = "Gehe1m"
 NUMBER = 7311373
 TABLES = ("hash", "texthash", "pcre", "cidr", "ldap", "mysql", "pgsql", "mongodb", "inline", None)
@@ -142,7 +147,7 @@ def logged(monkeypatch):
 
 
 @pytest.fixture
-def shown(modules, minion, context, logged, pretend):
+def shown(minion, logged, pretend, functions):
     """Everything that a pillar makes the formula say: text."""
     pretend("_mta_postfix_stage.refused", lambda *_: [])
     pretend("_mta_postfix_view.show", dict)
@@ -150,17 +155,17 @@ def shown(modules, minion, context, logged, pretend):
     pretend("_mta_tables.missing_types", lambda types: [])
     pretend("_mta_tables.default_type", lambda: "hash")
 
+    functions["cp.cache_files"] = lambda urls, _: [str(REPOSITORY / url.replace("salt://", "")) for url in urls]
+
     def say(pillar):
         logged.clear()
-        context.clear()
-        for loader in (modules, modules.pack["__salt__"]):
-            loader.pack["__pillar__"] = {"postfix_mta": pillar}
-        effective = modules["mta_settings.effective"]()
-        said = [json.dumps(effective), *modules["mta_settings.problems"]()]
+        host = dataclasses.replace(minion, pillar={"postfix_mta": pillar}, context={})
+        effective = _mta_settings.current(host, "base")
+        said = [json.dumps(effective), *_mta_pillar.problems(host)]
         for table in effective["maps"].values():
             arguments = {key: value for key, value in table.items() if value is not None}
             try:
-                said.append(_mta_tables_manage.plan(minion, **arguments))
+                said.append(_mta_tables_manage.plan(host, **arguments))
             except (SaltException, ValueError) as err:
                 # What a state says of an error that nobody foresaw.
                 said += [str(err), repr(err)]

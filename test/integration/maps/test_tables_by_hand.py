@@ -10,12 +10,12 @@ from rig import results
 SCRIPT = pathlib.Path(__file__).with_name("by_hand.py")
 PLACE = "/srv/by-hand"
 INDEXED = ("hash", "btree", "lmdb", "cdb")
-NUMBERS = (1, 8, 16, 40)
+NUMBERS = {"hash": (1, 16, 40), "btree": (8, 40), "lmdb": (16,), "cdb": (16,)}
 RIGHT = [
-    *(f"{kind}, {number} entries" for kind in INDEXED for number in NUMBERS),
+    *(f"{kind}, {number} entries" for kind, numbers in NUMBERS.items() for number in numbers),
     *(f"{kind}, filled anew" for kind in INDEXED),
-    *(f"{kind}, entry by entry" for kind in INDEXED if kind != "cdb"),
-    *(f"aliases, {kind}, {number} lists" for kind in INDEXED for number in NUMBERS),
+    *(f"{kind}, in another order" for kind in INDEXED if kind != "cdb"),
+    *(f"aliases, {kind}, {number} lists" for kind, numbers in NUMBERS.items() for number in numbers),
     "Latin-1",
     "SNI",
     "SNI then",
@@ -34,6 +34,10 @@ def found(container):
     done = container.exec(["/opt/salt/bin/python", f"{PLACE}/by_hand.py", f"{PLACE}/result"], check=False)
     assert container.exec(["test", "-s", f"{PLACE}/result"], check=False).returncode == 0, done.stderr
     return json.loads(container.exec(["cat", f"{PLACE}/result"]).stdout)
+
+
+def test_every_case_could_be_tried(found):
+    assert found["errors"] == []
 
 
 @pytest.mark.parametrize("case", RIGHT)

@@ -182,7 +182,7 @@ class TestSecretsOfTheAuthority:
             "transaction=t",
         ],
         ["mta_apply.converge", "mta_beacon.managed", "x", "{}", "test=False", "subject=x"],
-        ["mta_firewall.apply"],
+        ["mta_package.converge", "[postfix]", "{}", "mail.example.com", "/etc/mailname", "test=False"],
         ["mta_apply.undo", "no reason"],
     ],
     ids=lambda command: command[0],

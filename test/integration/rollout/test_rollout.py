@@ -116,10 +116,17 @@ def test_the_report_says_why(mistake):
     assert "action=resume" in report
 
 
+def test_a_rollout_that_stops_ends_with_1_on_the_command_line(fleet, mistake):
+    again = fleet.master.exec(["salt-run", "postfix_mta.rollout", "action=resume"], check=False)
+    assert again.returncode == 1, again
+    assert "stopped (1 failed, 5 pending)" in again.stdout
+    assert fleet.master.exec(["salt-run", "postfix_mta.rollout", "action=show"], check=False).returncode == 0
+
+
 @pytest.fixture(scope="module")
 def mail(fleet, mistake):
     """
-    A good change under constant mail: resumed, interrupted with the master's process, resumed, and taken back.
+    A good change under constant mail: resumed, interrupted with the master's process, resumed, and rolled back.
 
     Returns the outcomes and banners by name, and what the client saw.
     """
@@ -137,7 +144,7 @@ def mail(fleet, mistake):
     seen["interrupted"] = rollout(fleet, action="show")
     seen["resumed"] = rollout(fleet, action="resume")
     seen["new banners"] = banners(fleet)
-    seen["taken back"] = rollout(fleet, action="take_back")
+    seen["rolled back"] = rollout(fleet, action="roll_back")
     seen["old banners"] = banners(fleet)
     client.exec(["systemctl", "stop", "flow"])
     lines = (line.split("\t", 4) for line in client.exec(["cat", SENT]).stdout.splitlines())
@@ -161,8 +168,8 @@ def test_a_rollout_that_was_killed_is_resumed(mail):
     assert all(banner.endswith("second") for banner in mail["new banners"])
 
 
-def test_what_it_did_is_taken_back(mail):
-    assert states(mail["taken back"]) == dict.fromkeys(MAIL, "taken back"), mail["taken back"]["report"]
+def test_what_it_did_is_rolled_back(mail):
+    assert states(mail["rolled back"]) == dict.fromkeys(MAIL, "rolled back"), mail["rolled back"]["report"]
     assert not any(banner.endswith("second") for banner in mail["old banners"])
 
 
@@ -194,7 +201,7 @@ def troubled_at_once(sent):
     return most
 
 
-def test_never_more_than_the_share_was_slow_or_silent(mail, capsys):
+def test_never_more_than_the_share_was_slow_or_unreachable(mail, capsys):
     sent = mail["sent"]
     troubles = [item for item in sent if item["said"] != "ok"]
     # Each server was restarted twice.
@@ -252,12 +259,12 @@ def test_the_table(view):
     assert lines[MAIL[0]][4:9] == ["guide", "824 d", "yes", "yes", "0"]
     assert lines[MAIL[0]][9] == "none"
     assert lines[MAIL[4]][9] == "main.cf"
-    assert lines[MAIL[5]] == [MAIL[5], "DOES NOT ANSWER"]
+    assert lines[MAIL[5]] == [MAIL[5], "UNREACHABLE"]
 
 
 def test_the_data(view):
     data = json.loads(view["json"])
-    assert data["silent"] == [MAIL[5]]
+    assert data["unreachable"] == [MAIL[5]]
     assert sorted(data["minions"]) == MAIL[:5]
     row = data["minions"][MAIL[4]]
     assert (row["answers"], row["drift"], row["errors"]) == (True, ["/etc/postfix/main.cf"], {})
@@ -267,7 +274,7 @@ def test_the_data(view):
 def test_the_page(view):
     cells = Page(view["html"]).cells
     assert [cell for cell in cells if cell in MAIL[:5]] == [name for name in MAIL[:5] for _ in range(2)]
-    assert cells[cells.index(MAIL[5]) + 1] == "DOES NOT ANSWER"
+    assert cells[cells.index(MAIL[5]) + 1] == "UNREACHABLE"
 
 
 def test_the_metrics(fleet, view):

@@ -1,0 +1,315 @@
+"""
+What ``mta_status.report`` says of all mail servers, as a table, a page and metrics: functions over data.
+
+A minion is not trusted with what it says: every value is brought to its type and to printable text before it is
+shown anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypedDict
+
+import _mta_page
+from _mta_page import Cell, Sum
+
+# How a cell is meant to be looked at.
+GOOD, WARNING, BAD = "good", "warning", "bad"
+FEW_DAYS = 14
+LONGEST = 300
+Row = dict[str, Any]
+
+
+class View(TypedDict):
+    """
+    What minions said, in one shape.
+
+    time
+        Unix time.
+
+    minions
+        Id to its row.
+
+    unreachable
+        Ids of minions that did not answer.
+
+    failed
+        Id to what went wrong.
+
+    without
+        Ids of minions that do not have the formula.
+    """
+
+    time: int
+    minions: dict[str, Row]
+    unreachable: list[str]
+    failed: dict[str, str]
+    without: list[str]
+
+
+def collect(answers: Mapping[str, Any], unreachable: Iterable[str], now: float) -> View:
+    """
+    Bring what minions said to one shape.
+
+    answers
+        Minion id to what ``mta_status.report`` returned.
+
+    unreachable
+        Ids of minions that did not answer.
+
+    now
+        Unix time.
+    """
+    view: View = {
+        "time": int(now),
+        "minions": {},
+        "unreachable": sorted(map(_line, unreachable)),
+        "failed": {},
+        "without": [],
+    }
+    for minion in sorted(answers):
+        answer, name = answers[minion], _line(minion)
+        if isinstance(answer, dict):
+            view["minions"][name] = _row(answer)
+        elif isinstance(answer, str) and "is not available" in answer:
+            view["without"].append(name)
+        elif answer is not None:
+            view["failed"][name] = _line(answer)
+    return view
+
+
+def _line(value: object) -> str:
+    """One line of printable text."""
+    text = " ".join(str(value).split())
+    return "".join(char if char.isprintable() else "?" for char in text)[:LONGEST]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else _line(value)
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _texts(value: object) -> list[str] | None:
+    return [_line(item) for item in value[:50]] if isinstance(value, list) else None
+
+
+def _items(value: object) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _row(said: Mapping[str, Any]) -> Row:
+    queue, applied, errors = (_items(said.get(name)) for name in ("queue", "last_apply", "errors"))
+    return {
+        **{name: _text(said.get(name)) for name in ("fqdn", "postfix", "revision", "profile")},
+        **{name: _flag(said.get(name)) for name in ("running", "answers", "auth")},
+        **{name: _number(said.get(name)) for name in ("certificate_expires", "certificate_days")},
+        "queue": {_line(name): _number(size) for name, size in sorted(queue.items())},
+        **{name: _texts(said.get(name)) for name in ("drift", "conditions")},
+        "last_apply": {
+            "result": _flag(applied.get("result")),
+            "time": _number(applied.get("time")),
+            "failed": _texts(applied.get("failed")) or [],
+        },
+        "problems": _texts(said.get("problems")) or [],
+        "errors": {_line(part): _line(why) for part, why in sorted(errors.items())},
+    }
+
+
+# -- what people see ---------------------------------------------------------------------------
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{int(seconds)} s ago"
+
+
+def _yes(value: bool | None) -> Cell:
+    if value is None:
+        return "-", None
+    return ("yes", GOOD) if value else ("NO", BAD)
+
+
+def _days(row: Row) -> Cell:
+    days = row["certificate_days"]
+    if days is None:
+        return "?" if "certificate_expires" in row["errors"] else "-", None
+    return f"{days} d", BAD if days < 0 else WARNING if days < FEW_DAYS else GOOD
+
+
+def _answers(row: Row) -> Cell:
+    if row["running"] is False:
+        return "down", BAD
+    return _yes(row["answers"])
+
+
+def _auth(row: Row) -> Cell:
+    return _yes(row["auth"])
+
+
+def _queue(row: Row) -> Cell:
+    total = row["queue"].get("total")
+    return "-" if total is None else str(total), None
+
+
+def _drift(row: Row) -> Cell:
+    if row["drift"] is None:
+        return "-", None
+    names = ", ".join(path.rpartition("/")[2] for path in row["drift"])
+    return (names, WARNING) if names else ("none", GOOD)
+
+
+def _last_apply(row: Row, now: float) -> Cell:
+    applied = row["last_apply"]
+    if applied["time"] is None:
+        return "-", None
+    ago = _ago(max(0, now - applied["time"]))
+    return (f"FAILED {ago}", BAD) if applied["result"] is False else (ago, GOOD)
+
+
+def _conditions(row: Row) -> Cell:
+    if row["conditions"] is None:
+        return "-", None
+    return (", ".join(row["conditions"]), WARNING) if row["conditions"] else ("none", GOOD)
+
+
+def _table(view: View) -> tuple[list[str], list[list[Cell]]]:
+    """The heading, and the rows of ``(text, level or None)``; those that do not answer are rows, too."""
+    heading = ["minion", "FQDN", "Postfix", "formula", "profile", "certificate", "answers", "AUTH", "queue"]
+    heading += ["drift", "last apply", "conditions"]
+    rows: dict[str, list[Cell]] = {}
+    for minion, row in view["minions"].items():
+        plain: list[Cell] = [(row[name] or "-", None) for name in ("fqdn", "postfix", "revision", "profile")]
+        cells = [_days(row), _answers(row), _auth(row), _queue(row), _drift(row)]
+        rows[minion] = [(minion, None), *plain, *cells, _last_apply(row, view["time"]), _conditions(row)]
+    blank: list[Cell] = [("", None)] * (len(heading) - 2)
+    rows.update({minion: [(minion, None), ("UNREACHABLE", BAD), *blank] for minion in view["unreachable"]})
+    rows.update({minion: [(minion, None), ("FAILED", BAD), *blank] for minion in view["failed"]})
+    return heading, [rows[minion] for minion in sorted(rows)]
+
+
+def _notes(view: View) -> Iterator[tuple[str, str]]:
+    """What does not fit into a cell: ``(minion, text)``."""
+    for minion, row in view["minions"].items():
+        if row["last_apply"]["result"] is False:
+            yield minion, f"the last apply failed: {', '.join(row['last_apply']['failed'])}"
+        for problem in row["problems"]:
+            yield minion, problem
+        for part, why in row["errors"].items():
+            yield minion, f"{part}: {why}"
+    yield from view["failed"].items()
+
+
+def _sums(view: View) -> list[Sum]:
+    """What there is how often: ``(number, text, level)``."""
+    rows = view["minions"].values()
+    failing = [row for row in rows if _answers(row)[1] == BAD or row["auth"] is False]
+    return [
+        (len(view["minions"]), "mail servers", None),
+        (len(failing), "not answering as they should", BAD if failing else GOOD),
+        (len(view["unreachable"]), "unreachable minions", BAD if view["unreachable"] else GOOD),
+        (sum(row["queue"].get("total") or 0 for row in rows), "messages in queues", None),
+    ]
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+
+
+def text(view: View) -> str:
+    """Return a view as a table for a terminal."""
+    heading, rows = _table(view)
+    lines = [[word.upper() for word in heading], *[[text for text, _ in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
+    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    notes = [f"{minion}: {note}" for minion, note in _notes(view)]
+    sums = ", ".join(f"{what}: {number}" for number, what, _ in _sums(view))
+    if view["without"]:
+        sums += f", minions without the formula: {len(view['without'])}"
+    return "\n".join([*shown, *([""] if notes else []), *notes, "", f"{_when(view['time'])}: {sums}"]) + "\n"
+
+
+def html(view: View) -> str:
+    """Return a view as an HTML page that loads nothing."""
+    heading, rows = _table(view)
+    return _mta_page.render(_when(view["time"]), _sums(view), heading, rows, list(_notes(view)), view["without"])
+
+
+# -- what a monitoring system sees -------------------------------------------------------------
+
+
+def _label(value: object) -> str:
+    """A label's value in the exposition format of Prometheus, version 0.0.4."""
+    return str(value).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class _Metrics:
+    """Samples of metrics, by name and description, in order."""
+
+    def __init__(self) -> None:
+        self._samples: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, name: str, about: str, value: float | bool | None, **labels: object) -> None:
+        """Add a sample; what is not known has none."""
+        if value is None:
+            return
+        words = ",".join(f'{key}="{_label(text)}"' for key, text in labels.items())
+        shown = int(value) if isinstance(value, bool) else value
+        sample = f"{name}{{{words}}} {shown}" if words else f"{name} {shown}"
+        self._samples.setdefault((name, about), []).append(sample)
+
+    def text(self) -> str:
+        """Return them all, each described once."""
+        lines = []
+        for (name, about), samples in self._samples.items():
+            lines += [f"# HELP {name} {about}.", f"# TYPE {name} gauge", *samples]
+        return "\n".join(lines) + "\n"
+
+
+def prometheus(view: View) -> str:
+    """Return a view as metrics, in Prometheus' text exposition format 0.0.4."""
+    metrics = _Metrics()
+    for minion in [*view["minions"], *view["failed"], *view["unreachable"]]:
+        about = "Whether the minion told about its mail server"
+        metrics.add("postfix_mta_up", about, minion in view["minions"], minion=minion)
+    for minion, row in view["minions"].items():
+        _add_server(metrics, minion, row)
+    metrics.add("postfix_mta_status_timestamp_seconds", "When all of this was gathered", view["time"])
+    return metrics.text()
+
+
+def _add_server(metrics: _Metrics, minion: str, row: Row) -> None:
+    """Add what is known of one server."""
+    applied = row["last_apply"]
+    facts = {name: row[name] or "" for name in ("fqdn", "postfix", "revision", "profile")}
+    drift = None if row["drift"] is None else len(row["drift"])
+    metrics.add("postfix_mta_info", "What the server is", 1, minion=minion, **facts)
+    for name, about, value in (
+        ("running", "Whether Postfix runs", row["running"]),
+        ("answers", "Whether the server answers as its configuration promises", row["answers"]),
+        ("auth_works", "Whether AUTH works", row["auth"]),
+        (
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate ends that ends first",
+            row["certificate_expires"],
+        ),
+        ("drift_files", "How many of main.cf and master.cf differ from what the last apply left", drift),
+        ("last_apply_timestamp_seconds", "When the last apply ended", applied["time"]),
+        ("last_apply_success", "Whether the last apply succeeded", applied["result"]),
+    ):
+        metrics.add(f"postfix_mta_{name}", about, value, minion=minion)
+    for queue, size in row["queue"].items():
+        if queue != "total":
+            metrics.add("postfix_mta_queue_files", "Files in a queue", size, minion=minion, queue=queue)
+    for condition in row["conditions"] or []:
+        about = "A condition that has not ended"
+        metrics.add("postfix_mta_condition", about, 1, minion=minion, condition=condition)

@@ -18,6 +18,7 @@ from _mta_system import Finished
 CONFIG_DIRECTORY = "/etc/postfix"
 QUEUE = "/var/spool/postfix"
 FILES = ("main.cf", "master.cf")
+HOPCOUNT_LIMIT = 50  # the default, postconf(5)
 PORTS = {"smtp": 25, "submission": 587, "smtps": 465, "submissions": 465, "urd": 465}
 # master(8) "ignores a value change" of the first two (master_vars.c, postconf(5)): the values after expansion
 # count.
@@ -228,21 +229,25 @@ def listeners(config_directory: str = CONFIG_DIRECTORY) -> list[dict[str, Any]]:
     Each is a dictionary: ``service`` (``smtp/inet``), ``host``, ``port``, ``wrappermode``, ``starttls``,
     ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
     ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
-    ``hostname``. Empty without configuration.
+    ``hostname``, ``hopcount_limit`` (number of ``Received:`` headers with which a message is refused). Empty
+    without configuration.
     """
     return listeners_of(config_directory, read_both(config_directory))
 
 
 def listeners_of(config_directory: str, files: Files) -> list[dict[str, Any]]:
     """Return what :func:`listeners` returns, of these two files."""
-    main, entries = inet(config_directory, files.parameters(), files.services())
+    services = files.services()
+    main, entries = inet(config_directory, files.parameters(), services)
+    hops = _hopcount_limit(main, services)
     found = []
     for name, service, entry in entries:
         own = {**main, **entry["overrides"]}
         facts = _promises(own, "postscreen" if entry["command"] == "postscreen" else "smtpd")
         addresses, _, port = name.rpartition(":")
         hosts = [addresses.strip("[]")] if addresses else _addresses(main)
-        found += [{"service": service, "host": host, "port": _port(port), **facts} for host in hosts]
+        where = {"service": service, "hopcount_limit": hops}
+        found += [{**where, "host": host, "port": _port(port), **facts} for host in hosts]
     return found
 
 
@@ -351,6 +356,13 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
         "sasl_type": value("smtpd_sasl_type"),
         "hostname": value("myhostname"),
     }
+
+
+def _hopcount_limit(main: Mapping[str, str], services: Mapping[str, Entry]) -> int:
+    """How many Received headers a message may have before each cleanup(8) refuses it."""
+    overrides = [entry["overrides"] for entry in services.values() if entry["command"] == "cleanup"]
+    values = [each.get("hopcount_limit", main.get("hopcount_limit", "")) for each in [*overrides, {}]]
+    return max(int(value) if value.isdigit() else HOPCOUNT_LIMIT for value in values)
 
 
 def _list(parameters: Mapping[str, str], name: str) -> list[str]:

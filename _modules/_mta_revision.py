@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "98d848c9e394"
+REVISION = "f3cac7ee194b"

@@ -15,6 +15,9 @@ postfix_mta_committed:
     - verify:
         enabled: {{ mta.verify.enabled | json }}
         timeout: {{ mta.verify.timeout | json }}
+{%- if mta.conversation.skip is defined %}
+        skip: {{ mta.conversation.skip | json }}
+{%- endif %}
     - require:
       - mta_package: postfix_mta_package
 

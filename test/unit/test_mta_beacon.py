@@ -14,6 +14,7 @@ import _mta_last_apply
 import _mta_revision
 import _mta_system
 import _mta_x509
+import _mta_x509_make
 
 HOUR = 3600
 CERTIFICATE = "/etc/ssl/certs/smtpd.crt"
@@ -180,11 +181,11 @@ def certificate(world):
     """A certificate from 1970-01-01 on, for 90 days."""
     import datetime
 
-    key = _mta_x509.make_key("ec", 256)
+    key = _mta_x509_make.make_key("ec", 256)
     public = _mta_x509.describe_key(key)["public"]
-    fields = _mta_x509.check_subject(None, "mail.example.com")
+    fields = _mta_x509_make.check_subject(None, "mail.example.com")
     epoch = datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
-    pem = _mta_x509.make_certificate(public, epoch, 90, fields, ["mail.example.com"], key)
+    pem = _mta_x509_make.make_certificate(public, epoch, 90, fields, ["mail.example.com"], key)
     world["files"]["smtpd.crt"].write_bytes(pem)
     return str(world["files"]["smtpd.crt"])
 

@@ -66,8 +66,27 @@ def test_the_stock_server_listens_on_port_25(configuration):
             "keys": ["/etc/ssl/private/ssl-cert-snakeoil.key"],
             "sasl_type": "cyrus",
             "hostname": "mail.example.com",
+            "hopcount_limit": 50,
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("main", "overrides", "limit"),
+    [
+        ("hopcount_limit = 200", [], 200),
+        ("hopcount_limit = 20", ["70", "30"], 70),
+        ("", ["70"], 70),
+        ("hopcount_limit = $a", [], 50),
+    ],
+)
+def test_the_limit_of_hops_is_the_largest_of_any_cleanup(configuration, main, overrides, limit):
+    cleanups = [
+        f"clean{number} unix n - y - 0 cleanup -o hopcount_limit={value}\n"
+        for number, value in enumerate(overrides)
+    ]
+    configuration.write(f"{MAIN}\n{main}\n", f"{MASTER}{''.join(cleanups)}")
+    assert [one["hopcount_limit"] for one in configuration.listeners()] == [limit]
 
 
 def test_overrides_decide_what_a_listener_offers(configuration):

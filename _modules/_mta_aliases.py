@@ -313,9 +313,12 @@ def plan(minion: Minion, name=ALIASES, aliases=None, seeded=None, absent_only=No
     text = _present(name, seeded) or ""
     wanted = _asked(text, aliases, absent_only)
     entries, complaints = _entries(text)
+    present = {}
+    for key, values, _ in entries:
+        present.setdefault(key, []).append(values)
     changes = {}
     for key, values in wanted.items():
-        old = [found for entry, found, _ in entries if entry == key]
+        old = present.get(key, [])
         if old != ([] if values is None else [values]):
             changes[key] = {
                 "old": "; ".join(", ".join(found) for found in old) if old else None,

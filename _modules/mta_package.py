@@ -9,8 +9,8 @@ module.
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_minion
     import _mta_package
-    from _mta_minion import Minion, refuse_job
 
 
 def versions(names):
@@ -32,7 +32,7 @@ def versions(names):
 
         salt '*' mta_package.versions '[postfix, sasl2-bin]'
     """
-    return _mta_package.versions(Minion.of(globals()), names)
+    return _mta_package.versions(_mta_minion.Minion.of(globals()), names)
 
 
 def problems(names):
@@ -51,7 +51,7 @@ def problems(names):
 
         salt '*' mta_package.problems '[postfix]'
     """
-    return _mta_package.problems(Minion.of(globals()), names)
+    return _mta_package.problems(_mta_minion.Minion.of(globals()), names)
 
 
 def converge(packages, answers, mailname, mailname_file, test, **job):
@@ -66,5 +66,7 @@ def converge(packages, answers, mailname, mailname_file, test, **job):
 
     Returns ``result``, ``changes`` and ``comment`` of the state; refused as a job.
     """
-    refuse_job("mta_package.converge", job)
-    return _mta_package.converge(Minion.of(globals()), packages, answers, mailname, mailname_file, test)
+    _mta_minion.refuse_job("mta_package.converge", job)
+    return _mta_package.converge(
+        _mta_minion.Minion.of(globals()), packages, answers, mailname, mailname_file, test
+    )

@@ -22,7 +22,7 @@ from salt.utils.files import fopen as _fopen
 from salt.utils.yaml import safe_load as _safe_load
 
 # Of all files that Salt syncs to minions. bin/update-revision writes it.
-REVISION = "8b53ca1639f8"
+REVISION = "6012482b1a9b"
 
 
 def revision():

@@ -314,10 +314,13 @@ def plan(
     ``CommandExecutionError`` when the file cannot be read.
     """
     text = _present(name, seeded) or ""
-    present, complaints = entries(text)
+    found, complaints = entries(text)
+    present: dict[str, list[list[str]]] = {}
+    for entry in found:
+        present.setdefault(entry.name, []).append(entry.values)
     changes: dict[str, Any] = {}
     for key, values in _asked(text, aliases, absent_only).items():
-        old = [entry.values for entry in present if entry.name == key]
+        old = present.get(key, [])
         if old != ([] if values is None else [values]):
             changes[key] = {
                 "old": "; ".join(", ".join(found) for found in old) if old else None,

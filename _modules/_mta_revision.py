@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f3cac7ee194b"
+REVISION = "5ebb091f321a"

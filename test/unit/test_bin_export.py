@@ -4,6 +4,7 @@ import argparse
 import importlib.machinery
 import importlib.util
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -26,14 +27,16 @@ def export(monkeypatch):
 def run(export, tmp_path, monkeypatch):
     """Run it with a salt-call that writes its arguments to a file and prints a text; text and arguments."""
 
-    def with_salt(script, convert=None):
+    def with_salt(script, convert=None, python=None):
         salt_call = tmp_path / "salt-call"
         salt_call.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n{script}\n')
         salt_call.chmod(0o755)
         apply = export.bin_apply()
         monkeypatch.setattr(apply, "find_salt", lambda: str(salt_call))
+        monkeypatch.setattr(apply, "interpreter", lambda _: python)
         monkeypatch.setattr(apply, "CACHE", tmp_path / "cache")
         private = tmp_path / "private"
+        shutil.rmtree(private, ignore_errors=True)
         private.mkdir()
         arguments = argparse.Namespace(convert=convert, no_probe=False)
         try:
@@ -61,9 +64,25 @@ def test_it_prints_what_the_function_returns(run, tmp_path):
 def test_a_file_to_convert_is_the_pillar_of_that_run(run, tmp_path):
     old = tmp_path / "old.sls"
     old.write_text("postfix: {}\n")
-    assert run("""echo '{"local": "#!yaml\\\\na: b"}'""", convert=old) == "#!yaml\na: b"
-    assert (tmp_path / "arguments").read_text().split()[-1] == "mta_migration.convert"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/arguments\nprintf '#!yaml\\na: b'\n")
+    python.chmod(0o755)
+    assert run("exit 1", convert=old, python=str(python)) == "#!yaml\na: b"
+    assert (tmp_path / "arguments").read_text().split() == [
+        "-I",
+        str(SCRIPT.with_name("convert")),
+        f"{tmp_path}/private",
+    ]
     assert (tmp_path / "private" / "pillar" / "given.sls").read_text() == "postfix: {}\n"
+
+
+def test_a_file_that_cannot_be_converted_is_told_without_a_traceback(run, tmp_path):
+    old, python = tmp_path / "old.sls", tmp_path / "python"
+    old.write_text("postfix: {\n")
+    python.write_text("#!/bin/sh\nprintf 'failed\\nTraceback x\\n' >&2; exit 1\n")
+    python.chmod(0o755)
+    assert run("exit 1", convert=old, python=str(python)) == "stopped: failed"
+    assert "does not say which Python" in run("exit 1", convert=old)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 import yaml
 
-from rig import results
+from rig import REPOSITORY, results
 
 HERE = pathlib.Path(__file__).parent
 CONFIGURATIONS = {
@@ -134,7 +134,10 @@ def test_the_community_formulas_services_are_converted_to_a_server_that_answers(
     services.update({name: {"enable": False} for name in COMMUNITY_OFF.split()})
     services["smtp"]["maxproc"] = 10
     community = {"config": {"myhostname": "mail.example.com"}, "master_config": {"services": services}}
-    pillar = yaml.safe_load(container.call("mta_migration.convert", pillar=community))
+    container.put({f"/srv/formula/{name}": REPOSITORY / name for name in ("bin", "_modules", "postfix_mta")})
+    container.put({"/root/community.sls": yaml.safe_dump({"postfix": community})})
+    converted = container.exec(["/srv/formula/bin/export", "--convert", "/root/community.sls"])
+    pillar = yaml.safe_load(converted.stdout)
     states = container.apply(pillar=pillar)
     assert not results.failures(states)
     assert container.exec(["python3", "-c", ASK]).stdout == "250 250\n"

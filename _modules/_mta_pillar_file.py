@@ -1,0 +1,108 @@
+"""A pillar file made of settings: what is secret, or cannot be in pillar, is left out and named in comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Callable
+
+import salt.utils.yaml
+
+KEY = "postfix_mta"
+# Names of parameters that hold a secret; values that hold one whatever the name; tables that are in the value.
+SECRET_NAME = re.compile(r"(?:.*_)?(?:pw|pass|passwd|password|secret|token)\Z", re.IGNORECASE)
+SECRET_VALUE = re.compile(
+    r"(?:pass(?:wd|word|phrase)?|secret|token|api[_-]?key)\s*[=:]\s*[^\s:$]|://[^/\s:@]+:[^/\s@]+@", re.IGNORECASE
+)
+PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
+TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
+# Types of tables that are rules: their order counts.
+RULES = ("pcre", "regexp", "cidr")
+LONGEST_NAME = 60
+
+Settings = dict[str, Any]
+# What is not in the file, and why.
+Notes = dict[str, str]
+
+
+def shown(name: object) -> str:
+    """Return a name for a comment: in one line."""
+    return name if isinstance(name, str) and name.isprintable() else ascii(name)
+
+
+def is_secret(name: str, value: object) -> bool:
+    """Whether the value of a parameter, or of anything else that has a name, is or holds a secret."""
+    texts = [str(item) for item in (value if isinstance(value, (list, tuple)) else [value]) if item is not None]
+    if SECRET_NAME.match(name) and any(texts):
+        return True
+    if PASSWORD_TABLE.match(name) and any(TEXT_IN_VALUE.search(text) for text in texts):
+        return True
+    return any(SECRET_VALUE.search(text) for text in texts)
+
+
+def without_secrets(section: str, values: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    """Return the values of a section that hold no secret; the others are noted."""
+    kept = {}
+    for name, value in values.items():
+        if is_secret(name, value):
+            notes[f"{section}:{shown(name)}"] = "a secret"
+        else:
+            kept[name] = value
+    return kept
+
+
+def services_without_secrets(services: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    """Return services without the arguments and overrides that hold a secret; those are noted."""
+    kept: dict[str, Any] = {}
+    for service, given in services.items():
+        kept[service] = fields = dict(given) if given else given
+        if not fields:
+            continue
+        if is_secret("", fields.get("arguments")):
+            notes[f"services:{shown(service)}:arguments"] = "a secret"
+            del fields["arguments"]
+        if "overrides" in fields:
+            where = f"services:{shown(service)}:overrides"
+            fields["overrides"] = without_secrets(where, fields["overrides"], notes)
+    return kept
+
+
+def leave_out_refused(settings: Settings, notes: Notes, problems: Callable[..., list[str]]) -> None:
+    """
+    Take out of settings what the validation of the pillar refuses, and note why.
+
+    problems
+        The execution function ``mta_settings.problems``.
+    """
+
+    def refused() -> list[str]:
+        found = problems(KEY, settings.get("hostname"), pillar=settings)
+        return [line[len(KEY) + 1 :] for line in found]
+
+    for section in ("parameters", "services", "aliases", "maps"):
+        lines = refused() if settings.get(section) else []
+        for name in list(settings.get(section) or ()):
+            where = f"{section}:{name}"
+            why = [line for line in lines if line.startswith(f"{where}:")]
+            odd = not name.isprintable() or len(name) > LONGEST_NAME
+            if odd or why:
+                del settings[section][name]
+                notes[shown(where)] = "it is no text that pillar can hold" if odd else why[0][len(where) + 1 :]
+    for line in refused():
+        notes[f"refused: {shown(line)}"] = "mend this before this pillar is applied"
+
+
+def text_of(settings: Settings, notes: Notes) -> str:
+    """Return settings and notes as the text of a pillar file, but for its first lines."""
+    lines = []
+    if notes:
+        lines += ["#", "# Not in here, and left on the host as it is:"]
+        lines += [f"#   {shown(name)}: {shown(' '.join(str(why).split()))}" for name, why in notes.items()]
+    body = salt.utils.yaml.safe_dump(
+        {KEY: {key: value for key, value in settings.items() if value not in ({}, None)}},
+        default_flow_style=False,
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
+    )
+    return "\n".join([*lines, "", body]) if lines else f"\n{body}"

@@ -1,4 +1,4 @@
-"""TODO subject (mta_previous mta_transaction postconf)."""
+"""An apply: each participant planned and applied, the daemons activated, the server judged, then a commit or an undo."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ def plan(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -
 
     def judge() -> dict[str, Any]:
         found = _survey(minion, now, requested)
-        if not found.changes and _mta_judge.stale([name, requested.chain_file]):
+        if not found.changes and _mta_judge.stale([name, *filter(None, [requested.chain_file])]):
             found.changes[name] = {"old": "another certificate is served", "new": "served"}
         return {"changes": found.changes, "notes": found.notes, "holds": found.holds}
 

@@ -1,4 +1,8 @@
-"""TODO subject (mta_apply)."""
+"""
+What the last apply was: its result, the parts that it changed, and the main.cf and master.cf that it left.
+
+Its end is an event for the master when it changed something or failed.
+"""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ import _mta_pillar
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_saslauthd
+import _mta_saslauthd_files
 import _mta_saslauthd_view
 import _mta_services
 import _mta_tables
@@ -173,7 +174,7 @@ def _tables(minion: Minion, config_directory: str, notes: Notes) -> dict[str, An
 def _entries(minion: Minion, path: str, kind: str, parameter: str) -> tuple[Any, str | None]:
     """The entries of a table, or why there are none: ``(entries, None)`` or ``(None, text)``."""
     try:
-        pairs = _mta_tables.show(path, kind)
+        pairs = _mta_tables.show(path, kind) or []
         if len(pairs) > LONG_TABLE:
             return None, f"it has {len(pairs)} entries; give it as source from the file server"
         between = " = " if kind in SETTINGS else " "
@@ -208,9 +209,10 @@ def _sasl(minion: Minion) -> dict[str, Any]:
         }
         if found["mech_options"]:
             pillar["options"] = found["mech_options"]
-        if not found["front"]:
-            pillar["front"] = False
-        arguments = {**pillar, "mech_options": found["mech_options"]}
+        if not found["proxy"]:
+            pillar["proxy"] = False
+        proxy = _mta_saslauthd_files.PROXY_SOURCE if found["proxy"] else None
+        arguments = {**pillar, "mech_options": found["mech_options"], "proxy": proxy}
         for name in ("enabled", "options"):
             arguments.pop(name, None)
         running = _mta_services.status(["saslauthd"])["saslauthd"]
@@ -228,6 +230,8 @@ def _conversation(minion: Minion, config_directory: str, hostname: str | None) -
     listeners = _mta_postfix_view.listeners(config_directory)
     if not listeners:
         return ["nothing listens for SMTP"]
-    thorough = {"auth": "challenge", "envelope": True, "untrusted_client": True}
-    problems: list[str] = _mta_judge.check(minion, listeners=listeners, hostname=hostname, **thorough)["problems"]
+    found = _mta_judge.check(
+        minion, listeners=listeners, hostname=hostname, auth="challenge", envelope=True, untrusted_client=True
+    )
+    problems: list[str] = found["problems"]
     return problems

@@ -1,4 +1,9 @@
-"""TODO subject (mta_ca mta_originals mta_previous mta_transaction)."""
+"""
+What is restored from the snapshots: all of it, what a participant no longer needs, or what the last apply changed.
+
+Only what is as the last apply left it is restored. What somebody has changed since stays, with what belongs to it,
+and so does a certificate authority.
+"""
 
 from __future__ import annotations
 

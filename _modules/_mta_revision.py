@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "5ebb091f321a"
+REVISION = "3ebea6ac0ec4"

@@ -1,4 +1,9 @@
-"""TODO subject (mta_originals mta_previous)."""
+"""
+The snapshots that commits keep: what was there before the first apply, and before the last one.
+
+Beside the entries (:py:mod:`_mta_journal`), ``left`` says what an apply left, so that nobody's later change is
+overwritten when it is restored.
+"""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def managed(
     """
     Make a table hold exactly some entries, and its compiled form hold what the source gives.
 
-    A compiled form that does is left alone, whoever made it. That of a table which ``tls_server_sni_maps`` names (in
-    main.cf, master.cf or pillar) holds the keys and certificates whose files are its entries' values, as
+    A compiled form that does is left alone, whoever made it. That of a table which ``tls_server_sni_maps`` names
+    (in main.cf, master.cf or pillar) holds the keys and certificates whose files are its entries' values, as
     ``postmap -F`` makes it; nobody but its owner can read that.
 
     name

@@ -40,7 +40,7 @@ def as_in_a_new_process(monkeypatch):
     before = loaded()
     for name in before:
         del sys.modules[name]
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(GUARD.parent)])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not pathlib.Path(entry, GUARD.name).exists()])
     yield
     for name in loaded():
         del sys.modules[name]

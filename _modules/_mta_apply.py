@@ -1,4 +1,4 @@
-"""An apply: each participant planned and applied, the daemons activated, the server judged, then a commit or an undo."""
+"""An apply: participants are planned and applied, daemons activated, the server judged; then a commit or an undo."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """
 The journal of a transaction: what was there before each change, in an entry that is whole after a power loss.
 
-A store is a directory of numbered entries below the state directory: ``journal`` that of the transaction under way,
-``originals`` what was there before the first apply, ``previous`` what was there before the last one. An entry is a
-directory: complete before it gets its name. The journal is committed, or removed, by one rename. So whatever dies
-when, there is either nothing to do or a journal from which everything can be restored: by the next apply, or at the
-next boot by a systemd unit that exists only while there is a journal.
+A store is a directory of numbered entries below the state directory: ``journal`` that of the transaction under
+way, ``originals`` what was there before the first apply, ``previous`` what was there before the last one. An
+entry is a directory: complete before it gets its name. The journal is committed, or removed, by one rename. So
+whatever dies when, there is either nothing to do or a journal from which everything can be restored: by the
+next apply, or at the next boot by a systemd unit that exists only while there is a journal.
 
-An entry also has the fingerprints of what the transaction is about to write there. A file that is neither as it was
-saved nor as one of these is somebody's edit: it is kept beside the restored file.
+An entry also has the fingerprints of what the transaction is about to write there. A file that is neither as it
+was saved nor as one of these is somebody's edit: it is kept beside the restored file.
 """
 
 from __future__ import annotations

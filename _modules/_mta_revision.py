@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3ebea6ac0ec4"
+REVISION = "0d6fca8850e4"

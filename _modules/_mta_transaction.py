@@ -1,12 +1,12 @@
 """
 The engine: files are switched as one transaction, which is committed as a whole, or undone.
 
-Participants change files only through :func:`write`, :func:`remove` and :func:`directory`, and the databases of other
-tools through :func:`command`. Each of these first saves what was there in the journal, then replaces the file
-atomically. :py:mod:`_mta_apply` activates the daemons, judges the server, and commits or undoes.
+Participants change files only through :func:`write`, :func:`remove` and :func:`directory`, and the databases of
+other tools through :func:`command`. Each of these first saves what was there in the journal, then replaces the
+file atomically. :py:mod:`_mta_apply` activates the daemons, judges the server, and commits or undoes.
 
-A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot has
-done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
+A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot
+has done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Pillar made of a host: complete, without secrets, and applying it changes nothing."""
 
+import pathlib
+
 import pytest
 import yaml
 
@@ -8,6 +10,7 @@ import _mta_postfix_edit
 import _mta_postfix_view
 
 SECRET = "Geheim-4711"
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MAIN = """\
 compatibility_level = 3.6
 myhostname = mx.example.org
@@ -39,9 +42,9 @@ gone      unix  -       -       y       -       -       smtp
 
 
 @pytest.fixture
-def directory(tmp_path, modules, functions, monkeypatch, pretend):
+def directory(tmp_path, functions, monkeypatch, pretend):
     """A configuration directory, the package's files, and an aliases file; the validation is the real one."""
-    functions["mta_settings.problems"] = modules["mta_settings.problems"]
+    functions["cp.cache_files"] = lambda urls, _: [str(REPOSITORY / url.replace("salt://", "")) for url in urls]
     folder = tmp_path / "postfix"
     folder.mkdir()
     (folder / "main.cf").write_bytes(MAIN.encode())

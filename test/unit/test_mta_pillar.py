@@ -453,10 +453,6 @@ def test_a_key_that_is_no_text_is_one_clear_problem(problems, place, key):
         ({"certificate": {"days": DATE}}, "certificate:days: 2024-05-01 is not a whole number"),
         ({"maps": {"x": {"type": "hash", "entries": {DATE: "x"}}}}, "maps:x:entries:"),
         ("maps: {x: {mode: 0640}}", 'maps:x:mode: 640 is not a text; allowed: a mode in quotes, such as "0640"'),
-        (
-            "maps: {x: {mode: 0o640}}",
-            'maps:x:mode: "0o640" is not valid; allowed: a mode such as "0640", in quotes',
-        ),
     ],
 )
 def test_what_yaml_makes_of_a_text_without_quotes_is_told(problems, pillar, hint):

@@ -1,4 +1,4 @@
-"""An apply: participants are planned and applied, daemons activated, the server judged; then a commit or an undo."""
+"""An apply: participants are planned and applied, daemons activated, the server judged; then commit or undo."""
 
 from __future__ import annotations
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "0d6fca8850e4"
+REVISION = "d4246e22a118"

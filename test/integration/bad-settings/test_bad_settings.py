@@ -155,7 +155,7 @@ OTHERS = {
     "nobody is kept from relaying": parameter(
         "smtpd_recipient_restrictions", "permit_mynetworks, permit", smtpd_relay_restrictions="permit"
     ),
-    "no restriction that keeps strangers out": parameter(
+    "no restriction that keeps untrusted clients out": parameter(
         "smtpd_relay_restrictions", "permit_mynetworks", smtpd_recipient_restrictions="permit_mynetworks"
     ),
     "a policy server that is not there": parameter(

@@ -6,11 +6,12 @@ import pytest
 import yaml
 
 import _mta_migration
+import _mta_pillar
 import _mta_postfix_edit
 import _mta_postfix_view
 
-SECRET = "Geheim-4711"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+SECRET = "Geheim-4711"
 MAIN = """\
 compatibility_level = 3.6
 myhostname = mx.example.org
@@ -132,11 +133,11 @@ def test_secrets_and_what_pillar_cannot_hold_are_named_and_left_out(export):
     assert len(notes) == 8
 
 
-def test_what_is_exported_changes_nothing(export, functions, minion, directory):
+def test_what_is_exported_changes_nothing(export, minion, directory):
     _, pillar = export()
     assert pillar["maps"] == {"clients": {"type": "cidr", **pillar["maps"]["clients"]}}
     assert pillar["maps"]["clients"]["entries"] == ["192.0.2.0/24 OK"]
-    assert functions["mta_settings.problems"](pillar=pillar) == []
+    assert _mta_pillar.problems(minion, pillar=pillar) == []
     plan = _mta_postfix_edit.plan(minion, str(directory), pillar["parameters"], pillar["services"])
     assert plan.changes == {}
     assert pillar["aliases"] == {"root": ["alice", "bob"]}

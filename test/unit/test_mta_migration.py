@@ -10,8 +10,8 @@ import _mta_pillar
 import _mta_postfix_edit
 import _mta_postfix_view
 
-SECRET = "Geheim-4711"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+SECRET = "Geheim-4711"
 MAIN = """\
 compatibility_level = 3.6
 myhostname = mx.example.org

@@ -274,11 +274,7 @@ def show(name: str = ALIASES) -> dict[str, list[str]] | None:
     """
     Return the entries of an aliases file, ``{name: [value, …]}``; ``None`` when there is no such file.
 
-    name
-        Path. Default ``/etc/aliases``.
-
-    Of an entry that is there more than once the first counts, as for postalias(1). Raises
-    ``CommandExecutionError`` when the file cannot be read.
+    Parameters, result and errors: ``mta_aliases.show``.
     """
     text = _mta_system.read(name)
     if text is None:

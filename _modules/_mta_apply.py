@@ -78,20 +78,7 @@ def roll_back(
     """
     Take back what the last apply changed in the mail server's files, as one transaction that is verified.
 
-    commit
-        Unix time: the :func:`last_commit` that is meant, or a dictionary of minion id to it. Another one is an
-        error. Default: the last.
-
-    test
-        Only tell.
-
-    Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made, and a
-    certificate authority with its private key, which the comment names. As long as pillar has what was taken back,
-    the next apply makes it again. A file that has been changed since is not overwritten: nothing is taken back
-    then, nor when another apply changes something while this one waits for it to end. A private key that the apply
-    has encrypted stays encrypted.
-
-    Returns a state's result: ``result``, ``changes``, ``comment``.
+    Parameters, result and errors: ``mta_transaction.roll_back``.
     """
     _mta_transaction.pending(minion)
     if isinstance(commit, Mapping):
@@ -470,18 +457,7 @@ def set_(
     """
     Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.
 
-    parameters
-        Dictionary of names to text, number, boolean (``yes``/``no``), list (joined by commas) or ``None``
-        (out).
-
-    services
-        Dictionary of master.cf entries as for ``postconf.managed``; none by default.
-
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Returns the changes, ``{name: {"old": …, "new": …}}``. Raises ``CommandExecutionError`` when Postfix does
-    not work with them; nothing is changed then.
+    Parameters, result and errors: ``postconf.set``.
     """
     arguments = {"name": config_directory, "parameters": parameters, "services": services}
     subject = "Postfix's configuration"
@@ -498,11 +474,7 @@ def reset(
     """
     Take parameters out of main.cf, so that their defaults hold; otherwise as :func:`set_`.
 
-    parameters
-        List of names, or one name.
-
-    config_directory
-        Path, ``/etc/postfix``.
+    Parameters, result and errors: ``postconf.reset``.
     """
     names = [parameters] if isinstance(parameters, str) else parameters
     return set_(minion, dict.fromkeys(names), config_directory=config_directory)

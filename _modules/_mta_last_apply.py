@@ -58,17 +58,7 @@ def ended(
     """
     Record how an apply ended; send the event when it changed something or failed.
 
-    results (dict)
-        Results of the run's states so far, by key. Of those that other SLS files have nothing is told.
-
-    config_directory (str, default ``/etc/postfix``)
-        Where main.cf and master.cf are. They are recorded as those of this apply when ``postconf.managed`` was
-        part of it and succeeded.
-
-    revision (str, default None)
-        Of the formula.
-
-    Returns the record, as :func:`last` does. Where it cannot be written, the next apply writes it.
+    Parameters, result and errors: ``mta_apply.ended``.
     """
     if any(key.startswith("postconf_|-") and one.get("result") for key, one in results.items()):
         paths = [os.path.join(config_directory, name) for name in FILES]
@@ -106,9 +96,7 @@ def last(minion: Minion) -> dict[str, Any]:
     """
     Tell what is known of the last apply; empty where there was none.
 
-    Returns ``result`` (boolean), ``changed``, ``failed`` (lists of parts), ``duration`` (seconds), ``time`` (Unix
-    time of its end), ``revision`` (of the formula), and ``files``: path of main.cf and master.cf to their SHA-256
-    after the last apply that looked after them.
+    Parameters, result and errors: ``mta_apply.last``.
     """
     return minion.state.read(RECORD)
 

@@ -59,11 +59,7 @@ def export(minion: Minion, config_directory: str = _mta_postfix_view.CONFIG_DIRE
     """
     Return the pillar that describes the mail server of this host, as the text of an SLS file.
 
-    probe
-        Whether to hold the conversation of an apply with the running server, and to leave it out of the pillar
-        when this server does not pass it. It leaves no mail behind.
-
-    Raises ``CommandExecutionError`` when main.cf or master.cf cannot be read, by the line.
+    Parameters, result and errors: ``postconf.export``.
     """
     differences = _mta_postfix_edit.differences(config_directory)
     notes: Notes = {f"main.cf or master.cf: {name}": why for name, why in differences["left_out"].items()}

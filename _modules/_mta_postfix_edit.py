@@ -345,13 +345,7 @@ def differences(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> d
     """
     Return in what main.cf and master.cf differ from the package's own, as pillar and ``postconf.managed`` take it.
 
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Returns ``{"parameters": …, "services": …, "left_out": {name: why}}``. What stands in the package's files with
-    another value or not at all is there with this host's value; what only they have is ``None``. Left out is
-    what ``postconf.managed`` could not be told. Reads files; starts no process. Raises ``CommandExecutionError``
-    when one of them is not there, and for a line that cannot be parsed, by its number.
+    Parameters, result and errors: ``postconf.differences``.
     """
     main, master = _mta_postfix_view.show(config_directory), _mta_postfix_view.services(config_directory)
     package_main, package_master = _mta_postfix_view.package_settings()
@@ -395,11 +389,7 @@ def ports(minion: Minion, config_directory: str = _mta_postfix_view.CONFIG_DIREC
     """
     Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts; read in process.
 
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Ports that are bound to the loopback interface only are left out. Where :func:`plan` has announced, in the same
-    run, changes that have not been made, it is what there will be after them. Empty without configuration.
+    Parameters, result and errors: ``postconf.ports``.
     """
     files = _mta_postfix_view.read_both(config_directory)
     announced = Run.of(minion).configuration

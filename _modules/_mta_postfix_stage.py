@@ -211,13 +211,7 @@ def refused(
     """
     Return what this Postfix would not know of new settings, before anything is changed.
 
-    parameters, services
-        Dictionaries as for the state ``postconf.managed``.
-
-    Returns a list of ``{"parameter" or "service": name, "reason": text, "nearest": name or None}``.
-    postconf(1) judges the merged configuration, so a name counts as known that is referred to as ``$name``,
-    is a restriction class, or belongs to a service or a table. Without a process, and empty, when every name
-    is in the files already, and when Postfix is not installed.
+    Parameters, result and errors: ``postconf.refused``.
     """
     files = _mta_postfix_view.read_both(config_directory)
     present, present_services = files.parameters(), files.services()

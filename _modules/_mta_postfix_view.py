@@ -131,12 +131,7 @@ def show(config_directory: str = CONFIG_DIRECTORY) -> dict[str, str]:
     """
     Return the parameters that main.cf sets, ``{name: value}``, read in process by the rules of postconf(5).
 
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Continuation lines are joined, the last of several settings of a name counts, ``$name`` is not expanded.
-    Raises ``CommandExecutionError`` when there is no main.cf, and for a line that cannot be parsed, by its
-    number.
+    Parameters, result and errors: ``postconf.show``.
     """
     path = os.path.join(config_directory, "main.cf")
     settings, broken = _mta_postfix_syntax.parse_main(_present(path))
@@ -161,14 +156,7 @@ def get(parameter: str, config_directory: str = CONFIG_DIRECTORY) -> str | None:
     """
     Return the value of a parameter: the one in main.cf, else Postfix's default; ``None`` when it has neither.
 
-    parameter
-        Name.
-
-    config_directory
-        Path, ``/etc/postfix``.
-
-    ``$name`` in it is not expanded. Raises ``CommandExecutionError`` as :func:`show` does, and when the
-    default is needed and Postfix is not installed.
+    Parameters, result and errors: ``postconf.get``.
     """
     present = show(config_directory)
     if parameter in present:
@@ -202,13 +190,7 @@ def services(config_directory: str = CONFIG_DIRECTORY) -> dict[str, Entry]:
     """
     Return the entries of master.cf, read in process by the rules of master(5).
 
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Returns ``{"smtp/inet": {"private": "n", "unprivileged": "-", "chroot": "y", "wakeup": "-",
-    "process_limit": "-", "command": "smtpd", "overrides": {parameter: value}, "arguments": [word]}}``. Raises
-    ``CommandExecutionError`` when there is no master.cf, and for an entry that master(8) would refuse, by its
-    line number.
+    Parameters, result and errors: ``postconf.services``.
     """
     path = os.path.join(config_directory, "master.cf")
     found, broken = _mta_postfix_syntax.parse_master(_present(path))
@@ -223,14 +205,7 @@ def listeners(config_directory: str = CONFIG_DIRECTORY) -> list[dict[str, Any]]:
     """
     Return what smtpd(8) and postscreen(8) listen on, and what a client may expect there; read in process.
 
-    config_directory
-        Path, ``/etc/postfix``.
-
-    Each is a dictionary: ``service`` (``smtp/inet``), ``host``, ``port``, ``wrappermode``, ``starttls``,
-    ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
-    ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
-    ``hostname``, ``hopcount_limit`` (number of ``Received:`` headers with which a message is refused). Empty
-    without configuration.
+    Parameters, result and errors: ``postconf.listeners``.
     """
     return listeners_of(config_directory, read_both(config_directory))
 

@@ -125,11 +125,7 @@ def answers(socket: str | None = None, timeout: float = 5) -> bool:
     """
     Tell whether the daemon takes connections on its socket, and the proxy before it on its own. No password.
 
-    socket
-        Path of the daemon's socket. Default: ``mux`` in the directory that the daemon's settings name.
-
-    timeout
-        Seconds.
+    Parameters, result and errors: ``saslauthd.answers``.
     """
     try:
         for path in filter(None, (socket or _own_socket(), _proxy_socket())):

@@ -158,13 +158,7 @@ def status(names: Iterable[str]) -> dict[str, dict[str, bool]]:
     """
     Tell which services run, start at boot, and are installed, without starting a process.
 
-    names
-        List of services: ``postfix``, ``saslauthd``.
-
-    Returns ``{name: {"active": bool, "enabled": bool, "installed": bool}}``. ``active`` is whether the
-    daemon's process is there, not what systemd believes.
-
-    Raises ``SaltInvocationError`` for any other service.
+    Parameters, result and errors: ``mta_service.status``.
     """
     return {
         name: {
@@ -259,10 +253,7 @@ def start(name: str) -> None:
     """
     Start a service, and see that its daemon runs. One that runs is left alone.
 
-    name
-        ``postfix`` or ``saslauthd``.
-
-    Raises ``CommandExecutionError`` with the output, and under systemd the service's last log lines.
+    Parameters, result and errors: ``mta_service.start``.
     """
     if _running(_known(name)):
         return
@@ -319,10 +310,7 @@ def restart(name: str) -> None:
     """
     Stop a service and start it. A Postfix that would not start again goes on running.
 
-    name
-        ``postfix`` or ``saslauthd``.
-
-    Raises ``CommandExecutionError`` as :func:`stop` and :func:`start` do, and for a Postfix that would not start.
+    Parameters, result and errors: ``mta_service.restart``.
     """
     stop(name, for_good=False)
     start(name)
@@ -332,10 +320,7 @@ def reload(name: str) -> None:
     """
     Have a running daemon take its settings anew; no connection is refused or dropped.
 
-    name
-        ``postfix``. saslauthd reads its settings at its start only, so it is restarted.
-
-    Raises ``CommandExecutionError`` when it does not run, or would not survive it.
+    Parameters, result and errors: ``mta_service.reload``.
     """
     if _known(name) == "saslauthd":
         restart(name)
@@ -356,10 +341,7 @@ def enable(name: str) -> None:
     """
     Have a service start at boot.
 
-    name
-        ``postfix`` or ``saslauthd``.
-
-    Raises ``CommandExecutionError`` when it would still not start.
+    Parameters, result and errors: ``mta_service.enable``.
     """
     _known(name)
     if manager() == "systemd":
@@ -376,10 +358,7 @@ def disable(name: str) -> None:
     """
     Keep a service from starting at boot.
 
-    name
-        ``postfix`` or ``saslauthd``.
-
-    Raises ``CommandExecutionError`` with the output.
+    Parameters, result and errors: ``mta_service.disable``.
     """
     _known(name)
     if manager() == "systemd":

@@ -421,13 +421,7 @@ def show(path: str, kind: Kind) -> list[list[str]] | None:
     """
     Return the entries of a table's source, a list of ``[key, value]``; ``None`` when there is no such file.
 
-    path
-        Of the source.
-
-    kind
-        Type, which decides how a line is read. Settings (of ldap and so on) are ``[name, value]``.
-
-    Raises ``CommandExecutionError`` when the file cannot be read, or is no UTF-8 text.
+    Parameters, result and errors: ``mta_map.show``.
     """
     contents = _mta_system.read_bytes(path)
     if contents is None:

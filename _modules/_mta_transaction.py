@@ -364,12 +364,7 @@ def recover(minion: Minion) -> dict[str, list[str]] | None:
     """
     Undo an interrupted transaction: put the saved files back and bring the daemons to them.
 
-    Every file is tried. What cannot be restored is set aside, and does not stand in a later apply's way.
-
-    Returns a dictionary: ``restored`` (list of paths that are as they were before), ``failed`` (list of those
-    that are not), ``notes`` (sentences on these, and on what others had edited meanwhile); ``None`` when there was
-    nothing to resolve. Raises ``CommandExecutionError`` when another run holds the lock for two minutes, or the
-    journal cannot be removed.
+    Parameters, result and errors: ``mta_transaction.recover``.
     """
     if not _is_open(minion) and not _mta_journal.committed(minion):
         return None
@@ -659,9 +654,7 @@ def outlook(minion: Minion) -> dict[str, Any]:
     """
     Tell what the closing state will have to do.
 
-    Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
-    "undone": a sentence or None, "members": {module: changes}}``: in a real run what the members did, in test mode
-    what they announced.
+    Parameters, result and errors: ``mta_apply.outlook``.
     """
     run = Run.of(minion)
     activate = run.transaction.activate if run.transaction else run.activate

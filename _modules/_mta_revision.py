@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d4246e22a118"
+REVISION = "89ba95013e8c"

@@ -342,7 +342,9 @@ def as_root(tmp_path):
         environment = {**os.environ, "PATH": f"{tmp_path / 'path'}:{os.environ['PATH']}", **options.pop("env", {})}
         argv = [*leader, sys.executable, driver, tmp_path, "mail.example.com", "--pillar", pillar]
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        process = subprocess.Popen(argv, env=environment, text=True, **{**streams, **options})
+        # In the background of a shell this process ignores SIGINT, and what it starts would, too.
+        options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **streams, **options}
+        process = subprocess.Popen(argv, env=environment, text=True, **options)
         started.append(process)
         return process
 

@@ -389,15 +389,6 @@ class TestASecondApply:
         assert "smtpd_error_sleep_time = 3s\n" in shown
         assert f"ESMTP {server.number}\n" in shown
 
-    def test_an_alias_waits_and_both_changes_are_made(self, server, later):
-        wanted = {"aliases": {"later": "alice"}, "concurrent": True}
-        at_once, result = later("state.single", "mta_aliases.managed", "/etc/aliases", **wanted)
-        (result,) = result.values()
-        assert not at_once
-        assert result["result"], result
-        for name, value in (("later", "alice"), ("changing", f"alice+{server.number}")):
-            assert server.container.exec(["postalias", "-q", name, "/etc/aliases"]).stdout.strip() == value
-
 
 # What a live conversation does not find, however good the settings are.
 UNANSWERABLE = {"verify": {"capabilities": ["NOSUCH"]}}

@@ -150,13 +150,19 @@ def clean(container):
     return state(results, "postfix_mta_clean")
 
 
+@pytest.fixture(scope="module")
+def fresh(new_container):
+    """Another host: what was there before the first apply of the one above would not work."""
+    return new_container()
+
+
 @pytest.fixture
-def managed(server):
-    """The server in order, with a table; everything that was kept of the host before the first apply is there."""
+def managed(fresh):
+    """A server in order, with a table; everything that was kept of the host before the first apply is there."""
     pillar = {"postfix_mta": {**GOOD["postfix_mta"], "aliases": {"made": "alice"}, "maps": {}}}
     pillar["postfix_mta"]["maps"] = {"virtual": {"entries": {"made@example.com": "alice"}}}
-    assert failures(server.apply(pillar=pillar)) == []
-    return server
+    assert failures(fresh.apply(pillar=pillar)) == []
+    return fresh
 
 
 def test_another_profile_leaves_what_an_administrator_has_set_since(managed):

@@ -112,7 +112,9 @@ def test_nothing_of_the_current_directory_is_imported_and_nobody_else_can_write_
 def test_a_signal_leaves_no_pillar_and_no_salt_behind(bare, number, signal, words):
     size = "postconf -h message_size_limit"
     before = bare.exec(size).stdout
-    pillar = {"postfix_mta": {"parameters": {"message_size_limit": 20000000 + number}}}
+    # The conversation takes its time, so that the signal comes before the commit.
+    parameters = {"message_size_limit": 20000000 + number, "smtpd_client_restrictions": "sleep 2"}
+    pillar = {"postfix_mta": {"parameters": parameters}}
     bare.put({"/root/interrupt.py": INTERRUPT, "/root/mail.sls": json.dumps(pillar)})
     argv = [f"{REMOTE}/bin/apply", "mail.example.com", "--pillar", "/root/mail.sls"]
     seen = json.loads(bare.exec(["python3", "/root/interrupt.py", signal, words, *argv]).stdout)

@@ -81,7 +81,8 @@ def generations(tmp_path_factory):
         tree = tmp_path_factory.mktemp(f"generation{number}")
         for name in PARTS:
             shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        constant = f"\nGENERATION = {number}\n"
+        # Python knows a file that it has compiled by its size and the second of its change.
+        constant = f"\nGENERATION = {number}\n" + "#" * number
         (tree / "_states/_mta_of_states.py").write_text(constant)
         (tree / "_states/generation.py").write_text(STATE.format(number))
         (tree / "_runners/_mta_of_runners.py").write_text(constant)
@@ -91,7 +92,7 @@ def generations(tmp_path_factory):
             open(tree / "_modules/mta_beacon.py", "a") as door,
         ):
             private.write(constant)
-            door.write(OF_BEACON.format(number, SEEN))
+            door.write(OF_BEACON.format(number, SEEN) + "#" * number)
         subprocess.run([sys.executable, tree / "bin/update-revision"], check=True, capture_output=True)
         return tree
 

@@ -76,7 +76,7 @@ def roll_back(
     minion: Minion, commit: float | Mapping[str, float] | None = None, test: bool = False
 ) -> dict[str, Any]:
     """
-    Take back what the last apply changed in the mail server's files, as one transaction that is verified.
+    Roll back what the last apply changed in the mail server's files, as one transaction that is verified.
 
     Parameters, result and errors: ``mta_transaction.roll_back``.
     """
@@ -287,7 +287,7 @@ def commit(
 
     services
         Names of services that must be enabled and running afterwards. Default: none is enabled; those that
-        a member named are activated, or started when they are enabled and do not run.
+        a participant named are activated, or started when they are enabled and do not run.
 
     verify
         Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
@@ -427,7 +427,7 @@ def _activate(minion: Minion, transaction: Transaction, services: Sequence[str])
 
 def _put_away(minion: Minion, transaction: Transaction) -> list[str]:
     """
-    Do what has to wait for the commit: what is stopped no longer starts at boot, what was given back is forgotten.
+    Do what has to wait for the commit: what is stopped no longer starts at boot, what was restored is forgotten.
 
     Until the commit a power loss has to bring the old state up again. One in here does no harm: the next plan
     finds what is left.
@@ -444,7 +444,7 @@ def _put_away(minion: Minion, transaction: Transaction) -> list[str]:
         for function in transaction.afterwards:
             function(minion)
     except OSError as err:
-        raise CommandExecutionError(f"Cannot forget what was given back: {err}") from err
+        raise CommandExecutionError(f"Cannot forget what was restored: {err}") from err
     return done
 
 

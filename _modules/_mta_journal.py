@@ -193,8 +193,8 @@ def fact(entry: Entry, name: str) -> str:
         One of :func:`entries`.
 
     name
-        ``module``: the member that made the change. ``left``, of an original: the :func:`fingerprint` of what the
-        last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a
+        ``module``: the participant that made the change. ``left``, of an original: the :func:`fingerprint` of what
+        the last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a
         daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``: names of
         the stores that forget it at the commit. ``wrote``: the SHA-256 of each content that the
         transaction has written, or was about to write, one in a line.
@@ -469,13 +469,13 @@ def _digest(contents: str | bytes) -> str:
 
 def restore(entry: Entry) -> str | None:
     """
-    Put back what an entry saved. What is as it was saved is left alone. Doing it twice does no harm.
+    Restore what an entry saved. What is as it was saved is left alone. Doing it twice does no harm.
 
     entry
         One of :func:`entries`.
 
     Returns the name under which a file is kept that somebody else has edited meanwhile; ``None``: nobody has.
-    Raises ``OSError`` when it cannot be put back; what is there stays then.
+    Raises ``OSError`` when it cannot be restored; what is there stays then.
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
     if kind == "file":

@@ -110,6 +110,6 @@ def differing(minion: Minion) -> list[str]:
 
 def forget(minion: Minion) -> None:
     """
-    Forget the last apply: what it made has been taken back.
+    Forget the last apply: what it made has been removed again.
     """
     minion.state.forget(RECORD)

@@ -227,17 +227,17 @@ def _told(entries: Sequence[Entry], found: Mapping[str, Any]) -> list[str]:
 
 def obsolete(minion: Minion, module: str, wanted: Iterable[str]) -> dict[str, Any]:
     """
-    Tell what a member has once changed that is no longer wanted, and not as it was before its first change.
+    Tell what a participant has once changed that is no longer wanted, and not as it was before its first change.
 
     What is not as the last apply that changed it left it stays: what somebody has replaced since is theirs.
 
     module
-        The member.
+        The participant's subject.
 
     wanted
         List of the paths, and names of what commands change, that it still wants, with all above them.
 
-    Returns ``changes`` (``{path: {"old": …, "new": …}}``, for :func:`give_back`) and ``stays`` (a text for each
+    Returns ``changes`` (``{path: {"old": …, "new": …}}``, for :func:`restore`) and ``stays`` (a text for each
     that stays).
     """
     # Files are kept by the paths that symbolic links lead to.
@@ -254,12 +254,12 @@ def obsolete(minion: Minion, module: str, wanted: Iterable[str]) -> dict[str, An
 
 def restore(minion: Minion, paths: Collection[str]) -> None:
     """
-    Put back what was there before the first apply, as part of the transaction; at its commit it is forgotten.
+    Restore what was there before the first apply, as part of the transaction; at its commit it is forgotten.
 
     A directory that was not there is removed when the transaction is committed, as a daemon may still use it.
 
     paths
-        List of paths, as :func:`superseded` returns them.
+        List of paths, as :func:`obsolete` returns them.
     """
     for entry in reversed(_mta_journal.entries(minion, _mta_snapshots.FIRST)):
         if entry["path"] in paths:
@@ -311,7 +311,7 @@ def forget_first(minion: Minion) -> None:
     """
     Bring the services to how they were before the first apply, and forget what was kept, except for what stays.
 
-    Called at the commit of what :func:`apply` puts back. Copies of what that replaced stay in the store
+    Called at the commit of what :func:`restore_apply` restores. Copies of what that replaced stay in the store
     ``previous`` until the next apply.
     """
     for name, was in _mta_snapshots.services(minion).items():
@@ -333,16 +333,16 @@ def forget_first(minion: Minion) -> None:
 
 def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
     """
-    Tell what :func:`take_back` would put back, as ``{path: {"old": …, "new": …}}``.
+    Tell what a roll back would restore, as ``{path: {"old": …, "new": …}}``.
 
     commit
-        As for :func:`take_back`.
+        As for ``mta_transaction.roll_back``.
     """
     left = _mta_snapshots.described(minion)
     if not left:
-        return Plan(errors=["there is nothing that could be taken back"])
+        return Plan(errors=["there is nothing to roll back"])
     if commit is not None and left["commit"] != commit:
-        return Plan(errors=["not taken back: another apply has changed something since"])
+        return Plan(errors=["not rolled back: another apply has changed something since"])
     entries = [
         entry for entry in _mta_journal.entries(minion, _mta_snapshots.LAST) if entry["path"] in left["paths"]
     ]
@@ -360,12 +360,12 @@ def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
         and _mta_journal.fingerprint(entry) != left["paths"][entry["path"]]
     ]
     if since:
-        return Plan(errors=[f"not taken back: changed since the apply: {', '.join(since)}"])
+        return Plan(errors=[f"not rolled back: changed since the apply: {', '.join(since)}"])
     authority = [entry["path"] for entry in entries if authority_stays(entry)]
     notes += authority_told(authority)
     paths = [path for path in kept if path not in authority]
     if not paths:
-        return Plan(errors=["\n".join(["there is nothing that could be taken back", *notes])])
+        return Plan(errors=["\n".join(["there is nothing to roll back", *notes])])
     change = {"old": "as the last apply made it", "new": "as before it"}
     return Plan(dict.fromkeys(paths, change), left["activate"], notes=notes)
 
@@ -375,7 +375,7 @@ def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
     Put every file back to how it was before the last apply that changed something, as one transaction.
 
     commit
-        As for :func:`take_back`.
+        As for ``mta_transaction.roll_back``.
     """
     _mta_transaction.begin(minion)
     planned = roll_back_plan(minion, commit)
@@ -395,7 +395,7 @@ def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
 
 def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
     """
-    Put back what an earlier transaction saved, as part of this one. A directory that was made stays, and so does
+    Restore what an earlier transaction saved, as part of this one. A directory that was made stays, and so does
     an authority.
 
     entry
@@ -410,7 +410,7 @@ def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
     path, kind = entry["path"], entry["kind"]
     run = Run.of(minion)
     caller = run.subject
-    # It stays what the member that changed it gives back when it needs it no more.
+    # It stays what the participant that changed it restores when it needs it no more.
     run.subject = _mta_journal.fact(entry, "module") or caller
     if kind == "file":
         content = pathlib.Path(entry["folder"]) / "content"

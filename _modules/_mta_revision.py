@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "89ba95013e8c"
+REVISION = "9c7dec63b8c3"

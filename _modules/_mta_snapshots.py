@@ -142,7 +142,7 @@ def source(path: str) -> str:
 
 def forget_entries(minion: Minion, paths: Collection[str]) -> None:
     """
-    Forget what was given back, and remove the directories that were not there.
+    Forget what was restored, and remove the directories that were not there.
 
     paths
         List of paths.
@@ -204,6 +204,6 @@ def last_commit(minion: Minion) -> float | None:
 
 def forget_last(minion: Minion) -> None:
     """
-    Forget what the last apply was: it can no longer be taken back. The copies stay until the next one.
+    Forget what the last apply was: it can no longer be rolled back. The copies stay until the next one.
     """
     minion.state.forget(f"{LAST}/left")

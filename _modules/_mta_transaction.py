@@ -74,7 +74,7 @@ class Transaction:
         Services of master.cf that are asked to be SMTP listeners no longer.
 
     restored
-        Paths of the first snapshot that have been put back, to be forgotten at the commit.
+        Paths of the first snapshot that have been restored, to be forgotten at the commit.
 
     afterwards
         What is called after the commit, with the minion.
@@ -377,7 +377,7 @@ def undo(minion: Minion, reason: str) -> dict[str, Any]:
     Undo the transaction that is open in this run.
 
     reason
-        Why, as a sentence; the later members of the run report it.
+        Why, as a sentence; the later participants of the run report it.
 
     Every file is tried, and the daemons are brought back, whatever happens.
 
@@ -419,7 +419,7 @@ def _record(
     facts: Mapping[str, str] | None = None,
     contents: str | bytes | None = None,
 ) -> None:
-    """Save what is at ``path`` before the member that runs changes it, and a fingerprint of what it will write."""
+    """Save what is at ``path`` before the participant changes it, and a fingerprint of what it will write."""
     _mta_journal.record(minion, path, kind, {"module": Run.of(minion).subject or "", **(facts or {})}, contents)
 
 

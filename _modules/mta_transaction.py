@@ -1,12 +1,10 @@
 """
-Switch the files that mail depends on as one transaction, verify it by a live SMTP conversation, and undo it.
+The transaction in which an apply changes the mail server's files: what a killed one has left, and its roll back.
 
-Members (``postconf``, ``saslauthd``, ``mta_cert``, ``mta_aliases``, ``mta_map``) change files only through
-:func:`write`, :func:`remove` and :func:`directory`, and the databases of other tools through :func:`command`.
-Each of these first saves what was there in the journal (:py:mod:`mta_journal`), then replaces the file atomically.
-:func:`close` activates the daemons, holds the conversation, and either renames the journal (commit) or puts
-every saved file back and stops and starts the daemons (undo). What can fail comes before that rename. An undo
-tries every file; what it could not put back, and what somebody else had edited meanwhile, is kept and reported.
+An apply first saves what was there in its journal, then replaces each file atomically, activates the daemons, and
+holds an SMTP conversation with the live server. Then it is committed by one rename, or every saved file is restored
+and the daemons are brought back. An undo tries every file; what it could not restore, and what somebody else had edited
+meanwhile, is kept and reported.
 
 A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot has
 done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
@@ -70,7 +68,7 @@ def recover():
 
 def roll_back(commit=None, test=False):
     """
-    Put back what the last apply changed in the mail server's files, as one transaction that is verified.
+    Roll back what the last apply changed in the mail server's files, as one transaction that is verified.
 
     commit (float or dict, default None)
         Unix time: the commit that is meant, as ``mta_status.report`` tells it, or a dictionary of minion id to it.
@@ -80,10 +78,10 @@ def roll_back(commit=None, test=False):
         Only tell.
 
     Packages, firewall, ``/etc/mailname`` and the trust store stay; so do directories that were made, and a
-    certificate authority with its private key, which the comment names. As long as pillar has what was put back,
-    the next apply makes it again. A file that has been changed since is not overwritten: nothing is put back
-    then, nor when another apply changes something while this one waits for it to end. A private key that the apply
-    has encrypted stays encrypted.
+    certificate authority with its private key, which the comment names. As long as pillar has what was rolled
+    back, the next apply makes it again. A file that has been changed since is not overwritten: nothing is rolled
+    back then, nor when another apply changes something while this one waits for it to end. A private key that the
+    apply has encrypted stays encrypted.
 
     Returns a state's result: ``result``, ``changes``, ``comment``.
 

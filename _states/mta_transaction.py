@@ -33,7 +33,7 @@ def recovered(name):
     Resolve what an interrupted apply left behind, before anything else is looked at.
 
     name
-        The transaction's name, as the members give it.
+        The transaction's name, as the participants give it.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "No interrupted apply was left behind."}
     left = __salt__["mta_transaction.pending"]()
@@ -53,7 +53,7 @@ def recovered(name):
     change = {"old": "from an interrupted apply", "new": "as before it"}
     ret["changes"] = {path: change for path in recovered["restored"] or [name]}
     if __opts__["test"]:
-        ret.update(result=None, comment="An interrupted apply would have been undone.")
+        ret.update(result=None, comment="An interrupted apply would be undone.")
         return ret
     part = " in part only" if recovered["failed"] else ""
     ret["comment"] = "\n".join([f"An interrupted apply has been undone{part}.", *recovered["notes"]])
@@ -62,10 +62,10 @@ def recovered(name):
 
 def committed(name, services=None, verify=None):
     """
-    Activate what the members changed, verify it by a live SMTP conversation, and commit or undo it.
+    Activate what the participants changed, verify it by a live SMTP conversation, and commit or undo it.
 
     name
-        The transaction's name, as the members give it.
+        The transaction's name, as the participants give it.
 
     services
         List of services that are to be enabled and running, in the order in which they start. Default: none.
@@ -95,7 +95,7 @@ def committed(name, services=None, verify=None):
         if __opts__["test"]:
             ret.update(
                 result=None if ret["changes"] else True,
-                comment="The services would have been activated, and verified by a live SMTP conversation.",
+                comment="The services would be activated, and verified by a live SMTP conversation.",
             )
             return ret
         outcome = __salt__["mta_apply.commit"](services=services, verify=verify)
@@ -115,10 +115,10 @@ def committed(name, services=None, verify=None):
 
 def restored(name):
     """
-    Put back what members ever changed, to what was there before the first apply, as one transaction.
+    Restore what participants ever changed, to what was there before the first apply, as one transaction.
 
     name
-        The transaction's name, as the members gave it.
+        The transaction's name, as the participants gave it.
 
     The services that did not run before the first apply are stopped and disabled. Mail, packages and what others
     changed elsewhere stay. So does, and the comment names it, what is not as the last apply that changed it left

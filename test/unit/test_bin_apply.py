@@ -420,7 +420,7 @@ def test_what_is_left_of_a_transaction_is_said(as_root, tmp_path):
     until(tmp_path / "started")
     (tmp_path / "journal").mkdir()
     process.terminate()
-    assert "taken back by the next one" in process.communicate(timeout=30)[1]
+    assert "undone by the next one" in process.communicate(timeout=30)[1]
     assert process.returncode == 128 + signal.SIGTERM
 
 

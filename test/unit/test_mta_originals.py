@@ -193,7 +193,7 @@ class TestWhatIsNotAsItWasLeft:
         clean()
         (entry,) = _mta_journal.entries(minion, "previous")
         assert (pathlib.Path(entry["folder"]) / "content").read_text() == "made\n"
-        assert "nothing that could be taken back" in _mta_apply.roll_back(minion)["comment"]
+        assert "nothing to roll back" in _mta_apply.roll_back(minion)["comment"]
 
     def test_owner_and_mode_count(self, apply, clean, tmp_path):
         apply("thing", conf="made\n", other="made\n")

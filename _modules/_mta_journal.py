@@ -193,11 +193,11 @@ def fact(entry: Entry, name: str) -> str:
         One of :func:`entries`.
 
     name
-        ``module``: the participant that made the change. ``left``, of an original: the :func:`fingerprint` of what
-        the last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of files that a
-        daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command. ``protect``: names of
-        the stores that forget it at the commit. ``wrote``: the SHA-256 of each content that the
-        transaction has written, or was about to write, one in a line.
+        ``module``: the participant that made the change. ``left``, of an original: the :func:`fingerprint` of
+        what the last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
+        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command.
+        ``protect``: names of the stores that forget it at the commit. ``wrote``: the SHA-256 of each content
+        that the transaction has written, or was about to write, one in a line.
     """
     try:
         return (pathlib.Path(entry["folder"]) / name).read_text()

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "9c7dec63b8c3"
+REVISION = "733d4664e88e"

@@ -1,13 +1,13 @@
 """
 The transaction in which an apply changes the mail server's files: what a killed one has left, and its roll back.
 
-An apply first saves what was there in its journal, then replaces each file atomically, activates the daemons, and
-holds an SMTP conversation with the live server. Then it is committed by one rename, or every saved file is restored
-and the daemons are brought back. An undo tries every file; what it could not restore, and what somebody else had edited
-meanwhile, is kept and reported.
+An apply first saves what was there in its journal, then replaces each file atomically, activates the daemons,
+and holds an SMTP conversation with the live server. Then it is committed by one rename, or every saved file is
+restored and the daemons are brought back. An undo tries every file; what it could not restore, and what somebody
+else had edited meanwhile, is kept and reported.
 
-A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot has
-done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
+A run that is killed leaves its journal, which :func:`recover` resolves at the next apply, if not the next boot
+has done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
 """
 
 import _mta_guard

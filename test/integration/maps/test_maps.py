@@ -197,7 +197,7 @@ DAMAGED = (
 # Each in another way, so that one apply heals them all.
 DAMAGE = {
     "hash": "rm {0}",
-    "btree": f"{DAMAGED}; touch -r /tmp/old {{0}}",
+    "btree": "touch -r {0} /tmp/old; truncate -s 4096 {0}; touch -r /tmp/old {0}",
     "lmdb": ": > {0}",
     "cdb": f"{DAMAGED}; touch -r /tmp/old {{0}}",
 }

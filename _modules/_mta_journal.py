@@ -25,13 +25,13 @@ import re
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_system
 from _mta_minion import Minion
 from _mta_run import Run
 from _mta_system import Path
@@ -151,15 +151,6 @@ def _store(minion: Minion, name: str) -> pathlib.Path:
     return pathlib.Path(minion.state.path(name))
 
 
-def _sync(directory: Path) -> None:
-    """Make the names in a directory safe from a power loss."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def entries(minion: Minion, store: str = "journal") -> list[Entry]:
     """
     Return the entries of a store, oldest first.
@@ -230,9 +221,9 @@ def begin(minion: Minion, before: Mapping[str, Any]) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
     (draft / "before").write_text(json.dumps(before))
-    _sync(draft)
+    _mta_system.sync_directory(draft)
     os.rename(draft, journal)
-    _sync(journal.parent)
+    _mta_system.sync_directory(journal.parent)
 
 
 def before(minion: Minion) -> dict[str, Any]:
@@ -254,7 +245,7 @@ def halt(minion: Minion) -> None:
     """
     _of_a_transaction(minion)
     (_store(minion, "journal") / HALTED).touch()
-    _sync(_store(minion, "journal"))
+    _mta_system.sync_directory(_store(minion, "journal"))
 
 
 def halted(minion: Minion, store: str = "journal") -> bool:
@@ -272,9 +263,9 @@ def _arm(minion: Minion) -> None:
     if not os.path.isdir("/run/systemd/system"):
         return
     state_dir = _store(minion, "")
-    replace(state_dir / "recover.sh", _recover_script(state_dir, UNIT_DIR), 0, 0, 0o700)
+    _mta_system.switch(state_dir / "recover.sh", _recover_script(state_dir, UNIT_DIR), 0, 0, 0o700)
     unit = pathlib.Path(UNIT_DIR) / BOOT_UNIT
-    replace(unit, UNIT_TEXT.format(state_dir=state_dir), 0, 0, 0o644)
+    _mta_system.switch(unit, UNIT_TEXT.format(state_dir=state_dir), 0, 0, 0o644)
     wants = pathlib.Path(UNIT_DIR) / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -312,7 +303,7 @@ def drop(minion: Minion) -> None:
     done = journal.with_name(".journal")
     shutil.rmtree(done, ignore_errors=True)
     os.rename(journal, done)
-    _sync(journal.parent)
+    _mta_system.sync_directory(journal.parent)
     shutil.rmtree(done, ignore_errors=True)
     _disarm(minion)
 
@@ -329,7 +320,7 @@ def set_aside(minion: Minion, numbers: Iterable[str]) -> str:
     journal = _store(minion, "journal")
     aside = _unused(journal.with_name(NOT_RESTORED))
     os.rename(journal, aside)
-    _sync(journal.parent)
+    _mta_system.sync_directory(journal.parent)
     for name in set(os.listdir(aside)) - set(numbers):
         if (aside / name).is_dir():
             shutil.rmtree(aside / name, ignore_errors=True)
@@ -349,7 +340,7 @@ def commit(minion: Minion) -> None:
     journal = _store(minion, "journal")
     os.rename(journal, journal.with_name(COMMITTED))
     with contextlib.suppress(OSError):
-        _sync(journal.parent)
+        _mta_system.sync_directory(journal.parent)
 
 
 def committed(minion: Minion) -> bool:
@@ -434,7 +425,7 @@ def record(
         (draft / "mode").write_text(mode)
     make_safe(draft)
     os.rename(draft, journal / name)
-    _sync(journal)
+    _mta_system.sync_directory(journal)
 
 
 def make_safe(folder: Path) -> None:
@@ -450,7 +441,7 @@ def make_safe(folder: Path) -> None:
         if child.is_file():
             with open(child, "rb") as handle:
                 os.fsync(handle.fileno())
-    _sync(folder)
+    _mta_system.sync_directory(folder)
 
 
 def _append(path: Path, text: str) -> None:
@@ -459,7 +450,7 @@ def _append(path: Path, text: str) -> None:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
-    _sync(os.path.dirname(path))
+    _mta_system.sync_directory(os.path.dirname(path))
 
 
 def _digest(contents: str | bytes) -> str:
@@ -533,7 +524,8 @@ def _restore_file(entry: Entry) -> str | None:
         saved = content.stat()
         times = saved.st_atime_ns, saved.st_mtime_ns
         try:
-            replace(path, content.read_bytes(), saved.st_uid, saved.st_gid, stat.S_IMODE(saved.st_mode), times)
+            mode = stat.S_IMODE(saved.st_mode)
+            _mta_system.switch(path, content.read_bytes(), saved.st_uid, saved.st_gid, mode, times)
         except OSError as err:
             if err.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -579,7 +571,7 @@ def _keep_beside(path: pathlib.Path) -> str:
         os.link(path, kept, follow_symlinks=False)
     except OSError:
         status = path.stat()
-        replace(kept, path.read_bytes(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+        _mta_system.switch(kept, path.read_bytes(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
     return kept
 
 
@@ -601,49 +593,6 @@ def remove_directory(entry: Entry) -> None:
         log.info("%s stays: %s", path, err)
 
 
-def replace(
-    path: Path, contents: str | bytes, uid: int, gid: int, mode: int, times: tuple[int, int] | None = None
-) -> None:
-    """
-    Replace a file atomically: a reader sees the old or the new one whole, also after a power loss.
-
-    path
-        Absolute path (``str`` or ``pathlib.Path``).
-
-    contents
-        ``bytes``, or ``str`` (written as UTF-8).
-
-    uid, gid, mode
-        Numbers.
-
-    times
-        Access and modification time in nanoseconds. Default: now.
-
-    Raises ``OSError`` when it cannot be written.
-    """
-    path = pathlib.Path(path)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as handle:
-            os.fchown(descriptor, uid, gid)
-            with contextlib.suppress(OSError):
-                for attribute in os.listxattr(path):
-                    os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
-            # After an access control list, whose mask it sets: 0600 stays 0600.
-            os.fchmod(descriptor, mode)
-            handle.write(contents.encode() if isinstance(contents, str) else contents)
-            handle.flush()
-            os.fsync(descriptor)
-        if times:
-            os.utime(draft, ns=times)
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        raise
-    _sync(path.parent)
-
-
 def remove(path: Path) -> None:
     """
     Remove a file; a power loss does not bring it back.
@@ -654,7 +603,7 @@ def remove(path: Path) -> None:
     Raises ``OSError`` when it cannot be removed.
     """
     os.unlink(path)
-    _sync(os.path.dirname(path))
+    _mta_system.sync_directory(os.path.dirname(path))
 
 
 def _access(status: os.stat_result) -> str:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "733d4664e88e"
+REVISION = "a37fd7e752aa"

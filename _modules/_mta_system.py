@@ -85,8 +85,6 @@ def replace(
     A symbolic link is replaced, not what it points to. Raises ``CommandExecutionError``.
     """
     path = os.fspath(path)
-    data = contents.encode("utf-8", "surrogateescape") if isinstance(contents, str) else contents
-    directory, name = os.path.split(path)
     try:
         with contextlib.suppress(*ABSENT):
             old = os.lstat(path)
@@ -94,28 +92,45 @@ def replace(
                 mode = stat.S_IMODE(old.st_mode) if mode is None else mode
                 uid = old.st_uid if uid is None else uid
                 gid = old.st_gid if gid is None else gid
-        descriptor, draft = tempfile.mkstemp(dir=directory, prefix=f".{name}.")
-        try:
-            with open(descriptor, "wb") as handle:
-                os.fchown(descriptor, -1 if uid is None else uid, -1 if gid is None else gid)
-                with contextlib.suppress(OSError):
-                    for attribute in os.listxattr(path):
-                        os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
-                # After an access control list, whose mask it sets: 0600 stays 0600.
-                os.fchmod(descriptor, 0o644 if mode is None else mode)
-                handle.write(data)
-                handle.flush()
-                os.fsync(descriptor)
-            if times is not None:
-                os.utime(draft, ns=times)
-            os.replace(draft, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
-            raise
-        _sync(directory)
+        uid, gid = (-1 if number is None else number for number in (uid, gid))
+        switch(path, contents, uid, gid, 0o644 if mode is None else mode, times)
     except OSError as error:
         raise _failure("write", path, error) from error
+
+
+def switch(
+    path: Path, contents: str | bytes, uid: int, gid: int, mode: int, times: tuple[int, int] | None = None
+) -> None:
+    """
+    Replace a file as :func:`replace` does, for a caller that has something to do when it fails.
+
+    uid, gid
+        -1: that of this process.
+
+    Raises ``OSError``.
+    """
+    data = contents.encode("utf-8", "surrogateescape") if isinstance(contents, str) else contents
+    directory, name = os.path.split(path)
+    descriptor, draft = tempfile.mkstemp(dir=directory, prefix=f".{name}.")
+    try:
+        with open(descriptor, "wb") as handle:
+            os.fchown(descriptor, uid, gid)
+            with contextlib.suppress(OSError):
+                for attribute in os.listxattr(path):
+                    os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
+            # After an access control list, whose mask it sets: 0600 stays 0600.
+            os.fchmod(descriptor, mode)
+            handle.write(data)
+            handle.flush()
+            os.fsync(descriptor)
+        if times is not None:
+            os.utime(draft, ns=times)
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+    sync_directory(directory)
 
 
 def remove(path: Path) -> bool:
@@ -130,21 +145,14 @@ def remove(path: Path) -> bool:
             os.unlink(path)
         except ABSENT:
             return False
-        _sync(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
     except OSError as error:
         raise _failure("remove", path, error) from error
     return True
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory safe from a power loss. Raises ``CommandExecutionError``."""
-    try:
-        _sync(path)
-    except OSError as error:
-        raise _failure("write", path, error) from error
-
-
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory safe from a power loss. Raises ``OSError``."""
     descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

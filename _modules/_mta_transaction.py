@@ -32,6 +32,7 @@ import _mta_journal
 import _mta_judge
 import _mta_services
 import _mta_snapshots
+import _mta_system
 from _mta_journal import Entry
 from _mta_minion import Minion
 from _mta_plan import stronger
@@ -486,7 +487,7 @@ def write(
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
         _record(minion, path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
         need(minion, activate)
-        _mta_journal.replace(path, contents, uid, gid, bits)
+        _mta_system.switch(path, contents, uid, gid, bits)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 import _mta_journal
+import _mta_system
 from _mta_run import Run
 
 SHELLS = [["sh"], ["bash", "--posix"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
@@ -228,7 +229,7 @@ def test_only_the_first_change_of_a_path_is_saved(transaction, changed, minion):
 def test_a_file_is_replaced_whole(tmp_path, contents):
     path = tmp_path / "file"
     path.write_text("old")
-    _mta_journal.replace(path, contents, path.stat().st_uid, path.stat().st_gid, 0o600)
+    _mta_system.switch(path, contents, path.stat().st_uid, path.stat().st_gid, 0o600)
     assert path.read_bytes() == (contents if isinstance(contents, bytes) else contents.encode())
     assert path.stat().st_mode & 0o777 == 0o600
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".file")] == []

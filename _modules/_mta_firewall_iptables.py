@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
@@ -345,10 +344,6 @@ def _rule(line: str) -> Meaning:
 
 def _port_range(text: str) -> range:
     """Return the numbers of ``25``, ``smtp`` or ``110:143``; none for a service unknown to this host."""
-    ends = []
-    for end in text.split(":") if ":" in text else [text, text]:
-        try:
-            ends.append(int(end) if end.isdigit() else socket.getservbyname(end, "tcp"))
-        except OSError:
-            return range(0)
-    return range(ends[0], ends[-1] + 1)
+    ends = [_mta_system.port(end) for end in text.split(":")]
+    first, last = ends[0], ends[-1]
+    return range(0) if first is None or last is None else range(first, last + 1)

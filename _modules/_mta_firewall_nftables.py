@@ -11,7 +11,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -411,22 +410,13 @@ def _ports(text: str) -> set[int]:
     numbers: set[int] = set()
     for item in _items(text):
         name, _, end = item.partition("-")
-        first, last = _port(name), _port(end or name)
+        first, last = _mta_system.port(name), _mta_system.port(end or name)
         if first is None or last is None:
             # A service's own name may have a hyphen.
-            first = last = _port(item)
+            first = last = _mta_system.port(item)
         if first is not None and last is not None:
             numbers.update(range(first, last + 1))
     return numbers
-
-
-def _port(name: str) -> int | None:
-    if name.isdigit():
-        return int(name)
-    try:
-        return socket.getservbyname(name, "tcp")
-    except OSError:
-        return None
 
 
 def _accepted(text: str) -> set[int]:

@@ -29,7 +29,6 @@ import _mta_tables_manage
 from _mta_minion import Minion
 from _mta_pillar_file import (
     PASSWORD_TABLE,
-    RULES,
     Notes,
     Settings,
     is_secret,
@@ -39,6 +38,7 @@ from _mta_pillar_file import (
     text_of,
     without_secrets,
 )
+from _mta_table_syntax import RULES, SETTINGS
 
 ALIASES = "/etc/aliases"
 MAILNAME = "/etc/mailname"
@@ -46,8 +46,6 @@ SASLAUTHD = "/usr/sbin/saslauthd"
 # Not tables of postmap(1).
 ALIAS_TABLES = ("alias_maps", "alias_database")
 LONG_TABLE = 2000
-# Types of tables whose file holds settings, name = value.
-SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 HEAD = """\
 #!yaml
 # Postfix on {hostname}, as pillar of the formula postfix_mta. Made by postconf.export.

@@ -16,8 +16,6 @@ SECRET_VALUE = re.compile(
 )
 PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
 TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
-# Types of tables that are rules: their order counts.
-RULES = ("pcre", "regexp", "cidr")
 LONGEST_NAME = 60
 
 Settings = dict[str, Any]

@@ -356,9 +356,5 @@ def _addresses(parameters: Mapping[str, str]) -> list[str]:
 
 def _port(name: str) -> int | None:
     """The number of a port; ``None`` for a name that nobody knows."""
-    if name.isdigit():
-        return int(name)
-    try:
-        return socket.getservbyname(name, "tcp")
-    except OSError:
-        return PORTS.get(name)
+    number = _mta_system.port(name)
+    return PORTS.get(name) if number is None else number

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "a37fd7e752aa"
+REVISION = "3abd2b013974"

@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -341,3 +342,13 @@ def nearest(name: str, names: Iterable[str], similarity: float = 0.6) -> str | N
 def now() -> datetime.datetime:
     """Return the time, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
+
+
+def port(name: str) -> int | None:
+    """Return the number of a TCP port, given in digits or by its name in services(5); ``None``: no such name."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return socket.getservbyname(name, "tcp")
+    except OSError:
+        return None

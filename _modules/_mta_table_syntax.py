@@ -21,7 +21,7 @@ Kind = Optional[str]  # a table type; None: a default that is not known yet, rea
 
 # What postmap(1) compiles, and the file that it makes of a source.
 SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
-# Read as they are, in order.
+# Read as they are: their order counts.
 RULES = ("pcre", "regexp", "cidr")
 # The file holds settings of a client, ``name = value``.
 SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")

@@ -8,7 +8,7 @@ import re
 import pytest
 import salt.utils.yaml
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from pillars import pillars
 from salt.exceptions import CommandExecutionError
 
 import _mta_pillar_schema
@@ -432,41 +432,8 @@ class TestRelay:
         assert "logins" in mta["maps"]["relay_passwords"]
 
 
-JUNK = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(max_size=15)
-    | st.binary(max_size=5)
-    | st.dates(),
-    lambda below: (
-        st.lists(below, max_size=3)
-        | st.dictionaries(
-            st.text(max_size=8)
-            | st.integers()
-            | st.sampled_from(["ca", "login", "key", "ports", "enabled", "names"]),
-            below,
-            max_size=3,
-        )
-    ),
-    max_leaves=8,
-)
-SECTIONS = [
-    "hostname",
-    "root_recipient",
-    "aliases",
-    "profile",
-    "parameters",
-    "services",
-    "unmanaged",
-    "certificate",
-]
-SECTIONS += ["sasl", "firewall", "verify", "relay", "manage_hosts_file"]
-
-
 @settings(max_examples=200, deadline=None)
-@given(pillar=JUNK | st.dictionaries(st.sampled_from(SECTIONS), JUNK, max_size=5))
+@given(pillar=pillars(allow_nan=False))
 def test_no_pillar_breaks_the_merge_and_all_of_it_can_be_in_an_sls_file(pillar):
     mta = merged(pillar)
     assert json.loads(json.dumps(mta)) == mta

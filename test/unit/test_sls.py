@@ -14,7 +14,7 @@ import salt.fileclient
 import salt.loader
 import salt.template
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from pillars import pillars
 from salt.exceptions import CommandExecutionError, SaltRenderError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -229,41 +229,8 @@ def test_a_broken_pillar_does_not_break_the_rendering(render, pillar):
         assert isinstance(render(text, pillar), dict)
 
 
-JUNK = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=15)
-    | st.binary(max_size=5)
-    | st.dates(),
-    lambda below: (
-        st.lists(below, max_size=3)
-        | st.dictionaries(
-            st.text(max_size=8)
-            | st.integers()
-            | st.sampled_from(["ca", "login", "key", "ports", "enabled", "names"]),
-            below,
-            max_size=3,
-        )
-    ),
-    max_leaves=8,
-)
-SECTIONS = [
-    "hostname",
-    "root_recipient",
-    "aliases",
-    "profile",
-    "parameters",
-    "services",
-    "unmanaged",
-    "certificate",
-]
-SECTIONS += ["sasl", "firewall", "verify", "relay", "manage_hosts_file"]
-
-
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pillar=JUNK | st.dictionaries(st.sampled_from(SECTIONS), JUNK, max_size=5))
+@given(pillar=pillars())
 def test_no_pillar_breaks_the_rendering(render, pillar):
     for text in files():
         assert isinstance(render(text, pillar), dict)

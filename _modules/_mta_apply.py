@@ -379,10 +379,9 @@ def _fallen_silent(transaction: Transaction, speaking: list[dict[str, Any]], ski
         wrapped = listener["wrappermode"]
         talk = _mta_smtp.converse(host, port, wrappermode=wrapped, starttls=False)
         if not (talk["ehlo"] or talk["ehlo_tls"]):
-            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             found.append(
-                f"{place} ({service} in master.cf) spoke SMTP before this apply and does not now;"
-                f" what takes it out on purpose is services: {{{service}: null}}"
+                f"{_mta_judge.label_of(listener)} ({service} in master.cf) spoke SMTP before this apply and does"
+                f" not now; what takes it out on purpose is services: {{{service}: null}}"
             )
     return found
 

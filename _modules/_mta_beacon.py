@@ -130,7 +130,7 @@ def _certificate(path: str, days: int | None) -> Details:
         facts = _mta_x509.describe(file.data, days)[0]
     except CommandExecutionError as err:
         return {"certificate": path, "renewal": 0, "problem": str(err)}
-    end = utc(facts["not_after"].timestamp())
+    end = _mta_x509.date_of(facts["not_after"])
     return {"certificate": path, "renewal": facts["renewal"].timestamp(), "not_after": end}
 
 
@@ -151,7 +151,7 @@ def _served(look: _Look) -> Details | None:
 
 def _configuration(look: _Look) -> Details | None:
     """The files are read when they have changed, or what is known of the last apply has."""
-    signature = _signature([*CONFIGURATION, look.minion.state.path("applied.json")])
+    signature = _signature([*CONFIGURATION, look.minion.state.path(_mta_last_apply.RECORD)])
     if look.seen.get("configuration", {}).get("signature") != signature:
         look.seen["configuration"] = {"signature": signature, "files": _mta_last_apply.differing(look.minion)}
     files = look.seen["configuration"]["files"]
@@ -252,8 +252,7 @@ def _event(name: str, state: str, condition: Mapping[str, Any]) -> dict[str, Any
 
 def utc(seconds: float) -> str:
     """Return a Unix time as ``2026-01-31T12:00:00Z``."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _mta_x509.date_of(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
 
 
 def _recorded(minion: Minion) -> dict[str, dict[str, Any]]:

@@ -275,7 +275,7 @@ def _decrypt(
 
 def issue(
     minion: Minion, public: bytes, fields: Mapping[str, str], names: Sequence[str], days: int, signing: Signing
-) -> bytes:
+) -> tuple[bytes, bytes]:
     """
     Sign a server's certificate, and check the result as strict clients would.
 
@@ -288,14 +288,14 @@ def issue(
     days
         Validity in days; it ends with the authority at the latest.
 
-    Returns the certificate, PEM. Raises as :func:`signer` does.
+    Returns the certificate and the authority's own, PEM. Raises as :func:`signer` does.
     """
     now, by = _mta_system.now(), signer(minion, signing)
     made = _mta_x509_make.make_certificate(public, now, days, fields, names, by.key, by.passphrase, by.certificate)
     problems = _mta_x509.serve(made, now, anchors=by.certificate)
     if problems:
         raise CommandExecutionError(f"{signing.certificate} did not sign: {'; '.join(problems)}")
-    return made
+    return made, by.certificate
 
 
 # -- the participant ---------------------------------------------------------------------------

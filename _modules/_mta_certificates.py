@@ -217,11 +217,11 @@ def create(
     if file is None:
         raise CommandExecutionError(f"The key {key} is not there: create it first with mta_cert.create_key")
     public = _mta_pem.usable_key(key, file.data)["public"]
-    now, issuer = _mta_system.now(), None
+    now = _mta_system.now()
+    issuer: bytes | None = None
     if ca_certificate:
         signing = _mta_ca.Signing(ca_certificate, ca_key, passphrase_pillar)
-        issuer = _mta_ca.signer(minion, signing).certificate
-        made = _mta_ca.issue(minion, public, fields, covered, days, signing)
+        made, issuer = _mta_ca.issue(minion, public, fields, covered, days, signing)
     else:
         made = _mta_x509_make.make_certificate(public, now, days, fields, covered, file.data)
     problems = _mta_x509.serve(made, now, file.data, issuer or made)
@@ -254,7 +254,7 @@ def sign(
         pem = file.data
     public = _mta_x509.describe_request(pem)["public"]
     signing = _mta_ca.Signing(ca_certificate, ca_key, passphrase_pillar)
-    return _mta_ca.issue(minion, public, fields, covered, days, signing).decode()
+    return _mta_ca.issue(minion, public, fields, covered, days, signing)[0].decode()
 
 
 def verify(
@@ -690,8 +690,7 @@ def _issue(
     if requested.source == "self_signed":
         return _mta_x509_make.make_certificate(public, now, days, fields, names, private), None
     if requested.source == "local_ca":
-        made = _mta_ca.issue(minion, public, fields, names, days, requested.signing)
-        return made, _mta_ca.signer(minion, requested.signing).certificate
+        return _mta_ca.issue(minion, public, fields, names, days, requested.signing)
     request, ca_minion = _mta_x509_make.make_request(private, fields, names), requested.ca_minion
     chain = _mta_fleet_ca.sign_request(minion, request, str(ca_minion), requested.policy, days)
     authority = _mta_fleet_ca.authority(minion, str(ca_minion))

@@ -470,7 +470,7 @@ def restore(entry: Entry) -> str | None:
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
     if kind == "file":
-        return None if _is_as_saved(entry) else _restore_file(entry)
+        return _restore_file(entry) if changed(entry) else None
     if kind == "absent":
         return _restore_nothing(entry)
     if kind == "directory":
@@ -494,14 +494,6 @@ def restore(entry: Entry) -> str | None:
 def _rights(status: os.stat_result) -> tuple[str, str]:
     """Owner and mode as an entry has them."""
     return f"{status.st_uid}:{status.st_gid}", f"{stat.S_IMODE(status.st_mode):o}"
-
-
-def _is_as_saved(entry: Entry) -> bool:
-    """Whether a file has the content, the owner and the mode that were saved."""
-    path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
-    if changed(entry):
-        return False
-    return _rights(path.stat()) == _rights(content.stat())
 
 
 def _is_somebody_elses(entry: Entry) -> bool:

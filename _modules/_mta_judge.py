@@ -32,8 +32,8 @@ OPEN_RELAY = "an open relay"
 TLS_1_2 = ssl.TLSVersion.TLSv1_2
 # Short, for a message must not be larger than message_size_limit.
 HOP = b"Received: probe\r\n"
-# The default of hopcount_limit, postconf(5); and how many headers are still sent.
-USUAL_HOPS, MOST_HOPS = 50, 5000
+# How many of them are still sent.
+MOST_HOPS = 5000
 UNTRUSTED = " as an untrusted client"
 
 
@@ -423,7 +423,10 @@ def _without(listeners: Sequence[Listener], skip: Collection[str]) -> tuple[list
 def _hops(listeners: Iterable[Listener]) -> int:
     """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
     everywhere = [*listeners, *_mta_postfix_view.listeners()]
-    return max((int(one.get("hopcount_limit", USUAL_HOPS)) for one in everywhere), default=USUAL_HOPS)
+    return max(
+        (int(one.get("hopcount_limit", _mta_postfix_view.HOPCOUNT_LIMIT)) for one in everywhere),
+        default=_mta_postfix_view.HOPCOUNT_LIMIT,
+    )
 
 
 def check(
@@ -449,7 +452,7 @@ def check(
     # A service with its own `-o myhostname` goes by that name; but somebody has to go by the expected one.
     own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}
     judged, notes = _without(listeners, skip)
-    hops = _hops(listeners) if envelope else USUAL_HOPS
+    hops = _hops(listeners) if envelope else _mta_postfix_view.HOPCOUNT_LIMIT
     ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops)
     pairs = [
         (one, target_of(one, (own and one.get("hostname")) or hostname, ca_file, timeout, patience))

@@ -76,11 +76,8 @@ def planned(item: str, wanted: Opts, present: Opts, running: Opts | None) -> Pla
     running
         As the running minion has it; ``None``: that is not known.
     """
-    if present != wanted:
-        return Plan({item: {"old": present or None, "new": wanted or None}})
-    if running in (None, wanted):
-        return Plan()
-    return Plan({item: {"old": running or None, "new": wanted or None}})
+    now = present if present != wanted or running is None else running
+    return Plan({item: {"old": now or None, "new": wanted or None}} if now != wanted else {})
 
 
 def is_this(opts: Opts) -> bool:

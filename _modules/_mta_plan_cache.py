@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -79,7 +78,7 @@ def plan(
     return plan
 
 
-def recall(minion: Minion, subject: str, evidence: Evidence, now: float | None = None) -> dict[str, Any] | None:
+def recall(minion: Minion, subject: str, evidence: Evidence, now: float) -> dict[str, Any] | None:
     """
     Return what was said of a subject when the same evidence was last judged.
 
@@ -90,12 +89,11 @@ def recall(minion: Minion, subject: str, evidence: Evidence, now: float | None =
         Everything that the judgement rests on.
 
     now
-        Unix time. Default: the clock.
+        Unix time.
 
     Returns the dictionary that :func:`remember` was given; ``None`` when there is none, the evidence is another,
     or the time for which it holds is over or has not begun.
     """
-    now = time.time() if now is None else now
     try:
         kept = minion.state.read(_name(subject))
         if not kept["since"] <= now < kept["until"] or kept["digest"] != _digest(evidence):

@@ -217,7 +217,7 @@ def _conversations(
             port = one.getsockname()[1]
             sockets[one] = _Listening(service, services[service])
             targets.append({**listener, "host": address, "port": port})
-            names[f"[{address}]:{port}" if ":" in address else f"{address}:{port}"] = service
+            names[_mta_judge.label_of(targets[-1])] = service
         finished = threading.Event()
         server = threading.Thread(target=_serve, args=(stage, sockets, finished))
         server.start()

@@ -51,7 +51,7 @@ def authority_stays(entry: Entry) -> bool:
         file = _mta_pem.read(entry["path"])
     except CommandExecutionError:
         return True  # what somebody has put there instead
-    return file is not None and (entry["kind"] == "absent" or b"PRIVATE KEY-----" in file.data)
+    return file is not None and (entry["kind"] == "absent" or KEY in file.data)
 
 
 def authority_told(paths: Sequence[str]) -> list[str]:
@@ -93,7 +93,7 @@ def _edited(minion: Minion, entries: Sequence[Entry]) -> dict[str, str]:
     found, paths = {}, [entry["path"] for entry in entries]
     for entry in entries:
         path = entry["path"]
-        if _mta_snapshots.is_record(minion, entry) or _mta_snapshots.source(path) in paths:
+        if _mta_journal.is_record(minion, entry) or _mta_snapshots.source(path) in paths:
             continue
         now = _mta_journal.fingerprint(entry)
         if now == _mta_journal.fact(entry, "left") or not _mta_journal.changed(entry):
@@ -113,7 +113,7 @@ def _needed(minion: Minion, entries: Sequence[Entry], modules: Mapping[str, str]
         entry["path"]
         for entry in entries
         # The other half of a pair may be one that goes.
-        if not _mta_snapshots.is_record(minion, entry)
+        if not _mta_journal.is_record(minion, entry)
         and (entry["kind"] == "absent" or modules[entry["path"]] == "mta_cert")
     ]
     sources = {path: _mta_snapshots.source(path) or path for path in made}
@@ -162,7 +162,7 @@ def _with_mates(
             for entry in entries
             if modules[entry["path"]] == module
             and entry["kind"] in ("file", "absent")
-            and not _mta_snapshots.is_record(minion, entry)
+            and not _mta_journal.is_record(minion, entry)
         ]
         first = next((path for path in paths if path in stays and of(path)), None)
         for path in filter(mates, paths) if first else []:
@@ -175,7 +175,7 @@ def _with_mates(
         if _mta_snapshots.source(path) in found:
             found.setdefault(path, f"{path} stays, as it is compiled from {_mta_snapshots.source(path)}")
     # A record is of use as long as what it tells of.
-    records = [entry["path"] for entry in entries if _mta_snapshots.is_record(minion, entry)]
+    records = [entry["path"] for entry in entries if _mta_journal.is_record(minion, entry)]
     left = {modules[path] for path in found}
     found.update(dict.fromkeys([path for path in records if modules[path] in left]))
     return found

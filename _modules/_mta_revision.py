@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3abd2b013974"
+REVISION = "f3ece52a7d35"

@@ -197,16 +197,23 @@ def _expand(value: Any, settings: Settings) -> Any:
 
     A text that is nothing but one such reference becomes the setting itself, of whatever type.
     """
+
+    def replaced(text: str) -> Any:
+        whole = _REFERENCE.fullmatch(text)
+        if whole:
+            return _setting(whole[1], settings)
+        return _REFERENCE.sub(lambda reference: str(_setting(reference[1], settings)), text)
+
+    return _in_texts(value, replaced)
+
+
+def _in_texts(value: Any, replaced: Callable[[str], Any]) -> Any:
+    """Return ``value`` with what ``replaced`` makes of each of its texts."""
     if isinstance(value, Mapping):
-        return {key: _expand(item, settings) for key, item in value.items()}
+        return {key: _in_texts(item, replaced) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item, settings) for item in value]
-    if not isinstance(value, str):
-        return value
-    whole = _REFERENCE.fullmatch(value)
-    if whole:
-        return _setting(whole[1], settings)
-    return _REFERENCE.sub(lambda reference: str(_setting(reference[1], settings)), value)
+        return [_in_texts(item, replaced) for item in value]
+    return replaced(value) if isinstance(value, str) else value
 
 
 def _setting(path: str, settings: Settings) -> Any:
@@ -499,9 +506,9 @@ def _add_tables(settings: Settings, given: Mapping[str, Any]) -> None:
     """
     managed, folder = settings["maps"], settings["family"]["config_directory"]
     logins = [*managed]
-    if not settings["sasl"]["enabled"] and not logins:
-        needless = settings["family"]["sasl_packages"]
-        settings["family"]["packages"] = [name for name in settings["family"]["packages"] if name not in needless]
+    family = settings["family"]
+    if settings["sasl"]["enabled"] or logins:
+        family["packages"] = [*family["packages"], *family["sasl_packages"]]
     default = settings["parameters"].get("default_database_type")
     absent, references = [], {}
     for name, asked in mapping(given.get("maps")).items():
@@ -523,7 +530,10 @@ def _add_tables(settings: Settings, given: Mapping[str, Any]) -> None:
     settings["maps_absent"] = [path for path in absent if path not in keep]
     settings["packages"] = list(dict.fromkeys([*settings["family"]["packages"], *plugins]))
     for section in ("parameters", "services"):
-        settings[section] = _with_tables(settings[section], references)
+        settings[section] = _in_texts(
+            settings[section],
+            lambda text: TABLE_REFERENCE.sub(lambda match: references.get(match[1], match[0]), text),
+        )
 
 
 def _managed(name: str, asked: Mapping[str, Any], kind: Any, path: str, plugins: Mapping[str, str]) -> Settings:
@@ -543,17 +553,6 @@ def _inline(entries: Any) -> str:
     """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
     pairs = [f"{{{key} = {value}}}" for key, value in mapping(entries).items()]
     return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
-
-
-def _with_tables(value: Any, references: Mapping[str, str]) -> Any:
-    """Return ``value`` with each ``{maps.NAME}`` in its texts replaced by the table's type and path."""
-    if isinstance(value, Mapping):
-        return {key: _with_tables(item, references) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_tables(item, references) for item in value]
-    if isinstance(value, str):
-        return TABLE_REFERENCE.sub(lambda match: references.get(match[1], match[0]), value)
-    return value
 
 
 # -- main.cf and master.cf ---------------------------------------------------------------------

@@ -117,7 +117,11 @@ def settle(minion: Minion) -> None:
 
 def _is_of_somebody_else(minion: Minion, old: Entry, entry: Entry) -> bool:
     """Whether what the journal has saved was put there by somebody, where nothing was before the first apply."""
-    if (old["kind"], entry["kind"]) != ("absent", "file") or source(old["path"]) or is_record(minion, old):
+    if (
+        (old["kind"], entry["kind"]) != ("absent", "file")
+        or source(old["path"])
+        or _mta_journal.is_record(minion, old)
+    ):
         return False
     return _mta_journal.fingerprint(entry, saved=True) != _mta_journal.fact(old, "left")
 
@@ -128,10 +132,6 @@ def drop(folder: pathlib.Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def is_record(minion: Minion, entry: Entry) -> bool:
-    return _mta_journal.is_record(minion, entry)
 
 
 def source(path: str) -> str:

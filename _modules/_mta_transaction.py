@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT = 120
 SERVICES = ("saslauthd", "postfix")
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
-UNIT_DIR = "/etc/systemd/system"
 ALONE = (
     "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
     " state.apply, or a function that changes and verifies in one, such as postconf.set"
@@ -284,7 +283,7 @@ def _not_restored(entry: Entry, err: BaseException) -> str:
 
 def has_units(entries: Iterable[Entry]) -> bool:
     """Whether a unit of systemd is among what was changed."""
-    return any(entry["path"].startswith(UNIT_DIR) for entry in entries)
+    return any(entry["path"].startswith(_mta_journal.UNIT_DIR) for entry in entries)
 
 
 def _recover(minion: Minion) -> dict[str, list[str]] | None:

@@ -7,6 +7,7 @@ is stopped in the middle loses nothing but the step, which ``resume`` does again
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import json
@@ -120,13 +121,16 @@ def next_batch(
 
     Returns an empty list when nothing is waiting, or the share is used up.
     """
+    sizes = collections.Counter(roles.values())
+    busy: dict[str, set[str]] = {role: set() for role in sizes}
+    for minion in roles.keys() & set(down):
+        busy[roles[minion]].add(minion)
     first = [minion for minion in waiting if minion in canaries]
     batch: list[str] = []
     for minion in first or waiting:
         role = roles[minion]
-        members = [one for one in roles if roles[one] == role]
-        busy = {one for one in members if one in down or one in batch} | {minion}
-        if len(busy) <= allowance(share, len(members)):
+        if len(busy[role] - {minion}) < allowance(share, sizes[role]):
+            busy[role].add(minion)
             batch.append(minion)
     return batch
 
@@ -414,10 +418,9 @@ class _Rollout:
         results = self._let(batch, "state.apply", {"mods": self._wanted["mods"], "queue": True})
         wrong = {}
         for minion in batch:
-            failed = failures(results[minion]) if minion in results else None
-            if minion not in results:
-                wrong[minion] = "no answer to the apply, which may still be under way"
-            elif failed:
+            unknown = "no answer to the apply, which may still be under way"
+            failed = failures(results[minion]) if minion in results else unknown
+            if failed:
                 wrong[minion] = failed
         healthy = [minion for minion in batch if minion not in wrong]
         wrong.update(self._wait(healthy, self._wanted["patience"]))

@@ -75,8 +75,8 @@ class Case:
     """
     A server and changes.
 
-    name: what repeats it. expected: ``commit`` or ``undo`` where somebody has decided it, else ``None``: real mail
-    decides. says: words that a comment has to have. quiet: names of states that must not change anything.
+    name: what repeats it. expected: ``commit``, ``undo``, ``unchanged`` or ``any`` where somebody has decided it,
+    ``truth``: real mail decides. says: words that a comment has to have.
     """
 
     name: str
@@ -94,13 +94,6 @@ class Case:
     def harmful(self):
         """Whether one of the changes is."""
         return any(change.kind == "harmful" for change in self.changes)
-
-    @property
-    def kind(self):
-        """The kind of the changes, the gravest first."""
-        return next(
-            kind for kind in ("harmful", "policy", "harmless") if any(c.kind == kind for c in self.changes)
-        )
 
     @property
     def excuses(self):

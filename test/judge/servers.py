@@ -16,7 +16,7 @@ PLACES = {
     "info": "/var/vmail/example.info/info",
     "caught": "/var/tmp/caught",
 }
-ALICE, OUTSIDE = "alice@mail.example.com", "someone@example.net"
+ALICE = "alice@mail.example.com"
 PERMITS = "permit_sasl_authenticated, permit_mynetworks"
 
 
@@ -63,10 +63,6 @@ class Feature:
     checks: tuple = ()
     without: tuple = ()
     tags: tuple = ()
-    host: str = ""
-
-
-RECIPIENTS = {"smtpd_recipient_restrictions": f"{PERMITS}, reject_unauth_destination"}
 
 
 def recipients(*further):
@@ -299,7 +295,7 @@ class Server:
         }
 
 
-def make(profile, names, **others):
+def make(profile, names):
     """A server with a profile and features."""
     pillar = {"profile": profile, "root_recipient": "alice", "certificate": {"key_type": "ec"}}
     if profile == "hardened":
@@ -332,7 +328,7 @@ def make(profile, names, **others):
     if "rewriting" in tags:
         tags.add("own domain")
     name = ", ".join([profile, *names])
-    return Server(name, pillar, tuple(checks), frozenset(tags), **others)
+    return Server(name, pillar, tuple(checks), frozenset(tags))
 
 
 def draw(seed):

@@ -91,6 +91,11 @@ def minion_files(provisioner, repository=REPOSITORY, root=""):
     return files
 
 
+def words(args, kwargs):
+    """Arguments of a Salt command line; values of keyword arguments as JSON."""
+    return [*map(str, args), *(f"{key}={json.dumps(value)}" for key, value in kwargs.items())]
+
+
 class Container:
     """
     A running container by name or id.
@@ -170,9 +175,9 @@ class Container:
 
         Values of keyword arguments are written as JSON. AssertionError when Salt printed no JSON.
         """
-        words = [*map(str, args), *(f"{key}={json.dumps(value)}" for key, value in kwargs.items())]
         config = f"--config-dir={self.root}etc/salt"
-        done = self.exec(["salt-call", "--local", config, "--out=json", function, *words], check=False)
+        command = ["salt-call", "--local", config, "--out=json", function, *words(args, kwargs)]
+        done = self.exec(command, check=False)
         try:
             return json.loads(done.stdout)["local"]
         except (ValueError, KeyError) as error:

@@ -7,6 +7,7 @@ import time
 import yaml
 
 from rig import REPOSITORY
+from rig.container import words
 
 STATES, PILLARS = "/srv/fleet/salt", "/srv/fleet/pillar"
 # Of the repository, what a master serves.
@@ -113,7 +114,7 @@ class Fleet:
         listed = not isinstance(target, str)
         options = ["--out=json", "--static", f"--timeout={timeout}", *(["--list"] if listed else [])]
         target = ",".join(target) if listed else target
-        done = self.master.exec(["salt", *options, "--", target, function, *_words(args, kwargs)], check=False)
+        done = self.master.exec(["salt", *options, "--", target, function, *words(args, kwargs)], check=False)
         try:
             return json.loads(done.stdout)
         except ValueError as error:
@@ -121,7 +122,7 @@ class Fleet:
 
     def run(self, function, *args, **kwargs):
         """What a runner returns. Arguments as for :meth:`rig.container.Container.call`."""
-        done = self.master.exec(["salt-run", "--out=json", "--", function, *_words(args, kwargs)], check=False)
+        done = self.master.exec(["salt-run", "--out=json", "--", function, *words(args, kwargs)], check=False)
         try:
             return json.loads(done.stdout)
         except ValueError as error:
@@ -173,8 +174,3 @@ def _enable(container, role):
 def _pillar_name(identifier):
     """The name of a minion's pillar SLS; a dot would be a directory."""
     return f"minion-{identifier}".replace(".", "-")
-
-
-def _words(args, kwargs):
-    """Arguments of a Salt command line; values of keyword arguments as JSON."""
-    return [*map(str, args), *(f"{key}={json.dumps(value)}" for key, value in kwargs.items())]

@@ -12,13 +12,23 @@ def label(key):
     return f"{module}.{function}: {identifier}" + (f" ({name})" if name != identifier else "")
 
 
-def failures(results):
-    """One text per state that failed by itself, not for another's failure."""
-    return [
-        f"{label(key)}: {state['comment']}"
+def state_of(results, name):
+    """The result of the state with an id."""
+    return next(state for state in results.values() if state["__id__"] == name)
+
+
+def failed(results):
+    """The results of the states that failed by themselves, not for another's failure."""
+    return {
+        key: state
         for key, state in results.items()
         if state["result"] is False and not state["comment"].startswith("One or more requisite failed")
-    ]
+    }
+
+
+def failures(results):
+    """One text per state that failed by itself."""
+    return [f"{label(key)}: {state['comment']}" for key, state in failed(results).items()]
 
 
 def changed(results):

@@ -8,6 +8,8 @@ tests of what Salt loads.
 
 import contextlib
 import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import os
 import pathlib
@@ -33,6 +35,14 @@ salt._logging.shutdown_temp_handler()
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GRAINS = {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"}
+
+
+def load_program(name):
+    """The module that a program of bin is."""
+    loader = importlib.machinery.SourceFileLoader(f"bin_{name}", str(REPOSITORY / "bin" / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

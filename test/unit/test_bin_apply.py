@@ -1,7 +1,5 @@
 """bin/apply: arguments, the choice of Salt, the configuration, and what it makes of Salt's output."""
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,6 +13,7 @@ import threading
 import time
 
 import pytest
+from conftest import load_program
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "apply"
 
@@ -23,9 +22,7 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "apply"
 def apply(tmp_path, monkeypatch):
     """The script as a module, with its directories below a temporary one."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader = importlib.machinery.SourceFileLoader("bin_apply", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_apply", loader))
-    loader.exec_module(module)
+    module = load_program("apply")
     monkeypatch.setattr(module, "PRIVATE", tmp_path / "opt" / "salt")
     monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     return module

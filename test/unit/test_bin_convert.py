@@ -1,7 +1,5 @@
 """bin/convert: the community formula's pillar, as that formula's master.cf has it."""
 
-import importlib.machinery
-import importlib.util
 import os
 import pathlib
 import re
@@ -10,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from conftest import load_program
 
 import _mta_postfix_edit
 
@@ -22,10 +21,7 @@ def convert(monkeypatch):
     """The script as a module."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    loader = importlib.machinery.SourceFileLoader("bin_convert", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_convert", loader))
-    loader.exec_module(module)
-    return module
+    return load_program("convert")
 
 
 @pytest.fixture

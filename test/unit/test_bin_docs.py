@@ -1,7 +1,5 @@
 """What bin/docs writes: pillar.example and the reference of the pillar's keys, from defaults and schema."""
 
-import importlib.machinery
-import importlib.util
 import pathlib
 import re
 import shutil
@@ -10,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from conftest import load_program
 
 import _mta_pillar_schema
 import _mta_pillar_types
@@ -22,10 +21,8 @@ Value = _mta_pillar_schema.Value
 @pytest.fixture(scope="module")
 def docs():
     """The module that bin/docs is."""
-    loader = importlib.machinery.SourceFileLoader("bin_docs", str(REPOSITORY / "bin" / "docs"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_docs", loader))
     writes = sys.dont_write_bytecode
-    loader.exec_module(module)
+    module = load_program("docs")
     sys.dont_write_bytecode = writes
     return module
 

@@ -1,14 +1,13 @@
 """bin/export: its arguments, and what it makes of Salt's output."""
 
 import argparse
-import importlib.machinery
-import importlib.util
 import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
+from conftest import load_program
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "export"
 
@@ -17,10 +16,7 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "export"
 def export(monkeypatch):
     """The script as a module."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader = importlib.machinery.SourceFileLoader("bin_export", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bin_export", loader))
-    loader.exec_module(module)
-    return module
+    return load_program("export")
 
 
 @pytest.fixture

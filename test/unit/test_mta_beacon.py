@@ -16,7 +16,6 @@ import _mta_system
 import _mta_x509
 import _mta_x509_make
 
-HOUR = 3600
 CERTIFICATE = "/etc/ssl/certs/smtpd.crt"
 
 

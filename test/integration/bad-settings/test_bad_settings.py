@@ -278,15 +278,6 @@ def healthy(container, client):
         container.apply(pillar={"postfix_mta": GUIDE})
 
 
-def failed(states):
-    """The states that failed by themselves."""
-    return [
-        state
-        for state in states.values()
-        if state["result"] is False and not state["comment"].startswith("One or more requisite failed")
-    ]
-
-
 @pytest.mark.parametrize("name", TRIED)
 def test_a_bad_setting_changes_nothing(container, client, healthy, capsys, name):
     bad = SETTINGS[name]
@@ -300,13 +291,13 @@ def test_a_bad_setting_changes_nothing(container, client, healthy, capsys, name)
     served = [one for one in seen if one[2] == "served"]
     gap = max(after[1] - before[1] for before, after in zip(served, served[1:]))
     lost = [one for one in seen if one[2] != "served"]
-    comments = "\n".join(state["comment"] for state in failed(states))
+    comments = "\n".join(state["comment"] for state in results.failed(states).values())
     with capsys.disabled():
         taken = f"{ended - began:.1f} s, gap {gap:.2f} s, {len(lost)} of {len(seen)} connections lost"
         print(f"\nseed {SEED}, {name}: {taken}")
     assert comments, "no state failed"
     assert bad.culprit in comments
-    assert not any(state["changes"] for state in failed(states))
+    assert not any(state["changes"] for state in results.failed(states).values())
     assert container.exec(SNAPSHOT).stdout == healthy
     if not bad.live:
         assert lost == [], f"not refused before the switch: {shlex.quote(comments)}"
@@ -318,10 +309,10 @@ def test_a_listener_that_becomes_another_program_undoes_the_apply(container, cli
     services = {"smtp/inet": echo, OTHER_PORT: SUBMISSION}
     states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": services}})
     ended = time.time()
-    comments = "\n".join(state["comment"] for state in failed(states))
+    comments = "\n".join(state["comment"] for state in results.failed(states).values())
     assert "127.0.0.1:25 (smtp/inet in master.cf) spoke SMTP before this apply and does not now" in comments
     assert "The server answers as it did before." in comments
-    assert not any(state["changes"] for state in failed(states))
+    assert not any(state["changes"] for state in results.failed(states).values())
     assert client.is_served(ended)
     assert container.exec(SNAPSHOT).stdout == healthy
 
@@ -339,17 +330,17 @@ def test_a_listener_that_becomes_another_program_undoes_the_apply(container, cli
 def test_a_listener_that_the_pillar_takes_out_goes(container, client, healthy, pillar):
     listens = "ss -Hltn 'sport = :2525'"
     states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": {OTHER_PORT: SUBMISSION}}})
-    assert failed(states) == []
+    assert results.failures(states) == []
     assert container.exec(listens).stdout
     states = container.apply(pillar={"postfix_mta": {**GUIDE, **pillar}})
-    assert failed(states) == []
+    assert results.failures(states) == []
     assert not container.exec(listens).stdout
     assert client.is_served(time.time())
 
 
 def test_a_listener_that_the_last_apply_brought_is_taken_back_with_it(container, client, healthy):
     states = container.apply(pillar={"postfix_mta": {**GUIDE, "services": {OTHER_PORT: SUBMISSION}}})
-    assert failed(states) == []
+    assert results.failures(states) == []
     taken_back = container.call("mta_transaction.roll_back")
     assert taken_back["result"] is True, taken_back["comment"]
     assert "2525" not in container.exec("postconf -M").stdout
@@ -363,7 +354,7 @@ def test_files_whose_last_lines_have_no_end_get_new_lines(container, client, hea
         container.exec(f"text=$(cat {file}) && printf '%s' \"$text{end}\" >{file}")
     pillar = {**GUIDE, "parameters": {"smtpd_helo_required": True}, "services": {OTHER_PORT: SUBMISSION}}
     predicted, done = (container.apply(test=test, pillar={"postfix_mta": pillar}) for test in (True, False))
-    assert failed(predicted) == failed(done) == []
+    assert results.failures(predicted) == results.failures(done) == []
     changes = [
         next(state["changes"] for key, state in states.items() if key.startswith("postconf_|"))
         for states in (predicted, done)
@@ -380,4 +371,4 @@ def test_files_whose_last_lines_have_no_end_get_new_lines(container, client, hea
 def test_a_good_setting_is_still_taken(container, client):
     for parameters in ({"smtpd_helo_required": True}, {}):
         states = container.apply(pillar={"postfix_mta": {**GUIDE, "parameters": parameters}})
-        assert failed(states) == []
+        assert results.failures(states) == []

@@ -8,6 +8,8 @@ import json
 
 import pytest
 
+from rig.results import state_of
+
 ADDRESSES = ("192.0.2.1", "2001:db8::1")
 OPEN, CLOSED = (25, 587), (2500, 10025)
 
@@ -224,7 +226,7 @@ def reached(container):
 
 def state(results, name="postfix_mta_firewall"):
     """The result of the state with an id."""
-    return next(result for result in results.values() if result["__id__"] == name)
+    return state_of(results, name)
 
 
 def applied(container, **kwargs):

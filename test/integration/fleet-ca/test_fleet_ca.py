@@ -18,7 +18,6 @@ MAIL = ["mail1.example.com", "mail2.example.com", "mail3.example.com"]
 NAMES = {MAIL[0]: [MAIL[0], "smtp.example.com"], MAIL[1]: [MAIL[1]], MAIL[2]: [MAIL[2]]}
 PASSPHRASE = "geheim-7431"
 AUTHORITY = "/etc/ssl/certs/cacert.pem"
-TRUST_STORE = "/usr/local/share/ca-certificates/postfix_mta.crt"
 
 # As the docstring of mta_fleet_ca has it.
 PEER = {r"mail\d+\.example\.com$": [{CA: [r"mta_fleet_ca\.(issue|certificate)$"]}]}

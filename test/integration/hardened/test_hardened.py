@@ -26,7 +26,6 @@ ALICE = "alice@mail.example.com"
 RIGHT, WRONG = "right-password", "wrong-password"
 GUESSES = int(os.environ.get("POSTFIX_MTA_TEST_GUESSES", "60"))
 PILLAR = {"profile": "hardened", "root_recipient": "alice"}
-SUBMISSION = {587: "starttls", 465: "implicit"}
 
 
 def plain(password):

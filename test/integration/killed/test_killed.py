@@ -13,6 +13,8 @@ import random
 
 import pytest
 
+from rig.results import state_of
+
 KILLS = int(os.environ.get("POSTFIX_MTA_KILLS", "6"))
 SEED = int(os.environ.get("POSTFIX_MTA_SEED") or random.randrange(10**6))
 
@@ -223,11 +225,6 @@ class Server:
         self.container.exec(["timeout", "30", "sh", "-c", f"until {look}; do sleep 0.2; done"])
 
 
-def named(results, name):
-    """The result of the state with an id."""
-    return next(state for state in results.values() if state["__id__"] == name)
-
-
 def tell_what_is_not_whole(before, now):
     """One text per file that is neither the old one, nor a complete new one that is committed or can go back."""
     for name in ("main.cf", "master.cf", "aliases"):
@@ -276,7 +273,7 @@ def test_an_apply_that_is_killed_at_any_moment_is_made_up_for(server, capsys):
         found = list(tell_what_is_not_whole(before, now))
         results = server.container.apply()
         found += [state["comment"] for state in results.values() if state["result"] is not True]
-        recovered = bool(named(results, "postfix_mta_recovered")["changes"])
+        recovered = bool(state_of(results, "postfix_mta_recovered")["changes"])
         if recovered != (now["journal"] is not None):
             found.append(f"there was {'a' if now['journal'] else 'no'} journal, and recovered is {recovered}")
         changed = now["files"] != before["files"]
@@ -314,12 +311,12 @@ def test_nothing_is_left_behind_by_killed_applies(server):
 def test_a_journal_that_was_left_behind_is_announced_by_a_dry_run(server):
     before = server.interrupt()
     there = server.inspect()
-    predicted = named(server.container.apply(test=True), "postfix_mta_recovered")
+    predicted = state_of(server.container.apply(test=True), "postfix_mta_recovered")
     assert predicted["result"] is None
     assert "interrupted apply" in predicted["comment"]
     assert "/etc/postfix/main.cf" in predicted["changes"]
     assert server.inspect() == there
-    recovered = named(server.converges(), "postfix_mta_recovered")
+    recovered = state_of(server.converges(), "postfix_mta_recovered")
     assert recovered["changes"] == predicted["changes"]
     assert server.inspect()["files"] != before["files"]
 
@@ -329,8 +326,8 @@ def test_a_bad_apply_after_a_killed_one_leaves_the_files_from_before_both(server
     bad = pillar(server.number)
     bad["postfix_mta"]["parameters"]["virtual_alias_maps"] = "$default_database_type:/etc/postfix/nosuch"
     results = server.container.apply(pillar=bad)
-    assert named(results, "postfix_mta_recovered")["changes"]
-    assert named(results, "postfix_mta_committed")["result"] is False
+    assert state_of(results, "postfix_mta_recovered")["changes"]
+    assert state_of(results, "postfix_mta_committed")["result"] is False
     assert server.inspect() == before
     server.delivers("after-both")
 
@@ -348,7 +345,7 @@ def test_after_a_power_loss_the_boot_restores_the_old_files_before_postfix_start
     assert "postfix-mta" not in server.container.exec("ls /etc/systemd/system/multi-user.target.wants").stdout
     assert server.container.exec("systemctl is-active postfix saslauthd").stdout.split() == ["active", "active"]
     server.delivers("after-boot")
-    assert not named(server.converges(), "postfix_mta_recovered")["changes"]
+    assert not state_of(server.converges(), "postfix_mta_recovered")["changes"]
 
 
 class TestASecondApply:
@@ -365,7 +362,7 @@ class TestASecondApply:
                 done, _ = concurrent.futures.wait([second], timeout=WAITING)
                 first = server.resume()
                 assert all(state["result"] for state in first.values()), first
-                assert named(first, "postfix_mta_committed")["changes"]
+                assert state_of(first, "postfix_mta_committed")["changes"]
                 return bool(done), second.result()
 
         return run
@@ -374,12 +371,12 @@ class TestASecondApply:
         at_once, second = later("state.apply", "postfix_mta", concurrent=True)
         assert not at_once
         assert all(state["result"] for state in second.values()), second
-        assert not named(second, "postfix_mta_recovered")["changes"]
+        assert not state_of(second, "postfix_mta_recovered")["changes"]
         assert not any(state["changes"] for state in server.converges().values())
 
     def test_a_dry_run_does_not_take_the_live_journal_for_a_left_one(self, later):
         _, dry = later("state.apply", "postfix_mta", concurrent=True, test=True)
-        assert not named(dry, "postfix_mta_recovered")["changes"]
+        assert not state_of(dry, "postfix_mta_recovered")["changes"]
 
     def test_a_single_parameter_waits_and_both_changes_are_made(self, server, later):
         at_once, changes = later("postconf.set", parameters={"smtpd_error_sleep_time": "3s"})
@@ -455,7 +452,7 @@ class TestAnUndo:
     def test_a_file_that_cannot_be_restored_keeps_nothing_else_from_being(self, server):
         before = server.interrupt("SIGSTOP", "/etc/aliases", **UNANSWERABLE)
         server.container.exec("mount --bind /etc/aliases /etc/aliases")
-        closed = named(server.resume(), "postfix_mta_committed")
+        closed = state_of(server.resume(), "postfix_mta_committed")
         assert closed["result"] is False
         assert "NOSUCH" in closed["comment"]
         assert "NOT UNDONE: /etc/aliases could not be restored (Device or resource busy)" in closed["comment"]
@@ -481,7 +478,7 @@ class TestAnUndo:
         server.interrupt("SIGKILL", "/etc/aliases")
         server.container.exec("mount --bind /etc/aliases /etc/aliases")
         results = server.container.apply()
-        recovered = named(results, "postfix_mta_recovered")
+        recovered = state_of(results, "postfix_mta_recovered")
         assert recovered["result"] is True
         assert recovered["comment"].startswith("An interrupted apply has been undone in part only.\n")
         assert "NOT UNDONE: /etc/aliases" in recovered["comment"]
@@ -501,7 +498,7 @@ class TestAnUndo:
         before = server.interrupt("SIGSTOP", **UNANSWERABLE)
         # It waits for the lock that the apply has on main.cf.
         server.container.exec("setsid postconf -e smtpd_error_sleep_time=7s >/dev/null 2>&1 </dev/null &")
-        closed = named(server.resume(), "postfix_mta_committed")
+        closed = state_of(server.resume(), "postfix_mta_committed")
         assert closed["result"] is False
         (kept,) = edited(server)
         assert kept.startswith("/etc/postfix/main.cf.edited-meanwhile-")
@@ -522,7 +519,7 @@ class TestAnUndo:
             said = server.container.exec("journalctl -b --output=cat -u postfix-mta-recover.service").stdout
             assert server.inspect() == before
         else:
-            said = named(server.container.apply(), "postfix_mta_recovered")["comment"]
+            said = state_of(server.container.apply(), "postfix_mta_recovered")["comment"]
         (kept,) = edited(server)
         assert kept.startswith("/etc/postfix/main.cf.edited-meanwhile-")
         assert kept in said
@@ -536,7 +533,7 @@ class TestAnUndo:
             "printf '#!/bin/sh\\nsleep 600\\n' >/srv/hangs && install /srv/hangs /usr/bin/journalctl"
         )
         bad = {**pillar(server.number)["postfix_mta"], **UNANSWERABLE}
-        closed = named(server.container.apply(pillar={"postfix_mta": bad}), "postfix_mta_committed")
+        closed = state_of(server.container.apply(pillar={"postfix_mta": bad}), "postfix_mta_committed")
         assert closed["result"] is False
         assert "NOSUCH" in closed["comment"]
         assert "Undone: " in closed["comment"]
@@ -549,7 +546,7 @@ class TestAnUndo:
         connected = "ss -Htn state established 'sport = :25' | grep -q ."
         fill = f"until {connected}; do sleep 0.01; done; cat /dev/zero >{STATE}/fill"
         server.container.exec(["setsid", "--fork", "sh", "-c", fill])
-        closed = named(server.resume(), "postfix_mta_committed")
+        closed = state_of(server.resume(), "postfix_mta_committed")
         assert closed["result"] is False
         assert "could not be recorded, so it has not been kept:\n" in closed["comment"]
         assert "No space left on device" in closed["comment"]
@@ -648,7 +645,7 @@ class TestTwoAtOnce:
         first, second = overtaken(command("state.apply", "postfix_mta.clean", "concurrent=True"), apply)
         self.good(second)
         self.good(first)
-        assert TABLE in named(first, "postfix_mta_clean")["changes"]
+        assert TABLE in state_of(first, "postfix_mta_clean")["changes"]
         assert server.container.exec(f"ls {TABLE}* /etc/ssl/certs/smtpd.crt", check=False).stdout == ""
         assert "smtpd_sasl_auth_enable" not in server.inspect()["main.cf"]
         again = server.container.apply(sls="postfix_mta.clean")
@@ -679,7 +676,7 @@ class TestTwoAtOnce:
         self.good(second)
         self.good(first)
         assert self.authority(server) == server.container.exec("cat /root/authority").stdout
-        assert not named(first, "postfix_mta_ca")["changes"]
+        assert not state_of(first, "postfix_mta_ca")["changes"]
         assert not any(state["changes"] for state in server.converges().values())
 
     def test_two_that_are_started_together_end_as_one(self, server, command):
@@ -690,7 +687,7 @@ class TestTwoAtOnce:
             results = [json.loads(output)["local"] for output in outputs]
             for result in results:
                 self.good(result)
-            made = [result for result in results if AUTHORITY[1] in named(result, "postfix_mta_ca")["changes"]]
+            made = [result for result in results if AUTHORITY[1] in state_of(result, "postfix_mta_ca")["changes"]]
             assert len(made) == 1
             now = server.inspect()
             assert (now["journal"], now["certificate"]) == (None, now["key"])

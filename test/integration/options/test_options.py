@@ -2,6 +2,8 @@
 
 import pytest
 
+from rig.results import state_of
+
 RULES = """\
 *filter
 :INPUT ACCEPT [0:0]
@@ -15,11 +17,6 @@ RULES = """\
 COMMIT
 """
 RULES_FILE = "/etc/iptables.firewall.rules"
-
-
-def result(results, name):
-    """The result of the state with an id."""
-    return next(state for state in results.values() if state["__id__"] == name)
 
 
 def test_the_hosts_file_names_the_host(host):
@@ -105,14 +102,14 @@ class TestCertificate:
         key = "/etc/ssl/private/smtpd.key"
         host.check_output("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out %s", key)
         results = container.apply()
-        assert result(results, "postfix_mta_certificate")["changes"]
+        assert state_of(results, "postfix_mta_certificate")["changes"]
         assert all(state["result"] for state in results.values())
         assert not any(state["changes"] for state in container.apply().values())
 
     def test_an_authority_without_its_key_is_an_error_and_nothing_changes(self, host, container):
         host.check_output("mv /etc/ssl/private/cakey.pem /root/ && rm /etc/ssl/certs/smtpd.crt")
         before = host.check_output("sha256sum /etc/ssl/certs/cacert.pem /etc/postfix/main.cf")
-        failed = result(container.apply(), "postfix_mta_ca")
+        failed = state_of(container.apply(), "postfix_mta_ca")
         assert failed["result"] is False
         assert "/etc/ssl/private/cakey.pem" in failed["comment"]
         assert host.check_output("sha256sum /etc/ssl/certs/cacert.pem /etc/postfix/main.cf") == before
@@ -144,7 +141,7 @@ class TestSecretsOfTheAuthority:
             f" && cp /root/open.pem {self.KEY} && rm /root/open.pem"
         )
         assert "ENCRYPTED" not in host.file(self.KEY).content_string
-        done = result(container.apply(), "postfix_mta_ca")
+        done = state_of(container.apply(), "postfix_mta_ca")
         assert done["result"] is True and self.KEY in done["changes"]
         assert "ENCRYPTED" in host.file(self.KEY).content_string
         assert forms("none") == []
@@ -217,7 +214,7 @@ class TestUnmanaged:
 
         def with_unmanaged(unmanaged, **kwargs):
             settings = {**pillar, "unmanaged": unmanaged}
-            return result(container.apply(pillar={"postfix_mta": settings}, **kwargs), "postfix_mta_config")
+            return state_of(container.apply(pillar={"postfix_mta": settings}, **kwargs), "postfix_mta_config")
 
         yield with_unmanaged
         container.set_pillar({"postfix_mta": pillar})
@@ -263,13 +260,13 @@ class TestLogin:
     def test_a_right_password_passes_and_is_not_shown(self, apply):
         results = apply("right-password")
         assert all(state["result"] for state in results.values())
-        assert "235" in result(results, "postfix_mta_verified")["comment"]
+        assert "235" in state_of(results, "postfix_mta_verified")["comment"]
         assert "right-password" not in str(results)
 
     def test_a_wrong_password_undoes_the_change(self, host, apply):
         before = host.file("/etc/aliases").content_string
         results = apply("wrong-password", aliases={"another": "bob"})
-        failed = result(results, "postfix_mta_committed")
+        failed = state_of(results, "postfix_mta_committed")
         assert (failed["result"], failed["changes"]) == (False, {})
         assert "535" in failed["comment"]
         assert "wrong-password" not in str(results)
@@ -282,9 +279,9 @@ class TestFirewall:
     def test_ports_go_before_the_log_line_once_and_are_loaded(self, host, container):
         container.put({RULES_FILE: RULES})
         host.check_output("iptables-restore < %s", RULES_FILE)
-        predicted = result(container.apply(test=True), "postfix_mta_firewall")
+        predicted = state_of(container.apply(test=True), "postfix_mta_firewall")
         assert predicted["result"] is None
-        done = result(container.apply(), "postfix_mta_firewall")
+        done = state_of(container.apply(), "postfix_mta_firewall")
         assert done["changes"] == predicted["changes"]
         lines = host.file(RULES_FILE).content_string.splitlines()
         for port in (25, 110, 995, 143, 993):
@@ -299,7 +296,7 @@ class TestFirewall:
             "sed -i '/postfix_mta: begin/,/postfix_mta: end/d; s/^-A INPUT -i lo.*/-A INPUT -i/' %s", RULES_FILE
         )
         before = host.file(RULES_FILE).content_string, host.check_output("iptables -S")
-        failed = result(container.apply(), "postfix_mta_firewall")
+        failed = state_of(container.apply(), "postfix_mta_firewall")
         assert failed["result"] is False
         assert (host.file(RULES_FILE).content_string, host.check_output("iptables -S")) == before
         container.put({RULES_FILE: RULES})
@@ -321,10 +318,10 @@ class TestClean:
             assert not host.file(path).exists
         # Somebody has replaced it since: test_a_pair_that_does_not_match_is_renewed.
         assert host.file("/etc/ssl/private/smtpd.key").exists
-        assert "/etc/ssl/private/smtpd.key stays" in result(results, "postfix_mta_clean")["comment"]
+        assert "/etc/ssl/private/smtpd.key stays" in state_of(results, "postfix_mta_clean")["comment"]
         # Nobody else can sign in the authority's place.
         assert host.file("/etc/ssl/private/cakey.pem").mode == 0o600
-        assert "/etc/ssl/private/cakey.pem" in result(results, "postfix_mta_clean")["comment"].splitlines()[-1]
+        assert "/etc/ssl/private/cakey.pem" in state_of(results, "postfix_mta_clean")["comment"].splitlines()[-1]
         assert not host.service("saslauthd").is_running
         assert host.service("postfix").is_running
         assert "--dport 25" not in host.file(RULES_FILE).content_string

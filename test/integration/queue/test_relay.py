@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from rig.results import state_of
+
 PASSWORD = "not-in any#log"
 TABLE = "/etc/postfix/relay_passwords"
 SAVED = "/var/tmp/smarthost"
@@ -21,11 +23,6 @@ while not pathlib.Path("/tmp/sampled").exists():
     time.sleep(0.005)
 pathlib.Path("/tmp/seen").write_text(repr(seen))
 """
-
-
-def result(results, name):
-    """The result of the state with an id."""
-    return next(state for state in results.values() if state["__id__"] == name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -143,7 +140,7 @@ def test_implicit_tls_and_a_login_of_a_senders_own(host, apply, send):
     results = apply(relay)
     assert all(state["result"] for state in results.values()), results
     for name in ("postfix_mta_map_relay_passwords", "postfix_mta_config"):
-        assert result(results, name)["changes"] == result(predicted, name)["changes"]
+        assert state_of(results, name)["changes"] == state_of(predicted, name)["changes"]
     assert PASSWORD not in str(results)
     assert "with ESMTPSA" in arrived(host, send()("status=sent"))
     assert logins(host)[-1] == "relayuser"
@@ -169,8 +166,8 @@ def test_a_relay_that_is_given_up_takes_its_table_with_it(host, apply, settings)
     results = apply(None, parameters=parameters)
     assert all(state["result"] for state in results.values()), results
     gone = {TABLE: {"old": "there", "new": None}, "activation": "none"}
-    assert result(predicted, "postfix_mta_maps")["changes"] == gone
-    assert result(results, "postfix_mta_maps")["changes"] == gone
+    assert state_of(predicted, "postfix_mta_maps")["changes"] == gone
+    assert state_of(results, "postfix_mta_maps")["changes"] == gone
     assert not host.file(TABLE).exists
     assert "relay_passwords" not in host.check_output("postconf -n")
     assert not any(state["changes"] for state in apply(None, parameters=parameters).values())

@@ -2,6 +2,8 @@
 
 import pytest
 
+from rig.results import state_of
+
 BROKEN = {
     "a section that is a text": ({"certificate": "smtpd.crt"}, "postfix_mta:certificate"),
     "the whole pillar is a list": (["hostname"], "postfix_mta"),
@@ -103,6 +105,6 @@ def test_a_broken_pillar_changes_nothing(container, snapshot, name):
 def test_all_problems_are_told_at_once(container):
     pillar = {"hostname": "mail", "certificate": {"key_size": 1024}, "firewal": {}}
     result = container.apply(pillar={"postfix_mta": pillar}, test=True)
-    comment = next(state["comment"] for state in result.values() if state["__id__"] == "postfix_mta_settings")
+    comment = state_of(result, "postfix_mta_settings")["comment"]
     for expected in ("postfix_mta:hostname", "postfix_mta:certificate:key_size", "firewall"):
         assert expected in comment

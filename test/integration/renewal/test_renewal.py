@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from rig.results import state_of
+
 RENEWALS = int(os.environ.get("POSTFIX_MTA_RENEWALS", "12"))
 HERE = pathlib.Path(__file__).parent
 CA, CA_KEY = "/etc/ssl/certs/cacert.pem", "/etc/ssl/private/cakey.pem"
@@ -37,7 +39,7 @@ TLS_TROUBLE = "mismatch|disabling TLS|cannot (get|load)|no suitable"
 
 def state(results, name="postfix_mta_certificate"):
     """The result of the state with an id."""
-    return next(one for one in results.values() if one["__id__"] == name)
+    return state_of(results, name)
 
 
 def good(results):

@@ -179,7 +179,7 @@ def test_what_an_administrator_has_written_since_outlives_another_mechanism(cont
     for settings in ({}, {"enabled": False}):
         done = container.apply(pillar=pillar(**settings))
         assert results.failures(done) == []
-        comment = next(one["comment"] for one in done.values() if one["__id__"] == "postfix_mta_sasl")
+        comment = results.state_of(done, "postfix_mta_sasl")["comment"]
         assert "/etc/saslauthd.conf stays, as somebody has changed it since the last apply" in comment
         assert PASSWORD not in comment
         after = container.exec("cat /etc/saslauthd.conf && stat -c '%a %U %G' /etc/saslauthd.conf").stdout

@@ -5,7 +5,7 @@ as it was.
 
 import pytest
 
-from rig.results import failures
+from rig.results import failures, state_of
 
 GOOD = {"postfix_mta": {"root_recipient": "alice", "parameters": {"message_size_limit": 20000000}}}
 # Only the running server shows that it does not offer this.
@@ -65,14 +65,9 @@ def services(container):
     return container.exec(program, check=False).stdout.splitlines()
 
 
-def state(results, name):
-    """The result of the state with an id."""
-    return next(result for result in results.values() if result["__id__"] == name)
-
-
 def is_undone(results):
     """Assert that an apply failed in the conversation, and claims no change of the mail server."""
-    committed = state(results, "postfix_mta_committed")
+    committed = state_of(results, "postfix_mta_committed")
     assert committed["result"] is False
     assert "XNOSUCH" in committed["comment"]
     assert not committed["changes"]
@@ -147,7 +142,7 @@ def clean(container):
     """Clean up, which must succeed; what the state that puts files back did."""
     results = container.apply(sls="postfix_mta.clean")
     assert failures(results) == []
-    return state(results, "postfix_mta_clean")
+    return state_of(results, "postfix_mta_clean")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +168,9 @@ def test_another_profile_leaves_what_an_administrator_has_set_since(managed):
     results = managed.apply(pillar=GOOD)
     assert failures(results) == []
     assert "smtpd_helo_required = no" in managed.exec("postconf -n").stdout
-    assert "somebody has changed it since: smtpd_helo_required" in state(results, "postfix_mta_config")["comment"]
+    assert (
+        "somebody has changed it since: smtpd_helo_required" in state_of(results, "postfix_mta_config")["comment"]
+    )
     assert "disable_vrfy_command" not in managed.exec("postconf -n").stdout
 
 
@@ -182,7 +179,7 @@ def test_a_table_that_is_asked_for_no_longer_stays_where_somebody_has_edited_it(
     before = edit(managed, table)
     results = managed.apply(pillar=GOOD)
     assert failures(results) == []
-    assert f"{table} stays" in state(results, "postfix_mta_maps")["comment"]
+    assert f"{table} stays" in state_of(results, "postfix_mta_maps")["comment"]
     assert as_they_are(managed, [table]) == before
 
 

@@ -255,7 +255,7 @@ def test_salt_ssh_brings_a_program_that_only_some_settings_need(fleet, over_ssh)
     planned = call(BARE, "state.apply", "postfix_mta", "test=True")
     fleet.set_pillar(BARE, PILLAR)
     assert not results.failures(planned)
-    sasl = next(state for state in planned.values() if state["__id__"] == "postfix_mta_sasl")
+    sasl = results.state_of(planned, "postfix_mta_sasl")
     program = {"old": None, "new": "this formula's"}
     assert sasl["changes"]["/usr/local/lib/postfix-mta-saslauthd-proxy.py"] == program
 

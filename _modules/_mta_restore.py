@@ -268,12 +268,10 @@ def restore(minion: Minion, paths: Collection[str]) -> None:
 
 def restore_plan(minion: Minion) -> Plan:
     """
-    Tell what differs from how it was before the first apply that committed, as ``{path: {"old": …, "new": …}}``.
+    Tell what differs from how it was before the first apply that committed; changes by path.
 
     What is not as the last apply that changed it left it stays: what somebody has changed since is theirs, and
-    with it what cannot do without it. So does an authority. The comment names them.
-
-    Returns ``{"changes", "activate", "comment"}``.
+    with it what cannot do without it. So does an authority. The notes name them.
     """
     entries = _mta_journal.entries(minion, _mta_snapshots.FIRST)
     found = _survey(minion, entries, everything=True)
@@ -292,7 +290,7 @@ def restore_plan(minion: Minion) -> Plan:
 
 def restore_apply(minion: Minion) -> None:
     """
-    Put what :func:`plan` tells back to how it was before the first apply that committed, as one transaction.
+    Put what :func:`restore_plan` tells back to how it was before the first apply that committed, as one transaction.
 
     When that is committed, the services are as before the first apply, and what was kept is forgotten, except for
     what stays.
@@ -333,7 +331,7 @@ def forget_first(minion: Minion) -> None:
 
 def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
     """
-    Tell what a roll back would restore, as ``{path: {"old": …, "new": …}}``.
+    Tell what a roll back would restore; changes by path.
 
     commit
         As for ``mta_transaction.roll_back``.

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f3ece52a7d35"
+REVISION = "4571d9f2cb89"

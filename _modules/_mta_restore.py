@@ -290,7 +290,7 @@ def restore_plan(minion: Minion) -> Plan:
 
 def restore_apply(minion: Minion) -> None:
     """
-    Put what :func:`restore_plan` tells back to how it was before the first apply that committed, as one transaction.
+    Put back what :func:`restore_plan` tells, to how it was before the first apply, in one transaction.
 
     When that is committed, the services are as before the first apply, and what was kept is forgotten, except for
     what stays.

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "4571d9f2cb89"
+REVISION = "2479e646ff62"

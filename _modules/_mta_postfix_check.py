@@ -19,6 +19,7 @@ import _mta_postfix_stage
 import _mta_postfix_syntax
 import _mta_postfix_view
 import _mta_preflight
+import _mta_snapshots
 from _mta_minion import Minion
 from _mta_plan import Change
 from _mta_postfix_syntax import Entry
@@ -114,6 +115,7 @@ def staged(minion: Minion, proposal: Proposal) -> Staged:
     """Build the new files in a private copy and check them; once in a run for the same ones."""
     memory = Run.of(minion).preflight
     key = (
+        _mta_snapshots.last_commit(minion),
         proposal.config_directory,
         *proposal.files,
         repr(proposal.parameters),

@@ -453,8 +453,9 @@ def plan(
     run = Run.of(minion)
     run.configuration = {"key": (name, prepared.files), "prepared": prepared}
     if prepared.changes and _mta_postfix_view.installed():
-        # Only apply(), in the same run, may rely on what is found now.
-        run.preflight.clear()
+        # Only what follows under the transaction's lock may rely on what is found now.
+        if not run.transaction:
+            run.preflight.clear()
         staged = _mta_postfix_check.staged(minion, prepared)
         result.errors = list(staged.errors)
         result.notes += staged.notes

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "2479e646ff62"
+REVISION = "e4529c4eaf5d"

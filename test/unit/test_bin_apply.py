@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ def apply(tmp_path, monkeypatch):
     """The script as a module, with its directories below a temporary one."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     module = load_program("apply")
-    monkeypatch.setattr(module, "PRIVATE", tmp_path / "opt" / "salt")
+    monkeypatch.setattr(module, "PRIVATE", tmp_path / "opt")
     monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     return module
 
@@ -96,18 +97,26 @@ def test_the_python_of_salts_own_packages_is_isolated_too(apply, tmp_path):
     assert (tmp_path / "said").read_text().splitlines()[2:] == [f"{tmp_path}/salt-call --version"]
 
 
+def installed(apply, name, complete=True):
+    """A private salt-call that seems to have been installed."""
+    salt_call = program(apply.PRIVATE / name / "bin" / "salt-call", "#!/bin/sh\necho salt-call 3008.3\n")
+    if complete:
+        (apply.PRIVATE / name / "complete").touch()
+    return salt_call
+
+
 def test_the_salt_on_the_path_comes_before_the_private_one(apply, tmp_path, monkeypatch):
     script = "#!/bin/sh\necho salt-call 3008.3\n"
-    private = program(apply.PRIVATE / "bin" / "salt-call", script)
+    private = installed(apply, apply.environment().name)
     monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:/bin:/usr/bin")
-    assert apply.find_salt() == str(private)
+    assert apply.find_salt(test=False) == str(private)
     on_path = program(tmp_path / "path" / "salt-call", "#!/bin/sh\nexit 1\n")
-    assert apply.find_salt() == str(private)
+    assert apply.find_salt(test=False) == str(private)
     on_path.write_text(script)
-    assert apply.find_salt() == str(on_path)
+    assert apply.find_salt(test=False) == str(on_path)
     private.unlink()
     on_path.unlink()
-    assert apply.find_salt() is None
+    assert apply.find_salt(test=False) is None
 
 
 @pytest.mark.parametrize(("version", "line"), [((3, 9), 3006), ((3, 10), 3008), ((3, 13), 3008)])
@@ -119,7 +128,88 @@ def test_test_mode_installs_no_packages(apply, tmp_path, monkeypatch):
     monkeypatch.setattr(apply, "missing_packages", lambda: ["gcc", "python3-dev"])
     monkeypatch.setattr(apply, "checked", lambda *_args, **_kwargs: pytest.fail("ran a command"))
     with pytest.raises(apply.Stop, match="gcc python3-dev"):
-        apply.install_salt(tmp_path / "salt", test=True)
+        apply.install_salt(tmp_path, test=True)
+
+
+@pytest.fixture
+def installs(apply, monkeypatch, tmp_path):
+    """The commands that would install Salt; no Salt is on the PATH."""
+    commands = []
+
+    def checked(command, **_options):
+        commands.append(list(map(str, command)))
+        if "venv" in command:
+            command[-1].mkdir(parents=True)
+
+    monkeypatch.setattr(apply, "checked", checked)
+    monkeypatch.setattr(apply, "missing_packages", list)
+    monkeypatch.setenv("PATH", "/bin:/usr/bin")
+    return commands
+
+
+def test_another_list_of_versions_is_installed_by_the_next_run_and_the_former_salt_removed(
+    apply, installs, monkeypatch, tmp_path
+):
+    installed(apply, apply.environment().name)
+    assert apply.find_salt(test=False)
+    newer = tmp_path / "requirements"
+    shutil.copytree(apply.REQUIREMENTS, newer)
+    monkeypatch.setattr(apply, "REQUIREMENTS", newer)
+    with (newer / f"salt-{apply.salt_line(sys.version_info)}.txt").open("a") as file:
+        file.write("other==1.0 --hash=sha256:00\n")
+    assert apply.find_salt(test=True), "a dry run installs nothing where there is a Salt"
+    assert apply.find_salt(test=False) is None
+    apply.install_salt(tmp_path, test=False)
+    assert list(apply.PRIVATE.glob("salt*")) == [apply.environment()]
+    assert str(apply.environment() / "bin" / "python3") in installs[-1]
+
+
+def test_an_installation_that_was_cut_short_is_not_used(apply, installs):
+    installed(apply, apply.environment().name, complete=False)
+    assert apply.find_salt(test=False) is None
+    assert apply.find_salt(test=True) is None
+
+
+def test_of_two_first_runs_one_installs_and_the_other_waits(apply, installs, monkeypatch, capsys, tmp_path):
+    def make(directory):
+        installs.append(directory)
+        directory.mkdir()
+        time.sleep(0.5)
+
+    monkeypatch.setattr(apply, "make_environment", make)
+    runs = [threading.Thread(target=apply.install_salt, args=(tmp_path, False)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert installs == [apply.environment()]
+    assert "Waiting for another bin/apply" in capsys.readouterr().out
+
+
+def test_a_signal_ends_the_waiting(apply, installs, tmp_path):
+    with apply.installing():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(apply.Interrupted), apply.GUARD:
+            apply.install_salt(tmp_path, False)
+
+
+def test_whether_a_virtual_environment_can_be_made_is_asked_of_an_isolated_python(apply, monkeypatch):
+    commands = []
+    monkeypatch.setattr(apply, "output", commands.append)
+    apply.missing_packages()
+    assert [command[1:3] for command in commands] == [["-I", "-c"]]
+
+
+@pytest.mark.parametrize("minor", range(9, 15))
+def test_every_package_has_one_version_and_hashes(apply, monkeypatch, minor):
+    monkeypatch.setattr(apply.sys, "version_info", (3, minor, 0))
+    names = set()
+    for path in apply.requirements():
+        lines = path.read_text().replace("\\\n", "").splitlines()
+        for line in lines[1:]:
+            assert re.fullmatch(r"[a-z0-9-]+==\S+( ; [^#]*?)?( +--hash=sha256:[0-9a-f]{64})+", line), line
+            names.add(line.partition("==")[0])
+    assert {"salt", "pyopenssl", "setuptools", "wheel", "cryptography"} <= names
 
 
 def test_the_configuration_is_private_and_the_argument_overrides_the_pillar_file(apply, tmp_path, capsys):
@@ -457,14 +547,11 @@ def test_salt_runs_isolated_and_what_it_makes_is_as_roots_files_are(as_root, tmp
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
 
 
-def test_every_python_that_sets_salt_up_is_isolated(apply, tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr(apply, "checked", lambda command, **_: commands.append(list(map(str, command))))
-    monkeypatch.setattr(apply, "output", lambda command: commands.append(list(map(str, command))))
-    monkeypatch.setattr(apply, "apt", lambda *_: None)
-    apply.install_salt(tmp_path / "salt", test=False)
-    assert [command[2] for command in commands] == ["-c", "-m", "-m", "-m"]
-    assert {command[1] for command in commands} == {"-I"}
+def test_every_python_that_sets_salt_up_is_isolated(apply, installs, tmp_path):
+    apply.install_salt(tmp_path, test=False)
+    assert [command[2] for command in installs] == ["-m", "-m", "-m"]
+    assert {command[1] for command in installs} == {"-I"}
+    assert ["--require-hashes" in command for command in installs] == [False, True, True]
 
 
 HOSTILE = "import pathlib; pathlib.Path({!r}).touch()\nraise SystemExit(99)\n"
@@ -494,5 +581,5 @@ def test_a_salt_call_of_the_current_directory_is_not_run(apply, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", ".:/bin:/usr/bin")
     assert shutil.which("salt-call") == "./salt-call"
-    assert apply.find_salt() is None
+    assert apply.find_salt(test=False) is None
     assert not (tmp_path / "run").exists()

@@ -28,7 +28,7 @@ def run(export, tmp_path, monkeypatch):
         salt_call.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n{script}\n')
         salt_call.chmod(0o755)
         apply = export.bin_apply()
-        monkeypatch.setattr(apply, "find_salt", lambda: str(salt_call))
+        monkeypatch.setattr(apply, "find_salt", lambda test: str(salt_call))
         monkeypatch.setattr(apply, "interpreter", lambda _: python)
         monkeypatch.setattr(apply, "CACHE", tmp_path / "cache")
         private = tmp_path / "private"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ RECORD = "applied.json"
 TAG = "postfix_mta/applied"
 FORMULA = "postfix_mta"
 FILES = ("main.cf", "master.cf")
+# Parts that together only an apply of the whole formula has.
+WHOLE = {"aliases", "config", "firewall"}
 
 
 def _digest(path: str) -> str | None:
@@ -32,13 +35,31 @@ def _digest(path: str) -> str | None:
         return None
 
 
-def _summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _in_order(value: Any) -> Any:
+    """The same data for the same pillar, whatever the order and the types of its keys."""
+    if isinstance(value, Mapping):
+        return sorted(([repr(key), _in_order(item)] for key, item in value.items()), key=lambda pair: str(pair[0]))
+    return list(map(_in_order, value)) if isinstance(value, (list, tuple)) else value
+
+
+def pillar_digest(pillar: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a pillar has for the formula."""
+    text = json.dumps(_in_order(pillar.get(FORMULA)), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _own(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The formula's part in the results of a run of states, which may hold others' too."""
     own = {}
     for key, result in results.items():
         sls = str(result.get("__sls__"))
         if sls.split(".")[0] == FORMULA:
             own[key] = {**result, "part": sls.partition(".")[2] or "init"}
+    return own
+
+
+def _summary(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the formula's states came to."""
     failed = [one for one in own.values() if one.get("result") is False]
     changed = [one for one in own.values() if one.get("changes")]
     return {
@@ -65,12 +86,22 @@ def ended(
         files = {path: _digest(path) for path in paths}
     else:
         files = last(minion).get("files", {})
-    record = {**_summary(results), "time": int(time.time()), "revision": revision, "files": files}
+    own = _own(results)
+    record = {**_summary(own), "time": int(time.time()), "revision": revision, "files": files}
+    record["pillar"] = _pillar_in_force(minion, {one["part"] for one in own.values()}, record["result"])
     _remember(minion, record)
     if record["changed"] or not record["result"]:
         told = ("result", "changed", "failed", "duration")
         minion.functions["event.send"](TAG, {name: record[name] for name in told})
     return record
+
+
+def _pillar_in_force(minion: Minion, parts: set[str], good: bool) -> str | None:
+    """The digest of the pillar that this host was last brought to as a whole; ``None``: nobody knows."""
+    if not parts >= WHOLE:
+        known: str | None = last(minion).get("pillar")
+        return known
+    return pillar_digest(minion.pillar) if good else None
 
 
 def wrote(minion: Minion, paths: Iterable[str]) -> None:

@@ -80,6 +80,8 @@ def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
         return {"accepted": False, "comment": "No mail server: state.apply postfix_mta has never run here"}
     if reason == "beacon" and not _mta_beacon.conditions(minion):
         return {"accepted": False, "comment": "The beacon knows of no condition"}
+    if reason == "pillar" and not _pillar_changed(minion):
+        return {"accepted": False, "comment": "The pillar is that of the last apply"}
     now = time.time()
     held = _held(minion, _recall(minion), now)
     if held:
@@ -98,6 +100,12 @@ def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
                 done, result = _answer(minion)
                 applies += done
     return {"accepted": True, "comment": f"Applied {applies} times", "applies": applies, "result": result}
+
+
+def _pillar_changed(minion: Minion) -> bool:
+    """Whether the pillar, asked for anew, is not the one of the last apply; anybody may claim that it is."""
+    known = _mta_last_apply.last(minion).get("pillar")
+    return known is None or _mta_last_apply.pillar_digest(minion.functions["pillar.items"]()) != known
 
 
 def _asked(minion: Minion) -> bool:

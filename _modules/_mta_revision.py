@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "e4529c4eaf5d"
+REVISION = "a59368dfb2bd"

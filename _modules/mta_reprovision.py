@@ -7,6 +7,7 @@ on. The decision is made here, by what this host knows itself:
 - Where the formula was never applied, no event makes a mail server: not on a host whose pillar has nothing to do
   with mail, nor on a minion that only signs for a fleet (``mta_fleet_ca.only_signs``).
 - What the beacon is said to have found leads to an apply only while the beacon's own memory has a condition.
+- A pillar that is said to have changed leads to an apply only when it is not the one of the last apply.
 - The first request becomes the run. Requests that come while it is under way are one more apply, whatever their
   number, and not earlier than ``pause`` seconds after the last one unless a condition asks for it.
 - An apply begins some seconds after the request (3, or 21 when it is for all minions), so that the master can

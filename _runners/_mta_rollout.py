@@ -20,6 +20,7 @@ from typing import Any, Callable, Protocol, Union
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_files
+import _mta_view
 
 ACTIONS = ("start", "resume", "roll_back", "show", "forget")
 # Between two looks at servers that are not healthy yet, seconds.
@@ -187,24 +188,25 @@ def faults(row: object, normal: int, known: Collection[str] = ()) -> list[str]:
     """
     if not isinstance(row, dict):
         return ["no answer" if row is None else str(row)[:LONGEST_REASON]]
-    found = []
-    if not row.get("answers"):
-        said = row.get("problems") or [row.get("errors", {}).get("conversation") or "it does not answer"]
-        found.append(f"the live conversation failed: {'; '.join(map(str, said))}")
-    elif row.get("auth") is False:
+    said, found = _mta_view.row(row), []
+    if not said["answers"]:
+        problems = said["problems"] or [said["errors"].get("conversation") or "it does not answer"]
+        found.append(f"the live conversation failed: {'; '.join(problems)}")
+    elif said["auth"] is False:
         found.append("AUTH does not work")
-    total = (row.get("queue") or {}).get("total")
-    if isinstance(total, int) and total > normal:
+    total = said["queue"].get("total")
+    if total is not None and total > normal:
         found.append(f"{total} messages are in the queue, and {normal} are normal")
-    if row.get("drift"):
-        found.append(f"changed since the apply: {', '.join(map(str, row['drift']))}")
-    new = [str(one) for one in row.get("conditions") or [] if one not in known]
+    if said["drift"]:
+        found.append(f"changed since the apply: {', '.join(said['drift'])}")
+    new = [one for one in said["conditions"] or [] if one not in known]
     return found + ([f"the beacon reports {', '.join(new)}"] if new else [])
 
 
 def _is_down(row: object) -> bool:
     """Whether a mail server does not answer; one that is none yet is not down."""
-    return isinstance(row, dict) and bool(row.get("last_apply")) and not row.get("answers")
+    said = _mta_view.row(row)
+    return said["last_apply"]["result"] is not None and not said["answers"]
 
 
 def _down(rows: Mapping[str, Any], unreachable: Iterable[str]) -> list[str]:
@@ -212,7 +214,20 @@ def _down(rows: Mapping[str, Any], unreachable: Iterable[str]) -> list[str]:
 
 
 def _commit(row: object) -> Any:
-    return row.get("commit") if isinstance(row, dict) else None
+    return _mta_view.row(row)["commit"]
+
+
+# -- what is to be done ------------------------------------------------------------------------
+
+
+def _is_open(one: Mapping[str, Any]) -> bool:
+    """Whether a minion is still to be changed, going by what the rollout knows of it."""
+    return one["state"] in OPEN
+
+
+def _is_to_be_rolled_back(one: Mapping[str, Any]) -> bool:
+    """Whether the rollout changed a minion, or may have: of an apply under way nobody saw the end."""
+    return one["state"] == "applying" or (one["state"] != "rolled back" and one.get("commit") is not None)
 
 
 # -- what is remembered ------------------------------------------------------------------------
@@ -309,7 +324,7 @@ def _begun(book: Book, ask: Ask, wanted: State, test: bool) -> State:
     roles = dict.fromkeys(minions, "")
     if wanted["role"]:
         told, _ = ask(minions, "list", "grains.get", {"key": wanted["role"]})
-        roles = {minion: json.dumps(told.get(minion)) for minion in minions}
+        roles = {minion: json.dumps(told.get(minion), default=str, skipkeys=True) for minion in minions}
     sequence, count = order(minions, roles, wanted["canaries"])
     allowance(wanted["share"], len(minions))
     return {
@@ -336,12 +351,9 @@ class _Rollout:
 
     def forward(self) -> dict[str, Any]:
         """Change what is still to be changed, batch by batch."""
-        for one in self._minions.values():
-            if one["state"] in ("applying", "failed"):
-                one["state"] = "pending"
         return self._batches(
             self._state["order"],
-            lambda minion: bool(self._minions[minion]["state"] == "pending"),
+            lambda minion: _is_open(self._minions[minion]),
             self._state["canaries"],
             self._change,
             "finished",
@@ -350,9 +362,7 @@ class _Rollout:
     def backward(self) -> dict[str, Any]:
         """Roll back what was changed, the last batch first."""
         for one in self._minions.values():
-            one["back"] = one.get("commit") is not None and one["state"] != "rolled back"
-            if one["state"] == "applying":
-                one["back"] = True
+            one["back"] = _is_to_be_rolled_back(one)
         return self._batches(
             self._state["order"][::-1],
             lambda minion: bool(self._minions[minion]["back"]),
@@ -405,11 +415,11 @@ class _Rollout:
     def _change(self, batch: list[str], rows: Mapping[str, Any]) -> dict[str, str]:
         """Apply on a batch and wait until all of it is healthy; return who failed, and why."""
         for minion in batch:
-            row = rows[minion] if isinstance(rows[minion], dict) else {}
+            row = _mta_view.row(rows[minion])
             before = {
-                "queue": (row.get("queue") or {}).get("total") or 0,
-                "commit": _commit(row),
-                "conditions": row.get("conditions") or [],
+                "queue": row["queue"].get("total") or 0,
+                "commit": row["commit"],
+                "conditions": row["conditions"] or [],
             }
             # After an interruption the first look still counts: since then the server may have been changed.
             self._minions[minion].setdefault("before", before)
@@ -427,20 +437,23 @@ class _Rollout:
         if not wrong and set(batch) & set(self._state["canaries"]) and self._wanted["settle"]:
             time.sleep(self._wanted["settle"])
             wrong.update(self._wait(healthy, 0))
-        self._note_commits(batch)
+        looked = self._note_commits(batch)
         for minion in batch:
             ended = "failed" if minion in wrong else "done"
             # Of an apply that did not answer nobody knows what it did: rolling back looks again.
-            self._minions[minion].update(state=ended if minion in results else "applying", why=wrong.get(minion))
+            seen = minion in results and minion in looked
+            self._minions[minion].update(state=ended if seen else "applying", why=wrong.get(minion))
         self._book.write(self._state)
         return wrong
 
-    def _note_commits(self, batch: Sequence[str]) -> None:
-        """Write down what there is to roll back: the commit that was not there before."""
-        for minion, row in self._reports(batch)[0].items():
+    def _note_commits(self, batch: Sequence[str]) -> Collection[str]:
+        """Write down what there is to roll back: the commit that was not there before; return who told."""
+        rows = self._reports(batch)[0]
+        for minion, row in rows.items():
             one = self._minions[minion]
             if _commit(row) != one["before"]["commit"]:
                 one["commit"] = _commit(row)
+        return rows
 
     def _wait(self, waiting: list[str], patience: int) -> dict[str, str]:
         """Wait until servers are healthy; return what is wrong with those that are not in time."""
@@ -532,10 +545,10 @@ def _planned(state: State, action: str) -> dict[str, Any]:
     """What would be done."""
     minions, share = state["minions"], state["wanted"]["share"]
     if action == "roll_back":
-        waiting = [one for one in state["order"][::-1] if minions[one].get("commit") is not None]
+        waiting = [one for one in state["order"][::-1] if _is_to_be_rolled_back(minions[one])]
         batches = plan(waiting, [], state["roles"], share, state["down"])
     else:
-        waiting = [one for one in state["order"] if minions[one]["state"] in OPEN]
+        waiting = [one for one in state["order"] if _is_open(minions[one])]
         batches = plan(waiting, state["canaries"], state["roles"], share, state["down"])
     what = "would be rolled back" if action == "roll_back" else "would be changed"
     lines = [f"{len(waiting)} of {len(state['order'])} minions {what}, in {len(batches)} batches:"]

@@ -18,6 +18,8 @@ from _mta_page import Cell, Sum
 GOOD, WARNING, BAD = "good", "warning", "bad"
 FEW_DAYS = 14
 LONGEST = 300
+LARGEST = 2**53
+MOST = 50
 Row = dict[str, Any]
 
 
@@ -71,7 +73,7 @@ def collect(answers: Mapping[str, Any], unreachable: Iterable[str], now: float) 
     for minion in sorted(answers):
         answer, name = answers[minion], _line(minion)
         if isinstance(answer, dict):
-            view["minions"][name] = _row(answer)
+            view["minions"][name] = row(answer)
         elif isinstance(answer, str) and "is not available" in answer:
             view["without"].append(name)
         elif answer is not None:
@@ -90,7 +92,10 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    # Neither infinities nor what is beyond all time.
+    return value if abs(value) < LARGEST else None
 
 
 def _flag(value: object) -> bool | None:
@@ -98,20 +103,30 @@ def _flag(value: object) -> bool | None:
 
 
 def _texts(value: object) -> list[str] | None:
-    return [_line(item) for item in value[:50]] if isinstance(value, list) else None
+    return [_line(item) for item in value[:MOST]] if isinstance(value, list) else None
 
 
-def _items(value: object) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
+def _named(value: object) -> list[tuple[str, Any]]:
+    """What a dictionary holds, whatever its keys are, in their order as text."""
+    items = value.items() if isinstance(value, dict) else ()
+    return sorted(((_line(name), item) for name, item in items), key=lambda item: item[0])[:MOST]
 
 
-def _row(said: Mapping[str, Any]) -> Row:
-    queue, applied, errors = (_items(said.get(name)) for name in ("queue", "last_apply", "errors"))
+def row(answer: object) -> Row:
+    """
+    Return what a minion said of its server, each value of its type and not too long; ``None`` for what it is not.
+
+    answer
+        What ``mta_status.report`` returned, or what a minion says it did.
+    """
+    said = answer if isinstance(answer, dict) else {}
+    applied = said.get("last_apply")
+    applied = applied if isinstance(applied, dict) else {}
     return {
         **{name: _text(said.get(name)) for name in ("fqdn", "postfix", "revision", "profile")},
         **{name: _flag(said.get(name)) for name in ("running", "answers", "auth")},
-        **{name: _number(said.get(name)) for name in ("certificate_expires", "certificate_days")},
-        "queue": {_line(name): _number(size) for name, size in sorted(queue.items())},
+        **{name: _number(said.get(name)) for name in ("certificate_expires", "certificate_days", "commit")},
+        "queue": {name: _number(size) for name, size in _named(said.get("queue"))},
         **{name: _texts(said.get(name)) for name in ("drift", "conditions")},
         "last_apply": {
             "result": _flag(applied.get("result")),
@@ -119,7 +134,7 @@ def _row(said: Mapping[str, Any]) -> Row:
             "failed": _texts(applied.get("failed")) or [],
         },
         "problems": _texts(said.get("problems")) or [],
-        "errors": {_line(part): _line(why) for part, why in sorted(errors.items())},
+        "errors": {part: _line(why) for part, why in _named(said.get("errors"))},
     }
 
 

@@ -104,3 +104,18 @@ def test_a_run_of_states_ends_with_it_and_a_dry_run_leaves_no_trace(opts, sent, 
     last = running.functions["mta_apply.last"]()
     assert last["failed"] == ["config"]
     assert last["changed"] == ["verify"]
+
+
+def test_only_a_whole_apply_that_succeeded_brings_a_host_to_its_pillar(minion, sent, files):
+    def ended(*parts, result=True):
+        results = {f"test_|-{part}_|-x_|-nop": state(f"postfix_mta.{part}", result) for part in parts}
+        _mta_last_apply.ended(minion, results, config_directory=str(files))
+        return _mta_last_apply.last(minion)["pillar"]
+
+    minion.pillar["postfix_mta"] = {"root_recipient": "alice"}
+    first = _mta_last_apply.pillar_digest(minion.pillar)
+    assert ended("config") is None
+    assert ended("config", "aliases", "firewall", "verify") == first
+    minion.pillar["postfix_mta"] = {"root_recipient": "bob"}
+    assert ended("aliases") == first
+    assert ended("config", "aliases", "firewall", result=False) is None

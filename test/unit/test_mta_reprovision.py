@@ -6,6 +6,7 @@ import time
 import pytest
 from salt.exceptions import SaltInvocationError
 
+import _mta_last_apply
 import _mta_reprovision
 
 
@@ -188,6 +189,20 @@ def test_a_changed_pillar_is_applied_after_the_masters_window_and_at_a_moment_of
         moments.add(round(world["applies"][-1] - asked))
     assert len(moments) > 1
     assert max(moments) <= 321
+
+
+def test_a_pillar_that_is_said_to_have_changed_and_has_not_leads_to_no_apply(request_, world, pretend):
+    pillar = {"postfix_mta": {"hostname": "mail.example.com", 5: None}, "other": 1}
+    pretend("pillar.items", lambda: pillar)
+    world["last"]["pillar"] = _mta_last_apply.pillar_digest(pillar)
+    for _ in range(3):
+        assert request_("pillar") == {"accepted": False, "comment": "The pillar is that of the last apply"}
+    pillar["other"] = 2
+    assert request_("pillar")["accepted"] is False
+    assert world["applies"] == []
+    pillar["postfix_mta"]["root_recipient"] = "alice"
+    assert request_("pillar")["applies"] == 1
+    assert request_()["applies"] == 1, "who asks for an apply gets one"
 
 
 def test_what_a_reboot_cut_off_is_due_at_the_next_start(minion, request_, world, clock):

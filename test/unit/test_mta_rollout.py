@@ -241,6 +241,15 @@ class TestJudgement:
         found = _mta_rollout.faults({**Server().report(), **change}, 13, ["known"])
         assert (word is None and found == []) or (len(found) == 1 and word in found[0])
 
+    @pytest.mark.parametrize(
+        "value", [[1], {1: 2, "a": 3, None: 4}, "x", 7, float("inf"), float("nan"), None, b"x"]
+    )
+    def test_whatever_a_minion_says_is_judged(self, value):
+        _mta_rollout.faults(dict.fromkeys([*Server().report(), "errors"], value), 13)
+        _mta_rollout.faults(
+            {**Server().report(), "queue": {"total": value}, "problems": value, "errors": value}, 13
+        )
+
     def test_no_answer_is_not_healthy(self):
         assert _mta_rollout.faults(None, 13) == ["no answer"]
         assert _mta_rollout.faults("is not available", 13) == ["is not available"]
@@ -341,6 +350,44 @@ class TestCourse:
         fleet.at_apply = lambda minion: None
         fleet["mail1"].silent = False
         assert run("resume")["status"] == "finished"
+
+    @pytest.mark.parametrize("value", [{1: 2, "a": 3}, float("inf"), [None], b"x"])
+    def test_a_minion_that_lies_ends_no_rollout_but_by_its_own_failure(self, run, fleet, value):
+        fleet["mail2"].report = lambda: dict.fromkeys([*Server().report(), "errors"], value)
+        outcome = run()
+        assert outcome["minions"]["mail1"]["state"] == "done"
+        assert "not healthy" in outcome["minions"]["mail2"]["why"]
+        assert json.loads(json.dumps(outcome)) == outcome
+
+    def test_what_a_stopped_resume_did_not_see_the_end_of_is_rolled_back(self, run, fleet):
+        """The apply came to its end; the master never knew, and its resume came no further than asking."""
+        fleet.at_apply = lambda minion: minion == "mail1" and setattr(fleet["mail1"], "silent", True)
+        run()
+        for name in SIX:
+            fleet[name].silent = True
+        assert run("resume")["status"] == "stopped"
+        for name in SIX:
+            fleet[name].silent = False
+        fleet.at_apply = lambda minion: None
+        fleet["mail1"].silent = False
+        assert "1 of 6 minions would be rolled back" in run("roll_back", test=True)["report"]
+        assert run("roll_back")["status"] == "rolled back"
+        assert fleet.restored == ["mail1"]
+
+    def test_a_server_that_was_not_heard_after_its_apply_is_looked_at_before_it_is_rolled_back(self, run, fleet):
+        reports = fleet.answer
+
+        def deaf(name, function, kwargs):
+            if function == "mta_status.report" and name == "mail1" and fleet.applied and not fleet.restored:
+                fleet["mail1"].silent = True
+            return reports(name, function, kwargs)
+
+        fleet.answer = deaf
+        assert run()["minions"]["mail1"]["state"] == "applying"
+        fleet.answer = reports
+        fleet["mail1"].silent = False
+        run("roll_back")
+        assert fleet.restored == ["mail1"]
 
     def test_a_minion_without_the_formula_is_a_new_server(self, run, fleet):
         fleet["mail4"].new = True

@@ -154,12 +154,37 @@ def test_no_text_of_a_minion_becomes_a_metric():
     samples(text)
 
 
-@pytest.mark.parametrize("value", [[1], {"a": 1}, "x", 7, True, None, {"x": {"y": "z"}}])
+JUNK = [[1], {"a": 1}, "x", 7, True, None, {"x": {"y": "z"}}]
+JUNK += [
+    {1: 2, "a": 3, None: 4},
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    10**400,
+    {"total": float("nan")},
+    b"x",
+]
+
+
+@pytest.mark.parametrize("value", JUNK)
 def test_wrong_types_break_no_form(value):
     answers = {"mail1": {**dict.fromkeys(ROW, value), "conditions": value}}
     for form in ("text", "html"):
         assert "mail1" in show(form, answers)
+    json.dumps(collect(answers), allow_nan=False)
     samples(show("prometheus", answers))
+
+
+@pytest.mark.parametrize("value", JUNK)
+def test_wrong_types_inside_break_no_form_either(value):
+    answers = {
+        "mail1": {
+            name: {**old, "total": value, "time": value} if isinstance(old, dict) else [value]
+            for name, old in ROW.items()
+        }
+    }
+    for form in ("text", "html", "prometheus"):
+        assert "mail1" in show(form, answers)
 
 
 def test_metrics():

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "a59368dfb2bd"
+REVISION = "dd4364deacf8"

@@ -92,6 +92,7 @@ def _look_at(listener: Listener, latest: float, folder: str) -> tuple[dict[str, 
         "reached": bool(found["ehlo"] or found["ehlo_tls"]),
         "banner": found["banner"],
         "auth": [sorted(_mta_judge.mechanisms(found["ehlo"])), sorted(_mta_judge.mechanisms(found["ehlo_tls"]))],
+        "reports": "DSN" in [*found["ehlo"], *found["ehlo_tls"]],
         "relays": relays,
         "taken": taken,
     }, notes

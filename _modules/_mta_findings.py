@@ -78,6 +78,9 @@ OFFERS = {
         "parameters: {smtpd_tls_exclude_ciphers: [aNULL, kRSA]}",
     ),
 }
+# Any of these lists may ask whose a sender's address is (SASL_README, "Envelope sender address authorization").
+RESTRICTION_LISTS = "smtpd_(client|helo|sender|relay|recipient|data|end_of_data)_restrictions"
+SENDER_CHECKS = r"\breject_(authenticated_|known_)?sender_login_mismatch\b"
 # Severity, name, reason, pillar.
 Weakness = tuple[str, str, str, str]
 Facts = Mapping[str, Any]
@@ -107,7 +110,8 @@ def findings(facts: Facts) -> list[dict[str, str]]:
         - ``services``: entries of master.cf, as :py:func:`postconf.services` returns them
         - ``listeners``: list of dictionaries as of :py:func:`postconf.listeners`, each with ``label``,
           ``reached`` (boolean), ``banner``, ``auth`` (mechanisms offered in clear, and under TLS: two lists),
-          ``starttls`` (boolean), ``relays`` (text or ``None``) and ``taken`` (names of ``OFFERS``)
+          ``starttls`` and ``reports`` (booleans; the latter: of delivery, DSN), ``relays`` (text or ``None``) and
+          ``taken`` (names of ``OFFERS``)
         - ``files``: list of :class:`GuardedFile`
         - ``certificates``: path to a list of what ``mta_x509.describe`` returns, with ``days_left``
         - ``authorities``: list of those paths that hold authorities
@@ -115,7 +119,7 @@ def findings(facts: Facts) -> list[dict[str, str]]:
     Returns a list of dictionaries as of ``mta_probe.audit``.
     """
     found = []
-    for rule in (_of_listeners, _of_parameters, _of_networks, _of_files, _of_certificates):
+    for rule in (_of_listeners, _of_parameters, _of_senders, _of_sending, _of_networks, _of_files, _of_certificates):
         for severity, name, reason, pillar in rule(facts):
             found.append({"name": name, "severity": severity, "reason": reason, "pillar": pillar})
     return sorted(found, key=lambda one: (SEVERITIES.index(one["severity"]), one["name"]))
@@ -153,6 +157,13 @@ def _of_listeners(facts: Facts) -> Iterator[Weakness]:
                 "mail and passwords come in clear",
                 "parameters: {smtpd_tls_security_level: may}",
             )
+        if one["reports"] and one["port"] == 25:
+            yield (
+                "low",
+                f"reports-for-strangers {label}",
+                "who forges a sender has reports of delivery sent to him (NOTIFY=SUCCESS): they are for users",
+                "parameters: {smtpd_discard_ehlo_keywords: [silent-discard, dsn]}",
+            )
         for name in one["taken"]:
             severity, reason, pillar = OFFERS[name]
             yield severity, f"{name.lower().replace(' ', '-')} {label}", reason, pillar
@@ -172,12 +183,7 @@ def _without_name(banner: str) -> str:
 
 
 def _of_parameters(facts: Facts) -> Iterator[Weakness]:
-    main = facts["parameters"]
-    servers = {
-        name: {**main, **entry["overrides"]}
-        for name, entry in facts["services"].items()
-        if entry["command"] == "smtpd"
-    }
+    main, servers = facts["parameters"], _servers(facts)
     for names, rules in ((list(servers), PARAMETERS), (_with_auth(servers), AUTH_PARAMETERS)):
         for parameter, good, severity, reason, value in rules:
             bad = [name for name in names if not re.fullmatch(good, servers[name].get(parameter, ""), re.DOTALL)]
@@ -190,6 +196,41 @@ def _of_parameters(facts: Facts) -> Iterator[Weakness]:
                 pillar = f"services: {{{bad[0]}: {{overrides: {{{parameter}: null}}}}}}"
             where = "" if len(bad) == len(names) else f" {', '.join(bad)}"
             yield severity, f"{parameter}{where}", reason, pillar
+
+
+def _of_senders(facts: Facts) -> Iterator[Weakness]:
+    """Who has logged in should not send in the name of others."""
+    servers = _servers(facts)
+    for name in _with_auth(servers):
+        lists = " ".join(
+            text for parameter, text in servers[name].items() if re.fullmatch(RESTRICTION_LISTS, parameter)
+        )
+        if not servers[name].get("smtpd_sender_login_maps") or not re.search(SENDER_CHECKS, lists):
+            yield (
+                "medium",
+                f"any-sender {name}",
+                "who has logged in may send in anybody's name: with one stolen password, in that of all",
+                "sasl: {senders: own}, with profile: hardened or services: {submission: true, submissions: true}",
+            )
+
+
+def _of_sending(facts: Facts) -> Iterator[Weakness]:
+    if facts["parameters"].get("smtp_tls_loglevel") == "0":
+        yield (
+            "low",
+            "smtp_tls_loglevel",
+            "the log does not say which mail was sent in clear, and which under TLS",
+            "parameters: {smtp_tls_loglevel: 1}",
+        )
+
+
+def _servers(facts: Facts) -> dict[str, dict[str, str]]:
+    """The parameters of each smtpd of master.cf."""
+    return {
+        name: {**facts["parameters"], **entry["overrides"]}
+        for name, entry in facts["services"].items()
+        if entry["command"] == "smtpd"
+    }
 
 
 def _with_auth(servers: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -139,7 +139,8 @@ def _unfit_tables(minion: Minion, key: str, pillar: Mapping[str, Any], settings:
     kinds: dict[str, str] = {}
     for name, table in settings["maps"].items():
         kinds.setdefault(table["type"], name)
-        if not table.get("logins"):
+        # The formula's own tables come with what they hold.
+        if not table.get("logins") and "entries" not in table:
             given = {argument: table[argument] for argument in ("secret", "mode", "source")}
             entries = pillar["maps"][name].get("entries")
             reason = _mta_tables.unfit(minion, table["name"], table["type"], entries, **given)
@@ -326,10 +327,13 @@ def _hop(path: str, section: Mapping[Any, Any]) -> Problems:
 
 def _tables(pillar: Pillar) -> Problems:
     """Tables that are the same file."""
-    own, maps = _mta_settings.RELAY_TABLE, pillar.settings["maps"]
-    if "logins" in maps.get(own, {}) and own in pillar.section("maps"):
-        path = pillar.path("maps", own)
-        yield f"{path}: that is the table of {pillar.path('relay')}'s logins; choose another name"
+    maps = pillar.settings["maps"]
+    for own, key, whose in (
+        (_mta_settings.RELAY_TABLE, "logins", f"{pillar.path('relay')}'s logins"),
+        (_mta_settings.SENDERS_TABLE, "entries", f"{pillar.path('sasl', 'senders')}"),
+    ):
+        if key in maps.get(own, {}) and own in pillar.section("maps"):
+            yield f"{pillar.path('maps', own)}: that is the table of {whose}; choose another name"
     used: dict[str, str] = {}
     for name, table in maps.items():
         if table["name"] in used:

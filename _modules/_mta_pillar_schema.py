@@ -65,6 +65,7 @@ _BITS = Value("integer", {"low": 1, "high": 100_000, "unit": " bits"})
 _DAYS = Value("integer", {"low": 1, "high": 36500, "unit": " days"})
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+"}
 _NAMES = Value("list", {"of": Value("alternative_name")})
+_LOGIN = Value("text", {"what": "a login name", "pattern": r"[^\s,{}=]+", "longest": 255})
 _PARAMETERS = Value(
     "entries",
     {"name": "a main.cf parameter", "pattern": r"[A-Za-z0-9_.:-]+", "of": Value("parameter")},
@@ -278,6 +279,18 @@ SCHEMA: Schema = {
             "principal": Value("text", {"what": "a service, such as host or smtp", "pattern": "[A-Za-z0-9_-]+"}),
         },
         "proxy": _BOOLEAN,
+        "senders": Value("choice", {"allowed": ("own", "any")}),
+        "sender_logins": Value(
+            "entries",
+            {
+                "name": "an address, or @ and a domain",
+                "pattern": r"[^@\s,{}]*@[A-Za-z0-9.-]+",
+                "of": Value("list", {"of": _LOGIN, "shortest": 1}),
+            },
+        ),
+        "sender_domains": Value(
+            "list", {"of": Value("text", {"what": "a domain, such as example.com", "pattern": "[A-Za-z0-9.-]+"})}
+        ),
         "threads": Value("integer", {"low": 0, "high": 1000}),
         "cache": _BOOLEAN,
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).

@@ -29,8 +29,9 @@ from _mta_revision import REVISION
 
 KEY = "postfix_mta"
 FETCH = "salt://postfix_mta/settings.py"
-# The table of the logins at smarthosts.
+# The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
+SENDERS_TABLE = "sender_logins"
 TABLE_REFERENCE = re.compile(rf"\{{maps\.({TABLE_NAME})\}}")
 _REFERENCE = re.compile(r"\{([a-z_.]+)\}")
 _DEFAULT_KEYTAB = "/etc/krb5.keytab"
@@ -154,6 +155,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_aliases(settings, given)
     settings["debconf"] = _answers(_expand(family["debconf"], settings))
     relayed = _add_relay(settings)
+    _add_senders(settings, profile)
     _add_tables(settings, given)
     _add_main_cf(settings, profile)
     _add_presets(settings, files.get("services", {}), mapping(given.get("firewall")).get("ports") is not None)
@@ -507,7 +509,7 @@ def _add_tables(settings: Settings, given: Mapping[str, Any]) -> None:
     managed, folder = settings["maps"], settings["family"]["config_directory"]
     logins = [*managed]
     family = settings["family"]
-    if settings["sasl"]["enabled"] or logins:
+    if settings["sasl"]["enabled"] or RELAY_TABLE in logins:
         family["packages"] = [*family["packages"], *family["sasl_packages"]]
     default = settings["parameters"].get("default_database_type")
     absent, references = [], {}
@@ -553,6 +555,86 @@ def _inline(entries: Any) -> str:
     """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
     pairs = [f"{{{key} = {value}}}" for key, value in mapping(entries).items()]
     return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
+
+
+# -- whose a sender's address is ---------------------------------------------------------------
+
+
+def _add_senders(settings: Settings, profile: Mapping[str, Any]) -> None:
+    """
+    Add to ``sasl`` what the ports for users demand of senders: ``sender_restrictions`` and ``sender_login_maps``.
+
+    Each is empty, or ``None``, where everybody who has logged in may use any address. Add to ``maps`` the table
+    :data:`SENDERS_TABLE`, which is asked twice: for an address it has the name before the @, by which aliases are
+    looked up, and for that name the logins to which it belongs.
+    """
+    sasl = settings["sasl"]
+    asked, names = sasl["sender_logins"], sasl["sender_domains"]
+    sasl["sender_restrictions"], sasl["sender_login_maps"] = "", None
+    if sasl["senders"] != "own" or sasl["enabled"] is False:
+        return
+    destinations = settings["parameters"].get("mydestination")
+    if destinations is None:
+        destinations = _expand(profile["parameters"].get("mydestination", "$myhostname"), settings)
+    domains = [*_domains(destinations, settings), *names]
+    file = f"{settings['family']['config_directory']}/{SENDERS_TABLE}"
+    entries = _sender_entries(list(dict.fromkeys(map(str, domains))), settings)
+    settings["maps"][SENDERS_TABLE] = {"name": file, "type": "regexp", "entries": entries, "mode": "0644"}
+    own = f"regexp:{file}"
+    explicit = {
+        sender: ", ".join(map(str, logins)) if isinstance(logins, list) else logins
+        for sender, logins in asked.items()
+    }
+    sasl["sender_restrictions"] = "reject_sender_login_mismatch"
+    sasl["sender_login_maps"] = ", ".join(
+        [
+            *([_inline(explicit)] if explicit else []),
+            "$virtual_alias_maps",
+            f"pipemap:{{{own}, unionmap:{{$alias_maps, {own}}}}}",
+        ]
+    )
+
+
+def _domains(destinations: Any, settings: Settings) -> list[str]:
+    """Return the domains that a value of mydestination names; of its tables nothing is known."""
+    text = ",".join(map(str, destinations)) if isinstance(destinations, list) else str(destinations)
+    for name, value in (("myhostname", settings["hostname"]), ("mydomain", settings["domain"])):
+        text = re.sub(rf"\$({name}\b|\{{{name}\}}|\({name}\))", str(value), text)
+    return [word for word in re.split(r"[\s,]+", text) if re.fullmatch(r"[A-Za-z0-9.-]+", word)]
+
+
+def _sender_entries(domains: list[str], settings: Settings) -> list[str]:
+    """Return the lines of :data:`SENDERS_TABLE`."""
+    host = settings["hostname"]
+    delimiter = str(settings["parameters"].get("recipient_delimiter", "+") or "")
+    delimiter = "".join(sorted(delimiter, key=lambda one: one == "-"))  # last in brackets it means itself
+    plain = f"([^@{delimiter}]+)([^@]*)"
+    alternatives = "|".join(domain.replace(".", "[.]") for domain in domains)
+    lines = [f"/^{plain}@({alternatives})$/ $1"] if domains else []
+    if settings["sasl"]["type"] == "dovecot":
+        # Its users may be whole addresses, of any domain.
+        lines += [f"/^{plain}@([^@]+)$/ $1@$3", "/^([^@]+@[^@]+)$/ $1"]
+    for name, logins in _reached(settings).items():
+        whole = [name, f"{name}@{host}", *[one for login in logins for one in (login, f"{login}@{host}")]]
+        lines.append(f"/^{name.replace('.', '[.]')}$/ {', '.join(whole)}")
+    return [*lines, f"/^([^@]+)$/ $1, $1@{host}"]
+
+
+def _reached(settings: Settings) -> dict[str, list[str]]:
+    """Return the users to whom the pillar's aliases lead in the end, by alias."""
+    aliases = {**settings["rfc2142_aliases"], **settings["root_aliases"], **settings["aliases"]}
+    found = {}
+    for name in aliases:
+        reached, waiting = [], [name]
+        while waiting:
+            told = aliases.get(waiting.pop(0))
+            for one in told if isinstance(told, list) else [told]:
+                if isinstance(one, str) and re.fullmatch(r"[\w.-]+", one) and one not in reached:
+                    reached.append(one)
+                    waiting.append(one)
+        if reached and re.fullmatch(r"[\w.-]+", str(name)):
+            found[name] = reached
+    return found
 
 
 # -- main.cf and master.cf ---------------------------------------------------------------------

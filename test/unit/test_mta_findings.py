@@ -16,6 +16,9 @@ GOOD = {
         "smtpd_client_auth_rate_limit": "20",
         "smtpd_sasl_security_options": "noanonymous",
         "smtpd_sasl_auth_enable": "no",
+        "smtpd_sender_login_maps": "regexp:/etc/postfix/sender_logins",
+        "smtpd_sender_restrictions": "reject_sender_login_mismatch",
+        "smtp_tls_loglevel": "1",
         "message_size_limit": "52428800",
         "disable_vrfy_command": "yes",
         "smtpd_helo_required": "yes",
@@ -37,6 +40,7 @@ GOOD = {
             "wrappermode": False,
             "banner": "220 mail.example.com ESMTP",
             "auth": [[], []],
+            "reports": False,
             "relays": None,
             "taken": [],
         }
@@ -95,6 +99,10 @@ def test_there_is_nothing_to_say_about_a_good_server(findings):
         (("listeners", 0, "relays"), "RCPT: 250", "high", "open-relay 127.0.0.1:25", "reject_unauth_destination"),
         (("listeners", 0, "starttls"), False, "medium", "no-tls 127.0.0.1:25", "smtpd_tls_security_level: may"),
         (("listeners", 0, "taken"), ["TLS 1.0"], "medium", "tls-1.0 127.0.0.1:25", "smtpd_tls_protocols"),
+        (("listeners", 0, "reports"), True, "low", "reports-for-strangers 127.0.0.1:25", "ehlo_keywords: [silent"),
+        (("parameters", "smtp_tls_loglevel"), "0", "low", "smtp_tls_loglevel", ": 1}"),
+        (("parameters", "smtpd_sender_login_maps"), "", "medium", "any-sender submission/inet", "senders: own"),
+        (("parameters", "smtpd_sender_restrictions"), "", "medium", "any-sender submission/inet", "senders: own"),
         (("listeners", 0, "taken"), ["weak ciphers"], "high", "weak-ciphers 127.0.0.1:25", "exclude_ciphers"),
         (
             ("listeners", 0, "banner"),
@@ -137,6 +145,15 @@ def test_what_one_service_overrides_is_mended_there(findings):
     (found,) = findings("services", "submission/inet", "overrides", value=overrides)
     assert found["name"] == "smtpd_helo_required submission/inet"
     assert found["pillar"] == "services: {submission/inet: {overrides: {smtpd_helo_required: null}}}"
+
+
+def test_a_list_of_the_service_s_own_may_ask_whose_a_sender_is(findings):
+    overrides = {
+        "smtpd_sasl_auth_enable": "yes",
+        "smtpd_sender_restrictions": "",
+        "smtpd_relay_restrictions": "reject_authenticated_sender_login_mismatch, permit_sasl_authenticated, reject",
+    }
+    assert findings("services", "submission/inet", "overrides", value=overrides) == []
 
 
 def test_what_this_postfix_does_not_have_needs_another_package():

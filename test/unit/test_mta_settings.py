@@ -357,6 +357,69 @@ class TestHardenedProfile:
         assert {*merged()["of_profile"]} == {*PROFILES["guide"]["parameters"]}
 
 
+class TestSenders:
+    """Whose a sender's address is: the table's lines, looked up as regexp_table(5) does."""
+
+    @staticmethod
+    def owners(pillar, address):
+        mta = merged({"profile": "hardened", **pillar})
+        lines = [line.split(" ", 1) for line in mta["maps"]["sender_logins"]["entries"]]
+
+        def look_up(key):
+            for pattern, result in lines:
+                found = re.search(pattern.strip("/"), key, re.IGNORECASE)
+                if found:
+                    return re.sub(r"\$(\d)", lambda number: found[int(number[1])], result)
+            return None
+
+        name = look_up(address)
+        return name and look_up(name)
+
+    @pytest.mark.parametrize(
+        ("pillar", "address", "owners"),
+        [
+            ({}, "alice@mail.example.com", "alice, alice@mail.example.com"),
+            ({}, "Alice+list@localhost", "Alice, Alice@mail.example.com"),
+            ({}, "alice@example.com", None),
+            ({}, "alice@mailXexample.com", None),
+            ({"sasl": {"sender_domains": ["example.com"]}}, "alice@example.com", "alice, alice@mail.example.com"),
+            ({"parameters": {"mydestination": ["$mydomain", "hash:/x"]}}, "a@example.com", "a, a@mail.example.com"),
+            ({"parameters": {"recipient_delimiter": "-+"}}, "a-b+c@localhost", "a, a@mail.example.com"),
+            ({"parameters": {"recipient_delimiter": ""}}, "a+b@localhost", "a+b, a+b@mail.example.com"),
+            ({"sasl": {"type": "dovecot"}}, "a@elsewhere.example", "a@elsewhere.example"),
+        ],
+    )
+    def test_an_address_is_its_user_s(self, pillar, address, owners):
+        assert self.owners(pillar, address) == owners
+
+    def test_an_alias_of_the_pillar_belongs_to_all_to_whom_it_leads(self):
+        pillar = {"root_recipient": "alice", "rfc2142_aliases": ["abuse"], "aliases": {"sales": ["bob", "x@y.z"]}}
+        assert "alice" in self.owners(pillar, "abuse@mail.example.com").split(", ")
+        assert "bob" in self.owners(pillar, "sales@mail.example.com").split(", ")
+        assert "alice" not in self.owners(pillar, "sales@mail.example.com").split(", ")
+
+    def test_what_the_pillar_names_comes_first(self):
+        named = {"office@example.com": ["alice", "bob"], "@lists.example.com": ["lists"]}
+        mta = merged({"profile": "hardened", "sasl": {"sender_logins": named}})
+        begin = "inline:{ {office@example.com = alice, bob}, {@lists.example.com = lists} }, $virtual_alias_maps, "
+        assert mta["main_cf"]["smtpd_sender_login_maps"].startswith(begin)
+
+    def test_only_the_ports_for_users_ask(self):
+        mta = merged({"profile": "hardened"})
+        asking = {name for name, entry in mta["services"].items() if "login_mismatch" in str(entry)}
+        assert asking == {"submission/inet", "submissions/inet"}
+        assert "smtpd_sender_restrictions" not in mta["main_cf"]
+
+    @pytest.mark.parametrize(
+        "pillar", [{"sasl": {"senders": "any"}}, {"sasl": {"enabled": False}}, {"profile": "guide"}]
+    )
+    def test_where_nobody_asks_there_is_no_table(self, pillar):
+        mta = merged({"profile": "hardened", **pillar})
+        assert mta["maps"] == {}
+        assert mta["main_cf"].get("smtpd_sender_login_maps") is None
+        assert "login_mismatch" not in str(mta["services"])
+
+
 class TestRelay:
     """What main.cf and the table of logins get from the pillar's relay."""
 

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from rig import results
+from rig import REPOSITORY, results
 
 CLIENT, WATCH = (pathlib.Path(__file__).with_name(name) for name in ("client.py", "watch.py"))
 STRANGER, BOT, GUESSER, HURRIED, USER = (f"198.51.100.{number}" for number in (1, 2, 3, 4, 5))
@@ -49,7 +49,8 @@ def own(container, convergence):
     container.copy(CLIENT, "/root/client.py")
     container.exec(
         "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update &&"
-        " apt-get -qq -y install --no-install-recommends swaks curl msmtp fail2ban libnet-ssleay-perl"
+        " apt-get -qq -y install --no-install-recommends swaks curl msmtp libnet-ssleay-perl"
+        " fail2ban python3-systemd nftables"
     )
     return container.ip
 
@@ -100,6 +101,14 @@ class TestWhatIsOffered:
         for wanted in ("PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "SIZE 52428800"):
             assert wanted in secured[1]
         assert "ETRN" not in clear[1] and "VRFY" not in clear[1]
+
+    def test_reports_of_delivery_are_for_users(self, talk):
+        mail = ["MAIL FROM:<forged@example.org>\r\n", f"RCPT TO:<{ALICE}> NOTIFY=SUCCESS\r\n"]
+        stranger, user = talk(
+            {"tls": "starttls", "send": [EHLO, *mail]}, {"port": 587, "tls": "starttls", "send": [EHLO]}
+        )
+        assert "DSN" not in stranger[1] and stranger[3].startswith("501"), stranger
+        assert "DSN" in user[1]
 
     def test_port_587_has_auth_only_after_starttls(self, talk):
         clear, secured = talk({"port": 587, "send": [EHLO]}, {"port": 587, "tls": "starttls", "send": [EHLO]})
@@ -361,6 +370,26 @@ class TestRealMail:
         assert container.exec(SENDERS[sender].format(password=WRONG, **facts), check=False).returncode
 
 
+class TestSenders:
+    def test_a_user_sends_in_his_own_name(self, container, talk):
+        login = f"AUTH PLAIN {plain(RIGHT)}\r\n"
+        senders = {
+            **{ALICE: "250", "alice+list@localhost": "250", "": "250"},
+            # /etc/aliases has postmaster to root; root's is alice's by the pillar.
+            **{"postmaster@mail.example.com": "250", "root@mail.example.com": "250", "Sales@localhost": "250"},
+            **{"bob@mail.example.com": "553", "alice@example.org": "553", "bob": "553"},
+        }
+        container.exec("printf 'sales: alice, bob\n' >> /etc/aliases && newaliases")
+        asked = [[f"MAIL FROM:<{sender}>\r\n", f"RCPT TO:<{ALICE}>\r\n", "RSET\r\n"] for sender in senders]
+        heard = talk(port=587, tls="starttls", send=[EHLO, login, *[line for one in asked for line in one]])
+        assert heard[2].startswith("235"), heard
+        assert dict(zip(senders, [reply[:3] for reply in heard[4::3]])) == senders, heard
+        assert "Sender address rejected: not owned by user alice" in log(container)
+
+    def test_the_log_says_how_mail_went_out(self, container):
+        assert container.exec("postconf -h smtp_tls_loglevel").stdout == "1\n"
+
+
 class TestLimits:
     def test_connections_of_one_client_are_limited(self, talk):
         heard = talk({"source": HURRIED, "port": 587, "send": ["NOOP\r\n"], "repeat": 80})
@@ -396,6 +425,20 @@ class TestLimits:
         matched = [line for line in shown.splitlines() if "authentication failed" in line and GUESSER in line]
         assert len(matched) == tested, shown
 
+    def test_fail2ban_locks_a_guesser_out_by_the_jail_of_the_page(self, talk, container):
+        page = (REPOSITORY / "docs" / "fail2ban.md").read_text()
+        (jail,) = re.findall("```ini\n(.*?)```", page, re.DOTALL)
+        container.put({"/etc/fail2ban/jail.d/postfix.local": jail})
+        # The package enables a jail for an sshd that is not here.
+        container.exec("rm -f /etc/fail2ban/jail.d/defaults-debian.conf; systemctl restart fail2ban")
+        deadline, shown = time.monotonic() + 30, ""
+        while GUESSER not in shown and time.monotonic() < deadline:
+            time.sleep(0.5)
+            shown = container.exec("fail2ban-client get postfix-sasl banip", check=False).stdout
+        assert shown.split() == [GUESSER], container.exec("fail2ban-client status postfix-sasl").stdout
+        assert GUESSER in container.exec("nft list ruleset").stdout
+        container.exec("systemctl stop fail2ban")
+
 
 class TestAudit:
     def test_there_is_nothing_that_matters_about_a_hardened_server(self, container, own):
@@ -413,6 +456,9 @@ class TestProfiles:
         "smtpd_client_connection_rate_limit",
         "open-to-all /var/spool/postfix/var/run/saslauthd",
         "disable_vrfy_command",
+        "any-sender smtp/inet",
+        "reports-for-strangers",
+        "smtp_tls_loglevel",
     )
 
     def everything(self, container):

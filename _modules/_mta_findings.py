@@ -119,7 +119,15 @@ def findings(facts: Facts) -> list[dict[str, str]]:
     Returns a list of dictionaries as of ``mta_probe.audit``.
     """
     found = []
-    for rule in (_of_listeners, _of_parameters, _of_senders, _of_sending, _of_networks, _of_files, _of_certificates):
+    for rule in (
+        _of_listeners,
+        _of_parameters,
+        _of_senders,
+        _of_sending,
+        _of_networks,
+        _of_files,
+        _of_certificates,
+    ):
         for severity, name, reason, pillar in rule(facts):
             found.append({"name": name, "severity": severity, "reason": reason, "pillar": pillar})
     return sorted(found, key=lambda one: (SEVERITIES.index(one["severity"]), one["name"]))

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "dd4364deacf8"
+REVISION = "0c0e44edd763"

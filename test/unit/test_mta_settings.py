@@ -383,7 +383,11 @@ class TestSenders:
             ({}, "alice@example.com", None),
             ({}, "alice@mailXexample.com", None),
             ({"sasl": {"sender_domains": ["example.com"]}}, "alice@example.com", "alice, alice@mail.example.com"),
-            ({"parameters": {"mydestination": ["$mydomain", "hash:/x"]}}, "a@example.com", "a, a@mail.example.com"),
+            (
+                {"parameters": {"mydestination": ["$mydomain", "hash:/x"]}},
+                "a@example.com",
+                "a, a@mail.example.com",
+            ),
             ({"parameters": {"recipient_delimiter": "-+"}}, "a-b+c@localhost", "a, a@mail.example.com"),
             ({"parameters": {"recipient_delimiter": ""}}, "a+b@localhost", "a+b, a+b@mail.example.com"),
             ({"sasl": {"type": "dovecot"}}, "a@elsewhere.example", "a@elsewhere.example"),

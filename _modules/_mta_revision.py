@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "0c0e44edd763"
+REVISION = "836a2726cfd9"

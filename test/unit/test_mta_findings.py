@@ -151,7 +151,7 @@ def test_a_list_of_the_service_s_own_may_ask_whose_a_sender_is(findings):
     overrides = {
         "smtpd_sasl_auth_enable": "yes",
         "smtpd_sender_restrictions": "",
-        "smtpd_relay_restrictions": "reject_authenticated_sender_login_mismatch, permit_sasl_authenticated, reject",
+        "smtpd_relay_restrictions": "reject_authenticated_sender_login_mismatch, reject",
     }
     assert findings("services", "submission/inet", "overrides", value=overrides) == []
 

@@ -369,7 +369,7 @@ class TestSenders:
             for pattern, result in lines:
                 found = re.search(pattern.strip("/"), key, re.IGNORECASE)
                 if found:
-                    return re.sub(r"\$(\d)", lambda number: found[int(number[1])], result)
+                    return found.expand(re.sub(r"\$(\d)", r"\\\1", result))
             return None
 
         name = look_up(address)

@@ -1,5 +1,6 @@
 """bin/apply: arguments, the choice of Salt, the configuration, and what it makes of Salt's output."""
 
+import io
 import json
 import os
 import pathlib
@@ -274,7 +275,7 @@ INFO:call:Completed state [three] at time 10:00:00.100000 (duration_in_ms=1)
 @pytest.mark.parametrize(("test", "word"), [(True, "would change"), (False, "changed")])
 def test_each_state_is_printed_as_it_ends(apply, tmp_path, capsys, test, word):
     command, private = salt_call(tmp_path, LOG, '{"local": {"a_|-b": {}}}')
-    assert apply.run(command, private, test) == {"a_|-b": {}}
+    assert apply.run(command, private, test, apply.Screen(sys.stdout)) == {"a_|-b": {}}
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"  {word:12} file.managed /etc/mailname (1.2 s)",
         "  ok           a.b two (0.0 s)",
@@ -287,7 +288,7 @@ def test_each_state_is_printed_as_it_ends(apply, tmp_path, capsys, test, word):
 def test_a_salt_that_breaks_down_is_shown(apply, tmp_path, result):
     command, private = salt_call(tmp_path, "the reason\n", result, code=1)
     with pytest.raises(apply.Stop, match="the reason"):
-        apply.run(command, private, False)
+        apply.run(command, private, False, apply.Screen(sys.stdout))
 
 
 def test_a_failed_state_fails_the_run_and_its_comment_is_printed(apply, capsys):
@@ -306,36 +307,141 @@ def test_a_failed_state_fails_the_run_and_its_comment_is_printed(apply, capsys):
         "result": True,
         "__run_num__": 0,
     }
-    assert apply.report({"b": state, "a": good}, test=False) is False
+    outcome = apply.sorted_out({"b_|-i_|-n_|-c": state, "a_|-i_|-m_|-c": good}, test=False)
+    assert outcome["result"] is False
+    apply.report(outcome, apply.Screen(sys.stdout))
     out = capsys.readouterr().out
-    assert "FAILED:\n  the id\n    one\n    two\n" in out
+    assert "FAILED:\n  b.c n\n    one\n    two\n" in out
     assert "2 states: 1 changed, 1 failed, 0 not run" in out
 
 
 def test_predicted_changes_are_no_failure(apply):
     state = {"name": "n", "changes": {"x": {}}, "comment": "would", "result": None}
-    assert apply.report({"a": state}, test=True) is True
+    assert apply.sorted_out({"a": state}, test=True)["result"] is True
 
 
 def test_states_that_another_failure_kept_from_running_are_only_counted(apply, capsys):
     comment = "One or more requisite failed: a.b"
     state = {"name": "n", "changes": {}, "comment": comment, "result": False, "__id__": "the id"}
-    assert apply.report({"a": state}, test=False) is False
-    out = capsys.readouterr().out
-    assert "0 failed, 1 not run" in out
-    assert "the id" not in out
+    outcome = apply.sorted_out({"a_|-the id_|-n_|-b": state}, test=False)
+    assert outcome["result"] is False
+    apply.report(outcome, apply.Screen(sys.stdout))
+    assert capsys.readouterr().out == "\n1 states: 0 changed, 0 failed, 1 not run because another failed\n"
 
 
 def test_what_salt_could_not_render_is_a_failure_with_the_place_in_the_file(apply):
-    log = "INFO:x:y\nCRITICAL:z:Rendering SLS failed:\n  line 2, column 13\nTraceback (most\n  File\n"
+    log = "INFO:x:y\nCRITICAL:z:Rendering SLS 'given' failed:\n  line 2, column 13\nTraceback (most\n  File\n"
     with pytest.raises(apply.Stop) as stopped:
-        apply.returned('{"local": ["Pillar failed to render"]}', log)
+        apply.returned('{"local": ["Pillar failed to render, see the master log"]}', log, "/root/mail.sls")
     assert str(stopped.value).splitlines() == [
-        "Salt could not start:",
-        "Pillar failed to render",
-        "Rendering SLS failed:",
+        "nothing has been changed:",
+        "The pillar file /root/mail.sls failed:",
         "  line 2, column 13",
     ]
+
+
+CHANGED = {
+    "message_size_limit": {"old": None, "new": "52428800"},
+    "master.cf smtp/inet": {
+        "old": {"chroot": "y", "command": "smtpd"},
+        "new": {"chroot": "n", "command": "smtpd"},
+    },
+    "activation": "reload",
+}
+
+
+def state_of(number, result=True, changes=None, comment="has been changed", name="n"):
+    return {"name": name, "changes": changes or {}, "comment": comment, "result": result, "__run_num__": number}
+
+
+def test_every_parameter_that_changes_is_shown_with_both_values(apply, capsys):
+    outcome = apply.sorted_out({"postconf_|-i_|-/etc/postfix_|-managed": state_of(1, None, CHANGED)}, test=True)
+    apply.report(outcome, apply.Screen(sys.stdout))
+    assert capsys.readouterr().out.splitlines()[1:6] == [
+        "Would change:",
+        "  postconf.managed n",
+        "    message_size_limit: (none) -> 52428800",
+        "    master.cf smtp/inet chroot: y -> n",
+        "    activation: reload",
+    ]
+
+
+def test_a_long_change_fits_on_a_screen_and_a_long_value_in_a_line(apply, capsys):
+    changes = {f"alias{number}": {"old": "x" * 500, "new": "a\nb"} for number in range(300)}
+    outcome = apply.sorted_out({"a_|-i_|-n_|-b": state_of(1, True, changes)}, test=False)
+    apply.report(outcome, apply.Screen(sys.stdout))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 30 and max(map(len, lines)) < 120
+    assert "    and 280 more: --json shows all" in lines
+
+
+def test_what_a_failed_transaction_restored_is_not_called_changed(apply):
+    change = {"x": {"old": "a", "new": "b"}}
+    states = {
+        "mta_package_|-p_|-p_|-installed": state_of(1, True, change),
+        "postconf_|-c_|-c_|-managed": state_of(2, True, change),
+        "mta_transaction_|-t_|-t_|-committed": state_of(3, False, None, "Undone: main.cf"),
+        "mta_firewall_|-f_|-f_|-managed": state_of(4, True, change),
+    }
+    outcome = apply.sorted_out(states, test=False)
+    assert [state["state"] for state in outcome["changed"]] == ["mta_package.installed", "mta_firewall.managed"]
+    assert [state["state"] for state in outcome["undone"]] == ["postconf.managed"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_colour_and_the_line_of_what_is_being_done_are_for_terminals_only(apply, tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    command, private = salt_call(tmp_path, LOG, '{"local": {"a_|-b": {}}}')
+    plain, terminal = io.StringIO(), Terminal()
+    for stream in (plain, terminal):
+        apply.run(command, private, False, apply.Screen(stream))
+    assert "\033" not in plain.getvalue() and "..." not in plain.getvalue()
+    assert "...          file.managed /etc/mailname" in terminal.getvalue()
+    assert "\033[33mchanged     \033[0m file.managed" in terminal.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert apply.Screen(terminal).paint("FAILED") == "FAILED"
+
+
+@pytest.fixture
+def with_salt(apply, tmp_path, monkeypatch):
+    """A function that makes a shell script the salt-call that is found."""
+    monkeypatch.setattr(apply, "check_host", lambda: None)
+    monkeypatch.setattr(apply, "TEMPORARY", tmp_path)
+    monkeypatch.setattr(apply.os, "umask", lambda _mask: 0o022)
+    found = lambda text: program(tmp_path / "salt-call", f"#!/bin/sh\n{text}\n")  # noqa: E731
+    monkeypatch.setattr(apply, "find_salt", lambda test: str(tmp_path / "salt-call"))
+    return found
+
+
+def test_json_is_all_that_is_printed_to_stdout(apply, with_salt, capfd):
+    result = '{"local": {"a_|-i_|-n_|-b": {"name": "n", "changes": {}, "comment": "", "result": true}}}'
+    with_salt(f"echo 'INFO:call:Executing state a.b for [n]' >&2; echo '{result}'")
+    assert apply.main(["mail.example.com", "--json"]) == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["result"] is True
+    assert printed.err.startswith("Applying")
+
+
+@pytest.mark.parametrize(("function", "modules"), [("mta_queue.list", True), ("state.apply", False)])
+def test_call_calls_a_function_with_the_formulas_modules(apply, with_salt, tmp_path, function, modules):
+    with_salt(f'echo "$@" > {tmp_path}/arguments; exit 7')
+    assert apply.main(["call", "--hostname", "mail.example.com", function, "limit=10", "--x"]) == 7
+    words = (tmp_path / "arguments").read_text().split()
+    assert words[-3:] == [function, "limit=10", "--x"]
+    assert "--retcode-passthrough" in words
+    # SLS files bring them by themselves.
+    assert (f"--module-dirs={SCRIPT.parents[1]}" in words) is modules
+
+
+def test_a_call_has_the_name_that_postfix_has(apply, tmp_path, monkeypatch):
+    monkeypatch.setattr(apply, "MAIN_CF", tmp_path / "main.cf")
+    (tmp_path / "main.cf").write_text("myhostname = mail.example.org\n")
+    assert apply.parse_call(["test.ping"]).hostname == "mail.example.org"
 
 
 def test_the_conversation_is_the_comment_of_the_probe(apply, capsys):

@@ -255,6 +255,24 @@ def inet(
     return main, found
 
 
+def chroots(config_directory: str = CONFIG_DIRECTORY) -> dict[str, bool]:
+    """
+    Tell of each smtpd(8) with logins of Cyrus SASL whether it is chrooted: for it alone, or for all of main.cf.
+
+    Whether main.cf has them switched on at all is not asked. Empty where there is no master.cf.
+    """
+    files = read_both(config_directory)
+    level = files.parameters().get("compatibility_level", "0")
+    found = {}
+    for service, entry in (files.services() or {}).items():
+        own = entry["overrides"]
+        logins = own.get("smtpd_sasl_auth_enable") != "no" and own.get("smtpd_sasl_type", "cyrus") == "cyrus"
+        if entry["command"] == "smtpd" and logins:
+            # master(5): what a dash means has changed with compatibility level 1.
+            found[service] = entry["chroot"] == "y" or (entry["chroot"] == "-" and level == "0")
+    return found
+
+
 def sockets(config_directory: str, files: Files) -> dict[tuple[str, str], str]:
     """The listening sockets that master(8) would bind, names not resolved: ``{(host, port): who asks for it}``."""
     main = {**defaults(config_directory), **files.parameters()}

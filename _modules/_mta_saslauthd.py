@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_postfix_view
 import _mta_restore
 import _mta_saslauthd_files
 import _mta_saslauthd_request
@@ -37,6 +38,7 @@ PROGRAM = "/usr/sbin/saslauthd"
 INIT_SCRIPT = "/etc/init.d/saslauthd"
 NATIVE_UNITS = ("/usr/lib/systemd/system/saslauthd.service", "/lib/systemd/system/saslauthd.service")
 DROP_IN = "/etc/systemd/system/saslauthd.service.d/postfix_mta.conf"
+LINK_DROP_IN = "/etc/systemd/system/saslauthd.service.d/postfix_mta_link.conf"
 CONF_FILE = "/etc/saslauthd.conf"
 KEYTAB = "/etc/krb5.keytab"
 SASLDB = "/etc/sasldb2"
@@ -122,11 +124,12 @@ def _smtpd_conf(requested: Request) -> Resource:
     path = requested.smtpd_conf
     resource = Resource(needed=[path])
     text = _mta_system.read(path) or ""
-    asked = "proxy" if _is_proxied(requested) else "mux"
+    chrooted = True in _chroots(requested)
+    seen = _mta_saslauthd_files.socket_seen(requested.socket_directory, _asked(requested), chrooted)
     values = {
         "pwcheck_method": "saslauthd",
         "mech_list": " ".join(requested.mech_list),
-        "saslauthd_path": _mta_saslauthd_files.socket_seen(requested.socket_directory, asked),
+        "saslauthd_path": _mta_saslauthd_files.socket_told(seen),
     }
     for key, value in values.items():
         old = _mta_saslauthd_view.sasl_value(text, key)
@@ -134,6 +137,17 @@ def _smtpd_conf(requested: Request) -> Resource:
             resource.differs(key, old, value, postfix="reload")
             text = resource.files[path] = _mta_saslauthd_files.sasl_set(text, key, value)
     return resource
+
+
+def _asked(requested: Request) -> str:
+    """The name of the socket that smtpd asks."""
+    return "proxy" if _is_proxied(requested) else "mux"
+
+
+def _chroots(requested: Request) -> set[bool]:
+    """Whether the smtpd(8) of master.cf, as it will be, are chrooted: all, none, or some."""
+    found = {**(_mta_postfix_view.chroots() or {"smtp/inet": requested.chroot}), **requested.chroots}
+    return {chrooted for chrooted in found.values() if chrooted is not None} or {True}
 
 
 def _words(value: str | None) -> list[str] | None:
@@ -150,6 +164,29 @@ def _drop_in(requested: Request) -> Resource:
         if old != new:
             resource.differs(DROP_IN, old, new, saslauthd="restart")
             resource.files[DROP_IN] = new
+    return resource
+
+
+def _link(requested: Request) -> Resource:
+    """The socket at the path where a smtpd(8) outside of the chroot looks for it, if others are inside."""
+    resource = Resource()
+    name = _asked(requested)
+    real, seen = (
+        _mta_saslauthd_files.socket_seen(requested.socket_directory, name, chrooted) for chrooted in (False, True)
+    )
+    if real == seen or len(_chroots(requested)) == 1:
+        return resource
+    if _mta_services.manager() != "systemd":
+        resource.notes.append(
+            f"Some services of master.cf are chrooted and some are not. Without systemd only the chrooted ones find"
+            f" saslauthd, unless {seen} leads to {real}."
+        )
+        return resource
+    resource.needed.append(LINK_DROP_IN)
+    old, new = _mta_system.read(LINK_DROP_IN), _mta_saslauthd_files.link_drop_in(requested, name, seen)
+    if old != new:
+        resource.differs(LINK_DROP_IN, old, new, saslauthd="restart")
+        resource.files[LINK_DROP_IN] = new
     return resource
 
 
@@ -370,6 +407,7 @@ def _resources(minion: Minion, requested: Request) -> list[Resource]:
         _settings(requested),
         _smtpd_conf(requested),
         _drop_in(requested),
+        _link(requested),
         _option_file(requested, conf),
         _proxy(minion, requested, conf),
         _statoverride(requested),

@@ -2,12 +2,15 @@
 What the files of saslauthd say for the requested settings: text from text, nothing is read or written here.
 
 Debian's packaging is what this knows: ``/etc/default/saslauthd``, the group ``sasl``, the init script up to Debian
-12 and the native systemd unit since Debian 13. Postfix's smtpd runs in a chroot on Debian, so the socket has to be
-below ``/var/spool/postfix``, where
+12 and the native systemd unit since Debian 13. Up to Debian 13 Postfix's smtpd runs in a chroot, so the socket has to
+be below ``/var/spool/postfix``, where
 
 - the init script makes the directory as ``dpkg-statoverride`` says, and looks for the PID file there;
 - the native unit does neither: it exits as it cannot make the directory, or hangs for 90 seconds as the PID file
   is elsewhere. A drop-in tells it where the PID file is, and makes the directory before each start.
+
+A line of master.cf decides whether its smtpd is chrooted, and there is one ``smtpd.conf`` for all. It names the socket
+as those inside see it, if there are any; where others are outside, a drop-in makes a link for them.
 
 saslauthd answers NO alike for a wrong password and for a server that it cannot reach, so that smtpd says 535 for
 both. For the mechanisms that ask a server, a proxy (``postfix_mta/files/saslauthd-proxy.py``) stands between smtpd
@@ -31,6 +34,7 @@ from _mta_saslauthd_request import KERBEROS5, LDAP, Request
 PROXY_SOURCE = "salt://postfix_mta/files/saslauthd-proxy.py"
 GROUP = "sasl"
 QUEUE = "/var/spool/postfix"
+LIBSASL_SOCKET = "/var/run/saslauthd/mux"
 HIDDEN = "****"
 CONF_HEADER = "# Managed by Salt (postfix_mta): what saslauthd's mechanism reads.\n"
 PIDFILE_DROP_IN = """\
@@ -42,6 +46,13 @@ RequiresMountsFor={directory}
 PIDFile={directory}/saslauthd.pid
 RuntimeDirectoryMode={mode}
 ExecStartPre=/usr/bin/install -d -o root -g {group} -m {mode} {directory}
+"""
+# A smtpd outside of the chroot looks for the socket at the same path as one inside.
+LINK_DROP_IN = """\
+# Managed by Salt (postfix_mta): some services of master.cf are chrooted, and some are not.
+[Service]
+ExecStartPre=/usr/bin/install -d -o root -g {group} -m {mode} {seen_in}
+ExecStartPre=/bin/ln -sfn {socket} {seen}
 """
 # The packaged command line lacks the -O that the init script puts before the options of the mechanism.
 MECH_OPTIONS_DROP_IN = """\
@@ -128,12 +139,15 @@ def sasl_set(text: str, key: str, value: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def socket_seen(directory: str, name: str = "mux") -> str | None:
-    """
-    Where smtpd(8), whose root is the queue directory, finds the socket; ``None`` where libsasl looks by itself.
-    """
-    inside = directory[len(QUEUE) :] if directory.startswith(f"{QUEUE}/") else directory
-    return None if (inside, name) == ("/var/run/saslauthd", "mux") else f"{inside}/{name}"
+def socket_seen(directory: str, name: str = "mux", chrooted: bool = True) -> str:
+    """Where smtpd(8) finds the socket; its root is the queue directory where it is ``chrooted``."""
+    inside = directory[len(QUEUE) :] if chrooted and directory.startswith(f"{QUEUE}/") else directory
+    return f"{inside}/{name}"
+
+
+def socket_told(path: str) -> str | None:
+    """The same path; ``None`` where libsasl looks by itself."""
+    return None if path == LIBSASL_SOCKET else path
 
 
 # -- databases of the system -------------------------------------------------------------------
@@ -165,6 +179,17 @@ def drop_in(requested: Request) -> str:
     mode = requested.directory_mode
     text = PIDFILE_DROP_IN.format(directory=requested.socket_directory, mode=mode, group=GROUP)
     return text + (MECH_OPTIONS_DROP_IN if requested.mech_options else "")
+
+
+def link_drop_in(requested: Request, name: str, seen: str) -> str:
+    """What makes the socket ``name`` show up at ``seen``, where it is not."""
+    return LINK_DROP_IN.format(
+        group=GROUP,
+        mode=requested.directory_mode,
+        seen_in=seen.rpartition("/")[0],
+        socket=f"{requested.socket_directory}/{name}",
+        seen=seen,
+    )
 
 
 def option_file(requested: Request, password: str | None = None) -> str | None:

@@ -42,6 +42,8 @@ class Request:
     smtpd_conf: str = "/etc/postfix/sasl/smtpd.conf"
     mech_list: list[str] = dataclasses.field(default_factory=lambda: ["plain", "login"])
     member: str | None = "postfix"
+    chroot: bool = True
+    chroots: Mapping[str, bool | None] = dataclasses.field(default_factory=dict)
 
     @property
     def mechanism(self) -> str:
@@ -109,6 +111,10 @@ def _is_ldap(value: Any) -> bool:
     return bool(known and value.get("servers") and value.get("search_base"))
 
 
+def _are_chroots(value: Any) -> bool:
+    return isinstance(value, dict) and all(chroot in (True, False, None) for chroot in value.values())
+
+
 def _is_number_of_threads(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1000
 
@@ -153,4 +159,6 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "smtpd_conf": (_is_path, _PATH),
     "mech_list": (_are_names, "a list of names of SASL mechanisms"),
     "member": (_or_nothing(_matches("[A-Za-z_][A-Za-z0-9_.-]*")), "a user name or null"),
+    "chroot": (_is_boolean, "true or false"),
+    "chroots": (_are_chroots, "a mapping of services to true, false or null"),
 }

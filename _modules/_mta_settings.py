@@ -128,7 +128,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
         What the pillar's key ``postfix_mta`` holds, whatever that is.
 
     grains
-        ``os_family`` and ``fqdn`` of the host.
+        ``os_family``, ``oscodename`` and ``fqdn`` of the host.
     """
     given = mapping(pillar)
     family = files["os_family"].get(grains.get("os_family"), files["os_family"]["Debian"])
@@ -142,7 +142,10 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     # Tables may have thousands of entries, some of them secret: those stay in pillar.
     _lay(settings, {key: value for key, value in given.items() if key != "maps"})
     settings.update(
-        profile=name, revision=REVISION, family=dict(family["family"]), families=list(files["os_family"])
+        profile=name,
+        revision=REVISION,
+        family={**family["family"], **family.get("releases", {}).get(grains.get("oscodename"), {})},
+        families=list(files["os_family"]),
     )
     _name_host(settings, grains)
     _replace_secrets(settings)
@@ -160,6 +163,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_main_cf(settings, profile)
     _add_presets(settings, files.get("services", {}), mapping(given.get("firewall")).get("ports") is not None)
     _add_services(settings, profile)
+    _add_chroots(settings)
     settings["main_cf"].update(relayed)
     settings["main_cf"].update(settings["parameters"])
     return settings
@@ -676,3 +680,19 @@ def _add_services(settings: Settings, profile: Mapping[str, Any]) -> None:
     """Put the profile's services under ``services``."""
     services = _expand(_services_of(profile, settings), settings)
     settings["services"] = merge_recurse(services, settings["services"])
+
+
+def _add_chroots(settings: Settings) -> None:
+    """Add to the arguments of ``saslauthd.managed`` which smtpd(8) will be chrooted, as far as the settings say."""
+    if not settings["sasl"]["saslauthd"]:
+        return
+    chroots: dict[str, bool | None] = {}
+    for service, entry in settings["services"].items():
+        fields = mapping(entry)
+        logins = mapping(fields.get("overrides")).get("smtpd_sasl_auth_enable") not in (False, "no")
+        if fields.get("command", "smtpd") != "smtpd" or entry is None or not logins:
+            if service.endswith(("/inet", "/pass")):
+                chroots[service] = None
+        elif "chroot" in fields:
+            chroots[service] = fields["chroot"]
+    settings["saslauthd"].update(chroot=settings["family"]["chroot"], chroots=chroots)

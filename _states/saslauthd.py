@@ -59,6 +59,8 @@ def managed(
     smtpd_conf="/etc/postfix/sasl/smtpd.conf",
     mech_list=("plain", "login"),
     member="postfix",
+    chroot=True,
+    chroots=None,
     transaction=None,
 ):
     """
@@ -113,6 +115,14 @@ def managed(
         User to add to the group ``sasl``, so that it reaches the socket in a directory that is closed to others;
         ``null`` for none. Default ``postfix``.
 
+    chroot
+        Whether the master.cf that Postfix's package brings has smtpd in the chroot. Default true.
+
+    chroots
+        Mapping of services of master.cf (``smtp/inet``) to whether their smtpd(8) will be chrooted; ``null``: they
+        will be gone. Default: as master.cf has them now. Those inside and those outside of the chroot both
+        find the socket.
+
     transaction
         Name of the transaction that activates and verifies it. Default: this state does so itself.
     """
@@ -129,6 +139,8 @@ def managed(
         "smtpd_conf": smtpd_conf,
         "mech_list": mech_list,
         "member": member,
+        "chroot": chroot,
+        "chroots": chroots or {},
     }
     return __salt__["mta_apply.participate"](
         "saslauthd.managed", name, args, transaction, __opts__["test"], "saslauthd"

@@ -19,7 +19,8 @@ import time
 from rig import PREFIX, venvs
 from rig.engine import DockerError, docker
 
-RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
+RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
+TESTING = "forky"
 PLATFORM = re.compile(r"debian-(?P<version>\d+)(-salt-(?P<line>\d+))?$")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -115,7 +116,9 @@ def mirrors(texts):
 def sources(release, texts):
     """The lines of a sources.list for a release, from the mirrors that the host uses."""
     main, security = mirrors(texts)
-    options = f"[signed-by={KEYRING}]"
+    # A mirror that keeps testing as it was on some day has a list that says it is out of date.
+    expired = " check-valid-until=no" if release == TESTING else ""
+    options = f"[signed-by={KEYRING}{expired}]"
     return [
         f"deb {options} {main} {release} main",
         f"deb {options} {main} {release}-updates main",

@@ -186,3 +186,18 @@ def test_ports_that_only_this_host_reaches_are_left_out(parameters, expected):
     )
     files = Files("", MASTER + services)
     assert _mta_postfix_view.ports_of("/etc/postfix", parameters, files.services()) == expected
+
+
+def test_a_smtpd_with_logins_is_chrooted_as_its_line_says(configuration):
+    master = """\
+smtp inet n - y - - smtpd
+submission inet n - - - - smtpd
+10025 inet n - n - - smtpd
+  -o smtpd_sasl_auth_enable=no
+pickup unix n - y 60 1 pickup
+"""
+    configuration.write("compatibility_level = 3.6\n", master=master)
+    found = _mta_postfix_view.chroots(str(configuration.directory))
+    assert found == {"smtp/inet": True, "submission/inet": False}
+    configuration.write("", master=master)
+    assert _mta_postfix_view.chroots(str(configuration.directory))["submission/inet"] is True

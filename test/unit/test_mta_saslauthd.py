@@ -2,6 +2,7 @@
 
 import grp
 import os
+import re
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -48,6 +49,7 @@ def host(tmp_path, monkeypatch, pretend, functions):
                 "PROXY_PROGRAM",
                 "PROXY_SERVICE",
                 "PROXY_DROP_IN",
+                "LINK_DROP_IN",
                 "PYTHON",
             ),
         ),
@@ -72,7 +74,7 @@ class Host:
             "directory_mode": "0710",
         }
         self.commands, self.needs, self.obsolete, self.restored, self.secrets = [], [], {}, [], {}
-        self.fetched = []
+        self.fetched, self.chroots = [], {}
         self.write("/etc/group", "root:x:0:\nsasl:x:45:\n")
         self.write("/var/lib/dpkg/statoverride", "root postdrop 2555 /usr/sbin/postqueue\n")
         self.write("/cache/program", "the program\n")
@@ -85,6 +87,7 @@ class Host:
         pretend("_mta_restore.obsolete", self._obsolete)
         pretend("_mta_restore.restore", self.restored.extend)
         pretend("_mta_secrets.get", self.secrets.get)
+        pretend("_mta_postfix_view.chroots", lambda: self.chroots)
 
     def write(self, path, text):
         path = self.root / path.lstrip("/")
@@ -185,6 +188,35 @@ def test_the_native_unit_gets_a_drop_in(host, minion):
     assert "ExecStart=" not in drop_in.replace("ExecStartPre=", "")
     changes = _mta_saslauthd.plan(minion, **host.args, mechanisms=["rimap"], mech_options="imap/143").changes
     assert "-O ${MECH_OPTIONS}" in changes[_mta_saslauthd.DROP_IN]["new"]
+
+
+def _path_and_link(host, minion):
+    """What smtpd.conf is told of the socket, and the link that is made; by one plan."""
+    changes = _mta_saslauthd.plan(minion, **host.args).changes
+    told, link = changes.get("saslauthd_path", {}).get("new"), changes.get(_mta_saslauthd.LINK_DROP_IN, {}).get("new")
+    found = re.search("ln -sfn (.*)", link or "")
+    return told, found and found[1]
+
+
+def test_a_smtpd_outside_of_the_chroot_finds_the_socket_too(host, minion, monkeypatch):
+    installed(host)
+    (host.root / "run/systemd/system").mkdir(parents=True)
+    monkeypatch.setattr(_mta_saslauthd_files, "QUEUE", f"{host.root}/chroot")
+    real = f"{host.args['socket_directory']}/mux"
+    host.chroots = {"smtp/inet": True, "submission/inet": True}
+    assert _path_and_link(host, minion) == ("/saslauthd/mux", None)
+    host.chroots = {"smtp/inet": False, "submission/inet": False}
+    assert _path_and_link(host, minion) == (real, None)
+    host.chroots = {"smtp/inet": True, "submission/inet": False}
+    assert _path_and_link(host, minion) == ("/saslauthd/mux", f"{real} /saslauthd/mux")
+    # What this apply asks of master.cf counts.
+    host.args["chroots"] = {"submission/inet": None}
+    assert _path_and_link(host, minion) == ("/saslauthd/mux", None)
+    host.args["chroots"] = {"smtp/inet": False}
+    assert _path_and_link(host, minion) == (real, None)
+    # Before Postfix is there: as its package will have it.
+    host.chroots, host.args["chroots"], host.args["chroot"] = {}, {}, False
+    assert _path_and_link(host, minion) == (real, None)
 
 
 def test_a_changed_mode_alone_restarts_nothing(host, minion):

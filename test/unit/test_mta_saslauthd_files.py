@@ -42,7 +42,12 @@ def test_a_key_that_is_not_requested_is_taken_out():
     ],
 )
 def test_libsasl_is_told_where_the_socket_is_unless_it_looks_there_anyway(directory, path):
-    assert _mta_saslauthd_files.socket_seen(directory) == path
+    assert _mta_saslauthd_files.socket_told(_mta_saslauthd_files.socket_seen(directory)) == path
+
+
+def test_outside_of_the_chroot_the_socket_is_where_it_is():
+    directory = "/var/spool/postfix/var/run/saslauthd"
+    assert _mta_saslauthd_files.socket_seen(directory, "proxy", chrooted=False) == f"{directory}/proxy"
 
 
 # -- databases of the system -----------------------------------------------------------------------------------

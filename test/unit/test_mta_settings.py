@@ -567,3 +567,28 @@ class TestFiles:
 
     def test_the_settings_say_of_which_revision_they_are(self):
         assert merged()["revision"] == REVISION == FILES["revision"]["revision"]
+
+
+# -- the chroot --------------------------------------------------------------------------------
+
+
+def test_debian_14_has_no_smtpd_in_the_chroot():
+    def of(release):
+        grains = {"os_family": "Debian", "oscodename": release, "fqdn": "mail.example.com"}
+        settings = _mta_settings.merge(FILES, {"services": {"submission": True}}, grains)
+        return settings["saslauthd"]["chroot"], settings["services"]["submission/inet"]["chroot"]
+
+    assert of("trixie") == of(None) == (True, True)
+    assert of("forky") == (False, False)
+
+
+def test_saslauthd_is_told_which_smtpd_will_be_chrooted():
+    services = {
+        "587/inet": {"command": "smtpd", "private": False, "chroot": False},
+        "10025/inet": {"command": "smtpd", "chroot": True, "overrides": {"smtpd_sasl_auth_enable": False}},
+        "smtps/inet": None,
+        "slow/unix": {"command": "smtp", "chroot": True},
+        "smtp/inet": {"overrides": {"smtpd_banner": "x"}},
+    }
+    chroots = merged({"services": services})["saslauthd"]["chroots"]
+    assert chroots == {"587/inet": False, "10025/inet": None, "smtps/inet": None}

@@ -2,10 +2,12 @@
 
 import re
 
+from rig.images import RELEASES
+
 
 def test_the_host_runs_the_debian_of_its_platform(host, instance):
     assert host.system_info.distribution == "debian"
-    assert host.system_info.release.partition(".")[0] == instance.platform.split("-")[1]
+    assert host.system_info.codename == RELEASES[instance.platform.split("-")[1]]
 
 
 def test_the_host_runs_the_salt_of_its_platform(container, instance):

@@ -1,4 +1,4 @@
-"""AUTH PLAIN as a mail client: prints the reply's code and the seconds that it took. Arguments: user, password."""
+"""AUTH PLAIN as a mail client: prints the reply's code and the seconds that it took. Arguments: port, user, password."""
 
 import base64
 import smtplib
@@ -7,9 +7,9 @@ import time
 
 begun = time.monotonic()
 try:
-    with smtplib.SMTP("127.0.0.1", 25, timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=60) as client:
         client.ehlo()
-        words = "\0".join(["", *sys.argv[1:]])
+        words = "\0".join(["", *sys.argv[2:]])
         code = client.docmd("AUTH", "PLAIN " + base64.b64encode(words.encode()).decode())[0]
 except smtplib.SMTPServerDisconnected:
     code = 421

@@ -49,9 +49,9 @@ def pillar(**sasl):
     return {"postfix_mta": {"root_recipient": "alice", "sasl": {"cache": False, "threads": 2, **sasl}}}
 
 
-def login(container, password, user="alice"):
+def login(container, password, user="alice", port=25):
     """The code with which the server answers a login, and how many seconds that took."""
-    code, seconds = container.exec(["python3", "/root/client.py", user, password]).stdout.split()
+    code, seconds = container.exec(["python3", "/root/client.py", str(port), user, password]).stdout.split()
     return int(code), float(seconds)
 
 
@@ -169,6 +169,23 @@ def test_the_socket_may_be_in_another_directory_of_the_chroot(container):
     for settings in ({"socket_directory": "/var/spool/postfix/run/sasl"}, {}):
         apply(container, foretold=False, **settings)
         assert login(container, "right pass")[0] == 235
+
+
+def test_services_inside_and_outside_of_the_chroot_find_the_socket(container):
+    """One of the pillar's, and one that somebody has added by hand."""
+    by_hand = 'postconf -M 2526/inet="2526 inet n - n - - smtpd"; postfix reload'
+    outside = {"private": False, "chroot": False, "command": "smtpd"}
+    container.exec(by_hand)
+    with_another = pillar()
+    with_another["postfix_mta"]["services"] = {"2525/inet": outside}
+    assert results.failures(container.apply(pillar=with_another)) == []
+    assert results.changed(container.apply()) == set()
+    assert [login(container, "right pass", port=port)[0] for port in (25, 2525, 2526)] == [235] * 3
+    container.exec("postconf -MX 2526/inet; postfix reload")
+    with_another["postfix_mta"]["services"]["2525/inet"] = None
+    assert results.failures(container.apply(pillar=with_another)) == []
+    assert "postfix_mta_link" not in container.exec("systemctl cat saslauthd").stdout
+    assert login(container, "right pass")[0] == 235
 
 
 def test_what_an_administrator_has_written_since_outlives_another_mechanism(container):

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "836a2726cfd9"
+REVISION = "6853a9997423"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "6853a9997423"
+REVISION = "3dbf08f2b2f6"

@@ -178,7 +178,7 @@ def _link(requested: Request) -> Resource:
         return resource
     if _mta_services.manager() != "systemd":
         resource.notes.append(
-            f"Some services of master.cf are chrooted and some are not. Without systemd only the chrooted ones find"
+            "Some services of master.cf are chrooted and some are not. Without systemd only the chrooted ones find"
             f" saslauthd, unless {seen} leads to {real}."
         )
         return resource

@@ -2,15 +2,15 @@
 What the files of saslauthd say for the requested settings: text from text, nothing is read or written here.
 
 Debian's packaging is what this knows: ``/etc/default/saslauthd``, the group ``sasl``, the init script up to Debian
-12 and the native systemd unit since Debian 13. Up to Debian 13 Postfix's smtpd runs in a chroot, so the socket has to
-be below ``/var/spool/postfix``, where
+12 and the native systemd unit since Debian 13. Up to Debian 13 Postfix's smtpd runs in a chroot, so the socket has
+to be below ``/var/spool/postfix``, where
 
 - the init script makes the directory as ``dpkg-statoverride`` says, and looks for the PID file there;
 - the native unit does neither: it exits as it cannot make the directory, or hangs for 90 seconds as the PID file
   is elsewhere. A drop-in tells it where the PID file is, and makes the directory before each start.
 
-A line of master.cf decides whether its smtpd is chrooted, and there is one ``smtpd.conf`` for all. It names the socket
-as those inside see it, if there are any; where others are outside, a drop-in makes a link for them.
+A line of master.cf decides whether its smtpd is chrooted, and there is one ``smtpd.conf`` for all. It names the
+socket as those inside see it, if there are any; where others are outside, a drop-in makes a link for them.
 
 saslauthd answers NO alike for a wrong password and for a server that it cannot reach, so that smtpd says 535 for
 both. For the mechanisms that ask a server, a proxy (``postfix_mta/files/saslauthd-proxy.py``) stands between smtpd

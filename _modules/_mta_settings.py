@@ -683,7 +683,7 @@ def _add_services(settings: Settings, profile: Mapping[str, Any]) -> None:
 
 
 def _add_chroots(settings: Settings) -> None:
-    """Add to the arguments of ``saslauthd.managed`` which smtpd(8) will be chrooted, as far as the settings say."""
+    """Add to the arguments of ``saslauthd.managed`` which smtpd(8) will be chrooted, if the settings say it."""
     if not settings["sasl"]["saslauthd"]:
         return
     chroots: dict[str, bool | None] = {}

@@ -193,7 +193,10 @@ def test_the_native_unit_gets_a_drop_in(host, minion):
 def _path_and_link(host, minion):
     """What smtpd.conf is told of the socket, and the link that is made; by one plan."""
     changes = _mta_saslauthd.plan(minion, **host.args).changes
-    told, link = changes.get("saslauthd_path", {}).get("new"), changes.get(_mta_saslauthd.LINK_DROP_IN, {}).get("new")
+    told, link = (
+        changes.get("saslauthd_path", {}).get("new"),
+        changes.get(_mta_saslauthd.LINK_DROP_IN, {}).get("new"),
+    )
     found = re.search("ln -sfn (.*)", link or "")
     return told, found and found[1]
 

@@ -1,4 +1,8 @@
-"""AUTH PLAIN as a mail client: prints the reply's code and the seconds that it took. Arguments: port, user, password."""
+"""
+AUTH PLAIN as mail clients do: prints the reply's code and after how many seconds.
+
+Arguments: port, user, password.
+"""
 
 import base64
 import smtplib

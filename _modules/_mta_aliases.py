@@ -2,11 +2,15 @@
 /etc/aliases by the rules of aliases(5) and postalias(1), and its compiled form.
 
 Comments, the order of the file, line ends and entries that nobody asked to change stay byte for byte.
+
+What an entry was before this formula first changed it is kept in ``aliases.json`` of the state directory.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import grp
+import json
 import os
 import pwd
 import re
@@ -15,16 +19,24 @@ from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_kept
 import _mta_postfix_view
+import _mta_snapshots
 import _mta_system
 import _mta_tables
+import _mta_tables_manage
 import _mta_transaction
+from _mta_kept import Record
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_run import Run
 from _mta_system import BLANKS
 from _mta_table_syntax import SUFFIXES
 
 ALIASES = "/etc/aliases"
+RECORD = "aliases.json"
+# What Debian's package writes by itself, before it looks at the answers to debconf.
+OWN = "postmaster: root\n"
 BLANK, COMMA, COLON = re.compile(f"[{BLANKS}]"), re.compile(","), re.compile(":")
 PLAIN_NAME = re.compile(r"[^\s\"#:@()<>\[\],;\\]+")
 PLAIN_PATH = r"[A-Za-z0-9_./:+=%@|-]+"
@@ -202,11 +214,56 @@ def _wanted_values(name: str, key: str, value: Any) -> list[str]:
     return values
 
 
-def _asked(text: str, aliases: Any, absent_only: Any) -> dict[str, list[str] | None]:
-    """What is wanted of the file: ``aliases``, and those of ``absent_only`` that neither it nor they have."""
-    asked, present = wanted(aliases or {}), {entry.name for entry in entries(text)[0]}
-    lacking = {name: values for name, values in wanted(absent_only or {}).items() if name not in present}
-    return {**{name: values for name, values in lacking.items() if name not in asked}, **asked}
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """
+    What is wanted of the file.
+
+    wanted
+        With the previous values of what is asked for no longer.
+
+    record
+        What is to be kept afterwards; ``None``: what has been.
+
+    theirs
+        Names that are not restored, as somebody has changed them.
+    """
+
+    wanted: dict[str, list[str] | None]
+    record: Record | None
+    theirs: list[str]
+
+
+def _asked(minion: Minion, name: str, text: str, aliases: Any, absent_only: Any, revert: bool) -> _Asked:
+    """``aliases``, those of ``absent_only`` that neither it nor the file has, and what is to be there again."""
+    present = _first_values(text)
+    asked, seldom = wanted(aliases or {}), wanted(absent_only or {})
+    mine = {**{key: values for key, values in seldom.items() if key not in present}, **asked}
+    if not revert:
+        return _Asked(mine, None, [])
+    names = {*asked, *seldom}
+    record = adopted = _mta_kept.read(minion.state, RECORD, name)
+    first = None if record.complete else _mta_snapshots.content(minion, name)
+    if Run.of(minion).seeds:
+        first = OWN.encode()
+    if first is not None:
+        before = _first_values(first.decode("utf-8", "surrogateescape"))
+        adopted = _mta_kept.adopted(record, sorted(names), present.get, before.get, _mta_kept.is_same)
+    ended = _mta_kept.ended(adopted, names.__contains__, present.get, _mta_kept.is_same)
+    kept = _mta_kept.only(adopted, names.__contains__)
+    changed = {key: values for key, values in mine.items() if values != present.get(key)}
+    for key, values in changed.items():
+        _mta_kept.note(kept, key, present.get(key), values)
+    same = kept[:2] == record[:2] and adopted is record
+    return _Asked({**ended.back, **mine}, None if same else kept, ended.theirs)
+
+
+def _first_values(text: str) -> dict[str, list[str]]:
+    """The entries by name; of several of one name the first one counts."""
+    found: dict[str, list[str]] = {}
+    for entry in entries(text)[0]:
+        found.setdefault(entry.name, entry.values)
+    return found
 
 
 def _present(name: str, seeded: Any) -> str | None:
@@ -277,16 +334,16 @@ def show(name: str = ALIASES) -> dict[str, list[str]] | None:
     Parameters, result and errors: ``mta_aliases.show``.
     """
     text = _mta_system.read(name)
-    if text is None:
-        return None
-    found: dict[str, list[str]] = {}
-    for entry in entries(text)[0]:
-        found.setdefault(entry.name, entry.values)
-    return found
+    return None if text is None else _first_values(text)
 
 
 def plan(
-    minion: Minion, name: str = ALIASES, aliases: Any = None, seeded: Any = None, absent_only: Any = None
+    minion: Minion,
+    name: str = ALIASES,
+    aliases: Any = None,
+    seeded: Any = None,
+    absent_only: Any = None,
+    revert: bool = False,
 ) -> Plan:
     """
     Tell what :func:`apply` would change. Without changes it reads files, and starts no process.
@@ -306,6 +363,10 @@ def plan(
     absent_only
         Entries for names that neither the file nor ``aliases`` has, as ``aliases``. Default: none.
 
+    revert
+        Whether the previous value of each name is kept, and restored when nothing asks for it any more; what
+        somebody has changed since stays. Default: no.
+
     The plan's notes have the lines that postalias skips. Raises ``SaltInvocationError`` for a bad name or value,
     ``CommandExecutionError`` when the file cannot be read.
     """
@@ -315,7 +376,9 @@ def plan(
     for entry in found:
         present.setdefault(entry.name, []).append(entry.values)
     changes: dict[str, Any] = {}
-    for key, values in _asked(text, aliases, absent_only).items():
+    asked = _asked(minion, name, text, aliases, absent_only, revert)
+    Run.of(minion).aliases = {"name": name, "record": asked.record}
+    for key, values in asked.wanted.items():
         old = present.get(key, [])
         if old != ([] if values is None else [values]):
             changes[key] = {
@@ -327,16 +390,23 @@ def plan(
         if fault:
             changes[f"{name} (compiled)"] = {"old": fault, "new": "up to date"}
     notes = [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
+    if asked.theirs:
+        notes.append(f"Not restored, as somebody has changed it since: {', '.join(asked.theirs)}")
     return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes)
 
 
 def apply(
-    minion: Minion, name: str = ALIASES, aliases: Any = None, seeded: Any = None, absent_only: Any = None
+    minion: Minion,
+    name: str = ALIASES,
+    aliases: Any = None,
+    seeded: Any = None,
+    absent_only: Any = None,
+    revert: bool = False,
 ) -> None:
     """
     Write what is wanted into the file and compile it, as part of the transaction.
 
-    name, aliases, seeded, absent_only
+    name, aliases, seeded, absent_only, revert
         As for :func:`plan`.
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when postalias(1) fails.
@@ -345,7 +415,11 @@ def apply(
     # First, so that nobody else changes the file between here and the end.
     _mta_transaction.need(minion, reload)
     present = _present(name, seeded)
-    text = edited(present or "", _asked(present or "", aliases, absent_only))
+    asked = _asked(minion, name, present or "", aliases, absent_only, revert)
+    text = edited(present or "", asked.wanted)
+    if asked.record is not None:
+        contents = json.dumps(_mta_kept.whole(minion.state, RECORD, name, asked.record), indent=1)
+        _mta_transaction.write(minion, minion.state.path(RECORD), contents, mode="0600")
     if text != present or not os.path.exists(name):
         _mta_transaction.write(minion, name, _bytes(text), activate=reload)
     kind = _database_type(name)
@@ -365,3 +439,15 @@ def apply(
         mode=f"{source.st_mode & 0o7777:04o}",
         activate=reload,
     )
+
+
+def remember(minion: Minion) -> None:
+    """Keep what a run without changes has found out of the compiled form and of previous values."""
+    _mta_tables_manage.remember(minion)
+    state, found = minion.state, Run.of(minion).aliases
+    name, record = found["name"], found["record"]
+    if record is not None:
+        # Another apply that is under way writes the record, too; the next run finds this out again.
+        _mta_transaction.alone(
+            minion, lambda: state.write(RECORD, _mta_kept.whole(state, RECORD, name, record)), wait=False
+        )

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 # Named as the states that hand over to them.
 PARTICIPANTS = {
     "mta_aliases.managed": Participant(
-        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_tables_manage.remember
+        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_aliases.remember
     ),
     "mta_cert.ca_managed": Participant("mta_ca", _mta_ca.plan, _mta_ca.apply),
     "mta_cert.managed": Participant("mta_cert", _mta_certificates.plan, _mta_certificates.apply),
@@ -55,7 +55,9 @@ PARTICIPANTS = {
     "mta_transaction.rolled_back": Participant(
         "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply
     ),
-    "postconf.managed": Participant("postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply),
+    "postconf.managed": Participant(
+        "postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply, _mta_postfix_edit.remember
+    ),
     "saslauthd.absent": Participant("saslauthd", _mta_saslauthd.absent_plan, _mta_saslauthd.absent_apply),
     "saslauthd.managed": Participant("saslauthd", _mta_saslauthd.plan, _mta_saslauthd.apply),
 }

@@ -20,8 +20,8 @@ import _mta_fleet_ca
 import _mta_pem
 import _mta_pem_write
 import _mta_plan_cache
-import _mta_restore
 import _mta_secrets
+import _mta_snapshots
 import _mta_system
 import _mta_transaction
 import _mta_x509
@@ -376,7 +376,7 @@ def _to_forget(
     minion: Minion, path: str, public: bytes | None, passphrases: Sequence[bytes | None]
 ) -> tuple[str, ...]:
     """The snapshots that must not keep a key that gets a new passphrase: of the first one, the same key only."""
-    original = _mta_restore.content(minion, path)
+    original = _mta_snapshots.content(minion, path)
     if original is not None:
         for passphrase in passphrases:
             with contextlib.suppress(CommandExecutionError):

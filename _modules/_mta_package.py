@@ -19,7 +19,9 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_system
 from _mta_minion import Minion
+from _mta_run import Run
 
+ALIASES = "/etc/aliases"
 DPKG = pathlib.Path("/var/lib/dpkg")
 APT_LISTS = pathlib.Path("/var/lib/apt/lists")
 LOCKS = [DPKG / "lock-frontend", DPKG / "lock", APT_LISTS / "lock"]
@@ -137,6 +139,7 @@ def converge(
             _mta_system.replace(os.path.realpath(path), f"{change['new']}\n")
         changes = renamed
         if missing:
+            Run.of(minion).seeds = "postfix" in missing and not os.path.exists(ALIASES)
             try:
                 install(minion, missing, answers)
             finally:

@@ -6,7 +6,7 @@ Without a change two files are read and no program is started. The new files are
 if the old ones are still those that the new ones were made from.
 
 What a name in ``revert`` was before this formula first changed it (its previous value), and what it was made, are
-kept in ``postconf.json`` of the state directory.
+kept in ``postconf.json`` of the state directory (:py:mod:`_mta_postfix_kept`).
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_kept
 import _mta_postfix_check
+import _mta_postfix_kept
 import _mta_postfix_stage
 import _mta_postfix_syntax
 import _mta_postfix_view
+import _mta_snapshots
 import _mta_transaction
+from _mta_kept import Record
 from _mta_minion import Minion
 from _mta_plan import Change, Plan
 from _mta_postfix_check import Proposal
 from _mta_postfix_syntax import Broken, Entry, Service, Setting, Wanted
 from _mta_postfix_view import Files
 from _mta_run import Run
-from _mta_system import BLANKS, StateDirectory
+from _mta_system import BLANKS
 
 RECORD = "postconf.json"
-# In the record beside the configuration directories, which are absolute paths.
-MADE = "made"
 LOCK_SECONDS = 30.0
 ATTEMPTS = 3
 UNMANAGED = ("keep", "warn", "remove")
@@ -94,26 +96,6 @@ class _Present:
         )
 
 
-class _Record(NamedTuple):
-    """
-    What is kept of the names in ``revert``, for one configuration directory.
-
-    before
-        Name to the previous value: a text, an entry of master.cf, or ``None`` when there was none.
-
-    made
-        Name to what the last apply that changed it made of it.
-    """
-
-    before: dict[str, Any]
-    made: dict[str, Any]
-
-
-def _recorded(whole: Mapping[str, Any], config_directory: str) -> _Record:
-    """The record of a configuration directory; a damaged one is empty."""
-    return _Record(whole.get(config_directory, {}), whole.get(MADE, {}).get(config_directory, {}))
-
-
 # -- what is to change -------------------------------------------------------------------------
 
 
@@ -131,33 +113,35 @@ class Prepared(Proposal):
 
     activate: dict[str, str]
     notes: list[str]
-    record: _Record | None
+    record: Record | None
 
 
 def prepare(
-    state: StateDirectory,
+    minion: Minion,
     name: str,
     parameters: Any = None,
     services: Any = None,
     unmanaged: str = "keep",
     revert: Sequence[str] | None = None,
+    optional: Sequence[str] | None = None,
 ) -> Prepared:
     """
-    Read what is there and find what has to change; without a process, unless a name in ``revert`` is new.
+    Read what is there and find what has to change; without a process, unless a name in ``optional`` is new.
 
     Arguments as for :func:`plan`. Raises ``SaltInvocationError`` for one that cannot be.
     """
     if unmanaged not in UNMANAGED:
         raise SaltInvocationError(f"unmanaged is one of {', '.join(UNMANAGED)}, not {unmanaged!r}")
-    if not isinstance(revert or [], (list, tuple)):
-        raise SaltInvocationError(f"revert is a list of names, not {revert!r}")
+    for label, names in (("revert", revert), ("optional", optional)):
+        if not isinstance(names or [], (list, tuple)):
+            raise SaltInvocationError(f"{label} is a list of names, not {names!r}")
     wanted = _mta_postfix_syntax.wanted_parameters(parameters)
     present = _Present.of(name)
     main, master = present.main, present.master
-    unknown = _unknown(name, wanted, main, revert or [])
+    unknown = _unknown(name, wanted, main, optional or [])
     wanted = {key: value for key, value in wanted.items() if key not in unknown}
-    record = _Record({}, {}) if revert is None else _recorded(state.read(RECORD), name)
-    restored = _restored(record, revert or [], {**main, **master})
+    kept = _Kept.of(minion, name, revert, services, _mta_postfix_kept.Files(main, master))
+    restored = kept.restored
     new_services = changed_services(master, restored.services, services)
     strange = gone = _Unmanaged([], [])
     if unmanaged != "keep":
@@ -176,7 +160,6 @@ def prepare(
     )
     changes, notes = _shown(present, new_parameters, new_services)
     theirs = [key for key in restored.theirs if key not in wanted and key not in (services or {})]
-    kept = _kept(record, revert or [], {**main, **master}, {**new_parameters, **new_services})
     return Prepared(
         config_directory=name,
         files=present.files,
@@ -186,8 +169,8 @@ def prepare(
         services=new_services,
         changes=changes,
         activate={"postfix": _activation(main, new_parameters)} if changes else {},
-        notes=_notes(unknown, theirs, strange) + notes,
-        record=None if revert is None else kept,
+        notes=_notes(unknown, theirs, kept.strange, strange) + notes,
+        record=kept.after(new_parameters, new_services),
     )
 
 
@@ -217,49 +200,90 @@ def _differing(services: Mapping[str, Entry | None], master: Mapping[str, Entry]
 
 
 def _unknown(
-    config_directory: str, wanted: Mapping[str, Wanted], main: Mapping[str, str], revert: Collection[str]
+    config_directory: str, wanted: Mapping[str, Wanted], main: Mapping[str, str], optional: Collection[str]
 ) -> list[str]:
-    """Names in ``revert``, a profile's, that this Postfix does not know."""
+    """Names in ``optional``, a profile's, that this Postfix does not know."""
     new = [name for name, (text, _) in wanted.items() if text is not None and name not in main]
-    return _mta_postfix_stage.unknown(config_directory, [name for name in new if name in revert])
+    return _mta_postfix_stage.unknown(config_directory, [name for name in new if name in optional])
 
 
-class _Restored(NamedTuple):
-    """What gets its previous value again; and the names of what somebody else has changed, which does not."""
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """
+    The previous values, and what of them is to be there again.
 
-    parameters: dict[str, str | None]
-    services: dict[str, Entry | None]
-    theirs: list[str]
+    record
+        As it is read; ``None``: it is neither used nor changed.
+
+    adopted
+        It, with what an older version has changed and not recorded.
+
+    strange
+        Parameters that only such a version, or somebody else, can have set.
+    """
+
+    record: Record | None
+    adopted: Record
+    asked: _mta_postfix_kept.Asked
+    present: _mta_postfix_kept.Files
+    restored: _mta_postfix_kept.Restored
+    strange: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        minion: Minion,
+        config_directory: str,
+        revert: Sequence[str] | None,
+        services: Any,
+        present: _mta_postfix_kept.Files,
+    ) -> _Kept:
+        """Read the record; without ``revert`` nothing is kept or restored."""
+        asked = _mta_postfix_kept.Asked(revert or [], services or {})
+        if revert is None:
+            nothing = _mta_postfix_kept.Restored({}, {}, [])
+            return cls(None, Record({}, {}), asked, present, nothing, [])
+        record = adopted = _mta_kept.read(minion.state, RECORD, config_directory)
+        strange: list[str] = []
+        first = None if record.complete else _before_the_first_apply(minion, config_directory, present)
+        if first:
+            same = _mta_postfix_kept.same
+            items = asked.items(first.master)
+            adopted = _mta_kept.adopted(record, items, present.value, first.value, same)
+            unasked = [name for name in present.main if name not in asked.names and name not in adopted.before]
+            strange = [name for name in unasked if not same(name, present.main[name], first.main.get(name))]
+        restored = _mta_postfix_kept.restored(adopted, asked, present)
+        return cls(record, adopted, asked, present, restored, strange)
+
+    def after(self, parameters: Mapping[str, str | None], services: Mapping[str, Entry | None]) -> Record | None:
+        """What is to be kept after these changes; ``None``: what has been."""
+        if self.record is None:
+            return None
+        record = _mta_postfix_kept.kept(
+            self.adopted, self.asked, self.present, self.restored, parameters, services
+        )
+        if not (parameters or services) and record[:2] == self.record[:2] and self.adopted is self.record:
+            return None
+        return record
 
 
-def _restored(record: _Record, revert: Collection[str], present: Mapping[str, Any]) -> _Restored:
-    """What of the record is not in ``revert`` any more."""
-
-    def is_as_made(name: str) -> bool:
-        now, made = present.get(name), record.made[name]
-        return now == made or ("/" not in name and _mta_postfix_syntax.same(name, now, made))
-
-    ended = [name for name in record.before if name not in revert]
-    theirs = [name for name in ended if name in record.made and not is_as_made(name)]
-    back = {name: record.before[name] for name in ended if name not in theirs}
-    return _Restored(
-        {name: before for name, before in back.items() if "/" not in name},
-        {name: before for name, before in back.items() if "/" in name},
-        theirs,
+def _before_the_first_apply(
+    minion: Minion, config_directory: str, present: _mta_postfix_kept.Files
+) -> _mta_postfix_kept.Files | None:
+    """What main.cf and master.cf were before the first apply; ``None`` where none has changed them."""
+    main, master = (
+        _mta_snapshots.content(minion, os.path.join(config_directory, file)) for file in _mta_postfix_view.FILES
     )
+    if main is None and master is None:
+        return None
 
+    def text(contents: bytes) -> str:
+        return contents.decode("utf-8", "surrogateescape")
 
-def _kept(
-    record: _Record, revert: Collection[str], present: Mapping[str, Any], changed: Mapping[str, Any]
-) -> _Record:
-    """The record after the changes: what is in ``revert``."""
-    before = {name: value for name, value in record.before.items() if name in revert}
-    made = {name: value for name, value in record.made.items() if name in before}
-    for name in revert:
-        if name in changed:
-            before.setdefault(name, present.get(name))
-            made[name] = changed[name]
-    return _Record(before, made)
+    return _mta_postfix_kept.Files(
+        present.main if main is None else _mta_postfix_syntax.parameters(text(main)),
+        present.master if master is None else _mta_postfix_syntax.services(text(master)),
+    )
 
 
 class _Unmanaged(NamedTuple):
@@ -316,11 +340,14 @@ def _shown(
     return changes, notes
 
 
-def _notes(unknown: Sequence[str], theirs: Sequence[str], strange: _Unmanaged) -> list[str]:
+def _notes(
+    unknown: Sequence[str], theirs: Sequence[str], unrecorded: Sequence[str], strange: _Unmanaged
+) -> list[str]:
     """What is to be said of names that are left as they are."""
     said = {
         "Left out, as this version of Postfix does not have it": unknown,
         "Not restored, as somebody has changed it since": theirs,
+        "Left as it is, as an older version of this formula may have set it and kept no record; null takes it out": unrecorded,
         "Unmanaged": [*strange.parameters, *(f"{service} in master.cf" for service in strange.services)],
     }
     return [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
@@ -438,17 +465,18 @@ def plan(
     services: Any = None,
     unmanaged: str = "keep",
     revert: Sequence[str] | None = None,
+    optional: Sequence[str] | None = None,
 ) -> Plan:
     """
     Tell what :func:`apply` would change. Only when there is something, Postfix checks it on a private copy.
 
-    name, parameters, services, unmanaged, revert
+    name, parameters, services, unmanaged, revert, optional
         As for the state ``postconf.managed``.
 
     In the changes services are ``master.cf smtp/inet``. Raises ``SaltInvocationError`` for an argument that
     cannot be.
     """
-    prepared = prepare(minion.state, name, parameters, services, unmanaged, revert)
+    prepared = prepare(minion, name, parameters, services, unmanaged, revert, optional)
     result = Plan(dict(prepared.changes), prepared.activate, notes=list(prepared.notes))
     run = Run.of(minion)
     run.configuration = {"key": (name, prepared.files), "prepared": prepared}
@@ -471,11 +499,12 @@ def apply(
     services: Any = None,
     unmanaged: str = "keep",
     revert: Sequence[str] | None = None,
+    optional: Sequence[str] | None = None,
 ) -> None:
     """
     Make the changes that :func:`plan` tells, as a part of the transaction.
 
-    name, parameters, services, unmanaged, revert
+    name, parameters, services, unmanaged, revert, optional
         As for the state ``postconf.managed``.
 
     main.cf and master.cf are switched only if they are still what the new ones were made from; a file that
@@ -486,11 +515,11 @@ def apply(
     Run.of(minion).configuration = {}
     if not _mta_postfix_view.installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
-    if not prepare(minion.state, name, parameters, services, unmanaged, revert).changes:
+    if not prepare(minion, name, parameters, services, unmanaged, revert, optional).changes:
         return
     _mta_transaction.begin(minion)
     for _ in range(ATTEMPTS):
-        prepared = prepare(minion.state, name, parameters, services, unmanaged, revert)
+        prepared = prepare(minion, name, parameters, services, unmanaged, revert, optional)
         if not prepared.changes:
             return
         staged = _mta_postfix_check.staged(minion, prepared)
@@ -514,11 +543,20 @@ def _switch(minion: Minion, prepared: Prepared, files: Files) -> None:
         if new != (old or ""):
             contents = (new or "").encode("utf-8", "surrogateescape")
             _mta_transaction.write(minion, os.path.join(name, file_name), contents, activate=prepared.activate)
-    whole = minion.state.read(RECORD)
-    if prepared.record is not None and prepared.record != _recorded(whole, name):
-        made = {**whole.get(MADE, {}), name: prepared.record.made}
-        text = json.dumps({**whole, name: prepared.record.before, MADE: made}, indent=1)
+    if prepared.record is not None and prepared.record != _mta_kept.read(minion.state, RECORD, name):
+        text = json.dumps(_mta_kept.whole(minion.state, RECORD, name, prepared.record), indent=1)
         _mta_transaction.write(minion, minion.state.path(RECORD), text, mode="0600")
+
+
+def remember(minion: Minion) -> None:
+    """Keep what a run without changes has found out of previous values."""
+    prepared = Run.of(minion).configuration.get("prepared")
+    if prepared and prepared.record is not None:
+        state, name, record = minion.state, prepared.config_directory, prepared.record
+        # Another apply that is under way writes the record, too; the next run finds this out again.
+        _mta_transaction.alone(
+            minion, lambda: state.write(RECORD, _mta_kept.whole(state, RECORD, name, record)), wait=False
+        )
 
 
 @contextlib.contextmanager

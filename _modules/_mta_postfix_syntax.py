@@ -175,6 +175,12 @@ def entry_text(service: str, entry: Entry) -> str:
     return " ".join([*words, *entry["arguments"]])
 
 
+def parts(entry: Entry) -> dict[str, Any]:
+    """The fields and overrides of an entry, by their names: ``process_limit``, ``-o parameter``."""
+    fields = {field: entry[field] for field in (*FIELDS, "arguments")}
+    return {**fields, **{f"-o {name}": value for name, value in entry["overrides"].items()}}
+
+
 def parameters(text: str) -> dict[str, str]:
     """The parameters that main.cf sets; of several settings of one name the last one counts."""
     return {name: value for name, value, _ in parse_main(text)[0]}
@@ -301,7 +307,7 @@ def _wanted_service(service: Any, fields: Any, present: Entry | None) -> Entry |
     if fields is None:
         return None
     _refuse_fields(service, fields)
-    entry = {**_new_entry(service), **(present or {})}
+    entry = {**new_entry(service), **(present or {})}
     for field in FIELDS:
         if fields.get(field) is not None:
             entry[field] = _column(service, field, fields[field])
@@ -336,7 +342,7 @@ def _refuse_fields(service: str, fields: Any) -> None:
         raise SaltInvocationError(f"{service}: {', '.join(unknown)}: not a field; there are {', '.join(known)}")
 
 
-def _new_entry(service: str) -> Entry:
+def new_entry(service: str) -> Entry:
     """What a new entry has in fields that are not given."""
     private = "n" if service.endswith("/inet") else "-"
     return {**dict.fromkeys(FIELDS, "-"), "private": private, "command": "", "overrides": {}, "arguments": []}
@@ -430,7 +436,7 @@ def described(name: str, text: str) -> bool | int | str | list[str]:
 
 def described_service(service: str, entry: Entry, known: Entry | None) -> dict[str, Any]:
     """The fields in which a master.cf entry differs from ``known``, or from a new one where that is ``None``."""
-    base = known or {**_new_entry(service), "command": None}
+    base = known or {**new_entry(service), "command": None}
     fields: dict[str, Any] = {}
     for field in FIELDS:
         if entry[field] != base[field]:

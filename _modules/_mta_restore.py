@@ -69,21 +69,6 @@ def authority_told(paths: Sequence[str]) -> list[str]:
     ]
 
 
-def content(minion: Minion, path: str) -> bytes | None:
-    """
-    Return what was in a file before the first apply.
-
-    path
-        Absolute path; a symbolic link is followed.
-
-    Returns bytes; ``None`` when there was no such file, or it was never changed.
-    """
-    for entry in _mta_journal.entries(minion, _mta_snapshots.FIRST):
-        if entry["path"] == os.path.realpath(path) and entry["kind"] == "file":
-            return pathlib.Path(entry["folder"], "content").read_bytes()
-    return None
-
-
 def _edited(minion: Minion, entries: Sequence[Entry]) -> dict[str, str]:
     """
     Those of the entries that are not as the last apply that changed them left them, path to what to say.

@@ -33,6 +33,13 @@ class Run:
     configuration
         What :py:mod:`_mta_postfix_edit` has prepared, for the states after it and for its own apply.
 
+    aliases
+        What :py:mod:`_mta_aliases` has found out of previous values and not yet recorded.
+
+    seeds
+        Whether this run has installed Postfix where there was no /etc/aliases: what is in it comes from the answers
+        to debconf, and so from this formula.
+
     preflight
         What :py:mod:`_mta_postfix_check` has found out about files that it has tried already.
 
@@ -52,6 +59,8 @@ class Run:
     subject: str | None = None
     transaction: Any = None
     configuration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    aliases: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: bool = False
     preflight: dict[Any, Any] = dataclasses.field(default_factory=dict)
     authorities: dict[str, Any] = dataclasses.field(default_factory=dict)
     tables: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -166,6 +166,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_chroots(settings)
     settings["main_cf"].update(relayed)
     settings["main_cf"].update(settings["parameters"])
+    settings["revert"] = [*settings["main_cf"], *settings["services"]]
     return settings
 
 
@@ -645,9 +646,9 @@ def _reached(settings: Settings) -> dict[str, list[str]]:
 
 
 def _add_main_cf(settings: Settings, profile: Mapping[str, Any]) -> None:
-    """Add ``main_cf``, the profile's parameters, and ``of_profile``, the names of what it has."""
+    """Add ``main_cf``, the profile's parameters, and ``of_profile``, their names."""
     settings["main_cf"] = _expand(profile["parameters"], settings)
-    settings["of_profile"] = [*profile["parameters"], *_services_of(profile, settings)]
+    settings["of_profile"] = [*profile["parameters"]]
 
 
 def _services_of(profile: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

@@ -41,6 +41,21 @@ def services(minion: Minion) -> dict[str, dict[str, bool]]:
         return {}
 
 
+def content(minion: Minion, path: str) -> bytes | None:
+    """
+    Return what was in a file before the first apply.
+
+    path
+        Absolute path; a symbolic link is followed.
+
+    Returns bytes; ``None`` when there was no such file, or it was never changed.
+    """
+    for entry in _mta_journal.entries(minion, FIRST):
+        if entry["path"] == os.path.realpath(path) and entry["kind"] == "file":
+            return pathlib.Path(entry["folder"], "content").read_bytes()
+    return None
+
+
 def _drafts(minion: Minion) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """What :func:`keep` has written, in an order in which it may get its names: ``[(draft, name)]``."""
     store = first_folder(minion)

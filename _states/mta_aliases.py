@@ -14,7 +14,7 @@ Keep entries of /etc/aliases, and their compiled form, while everything else in 
 """
 
 
-def managed(name, aliases=None, seeded=None, absent_only=None, transaction=None):
+def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, transaction=None):
     """
     Make entries of an aliases file be as given, and its compiled form up to date.
 
@@ -31,10 +31,21 @@ def managed(name, aliases=None, seeded=None, absent_only=None, transaction=None)
     absent_only
         Entries for names that neither the file nor ``aliases`` has. Default: none.
 
+    revert
+        Whether the previous value of each name is kept: what it was when this state first changed it. It is restored
+        when a later run does not name it any more; what somebody else has changed since stays, and the comment says
+        so. Default: no.
+
     transaction
         Name of the transaction whose closing state activates and verifies. Default: this state does it.
     """
-    args = {"name": name, "aliases": aliases, "seeded": seeded, "absent_only": absent_only}
+    args = {
+        "name": name,
+        "aliases": aliases,
+        "seeded": seeded,
+        "absent_only": absent_only,
+        "revert": revert,
+    }
     return __salt__["mta_apply.participate"](
         "mta_aliases.managed", name, args, transaction, __opts__["test"], f"The alias file {name}"
     )

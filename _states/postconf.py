@@ -60,7 +60,15 @@ bring makes the state fail, and nothing is changed. What was wrong before is onl
 """
 
 
-def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep", revert=None, transaction=None):
+def managed(
+    name="/etc/postfix",
+    parameters=None,
+    services=None,
+    unmanaged="keep",
+    revert=None,
+    optional=None,
+    transaction=None,
+):
     """
     Keep main.cf and master.cf as described, together.
 
@@ -84,10 +92,13 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
 
     revert
         List of names of parameters, and of services (``name/type``), of which the previous value is kept: what
-        each of them was when this state first changed it, restored when a later run no longer has the name in
-        here. What somebody else has changed since stays, and the comment says so. A parameter in here that this
-        version of Postfix does not have is left out, and the comment says so. Default: what has been kept stays
-        as it is.
+        each parameter, field and ``-o`` override was when this state first changed it. It is restored when a later
+        run does not name it any more; an entry that was not there goes. What somebody else has changed since stays,
+        and the comment says so. Default: what has been kept stays as it is.
+
+    optional
+        List of names of parameters; one that this version of Postfix does not have is left out, and the comment
+        says so. Default: none.
 
     transaction
         Name of the transaction whose closing state activates and verifies the change. Default: this state
@@ -100,6 +111,7 @@ def managed(name="/etc/postfix", parameters=None, services=None, unmanaged="keep
         "services": services,
         "unmanaged": unmanaged,
         "revert": revert,
+        "optional": optional,
     }
     return __salt__["mta_apply.participate"](
         "postconf.managed", name, args, transaction, __opts__["test"], f"Postfix's configuration in {name}"

@@ -1,4 +1,4 @@
-# Who reads root's and postmaster's mail, and the other aliases of the pillar.
+# Who reads root's and postmaster's mail, and the other aliases of the pillar; those that left it are as before.
 {%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
@@ -11,6 +11,7 @@ postfix_mta_aliases:
     - aliases: {{ dict(mta.root_aliases, **mta.aliases) | json }}
     - absent_only: {{ mta.rfc2142_aliases | json }}
     - seeded: {{ dict(mta.root_aliases, postmaster='root') | json }}
+    - revert: true
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

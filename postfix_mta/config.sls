@@ -15,7 +15,8 @@ postfix_mta_config:
     - parameters: {{ mta.main_cf | json }}
     - services: {{ mta.services | json }}
     - unmanaged: {{ mta.unmanaged | json }}
-    - revert: {{ mta.of_profile | json }}
+    - revert: {{ mta.revert | json }}
+    - optional: {{ mta.of_profile | json }}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

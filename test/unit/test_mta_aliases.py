@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_aliases
+import _mta_snapshots
+import _mta_transaction
 from _mta_plan import Plan
+from _mta_run import Run
 
 STOCK = "# See man 5 aliases for format\npostmaster:    root\n"
 
@@ -57,8 +60,9 @@ def apply(minion, path, installed, main_cf, pretend):
 
     def write(target, contents, user=None, group=None, mode=None, activate=None):
         written.append((os.path.basename(target), mode, activate))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as handle:
-            handle.write(contents)
+            handle.write(contents if isinstance(contents, bytes) else contents.encode())
 
     pretend("_mta_transaction.need", lambda activate: None)
     pretend("_mta_transaction.write", write)
@@ -284,6 +288,66 @@ def test_what_is_only_for_absent_names_leaves_names_that_are_there(minion, apply
     _mta_aliases.apply(minion, str(path), asked, absent_only=wanted)
     assert path.read_text() == FULL + "Abuse: carol\nnoc: postmaster\nwww: alice\n"
     assert _mta_aliases.plan(minion, str(path), asked, absent_only=wanted).changes == {}
+
+
+class TestRevert:
+    """What left the pillar is as it was before, unless somebody has changed it since."""
+
+    @pytest.fixture
+    def keep(self, minion, apply, path, monkeypatch):
+        """``keep(alias=value)``: an apply; returns the state of the file."""
+        path.write_text(FULL)
+        monkeypatch.setattr(_mta_transaction, "alone", lambda minion, do, wait: do())
+
+        def run(absent_only=None, **aliases):
+            arguments = {"aliases": aliases, "absent_only": absent_only, "revert": True}
+            plan = _mta_aliases.plan(minion, str(path), **arguments)
+            if plan.changes:
+                _mta_aliases.apply(minion, str(path), **arguments)
+            else:
+                _mta_aliases.remember(minion)
+            assert _mta_aliases.plan(minion, str(path), **arguments).changes == {}
+            return plan
+
+        return run
+
+    def values(self, path):
+        return _mta_aliases.show(str(path))
+
+    def test_a_changed_a_new_and_a_removed_entry_are_as_before(self, keep, path):
+        before = self.values(path)
+        keep(root="carol", new="x", postmaster=None)
+        keep(root="dave", new="x", postmaster=None)
+        plan = keep()
+        assert plan.changes["root"] == {"old": "dave", "new": "alice, bob"}
+        assert plan.changes["new"] == {"old": "x", "new": None}
+        assert plan.changes["postmaster"] == {"old": None, "new": "root"}
+        assert self.values(path) == before
+
+    def test_what_was_made_for_absent_names_goes_when_it_is_not_asked_for(self, keep, path):
+        keep(absent_only={"noc": "postmaster"})
+        assert keep().changes["noc"] == {"old": "postmaster", "new": None}
+
+    def test_what_somebody_has_changed_stays_and_is_named_once(self, keep, path):
+        keep(root="carol")
+        path.write_text(path.read_text().replace("carol", "erin"))
+        plan = keep()
+        assert "root" not in plan.changes
+        assert "Not restored, as somebody has changed it since: root" in plan.notes
+        assert not any("Not restored" in note for note in keep().notes)
+
+    def test_what_the_answers_to_debconf_have_set_is_this_formula_s(self, keep, path, minion):
+        path.write_text("postmaster: root\nroot: carol\n")
+        Run.of(minion).seeds = True
+        keep(root="carol", postmaster="root")
+        Run.of(minion).seeds = False
+        assert keep().changes == {"root": {"old": "carol", "new": None}}
+
+    def test_what_an_older_version_has_set_is_adopted(self, keep, path, minion, monkeypatch):
+        monkeypatch.setattr(_mta_snapshots, "content", lambda minion, name: FULL.encode())
+        path.write_text(FULL.replace("alice,", "carol,"))
+        keep(root=_mta_aliases.show(str(path))["root"])
+        assert "alice" in keep().changes["root"]["new"]
 
 
 def test_the_state_announces_and_then_is_satisfied(opts, modules, context, path):

@@ -12,6 +12,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_edit
 import _mta_postfix_view
+import _mta_snapshots
+import _mta_transaction
 from _mta_plan import Plan
 
 # -- activation --------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ def test_a_listener_that_is_taken_out_is_let_go_and_one_with_another_program_is_
     (tmp_path / "master.dist").write_text(f"{MASTER}smtps inet n - y - - smtpd\n")
     monkeypatch.setattr(_mta_postfix_view, "PACKAGE_MASTER", (str(tmp_path / "master.dist"),))
     configuration.write(master=f"{MASTER}smtps inet n - y - - smtpd\n2525 inet n - y - - smtpd\n")
-    prepared = _mta_postfix_edit.prepare(minion.state, configuration.path, **arguments)
+    prepared = _mta_postfix_edit.prepare(minion, configuration.path, **arguments)
     assert _mta_postfix_edit.let_go(prepared, arguments.get("services")) == let_go
 
 
@@ -254,7 +256,7 @@ class TestRevert:
         """``kept(services)``: keep what a first apply of services keeps, without Postfix."""
 
         def keep(services, made=True):
-            first = _mta_postfix_edit.prepare(minion.state, configuration.path, {}, services, "keep", [*services])
+            first = _mta_postfix_edit.prepare(minion, configuration.path, {}, services, "keep", [*services])
             record = {configuration.path: first.record.before}
             if made:
                 record["made"] = {configuration.path: first.record.made}
@@ -292,10 +294,12 @@ class TestRevert:
         assert configuration.plan(revert=[]).notes == []
         assert configuration.show()["smtpd_helo_required"] == "no"
 
-    def test_a_service_that_others_set_since_is_theirs(self, configuration, kept):
+    def test_a_field_that_others_set_since_is_theirs(self, configuration, kept):
         kept({"smtp/inet": {"command": "postscreen", "process_limit": 1}})
         configuration.write(master=MASTER.replace("-       -       smtpd", "-       2       postscreen", 1))
-        assert configuration.changes(revert=[]) == {}
+        plan = configuration.plan(revert=[])
+        assert plan.changes["master.cf smtp/inet"]["new"] == {"command": "smtpd"}
+        assert "Not restored, as somebody has changed it since: smtp/inet process_limit" in plan.notes
 
     def test_what_is_asked_for_otherwise_stays(self, configuration, apply):
         apply(**HARDENED)
@@ -321,9 +325,9 @@ class TestRevert:
         assert changes["master.cf own/unix"]["new"] is None
 
     def test_a_service_comes_back_as_it_was_and_the_pillar_s_fields_stay(self, configuration, kept):
-        before = configuration.services()["smtp/inet"]
         service = {"smtp/inet": {"command": "postscreen", "process_limit": 1}}
-        assert kept(service, made=False).before == {"smtp/inet": before}
+        before = {"smtp/inet command": "smtpd", "smtp/inet process_limit": "-"}
+        assert kept(service, made=False).before == before
         configuration.write(master=MASTER.replace("-       -       smtpd", "-       1       postscreen", 1))
         assert configuration.changes(revert=[])["master.cf smtp/inet"]["new"] == {
             "process_limit": "-",
@@ -336,9 +340,35 @@ class TestRevert:
         self, configuration, apply
     ):
         wanted = {"biff": True, "smtpd_forbid_novelty": True}
-        plan = configuration.plan(parameters=wanted, revert=[*wanted])
+        plan = configuration.plan(parameters=wanted, revert=[*wanted], optional=[*wanted])
         assert plan.changes == {"biff": {"old": "no", "new": "yes"}}
         assert "Left out, as this version of Postfix does not have it: smtpd_forbid_novelty" in plan.notes
+
+    def test_an_entry_that_was_recorded_as_a_whole_comes_back_as_a_whole(self, configuration, minion):
+        before = configuration.services()["smtp/inet"]
+        made = {**before, "process_limit": "1"}
+        minion.state.write("postconf.json", {configuration.path: {"smtp/inet": before},
+                                             "made": {configuration.path: {"smtp/inet": made}}})  # fmt: skip
+        configuration.write(master=MASTER.replace("-       -       smtpd", "-       1       smtpd", 1))
+        changes = configuration.changes(revert=[])
+        assert changes["master.cf smtp/inet"]["new"] == {"process_limit": "-"}
+
+    def test_a_previous_value_that_is_there_again_is_no_news(self, configuration, apply):
+        apply(**HARDENED)
+        configuration.write(configuration.main().replace("biff = yes", "biff = no"))
+        plan = configuration.plan(revert=["smtpd_helo_required"])
+        assert plan.changes == {} and not any("biff" in note for note in plan.notes)
+
+    def test_what_is_theirs_is_said_once_also_when_nothing_changes(
+        self, configuration, apply, minion, monkeypatch
+    ):
+        monkeypatch.setattr(_mta_transaction, "alone", lambda minion, do, wait: do())
+        apply(parameters={"biff": True}, revert=["biff"])
+        configuration.write(configuration.main().replace("biff = yes", "biff = maybe"))
+        plan = configuration.plan(revert=[])
+        assert plan.changes == {} and plan.notes == ["Not restored, as somebody has changed it since: biff"]
+        _mta_postfix_edit.remember(minion)
+        assert configuration.plan(revert=[]).notes == []
 
     def test_a_record_that_is_damaged_is_none(self, configuration, apply, minion):
         apply(**HARDENED)
@@ -348,3 +378,45 @@ class TestRevert:
     def test_only_a_list_of_names_is_taken(self, configuration):
         with pytest.raises(SaltInvocationError, match="revert is a list"):
             configuration.plan(revert="biff")
+
+
+class TestWithoutARecord:
+    """A host on which an older version set things, and kept no record of most of them."""
+
+    @pytest.fixture
+    def managed(self, configuration, minion, written, commands, monkeypatch):
+        """The older version has set a size, and an override; before its first apply there were others."""
+        first = {"main.cf": MAIN + "message_size_limit = 1\n", "master.cf": MASTER}
+        monkeypatch.setattr(_mta_snapshots, "content", lambda minion, path: first[os.path.basename(path)].encode())
+        monkeypatch.setattr(_mta_transaction, "alone", lambda minion, do, wait: do())
+        master = MASTER.replace("-       -       smtpd", "-       -       smtpd -o x_nets=1", 1)
+        configuration.write(MAIN + "message_size_limit = 2\nhand_made = 3\n", master)
+        return configuration
+
+    ASKED = {
+        "parameters": {"message_size_limit": 2},
+        "services": {"smtp/inet": {"overrides": {"x_nets": 1}}},
+        "revert": ["message_size_limit", "smtp/inet"],
+    }
+
+    def test_what_is_asked_for_is_adopted_by_an_apply_that_changes_nothing(self, managed, minion):
+        assert managed.changes(**self.ASKED) == {}
+        _mta_postfix_edit.remember(minion)
+        changes = managed.changes(revert=[])
+        assert changes.pop("message_size_limit") == {"old": "2", "new": "1"}
+        assert changes.pop("master.cf smtp/inet")["new"] == {"-o x_nets": None}
+        assert not changes
+
+    def test_what_is_changed_at_the_same_time_goes_back_to_what_was_first(self, managed):
+        managed.apply(parameters={"message_size_limit": 9}, revert=["message_size_limit"])
+        assert managed.changes(revert=[])["message_size_limit"] == {"old": "9", "new": "1"}
+
+    def test_what_nothing_asks_for_is_left_and_named_once(self, managed, minion):
+        plan = managed.plan(revert=["biff"])
+        assert plan.changes == {}
+        (note,) = plan.notes
+        assert note.startswith("Left as it is, as an older version") and note.endswith(
+            ": message_size_limit, hand_made"
+        )
+        _mta_postfix_edit.remember(minion)
+        assert managed.plan(revert=["biff"]).notes == []

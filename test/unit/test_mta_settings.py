@@ -326,7 +326,7 @@ class TestHardenedProfile:
     def test_where_nobody_can_log_in_the_services_for_that_are_off(self, hardened):
         off = hardened({"sasl": {"enabled": False}})
         assert {*off["services"]} == {"smtp/inet", "smtpd/pass"}
-        assert not {"submission/inet", "submissions/inet"} & {*off["of_profile"]}
+        assert not {"submission/inet", "submissions/inet"} & {*off["revert"]}
         assert "submission/inet" in hardened({"sasl": {"type": "dovecot"}})["services"]
 
     def test_all_files_of_its_pairs_stay(self, hardened):
@@ -353,8 +353,18 @@ class TestHardenedProfile:
         assert given["smtp/inet"] == hardened()["services"]["smtp/inet"]
 
     def test_what_is_the_profile_s_own_goes_with_it(self, hardened):
-        assert {"smtp/inet", "disable_vrfy_command"} <= {*hardened()["of_profile"]}
-        assert {*merged()["of_profile"]} == {*PROFILES["guide"]["parameters"]}
+        assert {"smtp/inet", "disable_vrfy_command"} <= {*hardened()["revert"]}
+        assert {*merged()["revert"]} == {*merged()["of_profile"]} == {*PROFILES["guide"]["parameters"]}
+
+    def test_all_that_is_asked_for_goes_with_what_asks_for_it(self, hardened):
+        asked = {
+            "parameters": {"biff": None},
+            "services": {"extra/unix": {"command": "pipe"}, "submission": False},
+            "relay": {"host": "smtp.example.net", "username": "u", "password": "p"},
+        }
+        names = {"relayhost", "smtp_sasl_password_maps", "biff", "extra/unix", "submission/inet"}
+        assert names <= {*hardened(asked)["revert"]}
+        assert not names & {*hardened(asked)["of_profile"]}
 
 
 class TestSenders:

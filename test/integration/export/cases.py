@@ -234,8 +234,8 @@ def try_case(name, number, configurations, caller, sinks):
     else:
         arguments = {"parameters": other["parameters"], "services": other["services"]}
         # The library as Salt's modules have imported it: this finds the changes, and lets no daemon try each.
-        edit, state = sys.modules["_mta_postfix_edit"], sys.modules["_mta_system"].StateDirectory()
-        changes = {"postfix_mta_config": edit.prepare(state, str(POSTFIX), **arguments).changes}
+        edit, minion = sys.modules["_mta_postfix_edit"], sys.modules["_mta_minion"].Minion({}, {}, {}, {}, {})
+        changes = {"postfix_mta_config": edit.prepare(minion, str(POSTFIX), **arguments).changes}
         if result["table"]:
             about = {"name": str(POSTFIX / result["table"]), **other["maps"][result["table"]]}
             states = caller.cmd("state.single", "mta_map.managed", test=True, **about)

@@ -241,6 +241,62 @@ class TestUnmanaged:
         assert apply("remove")["changes"] == {}
 
 
+class TestWhatLeavesThePillar:
+    """It leaves the host: in one apply, as predicted, and what somebody has changed since stays."""
+
+    RELAY = {"host": "127.0.0.1", "port": 2599, "tls": "none"}
+
+    def look(self, host):
+        """All of main.cf and master.cf, and the aliases, in an order of their own."""
+        return {
+            "main": {*host.check_output("postconf -n").splitlines()},
+            "master": {*host.check_output("postconf -P; postconf -F").splitlines()},
+            "aliases": {*host.check_output("postalias -s /etc/aliases").splitlines()} - {""},
+            "table": host.file("/etc/postfix/relay_passwords").exists,
+        }
+
+    @pytest.fixture
+    def pillar(self, container, instance):
+        pillar = instance.provisioner["pillars"]["postfix_mta.sls"]["postfix_mta"]
+        yield pillar
+        container.set_pillar({"postfix_mta": pillar})
+        assert all(state["result"] for state in container.apply().values())
+
+    def test_all_of_it_is_as_before_and_what_somebody_has_changed_stays(self, host, container, pillar):
+        host.check_output("postconf -e delay_warning_time=4h && postconf -Pe submission/inet/biff=no")
+        before = self.look(host)
+        more = {
+            "relay": {**self.RELAY, "username": "alice", "password": "not-in-any-log"},
+            "verify": {**pillar["verify"], "relay": False},
+            "parameters": {**pillar["parameters"], "delay_warning_time": "5h", "bounce_queue_lifetime": "1d"},
+            "services": {
+                "submission/inet": {
+                    "process_limit": 7,
+                    "overrides": {**pillar["services"]["submission/inet"]["overrides"], "biff": True},
+                },
+                "10027/inet": {"command": "smtpd", "process_limit": 3, "overrides": {"syslog_name": "own"}},
+            },
+            "aliases": {"abuse": "root", "quoted user": None, "extra": "bob"},
+        }
+        results = container.apply(pillar={"postfix_mta": {**pillar, **more}})
+        assert all(state["result"] for state in results.values()), results
+        changed = self.look(host)
+        assert "relayhost = [127.0.0.1]:2599" in changed["main"] and changed["table"]
+        host.check_output("postconf -e bounce_queue_lifetime=2d")
+        predicted = container.apply(test=True, pillar={"postfix_mta": pillar})
+        results = container.apply()
+        assert all(state["result"] for state in results.values()), results
+        for name in ("postfix_mta_config", "postfix_mta_aliases", "postfix_mta_maps"):
+            assert state_of(results, name)["changes"] == state_of(predicted, name)["changes"], name
+        comment = state_of(results, "postfix_mta_config")["comment"]
+        assert "Not restored, as somebody has changed it since: bounce_queue_lifetime" in comment
+        assert self.look(host) == {**before, "main": {*before["main"], "bounce_queue_lifetime = 2d"}}
+        again = container.apply()
+        assert not any(state["changes"] for state in again.values())
+        assert "Not restored" not in str(again)
+        host.check_output("postconf -X bounce_queue_lifetime delay_warning_time")
+
+
 class TestLogin:
     """verify.login: the conversation logs in, and a wrong password undoes the change that it came with."""
 

@@ -451,3 +451,17 @@ def remember(minion: Minion) -> None:
         _mta_transaction.alone(
             minion, lambda: state.write(RECORD, _mta_kept.whole(state, RECORD, name, record)), wait=False
         )
+
+
+def shared(minion: Minion, name: str) -> bool:
+    """
+    Tell whether the entries would differ from before the first apply if nothing were asked for any more.
+
+    So it is where somebody else has set something. Without a complete record nobody knows.
+    """
+    first = _mta_snapshots.content(minion, name)
+    if first is None or not _mta_kept.read(minion.state, RECORD, name).complete:
+        return False
+    text = _mta_system.read(name) or ""
+    after = edited(text, _asked(minion, name, text, {}, {}, True).wanted)
+    return _first_values(after) != _first_values(first.decode("utf-8", "surrogateescape"))

@@ -15,6 +15,7 @@ import _mta_aliases
 import _mta_beacon
 import _mta_ca
 import _mta_certificates
+import _mta_clean
 import _mta_firewall
 import _mta_fleet_ca
 import _mta_journal
@@ -49,9 +50,7 @@ PARTICIPANTS = {
         "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember
     ),
     "mta_map.only": Participant("mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply),
-    "mta_transaction.restored": Participant(
-        "mta_originals", _mta_restore.restore_plan, _mta_restore.restore_apply
-    ),
+    "mta_transaction.restored": Participant("mta_originals", _mta_clean.plan, _mta_clean.apply),
     "mta_transaction.rolled_back": Participant(
         "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply
     ),

@@ -286,6 +286,20 @@ def _before_the_first_apply(
     )
 
 
+def shared(minion: Minion, config_directory: str) -> bool:
+    """
+    Tell whether main.cf or master.cf would differ from before the first apply if nothing were asked for any more.
+
+    So it is where somebody else has set something. Without a complete record nobody knows.
+    """
+    files = _mta_postfix_view.read_both(config_directory)
+    present = _mta_postfix_kept.Files(files.parameters(), files.services())
+    first = _before_the_first_apply(minion, config_directory, present)
+    if first is None or not _mta_kept.read(minion.state, RECORD, config_directory).complete:
+        return False
+    return _after(prepare(minion, config_directory, revert=[])) != (first.main, first.master)
+
+
 class _Unmanaged(NamedTuple):
     """Parameters and services that neither the arguments nor the package know, and nothing refers to."""
 

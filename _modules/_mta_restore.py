@@ -88,6 +88,11 @@ def _edited(minion: Minion, entries: Sequence[Entry]) -> dict[str, str]:
     return found
 
 
+def edited(minion: Minion) -> set[str]:
+    """Return the paths of the files that somebody has changed since the last apply that changed them."""
+    return {*_edited(minion, _mta_journal.entries(minion, _mta_snapshots.FIRST))}
+
+
 def _needed(minion: Minion, entries: Sequence[Entry], modules: Mapping[str, str], asked: bool) -> dict[str, str]:
     """
     Of entries that would go, what a main.cf or master.cf that stays does not work without, path to what to say.
@@ -166,16 +171,24 @@ def _with_mates(
     return found
 
 
-def _survey(minion: Minion, entries: Sequence[Entry], everything: bool = False) -> dict[str, Any]:
+def _survey(
+    minion: Minion, entries: Sequence[Entry], everything: bool = False, theirs: Collection[str] = ()
+) -> dict[str, Any]:
     """
     What putting entries back would change, as ``{path: {"old": …, "new": …}}``; what stays, path to what to say or
     ``None``; the files of an authority; whether saslauthd stays.
 
     everything
         They are all that there is. What main.cf and master.cf need stays with them then.
+
+    theirs
+        Paths of files that stay as well, as somebody else has set something in them.
     """
     modules = {entry["path"]: _mta_journal.fact(entry, "module") for entry in entries}
-    stays = _with_mates(minion, entries, modules, _edited(minion, entries))
+    others = {
+        path: f"{path} stays, as somebody else has set something in it" for path in theirs if path in modules
+    }
+    stays = _with_mates(minion, entries, modules, {**others, **_edited(minion, entries)})
     asked = False
     if everything and any(modules[path] == "postconf" for path in stays):
         asked = _uses_saslauthd()
@@ -251,15 +264,18 @@ def restore(minion: Minion, paths: Collection[str]) -> None:
             put_back(minion, entry, forget=True)
 
 
-def restore_plan(minion: Minion) -> Plan:
+def restore_plan(minion: Minion, theirs: Collection[str] = ()) -> Plan:
     """
     Tell what differs from how it was before the first apply that committed; changes by path.
+
+    theirs
+        Paths of files that stay, as somebody else has set something in them.
 
     What is not as the last apply that changed it left it stays: what somebody has changed since is theirs, and
     with it what cannot do without it. So does an authority. The notes name them.
     """
     entries = _mta_journal.entries(minion, _mta_snapshots.FIRST)
-    found = _survey(minion, entries, everything=True)
+    found = _survey(minion, entries, everything=True, theirs=theirs)
     told = _told(entries, found)
     if not found["changes"]:
         return Plan(notes=told)
@@ -273,9 +289,12 @@ def restore_plan(minion: Minion) -> Plan:
     return Plan(found["changes"], {"postfix": "restart", **services}, notes=told)
 
 
-def restore_apply(minion: Minion) -> None:
+def restore_apply(minion: Minion, theirs: Collection[str] = ()) -> None:
     """
     Put back what :func:`restore_plan` tells, to how it was before the first apply, in one transaction.
+
+    theirs
+        As for :func:`restore_plan`.
 
     When that is committed, the services are as before the first apply, and what was kept is forgotten, except for
     what stays.
@@ -283,7 +302,7 @@ def restore_apply(minion: Minion) -> None:
     For states: by itself it is refused.
     """
     _mta_transaction.begin(minion)
-    planned = restore_plan(minion)
+    planned = restore_plan(minion, theirs)
     listeners = [listener["service"] for listener in _mta_postfix_view.listeners()]
     restore(minion, list(planned.changes))
     _mta_transaction.need(minion, planned.activate, let_go=listeners)

@@ -380,6 +380,13 @@ class TestRevert:
             configuration.plan(revert="biff")
 
 
+ASKED = {
+    "parameters": {"message_size_limit": 2},
+    "services": {"smtp/inet": {"overrides": {"x_nets": 1}}},
+    "revert": ["message_size_limit", "smtp/inet"],
+}
+
+
 class TestWithoutARecord:
     """A host on which an older version set things, and kept no record of most of them."""
 
@@ -393,14 +400,8 @@ class TestWithoutARecord:
         configuration.write(MAIN + "message_size_limit = 2\nhand_made = 3\n", master)
         return configuration
 
-    ASKED = {
-        "parameters": {"message_size_limit": 2},
-        "services": {"smtp/inet": {"overrides": {"x_nets": 1}}},
-        "revert": ["message_size_limit", "smtp/inet"],
-    }
-
     def test_what_is_asked_for_is_adopted_by_an_apply_that_changes_nothing(self, managed, minion):
-        assert managed.changes(**self.ASKED) == {}
+        assert managed.changes(**ASKED) == {}
         _mta_postfix_edit.remember(minion)
         changes = managed.changes(revert=[])
         assert changes.pop("message_size_limit") == {"old": "2", "new": "1"}

@@ -361,7 +361,7 @@ def _notes(
     said = {
         "Left out, as this version of Postfix does not have it": unknown,
         "Not restored, as somebody has changed it since": theirs,
-        "Left as it is, as an older version of this formula may have set it and kept no record; null takes it out": unrecorded,
+        "Left as it is (null takes it out), as an older version may have set it and kept no record": unrecorded,
         "Unmanaged": [*strange.parameters, *(f"{service} in master.cf" for service in strange.services)],
     }
     return [f"{what}: {', '.join(names)}" for what, names in said.items() if names]

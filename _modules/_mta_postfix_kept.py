@@ -1,8 +1,8 @@
 """
-What parameters, and fields and overrides of master.cf, were before this formula first set them, and are to be again.
+Previous values of main.cf and master.cf: parameters, entries, and the fields and overrides that are asked of one.
 
-Items (:py:mod:`_mta_kept`) are ``parameter``; ``name/type process_limit`` and ``name/type -o parameter`` for what is
-asked of an entry of master.cf; and ``name/type`` for an entry that was not there, or is asked to be not there.
+Items (:py:mod:`_mta_kept`) are ``parameter``; ``name/type process_limit`` and ``name/type -o parameter`` for what
+is asked of an entry of master.cf; and ``name/type`` for an entry that was not there, or is asked to be not there.
 """
 
 from __future__ import annotations

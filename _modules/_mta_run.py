@@ -37,8 +37,8 @@ class Run:
         What :py:mod:`_mta_aliases` has found out of previous values and not yet recorded.
 
     seeds
-        Whether this run has installed Postfix where there was no /etc/aliases: what is in it comes from the answers
-        to debconf, and so from this formula.
+        Whether this run has installed Postfix where there was no /etc/aliases: what is in it comes from the
+        answers to debconf, and so from this formula.
 
     preflight
         What :py:mod:`_mta_postfix_check` has found out about files that it has tried already.

@@ -39,8 +39,9 @@ def effective(saltenv="base"):
     they need), ``authority``, each pair's ``arguments``, ``conversation`` and ``saslauthd`` (what the states of
     ``mta_cert``, ``mta_probe`` and ``saslauthd`` are called with), ``main_cf`` (all parameters), ``of_profile``
     (names of those that the profile has), ``revert`` (names of all parameters and services that are asked for),
-    ``family`` (what ``os_family.yaml`` says), ``families`` (the known ones), ``revision`` (of the formula) and ``synced`` (whether the loaded modules are
-    those of the file server). In place of secrets are pillar paths (or ``None``):
+    ``family`` (what ``os_family.yaml`` says), ``families`` (the known ones), ``revision`` (of the formula) and
+    ``synced`` (whether the loaded modules are those of the file server). In place of secrets are pillar paths
+    (or ``None``):
     ``certificate.ca.passphrase_pillar``, ``certificate.ca.previous_passphrase_pillar``, ``verify.login_pillar``
     and the ``logins`` of a table of ``maps``; and in ``certificate.files`` in place of what is no path of a file.
 

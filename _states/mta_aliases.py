@@ -32,9 +32,9 @@ def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, tra
         Entries for names that neither the file nor ``aliases`` has. Default: none.
 
     revert
-        Whether the previous value of each name is kept: what it was when this state first changed it. It is restored
-        when a later run does not name it any more; what somebody else has changed since stays, and the comment says
-        so. Default: no.
+        Whether the previous value of each name is kept: what it was when this state first changed it. It is
+        restored when a later run does not name it any more; what somebody else has changed since stays, and the
+        comment says so. Default: no.
 
     transaction
         Name of the transaction whose closing state activates and verifies. Default: this state does it.

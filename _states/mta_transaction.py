@@ -122,9 +122,9 @@ def restored(name):
 
     The services that did not run before the first apply are stopped and disabled. Mail, packages and what others
     changed elsewhere stay. So does, and the comment names it, what is not as the last apply that changed it left
-    it, in contents, owner or mode, with what an edited main.cf or master.cf needs; and an authority with its private
-    key. Of an edited main.cf, master.cf or /etc/aliases what this formula has set in it is as it was before. What was
-    kept of what stays is kept on.
+    it, in contents, owner or mode, with what a main.cf or master.cf that stays needs; and an authority with its
+    private key. Where somebody else has set something in main.cf, master.cf or /etc/aliases, what this formula has
+    set in it is as before, and the rest stays. What was kept of what stays is kept on.
     """
     authority = __salt__["mta_fleet_ca.only_signs"]()
     if authority:

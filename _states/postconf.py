@@ -92,9 +92,9 @@ def managed(
 
     revert
         List of names of parameters, and of services (``name/type``), of which the previous value is kept: what
-        each parameter, field and ``-o`` override was when this state first changed it. It is restored when a later
-        run does not name it any more; an entry that was not there goes. What somebody else has changed since stays,
-        and the comment says so. Default: what has been kept stays as it is.
+        each parameter, field and ``-o`` override was when this state first changed it. It is restored when a
+        later run does not name it any more; an entry that was not there goes. What somebody else has changed
+        since stays, and the comment says so. Default: what has been kept stays as it is.
 
     optional
         List of names of parameters; one that this version of Postfix does not have is left out, and the comment

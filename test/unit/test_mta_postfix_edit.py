@@ -416,7 +416,7 @@ class TestWithoutARecord:
         plan = managed.plan(revert=["biff"])
         assert plan.changes == {}
         (note,) = plan.notes
-        assert note.startswith("Left as it is, as an older version") and note.endswith(
+        assert note.startswith("Left as it is (null takes it out)") and note.endswith(
             ": message_size_limit, hand_made"
         )
         _mta_postfix_edit.remember(minion)

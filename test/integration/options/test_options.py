@@ -244,8 +244,6 @@ class TestUnmanaged:
 class TestWhatLeavesThePillar:
     """It leaves the host: in one apply, as predicted, and what somebody has changed since stays."""
 
-    RELAY = {"host": "127.0.0.1", "port": 2599, "tls": "none"}
-
     def look(self, host):
         """All of main.cf and master.cf, and the aliases, in an order of their own."""
         return {
@@ -266,7 +264,13 @@ class TestWhatLeavesThePillar:
         host.check_output("postconf -e delay_warning_time=4h && postconf -Pe smtp/inet/biff=no")
         before = self.look(host)
         more = {
-            "relay": {**self.RELAY, "username": "alice", "password": "not-in-any-log"},
+            "relay": {
+                "host": "127.0.0.1",
+                "port": 2599,
+                "tls": "none",
+                "username": "alice",
+                "password": "not-in-any-log",
+            },
             "parameters": {**pillar["parameters"], "delay_warning_time": "5h", "bounce_queue_lifetime": "1d"},
             "services": {
                 "submission/inet": {**pillar["services"]["submission/inet"], "process_limit": 7},

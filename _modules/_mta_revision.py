@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3dbf08f2b2f6"
+REVISION = "8b729ce52734"

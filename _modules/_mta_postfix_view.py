@@ -95,6 +95,16 @@ def known_parameters(config_directory: str) -> set[str]:
     return {line.partition(" ")[0] for line in output.splitlines()}
 
 
+def queue_directory() -> str:
+    """The default instance's queue, whatever else is wrong with main.cf; Postfix's default where none is named."""
+    try:
+        text = _mta_system.read(os.path.join(CONFIG_DIRECTORY, FILES[0])) or ""
+    except CommandExecutionError:
+        text = ""
+    named = _mta_postfix_syntax.parameters(text).get("queue_directory", "")
+    return named if named.startswith("/") else "/var/spool/postfix"
+
+
 # -- what the package configures ---------------------------------------------------------------
 
 

@@ -347,7 +347,7 @@ def size(queue_directory: str | None = None) -> dict[str, int] | None:
     ``deferred`` (as every queue in ``hash_queue_names``) has levels of directories with names of one character.
     Also counted, but not in the total, is what no listing shows: messages in ``corrupt``.
     """
-    base = queue_directory or _queue_directory()
+    base = queue_directory or _mta_postfix_view.queue_directory()
     if not os.path.isdir(base):
         return None
     found = {}
@@ -358,14 +358,6 @@ def size(queue_directory: str | None = None) -> dict[str, int] | None:
             raise CommandExecutionError(f"Cannot count the queue {name}: {err}") from err
     found["total"] = sum(found[name] for name in QUEUES)
     return found
-
-
-def _queue_directory() -> str:
-    try:
-        named = _mta_postfix_view.show().get("queue_directory", "")
-    except CommandExecutionError:
-        named = ""
-    return named if named.startswith("/") else "/var/spool/postfix"
 
 
 def _files(directory: str) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_postfix_view
 import _mta_saslauthd_view
 import _mta_system
 
@@ -39,7 +39,6 @@ RC_LINKS = "/etc/rc[2-5].d/S[0-9][0-9]{name}"
 SYSTEMD_RUNS = "/run/systemd/system"
 LOCAL_UNITS = "/etc/systemd/system"
 UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-MAIN_CF = "/etc/postfix/main.cf"
 DAEMONS = {
     "postfix": Daemon("/usr/sbin/postfix", "master"),
     "saslauthd": Daemon("/usr/sbin/saslauthd", "saslauthd"),
@@ -85,14 +84,9 @@ def _alive(pid: int, process: str) -> bool:
     )
 
 
-def _queue_directory() -> str:
-    found = re.search(r"^queue_directory\s*=\s*(/\S+)\s*$", _read(MAIN_CF), re.MULTILINE)
-    return found[1] if found else "/var/spool/postfix"
-
-
 def _pid_file(name: str) -> str:
     if name == "postfix":
-        return f"{_queue_directory()}/pid/master.pid"
+        return f"{_mta_postfix_view.queue_directory()}/pid/master.pid"
     return f"{_mta_saslauthd_view.settings()['socket_directory']}/saslauthd.pid"
 
 
@@ -234,7 +228,7 @@ def _deliveries_ended(name: str) -> Iterator[None]:
     children = _children(name) if name == "postfix" else set()
     managers = [pid for pid in children if "\tqmgr\n" in _read(f"{PROC}/{pid}/status")]
     agents = [pid for pid in children if pid not in managers]
-    active = f"{os.path.realpath(_queue_directory())}/active/"
+    active = f"{os.path.realpath(_mta_postfix_view.queue_directory())}/active/"
 
     def send(number: signal.Signals) -> None:
         for pid in managers:

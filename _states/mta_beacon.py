@@ -12,6 +12,8 @@ Keep the beacon that tells the master what is wrong with a mail server on or off
         - saslauthd: /var/spool/postfix/var/run/saslauthd/mux
 """
 
+from salt.utils.args import clean_kwargs
+
 
 def managed(name, enabled=False, **settings):
     """
@@ -36,7 +38,5 @@ def managed(name, enabled=False, **settings):
     saslauthd
         Absolute path of its socket. Default: it is not looked at.
     """
-    settings = {key: value for key, value in settings.items() if key[:2] != "__"}
-    return __salt__["mta_apply.converge"](
-        "mta_beacon.managed", name, {"enabled": enabled, **settings}, __opts__["test"], "The beacon"
-    )
+    arguments = {"enabled": enabled, **clean_kwargs(**settings)}
+    return __salt__["mta_apply.converge"]("mta_beacon.managed", name, arguments, __opts__["test"], "The beacon")

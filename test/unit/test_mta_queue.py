@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_postfix_view
 import _mta_queue
 
 # Recorded: Postfix 3.7 and 3.10. The byte of Latin-1 in the sender caf? has been replaced by Postfix.
@@ -422,8 +423,9 @@ class TestSize:
             "total": 6,
         }
 
-    def test_main_cf_says_where_the_queue_is(self, spool, pretend):
-        pretend("_mta_postfix_view.show", lambda: {"queue_directory": str(spool)})
+    def test_main_cf_says_where_the_queue_is(self, spool, tmp_path, monkeypatch):
+        monkeypatch.setattr(_mta_postfix_view, "CONFIG_DIRECTORY", str(tmp_path))
+        (tmp_path / "main.cf").write_text(f"queue_directory =\n {spool}\nno parameter\n")
         assert _mta_queue.size()["total"] == 5
 
     def test_no_queue_directory_is_none(self, tmp_path):

@@ -8,6 +8,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_postfix_view
 import _mta_saslauthd_view
 import _mta_services
 import _mta_system
@@ -16,7 +17,7 @@ import _mta_system
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """A host below ``tmp_path``; without systemd until a test makes its directory."""
-    for name in ("PROC", "INIT_SCRIPTS", "RC_LINKS", "SYSTEMD_RUNS", "LOCAL_UNITS", "MAIN_CF"):
+    for name in ("PROC", "INIT_SCRIPTS", "RC_LINKS", "SYSTEMD_RUNS", "LOCAL_UNITS"):
         monkeypatch.setattr(_mta_services, name, f"{tmp_path}{getattr(_mta_services, name)}")
     units = tuple(f"{tmp_path}{path}" for path in _mta_services.UNIT_DIRS)
     monkeypatch.setattr(_mta_services, "UNIT_DIRS", units)
@@ -26,6 +27,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(_mta_services, "PATIENCE", 0.3)
     monkeypatch.setattr(_mta_services, "POLL", 0.005)
     monkeypatch.setattr(_mta_saslauthd_view, "settings", lambda: {"socket_directory": f"{tmp_path}/sasl"})
+    monkeypatch.setattr(_mta_postfix_view, "CONFIG_DIRECTORY", f"{tmp_path}/etc/postfix")
     write(tmp_path / "etc/postfix/main.cf", f"# comment\nqueue_directory = {tmp_path}/queue\n")
     return tmp_path
 

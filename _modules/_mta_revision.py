@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8b729ce52734"
+REVISION = "c75657d4885a"

@@ -1,5 +1,5 @@
 """
-Rules on what is weak about a mail server, over what :py:mod:`_mta_audit` has seen of it.
+Rules on what is weak about a mail server, over what `_mta_audit` has seen of it.
 
 Nothing here reads a file or talks to anybody. Sources: postconf(5), RFC 8314, RFC 8996, RFC 9325, Mozilla's Server
 Side TLS, and postfix.org/smtp-smuggling.html.

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "c75657d4885a"
+REVISION = "a326e8579735"

@@ -1,6 +1,6 @@
 #!py
 """
-What the master does about an event; see the README for the lines of its `reactor:` configuration.
+What the master does about an event; see docs/self-mending.md for the lines of its `reactor:` configuration.
 
 Whom it is for is the id under which the event came, and only if that is a minion with an accepted key. Anybody who
 has root on a minion can send events under another's id, and with any content. So nothing else of an event is used,

@@ -228,7 +228,8 @@ def test_programs_are_linted_by_what_their_first_line_says(tmp_path):
 
 def test_all_programs_of_the_repository_are_linted():
     python, shell = programs.scripts()
-    assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "bin").iterdir()} <= {
+    files = (path for path in (REPOSITORY / "bin").iterdir() if path.is_file())
+    assert {path.relative_to(REPOSITORY).as_posix() for path in files} <= {
         *python,
         *shell,
     }

@@ -22,7 +22,7 @@ AUTHORITY = "/etc/ssl/certs/cacert.pem"
 # As the docstring of mta_fleet_ca has it.
 PEER = {r"mail\d+\.example\.com$": [{CA: [r"mta_fleet_ca\.(issue|certificate)$"]}]}
 
-# As the README has it.
+# As docs/fleet.md has it.
 SLS = [f"{STATES}/postfix_mta/reactor/react.sls"]
 REACTOR = {"reactor": [{"postfix_mta/pillar_changed": SLS}, {"salt/minion/*/start": SLS}]}
 

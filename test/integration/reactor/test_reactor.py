@@ -25,7 +25,7 @@ STORM = int(os.environ.get("POSTFIX_MTA_STORM", "2500"))
 RATE = 10_000 / 60
 
 SLS = [f"{STATES}/postfix_mta/reactor/react.sls"]
-# As the README has it.
+# As docs/self-mending.md has it.
 REACTOR = [
     {"salt/beacon/*/postfix_mta/": SLS},
     {"postfix_mta/reprovision": SLS},

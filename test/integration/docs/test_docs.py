@@ -21,7 +21,7 @@ DEFERRED = """
 postconf -e defer_transports=smtp && postfix reload
 for i in 1 2 3; do echo "Subject: $i" | sendmail -f root@mail.example.com bob@example.net; done
 echo "Subject: news" | sendmail -f news@mail.example.com carol@example.org
-for i in $(seq 60); do [ $(find /var/spool/postfix/deferred -type f | wc -l) = 4 ] && exit 0; sleep 0.5; done; exit 1
+for i in $(seq 60); do [ $(find /var/spool/postfix/deferred -type f | wc -l) = 4 ] && exit; sleep 0.5; done; exit 1
 """
 
 

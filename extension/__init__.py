@@ -13,7 +13,7 @@ KINDS = ("modules", "states", "beacons", "runners")
 
 
 def loader_dirs():
-    """Return the directories for each of Salt's loaders: in a wheel those beside this file, else the repository's."""
+    """Return directories for each of Salt's loaders: in a wheel those beside this file, else the repository's."""
     found = {}
     for kind in KINDS:
         installed = HERE / kind

@@ -25,7 +25,8 @@ loaders = {
     "beacons": (salt.loader.beacons(opts, mods), "postfix_mta.beacon"),
     "runners": (salt.loader.runner(opts), "postfix_mta.status"),
 }
-print(json.dumps({kind: sys.modules[loader[name].__module__].__file__ for kind, (loader, name) in loaders.items()}))
+found = {kind: sys.modules[loader[name].__module__] for kind, (loader, name) in loaders.items()}
+print(json.dumps({kind: module.__file__ for kind, module in found.items()}))
 """
 
 

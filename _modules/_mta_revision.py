@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "a326e8579735"
+REVISION = "b5814fb3e94e"

@@ -188,16 +188,6 @@ def test_the_native_unit_gets_a_drop_in(host, minion):
     assert "ExecStart=" not in drop_in.replace("ExecStartPre=", "")
 
 
-def test_a_native_unit_that_reads_its_settings_by_a_shell_gets_them_with_the_option_too(host, minion):
-    installed(host)
-    host.write("/usr/lib/systemd/system/saslauthd.service", "")
-    host.args.update(mechanisms=["rimap"], mech_options="localhost")
-    text = _mta_saslauthd.plan(minion, **host.args).changes[_mta_saslauthd.DROP_IN]["new"]
-    assert "\nEnvironmentFile=/etc/default/saslauthd\nExecStart=\nExecStart=/usr/sbin/saslauthd -a $M" in text
-    changes = _mta_saslauthd.plan(minion, **host.args, mechanisms=["rimap"], mech_options="imap/143").changes
-    assert "-O ${MECH_OPTIONS}" in changes[_mta_saslauthd.DROP_IN]["new"]
-
-
 def _path_and_link(host, minion):
     """What smtpd.conf is told of the socket, and the link that is made; by one plan."""
     changes = _mta_saslauthd.plan(minion, **host.args).changes

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "b5814fb3e94e"
+REVISION = "931ce1df770b"

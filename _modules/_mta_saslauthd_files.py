@@ -54,8 +54,8 @@ LINK_DROP_IN = """\
 ExecStartPre=/usr/bin/install -d -o root -g {group} -m {mode} {seen_in}
 ExecStartPre=/bin/ln -sfn {socket} {seen}
 """
-# The packaged command line lacks the -O that the init script puts before the options of the mechanism; that of Debian
-# 14 is a shell's, which reads the settings itself.
+# The packaged command line lacks the -O that the init script puts before the options of the mechanism. That of
+# Debian 14 is a shell's, which reads the settings itself.
 MECH_OPTIONS_DROP_IN = """\
 EnvironmentFile=/etc/default/saslauthd
 ExecStart=

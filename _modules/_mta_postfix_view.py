@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_syntax
 import _mta_system
@@ -150,6 +150,11 @@ def show(config_directory: str = CONFIG_DIRECTORY) -> dict[str, str]:
 
 
 def _present(path: str) -> str:
+    if not os.path.isabs(path):
+        directory = os.path.dirname(path)
+        raise SaltInvocationError(
+            f"config_directory must be an absolute path, not {directory!r}; one parameter is postconf.get's affair"
+        )
     text = _mta_system.read(path)
     if text is None:
         raise CommandExecutionError(f"There is no {path}")

@@ -7,44 +7,98 @@ has may be that of another environment, or of another revision than the runner u
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
 import jinja2
+import markupsafe
 
 # A text, and how it is meant to be looked at: good, warning, bad.
 Cell = tuple[str, Optional[str]]
 # How often there is what, and how that is meant to be looked at.
 Sum = tuple[int, str, Optional[str]]
 
+# Makes the columns sort. The page is complete without it; the policy lets no other script run.
+SCRIPT = """
+"use strict";
+const units = {s: 1, min: 60, h: 3600, d: 86400};
+function value(row, column) {
+  const text = row.cells[column].textContent.trim();
+  const number = text.replace(/^FAILED /, "").match(/^(-?[0-9.]+) ?(s|min|h|d)?( ago)?$/);
+  return number ? Number(number[1]) * (units[number[2]] || 1) : text;
+}
+function compare(one, other) {
+  return typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other));
+}
+for (const head of document.querySelectorAll("thead th")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = head.textContent;
+  head.replaceChildren(button);
+  button.addEventListener("click", () => {
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    const body = head.closest("table").tBodies[0];
+    const rows = [...body.rows].sort((a, b) => compare(value(a, head.cellIndex), value(b, head.cellIndex)));
+    body.append(...(up ? rows : rows.reverse()));
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  });
+}
+"""
+HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{HASH}'"
+
 TEMPLATE = """\
 <!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Mail servers</title>
 <style>
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { margin: 2rem; }
-h1 { font-size: 1.3rem; margin: 0 0 .2rem; }
-p.when { margin: 0 0 1rem; opacity: .7; }
+:root { color-scheme: light dark; font: 14px/1.45 system-ui, sans-serif;
+  --text: #1b1f24; --back: #fff; --soft: #59626d; --line: #d4d9df;
+  --good: #18713a; --warning: #8a5a00; --bad: #b3261e; --bad-back: #fdecea; }
+@media (prefers-color-scheme: dark) { :root {
+  --text: #e6e9ed; --back: #15181c; --soft: #a3adb8; --line: #363c44;
+  --good: #5fd08a; --warning: #f0b84a; --bad: #ff8a80; --bad-back: #3a1f1d; } }
+body { margin: 1.5rem; color: var(--text); background: var(--back); }
+h1 { font-size: 1.4rem; margin: 0 0 .2rem; }
+h2 { font-size: 1.1rem; margin: 1.8rem 0 .4rem; }
+p.when, p.without { margin: 0 0 1rem; color: var(--soft); }
 ul.sum { list-style: none; display: flex; flex-wrap: wrap; gap: .6rem; margin: 0 0 1.2rem; padding: 0; }
-ul.sum li { border: 1px solid #8884; border-radius: .5rem; padding: .4rem .8rem; }
+ul.sum li { border: 1px solid var(--line); border-radius: .5rem; padding: .4rem .8rem; }
 ul.sum b { font-size: 1.25rem; margin-right: .35rem; }
-div.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #8884; vertical-align: top; }
-th { font-size: .8rem; text-transform: uppercase; letter-spacing: .04em; opacity: .75; }
-td { white-space: nowrap; }
-td.note { white-space: normal; font-size: .9rem; }
-.good::before { content: "●  "; color: #2a9d4a; }
-.warning::before { content: "▲  "; color: #c98a00; }
-.bad::before { content: "■  "; color: #d33; }
-.bad { font-weight: 600; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .35rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td { overflow-wrap: break-word; min-width: 3.2em; }
+tbody th, td:nth-child(2) { overflow-wrap: anywhere; min-width: 11em; }
+thead th { font-size: .78rem; color: var(--soft); white-space: nowrap; }
+thead button { all: unset; cursor: pointer; }
+thead button:focus-visible { outline: 2px solid currentColor; }
+th[aria-sort=ascending]::after { content: " \\2191"; }
+th[aria-sort=descending]::after { content: " \\2193"; }
+tr.bad { background: var(--bad-back); }
+tbody th { font-weight: 600; }
+.good::before { content: "\\25cf  "; color: var(--good); }
+.warning::before { content: "\\25b2  "; color: var(--warning); }
+td.bad::before, li.bad::before { content: "\\25a0  "; color: var(--bad); }
+td.bad, li.bad { font-weight: 600; }
+@media (max-width: 60rem) {
+  table.servers thead { position: absolute; clip-path: inset(50%); }
+  table.servers tr { display: block; border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 .8rem; }
+  table.servers th, table.servers td { display: flex; gap: .4rem; border: 0; padding: .2rem .7rem; }
+  table.servers td[data-label]::after { content: attr(data-label); order: -1; flex: 0 0 7em; color: var(--soft);
+    font-weight: 400; }
+  table.servers td:empty { display: none; }
+}
 </style>
 </head>
 <body>
+<main>
 <h1>Mail servers</h1>
 <p class="when">{{ when }}</p>
 <ul class="sum">
@@ -52,29 +106,34 @@ td.note { white-space: normal; font-size: .9rem; }
 <li{% if level %} class="{{ level }}"{% endif %}><b>{{ number }}</b>{{ what }}</li>
 {%- endfor %}
 </ul>
-<div class="wide">
-<table>
-<thead><tr>{% for word in heading %}<th>{{ word }}</th>{% endfor %}</tr></thead>
+<table class="servers">
+<thead><tr>{% for word in heading %}<th scope="col">{{ word }}</th>{% endfor %}</tr></thead>
 <tbody>
 {%- for row in rows %}
-<tr>{% for text, level in row %}<td{% if level %} class="{{ level }}"{% endif %}>{{ text }}</td>{% endfor %}</tr>
+<tr{% if row | selectattr(1, "equalto", "bad") | list %} class="bad"{% endif %}>
+{%- for text, level in row %}
+{%- if loop.first %}<th scope="row">{{ text }}</th>
+{%- else %}<td data-label="{{ heading[loop.index0] }}"{% if level %} class="{{ level }}"{% endif %}>{{ text }}</td>
+{%- endif %}
+{%- endfor %}</tr>
 {%- endfor %}
 </tbody>
 </table>
-</div>
 {%- if notes %}
-<h1>What is wrong</h1>
-<div class="wide">
+<h2>What is wrong</h2>
 <table>
+<tbody>
 {%- for minion, note in notes %}
-<tr><td>{{ minion }}</td><td class="note">{{ note }}</td></tr>
+<tr><th scope="row">{{ minion }}</th><td>{{ note }}</td></tr>
 {%- endfor %}
+</tbody>
 </table>
-</div>
 {%- endif %}
 {%- if without %}
-<p>Minions without the formula: {{ without | join(", ") }}</p>
+<p class="without">Minions without the formula: {{ without | join(", ") }}</p>
 {%- endif %}
+</main>
+<script>{{ script }}</script>
 </body>
 </html>
 """
@@ -90,6 +149,5 @@ def render(
 ) -> str:
     """Return the page; it loads nothing."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(TEMPLATE).render(
-        when=when, sums=sums, heading=heading, rows=rows, notes=notes, without=without
-    )
+    said = {"when": when, "sums": sums, "heading": heading, "rows": rows, "notes": notes, "without": without}
+    return environment.from_string(TEMPLATE).render(said, policy=POLICY, script=markupsafe.Markup(SCRIPT))

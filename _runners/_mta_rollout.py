@@ -291,7 +291,7 @@ def run(book: Book, ask: Ask, action: str, wanted: State, test: bool = False) ->
         if action == "forget":
             if not test:
                 book.forget()
-            return {**_outcome(state), "result": True}
+            return _forgotten(state, book.path.stem, test)
         if test:
             return _planned(state, action)
         state.update(status="under way", action=action, why=None)
@@ -299,10 +299,16 @@ def run(book: Book, ask: Ask, action: str, wanted: State, test: bool = False) ->
         return rollout.backward() if action == "roll_back" else rollout.forward()
 
 
+def _forgotten(state: State, name: str, test: bool) -> dict[str, Any]:
+    """What is said of a rollout that another one may replace."""
+    report = f"The rollout {name} {'would be' if test else 'has been'} forgotten; the servers stay as they are."
+    return {"result": True, "status": "forgotten", "minions": _told_minions(state), "report": report}
+
+
 def _there(book: Book) -> State:
     state = book.read()
     if not state:
-        raise SaltInvocationError(f"There is no rollout {book.path.stem}")
+        raise CommandExecutionError(f"There is no rollout {book.path.stem}")
     return state
 
 
@@ -337,6 +343,7 @@ def _begun(book: Book, ask: Ask, wanted: State, test: bool) -> State:
         "canaries": sequence[:count],
         "roles": roles,
         "down": _down(answers, unreachable),
+        "unreachable": list(unreachable),
         "minions": {minion: {"state": "pending", "why": None} for minion in minions},
     }
 
@@ -548,7 +555,9 @@ def _planned(state: State, action: str) -> dict[str, Any]:
         waiting = [one for one in state["order"][::-1] if _is_to_be_rolled_back(minions[one])]
         batches = plan(waiting, [], state["roles"], share, state["down"])
     else:
-        waiting = [one for one in state["order"] if _is_open(minions[one])]
+        # Nothing can be changed on those now.
+        out = state.get("unreachable", ())
+        waiting = [one for one in state["order"] if _is_open(minions[one]) and one not in out]
         batches = plan(waiting, state["canaries"], state["roles"], share, state["down"])
     what = "would be rolled back" if action == "roll_back" else "would be changed"
     lines = [f"{len(waiting)} of {len(state['order'])} minions {what}, in {len(batches)} batches:"]

@@ -16,6 +16,8 @@ from _mta_page import Cell, Sum
 
 # How a cell is meant to be looked at.
 GOOD, WARNING, BAD = "good", "warning", "bad"
+# The worst first; a cell may be none of it.
+URGENCY: list[str | None] = [BAD, WARNING, GOOD, None]
 FEW_DAYS = 14
 LONGEST = 300
 LARGEST = 2**53
@@ -254,8 +256,9 @@ def text(view: View) -> str:
 
 
 def html(view: View) -> str:
-    """Return a view as an HTML page that loads nothing."""
+    """Return a view as an HTML page that loads nothing; the servers with the worst problems come first."""
     heading, rows = _table(view)
+    rows.sort(key=lambda row: min(URGENCY.index(level) for _, level in row))
     return _mta_page.render(_when(view["time"]), _sums(view), heading, rows, list(_notes(view)), view["without"])
 
 

@@ -48,7 +48,8 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
     timeout (int, default 15)
         Seconds for a minion to answer; those that do not are listed.
 
-    Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the file cannot be written.
+    Raises ``SaltInvocationError`` for a bad argument. When no minion matches, or the file cannot be written, the
+    reason is returned, and ``salt-run`` exits with 1.
 
     CLI Example:
 
@@ -62,13 +63,19 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
         raise SaltInvocationError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     if path and not pathlib.Path(path).is_absolute():
         raise SaltInvocationError(f"path must be absolute, not {path!r}")
-    answers, unreachable = _ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
+    try:
+        answers, unreachable = _ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
+    except CommandExecutionError as err:
+        return _reason(err)
     view = _mta_view.collect(answers, unreachable, time.time())
     if format == "json" and not path:
         return {"outputter": "json", "data": view}
     text = FORMATS[format](view)
     if path:
-        _mta_files.replace(pathlib.Path(path), text, 0o644)
+        try:
+            _mta_files.replace(pathlib.Path(path), text, 0o644)
+        except CommandExecutionError as err:
+            return _reason(err)
         return f"The view of {len(view['minions'])} mail servers has been written to {path}"
     return {"outputter": "txt", "data": text.rstrip("\n")}
 
@@ -134,8 +141,9 @@ def rollout(
 
     Returns ``result`` (bool), ``status``, ``report`` (text), ``minions`` (id to ``state`` and ``why``), and
     ``retcode``, with which ``salt-run`` exits: 1 when the rollout stopped. What a rollout has done is kept in the
-    master's cache directory. Raises ``SaltInvocationError`` for a bad argument or
-    an action that does not fit, ``CommandExecutionError`` when no minion matches, or this rollout is under way.
+    master's cache directory. Raises ``SaltInvocationError`` for a bad argument or an action that does not fit.
+    ``status`` is ``refused``, and ``report`` says why, when no minion matches, there is no such rollout, or it is
+    under way.
 
     CLI Example:
 
@@ -157,12 +165,21 @@ def rollout(
         "queue_slack": queue_slack,
     }
     book = _mta_rollout.Book(__opts__["cachedir"], name)
-    outcome = _mta_rollout.run(book, _ask, action, wanted, test)
+    try:
+        outcome = _mta_rollout.run(book, _ask, action, wanted, test)
+    except CommandExecutionError as err:
+        return {"result": False, "status": "refused", "minions": {}, "report": _reason(err), "retcode": 1}
     failed = action != "show" and not outcome["result"]
     if failed:
         # For the event at the end of the job, and for an orchestration.
         __context__["retcode"] = 1
     return {**outcome, "retcode": int(failed)}
+
+
+def _reason(error):
+    """What is wrong, to be returned: of an exception Salt shows its traceback. ``salt-run`` exits with 1."""
+    __context__["retcode"] = 1
+    return f"{error}"
 
 
 def _ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late=0):

@@ -131,5 +131,5 @@ def restored(name):
         comment = f"This minion only signs for a fleet: {' and '.join(authority.values())} stay as they are."
         return {"name": name, "changes": {}, "result": True, "comment": comment}
     return __salt__["mta_apply.participate"](
-        "mta_transaction.restored", name, {}, None, __opts__["test"], "What this formula changed"
+        "mta_transaction.restored", name, {}, None, __opts__["test"], "This host's mail server"
     )

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 from conftest import MAIN, MASTER
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
 from _mta_postfix_view import Files
@@ -201,3 +201,9 @@ pickup unix n - y 60 1 pickup
     assert found == {"smtp/inet": True, "submission/inet": False}
     configuration.write("", master=master)
     assert _mta_postfix_view.chroots(str(configuration.directory))["submission/inet"] is True
+
+
+@pytest.mark.parametrize("function", [_mta_postfix_view.show, _mta_postfix_view.services])
+def test_a_parameter_in_place_of_the_directory_is_told_where_it_belongs(function):
+    with pytest.raises(SaltInvocationError, match=r"absolute path, not 'message_size_limit'.*postconf\.get"):
+        function("message_size_limit")

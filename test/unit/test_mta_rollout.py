@@ -268,7 +268,7 @@ class TestCourse:
         assert fleet.applied == []
         assert outcome["batches"] == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
         assert "1 (canaries): mail1" in outcome["report"]
-        with pytest.raises(SaltInvocationError, match="no rollout"):
+        with pytest.raises(CommandExecutionError, match="no rollout"):
             run("show")
 
     def test_a_canary_that_undoes_the_change_ends_it(self, run, fleet):
@@ -534,6 +534,17 @@ class TestRunner:
         assert (shown["result"], shown["retcode"]) == (False, 0)
         assert "retcode" not in context
         assert rollout(action="forget")["retcode"] == 0
+
+    def test_what_cannot_be_done_is_a_reason_and_no_traceback(self, rollout, context):
+        shown = rollout(action="resume")
+        assert (shown["result"], shown["report"]) == (False, "There is no rollout default")
+        assert context["retcode"] == 1
+
+    def test_a_forgotten_rollout_is_not_to_be_gone_on_with(self, rollout, fleet):
+        fleet["mail1"].outcome = UNDONE
+        rollout("mail*", settle=0)
+        report = rollout(action="forget")["report"]
+        assert report == "The rollout default has been forgotten; the servers stay as they are."
 
     def test_what_only_the_rollout_itself_needs_is_no_runner(self, runners):
         own = sorted(name for name in runners if name.startswith(("postfix_mta.", "mta_", "_mta_")))

@@ -1,11 +1,15 @@
 """The view of all mail servers: the same data in every form, and nothing of a minion's that could do harm."""
 
+import base64
+import hashlib
+import html
 import html.parser
 import json
 import re
 
 import pytest
 
+import _mta_page
 import _mta_view
 
 NOW = 1_800_000_000
@@ -122,8 +126,29 @@ def test_what_is_wrong_is_in_the_table_and_on_the_page(change, word):
 def test_the_page_loads_nothing():
     page = Page(show("html", {"mail1": ROW}, ["mail2"]))
     assert page.links == []
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not {"link", "img", "iframe"} & set(page.tags)
     assert "url(" not in show("html", {"mail1": ROW})
+
+
+def test_no_script_can_run_but_the_one_that_sorts():
+    text = show("html", {"mail1": ROW})
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="(.*)">', text)
+    digest = base64.b64encode(hashlib.sha256(_mta_page.SCRIPT.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" == html.unescape(policy)
+    assert text.count("<script") == 1
+
+
+def test_the_servers_with_problems_come_first():
+    answers = {"a": ROW, "b": {**ROW, "drift": ["/etc/postfix/main.cf"]}, "c": {**ROW, "auth": False}, "d": ROW}
+    rows = re.findall(r'<th scope="row">(\w)</th>', show("html", answers))
+    assert rows[:4] == ["c", "b", "a", "d"]
+    assert '<tr class="bad"><th scope="row">c</th>' in show("html", answers)
+
+
+def test_every_cell_says_its_column_where_there_is_no_room_for_a_table():
+    cells = re.findall(r"<td data-label=\"(.*?)\"", show("html", {"mail1": ROW}))
+    heading = re.findall(r'<th scope="col">(.*?)</th>', show("html", {"mail1": ROW}))
+    assert cells == heading[1:]
 
 
 def nasty(value=ROW):
@@ -140,7 +165,7 @@ def test_no_text_of_a_minion_becomes_markup_or_a_terminals_command():
     plain = Page(show("html", {"mail1": {**ROW, "problems": ["x"]}, "other": "y"}, ["z"])).tags
     page = show("html", answers, unreachable)
     assert set(Page(page).tags) == set(plain)
-    assert "<script" not in page
+    assert "<script" not in page.replace(f"<script>{_mta_page.SCRIPT}</script>", "", 1)
     text = show("text", answers, unreachable)
     assert "\x1b" not in text + page
     assert not any(line.startswith("# HELP forged") for line in text.splitlines())
@@ -253,5 +278,8 @@ class TestStatus:
             status(format="xml")
         with pytest.raises(Exception, match="absolute"):
             status(path="relative")
-        with pytest.raises(Exception, match="Cannot write"):
-            status(path=str(tmp_path / "missing" / "out"))
+
+    def test_a_folder_that_is_missing_is_a_reason_and_no_traceback(self, status, tmp_path, context):
+        path = tmp_path / "missing" / "out"
+        assert status(path=str(path)) == f"Cannot write {path}: No such file or directory"
+        assert context["retcode"] == 1

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "931ce1df770b"
+REVISION = "874ec9454af5"

@@ -30,7 +30,8 @@ function value(row, column) {
   return number ? Number(number[1]) * (units[number[2]] || 1) : text;
 }
 function compare(one, other) {
-  return typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other));
+  const numbers = typeof one === "number" && typeof other === "number";
+  return numbers ? one - other : String(one).localeCompare(String(other));
 }
 for (const head of document.querySelectorAll("thead th")) {
   const button = document.createElement("button");

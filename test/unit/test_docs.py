@@ -15,7 +15,14 @@ PAGES = [*TOP, *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY
 FOLDERS = {"salt": "_modules", "salt-call": "_modules", "call": "_modules", "salt-run": "_runners"}
 # Salt's own functions that documents name.
 SALTS = {"test.ping", "event.send", "saltutil.refresh_pillar", "saltutil.sync_runners", "sys.doc", "sys.state_doc"}
-SALTS |= {"state.apply", "state.event", "state.orchestrate", "pillar.clear_pillar_cache", "state.sls_id"}
+SALTS |= {
+    "state.apply",
+    "state.event",
+    "state.orchestrate",
+    "pillar.clear_pillar_cache",
+    "state.sls_id",
+    "publish.publish",
+}
 COMMAND = re.compile(
     r"(?:(salt|salt-run|salt-call|salt-ssh)(?: -{1,2}[a-z-]+(?: \d\S*|=\S+)?)*(?: '[^']*'| mail\S*| ca\.\S*| \*)?"
     r"|bin/apply (call)(?: --pillar \S+)?) ([a-z_0-9]+\.[a-z_0-9]+)(?: (postfix_mta[a-z_.]*))?"
@@ -104,7 +111,7 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_program_that_a_page_names_exists(page):
-    for name in re.findall(r"\bbin/([a-z][a-z-]*)", text_of(page)):
+    for name in re.findall(r"(?<![\w/])bin/([a-z][a-z-]*)", text_of(page)):
         assert (REPOSITORY / "bin" / name).exists(), f"{page}: bin/{name}"
 
 
@@ -165,3 +172,19 @@ def test_every_event_is_described():
     for path in [*(REPOSITORY / "_modules").glob("*.py"), REPOSITORY / "postfix_mta" / "reactor" / "react.sls"]:
         for tag in re.findall(r"['\"](postfix_mta/[a-z_]+)['\"]", path.read_text(encoding="utf-8")):
             assert f"`{tag}`" in described, f"{path.name}: {tag}"
+
+
+def test_every_path_of_the_formula_is_on_the_page_about_the_host():
+    described = text_of("docs/reference/host.md")
+    for path in [*(REPOSITORY / "_modules").glob("*.py"), REPOSITORY / "bin" / "apply"]:
+        for name in re.findall(r"[\"'](/[\w./-]*postfix[-_]mta[\w./-]*)[\"']", path.read_text(encoding="utf-8")):
+            known = name in described or any(part in name for part in ("/var/lib/postfix_mta/", "/usr/share/"))
+            assert known, f"{path.name}: {name}"
+
+
+def test_every_public_function_is_in_the_reference():
+    for folder, page in (("_modules", "functions"), ("_states", "states"), ("_runners", "runners")):
+        described = text_of(f"docs/reference/{page}.md")
+        for path in (REPOSITORY / folder).glob("[!_]*.py"):
+            for name in functions(folder, path.stem):
+                assert name.startswith("_") or f"### {path.stem}.{name}\n" in described

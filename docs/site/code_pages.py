@@ -1,4 +1,4 @@
-"""The pages of docs/reference that are made from code: from docstrings, and from what SLS files say at their top."""
+"""The pages of docs/reference that are made from code: docstrings, and comments at the top of SLS files."""
 
 import ast
 import inspect
@@ -156,8 +156,8 @@ def pages(root):
     return {
         pathlib.PurePath("functions.md"): page(
             "Execution functions",
-            "For people who call functions: `salt 'mail*' FUNCTION` on a fleet, `sudo bin/apply call FUNCTION` on one"
-            " server.",
+            "For people who call functions: `salt 'mail*' FUNCTION` on a fleet, on one server"
+            " `sudo bin/apply call FUNCTION`.",
             "`_modules/`",
             public("_modules"),
         ),

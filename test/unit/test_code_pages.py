@@ -9,7 +9,7 @@ from rig import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "docs" / "site"))
 
-import code_pages  # noqa: E402
+import code_pages
 
 
 @pytest.mark.parametrize(

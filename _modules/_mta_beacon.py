@@ -29,7 +29,7 @@ import _mta_saslauthd_view
 import _mta_system
 import _mta_transaction
 import _mta_x509
-from _mta_minion import Minion
+from _mta_minion import APPLIED, Minion
 from _mta_plan import Plan
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _served(look: _Look) -> Details | None:
 
 def _configuration(look: _Look) -> Details | None:
     """The files are read when they have changed, or what is known of the last apply has."""
-    signature = _signature([*CONFIGURATION, look.minion.state.path(_mta_last_apply.RECORD)])
+    signature = _signature([*CONFIGURATION, look.minion.state.path(APPLIED)])
     if look.seen.get("configuration", {}).get("signature") != signature:
         look.seen["configuration"] = {"signature": signature, "files": _mta_last_apply.differing(look.minion)}
     files = look.seen["configuration"]["files"]

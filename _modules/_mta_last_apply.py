@@ -16,14 +16,15 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from _mta_minion import Minion
+from _mta_minion import APPLIED, Minion
 
-RECORD = "applied.json"
 TAG = "postfix_mta/applied"
 FORMULA = "postfix_mta"
 FILES = ("main.cf", "master.cf")
 # Parts that together only an apply of the whole formula has.
 WHOLE = {"aliases", "config", "firewall"}
+# Told nobody: who knows the rest of a pillar could try passwords on its digest.
+UNTOLD = ("pillar",)
 
 
 def _digest(path: str) -> str | None:
@@ -75,6 +76,7 @@ def ended(
     results: Mapping[str, Mapping[str, Any]],
     config_directory: str = "/etc/postfix",
     revision: str | None = None,
+    saltenv: str | None = None,
 ) -> dict[str, Any]:
     """
     Record how an apply ended; send the event when it changed something or failed.
@@ -88,20 +90,35 @@ def ended(
         files = last(minion).get("files", {})
     own = _own(results)
     record = {**_summary(own), "time": int(time.time()), "revision": revision, "files": files}
-    record["pillar"] = _pillar_in_force(minion, {one["part"] for one in own.values()}, record["result"])
-    _remember(minion, record)
+    record.update(saltenv=saltenv, pillarenv=minion.opts.get("pillarenv"))
+    _remember(minion, {**record, **_whole(minion, {one["part"] for one in own.values()}, record["result"])})
     if record["changed"] or not record["result"]:
         told = ("result", "changed", "failed", "duration")
         minion.functions["event.send"](TAG, {name: record[name] for name in told})
     return record
 
 
-def _pillar_in_force(minion: Minion, parts: set[str], good: bool) -> str | None:
-    """The digest of the pillar that this host was last brought to as a whole; ``None``: nobody knows."""
+def _whole(minion: Minion, parts: set[str], good: bool) -> dict[str, Any]:
+    """What an apply of the whole formula is remembered by: the digest of its pillar, and the host's own name."""
+    known = _record(minion)
     if not parts >= WHOLE:
-        known: str | None = last(minion).get("pillar")
-        return known
-    return pillar_digest(minion.pillar) if good else None
+        return {name: known.get(name) for name in ("pillar", "fqdn")}
+    given = minion.pillar.get(FORMULA)
+    named = isinstance(given, Mapping) and given.get("hostname") is not None
+    if not good:
+        return {"pillar": None, "fqdn": known.get("fqdn")}
+    return {"pillar": pillar_digest(minion.pillar), "fqdn": None if named else minion.grains.get("fqdn")}
+
+
+def has_pillar(minion: Minion, pillar: Mapping[str, Any]) -> bool:
+    """Tell whether the whole formula has been applied with this pillar, and nothing of it with another since."""
+    return bool(_record(minion).get("pillar") == pillar_digest(pillar))
+
+
+def environment(minion: Minion) -> dict[str, str]:
+    """Return the arguments that a further ``state.apply`` needs to be in the environments of this run."""
+    wanted = {"saltenv": minion.saltenv, "pillarenv": minion.opts.get("pillarenv")}
+    return {name: str(value) for name, value in wanted.items() if value and (name, value) != ("saltenv", "base")}
 
 
 def wrote(minion: Minion, paths: Iterable[str]) -> None:
@@ -113,14 +130,14 @@ def wrote(minion: Minion, paths: Iterable[str]) -> None:
     """
     digests = {path: _digest(path) for path in paths if os.path.basename(path) in FILES}
     if digests:
-        record = last(minion)
+        record = _record(minion)
         _remember(minion, {**record, "files": {**record.get("files", {}), **digests}})
 
 
 def _remember(minion: Minion, record: Mapping[str, Any]) -> None:
     # On a full disk the configuration seems to differ until an apply can say that it does not.
     with contextlib.suppress(CommandExecutionError):
-        minion.state.write(RECORD, record)
+        minion.state.write(APPLIED, record)
 
 
 def last(minion: Minion) -> dict[str, Any]:
@@ -129,7 +146,11 @@ def last(minion: Minion) -> dict[str, Any]:
 
     Parameters, result and errors: ``mta_apply.last``.
     """
-    return minion.state.read(RECORD)
+    return {name: value for name, value in _record(minion).items() if name not in UNTOLD}
+
+
+def _record(minion: Minion) -> dict[str, Any]:
+    return minion.state.read(APPLIED)
 
 
 def differing(minion: Minion) -> list[str]:
@@ -143,4 +164,4 @@ def forget(minion: Minion) -> None:
     """
     Forget the last apply: what it made has been removed again.
     """
-    minion.state.forget(RECORD)
+    minion.state.forget(APPLIED)

@@ -10,6 +10,10 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _mta_system import StateDirectory
 
+# What is remembered of the last apply; the name under which a run of states shares its environment.
+APPLIED = "applied.json"
+SALTENV = "postfix_mta.saltenv"
+
 
 @dataclasses.dataclass(frozen=True)
 class Minion:
@@ -43,9 +47,15 @@ class Minion:
         """The directory of all that the formula remembers; the minion option ``mta_state_dir`` moves it."""
         return StateDirectory(self.opts.get("mta_state_dir"))
 
+    @property
+    def saltenv(self) -> str:
+        """The environment that holds the formula: that of this run of states, or else of the last apply."""
+        known = self.context.get(SALTENV) or self.opts.get("saltenv") or self.state.read(APPLIED).get("saltenv")
+        return str(known or "base")
+
     def settings(self) -> dict[str, Any]:
-        """Return the effective settings, of the environment in which this run applies."""
-        settings: dict[str, Any] = self.functions["mta_settings.effective"](self.opts.get("saltenv") or "base")
+        """Return the effective settings, of the environment that holds the formula."""
+        settings: dict[str, Any] = self.functions["mta_settings.effective"](self.saltenv)
         return settings
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
+import _mta_last_apply
 import _mta_pillar_types
 import _mta_postfix_stage
 import _mta_settings
@@ -67,7 +68,12 @@ class Pillar:
 
 
 def problems(
-    minion: Minion, key: str = _mta_settings.KEY, hostname: Any = None, family: Any = None, pillar: Any = None
+    minion: Minion,
+    key: str = _mta_settings.KEY,
+    hostname: Any = None,
+    family: Any = None,
+    pillar: Any = None,
+    saltenv: str | None = None,
 ) -> list[str]:
     """
     Return what is wrong with the pillar, one line for each problem.
@@ -84,12 +90,17 @@ def problems(
     pillar
         What the key holds. Default: what it holds on this minion.
 
+    saltenv
+        The environment that holds the formula. Default: that of the last apply.
+
     Postfix is asked only about what nothing else is wrong with. Raises ``CommandExecutionError`` when that fails.
     """
-    saltenv = minion.opts.get("saltenv") or "base"
+    saltenv = saltenv or minion.saltenv
+    renamed = []
     if pillar is None:
         pillar = minion.pillar.get(key)
         settings = _mta_settings.current(minion, saltenv)
+        renamed = list(_renamed(minion, key, pillar))
     else:
         settings = _mta_settings.of_pillar(minion, saltenv, pillar)
     family = family or minion.grains.get("os_family")
@@ -97,7 +108,7 @@ def problems(
     if family not in settings["families"]:
         known = listed(settings["families"])
         found.append(f"{key}: the operating system family {shown(family)} is not known; known: {known}")
-    found += of_data(pillar, key, minion.grains.get("fqdn") if hostname is None else hostname, settings)
+    found += renamed or of_data(pillar, key, minion.grains.get("fqdn") if hostname is None else hostname, settings)
     if not isinstance(pillar, Mapping):
         return found
     names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
@@ -117,6 +128,19 @@ def of_data(pillar: Any, key: str, hostname: Any, settings: Mapping[str, Any]) -
     if looked_at.given:
         found += list(_contradictions(looked_at, found))
     return found
+
+
+def _renamed(minion: Minion, key: str, pillar: Any) -> Problems:
+    """
+    Yield how the host's own name differs from the one that the server got from it at the last apply.
+
+    A new lease, another resolver or cloud-init changes it: nobody has asked for a server of another name.
+    """
+    former, now = _mta_last_apply.last(minion).get("fqdn"), minion.grains.get("fqdn")
+    if former and now != former and mapping(pillar).get("hostname") is None:
+        told = f"this host calls itself {shown(now)} now (the grain fqdn), and at the last apply it was {former}"
+        ways = f"to keep that name, set hostname: {former}, to rename the server, hostname: {shown(now)}"
+        yield f"{key}:hostname: {told}; {ways}"
 
 
 # -- what Postfix does not take ----------------------------------------------------------------

@@ -78,6 +78,11 @@ def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
         raise SaltInvocationError(f"reason must be one of {', '.join(REASONS)}")
     if not _mta_last_apply.last(minion):
         return {"accepted": False, "comment": "No mail server: state.apply postfix_mta has never run here"}
+    if minion.opts.get("test"):
+        comment = (
+            "The minion's configuration has test: True, and every apply that events ask for would be a dry run"
+        )
+        return {"accepted": False, "comment": comment}
     if reason == "beacon" and not _mta_beacon.conditions(minion):
         return {"accepted": False, "comment": "The beacon knows of no condition"}
     if reason == "pillar" and not _pillar_changed(minion):
@@ -104,8 +109,9 @@ def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
 
 def _pillar_changed(minion: Minion) -> bool:
     """Whether the pillar, asked for anew, is not the one of the last apply; anybody may claim that it is."""
-    known = _mta_last_apply.last(minion).get("pillar")
-    return known is None or _mta_last_apply.pillar_digest(minion.functions["pillar.items"]()) != known
+    pillarenv = _mta_last_apply.last(minion).get("pillarenv")
+    pillar = minion.functions["pillar.items"](**({"pillarenv": pillarenv} if pillarenv else {}))
+    return not _mta_last_apply.has_pillar(minion, pillar)
 
 
 def _asked(minion: Minion) -> bool:
@@ -137,7 +143,7 @@ def _answer(minion: Minion) -> tuple[int, bool]:
     for number in range(1, settings["attempts"] + 1):
         # The master has sent nothing for what came within WINDOW seconds of the last request.
         answered = time.time() - WINDOW
-        good, conditions = _apply(minion.opts["conf_file"]), _remaining(minion)
+        good, conditions = _apply(minion), _remaining(minion)
         if good and not conditions:
             _note(minion, answered=answered, held=0)
             return number, True
@@ -163,15 +169,23 @@ def _remaining(minion: Minion) -> dict[str, Any]:
     return found
 
 
-def _apply(config: str) -> bool:
-    """``state.apply`` in a process of its own, and whether it succeeded. No secret is in its arguments."""
+def _apply(minion: Minion) -> bool:
+    """
+    ``state.apply`` in a process of its own, in the environments of the last apply, and whether it succeeded.
+
+    No secret is in its arguments.
+    """
+    last = _mta_last_apply.last(minion)
+    environment = [f"{name}={last[name]}" for name in ("saltenv", "pillarenv") if last.get(name)]
+    if last.get("saltenv") == (minion.opts.get("saltenv") or "base"):
+        environment.pop(0)
     beside = os.path.join(os.path.dirname(sys.executable), "salt-call")
     program = beside if os.access(beside, os.X_OK) else _mta_system.find_program("salt-call")
     if not program:
         log.error("postfix_mta: there is no salt-call")
         return False
-    command = [program, f"--config-dir={os.path.dirname(config)}", "--retcode-passthrough"]
-    command += ["state.apply", "postfix_mta", f"queue={QUEUE}"]
+    command = [program, f"--config-dir={os.path.dirname(minion.opts['conf_file'])}", "--retcode-passthrough"]
+    command += ["state.apply", "postfix_mta", f"queue={QUEUE}", *environment]
     try:
         done = _mta_system.run(command, environment=os.environ, timeout=LONGEST, check=False)
     except CommandExecutionError as err:

@@ -306,7 +306,7 @@ def _proxy(minion: Minion, requested: Request, conf: str | None) -> Resource:
 
 def _program(minion: Minion, source: str) -> str:
     """The text of the proxy's program, from the file server."""
-    path = minion.functions["cp.cache_file"](source, minion.opts.get("saltenv") or "base")
+    path = minion.functions["cp.cache_file"](source, minion.saltenv)
     text = _mta_system.read(path) if path else None
     if text is None:
         raise CommandExecutionError(f"The file server has no {source}")

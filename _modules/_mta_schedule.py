@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from salt.exceptions import SaltInvocationError
 
+import _mta_last_apply
 import _mta_minion_config
 from _mta_minion import Minion
 from _mta_plan import Plan
@@ -15,7 +17,7 @@ JOB = "postfix_mta"
 FILE = "postfix_mta_schedule.conf"
 PERSISTENT = "_schedule.conf"
 # Not True: Salt would keep the job in a directory, and run it as a new one. A number waits, unless as many wait.
-FIXED = {
+FIXED: dict[str, Any] = {
     "function": "state.apply",
     "args": ["postfix_mta"],
     "kwargs": {"queue": 2},
@@ -25,8 +27,10 @@ FIXED = {
 LARGEST = 366 * 24 * 3600
 
 
-def _wanted(enabled: bool, minutes: int, splay: int | None, return_job: bool) -> dict[str, Any]:
-    """The job as Salt has it; empty when it is off."""
+def _wanted(
+    enabled: bool, minutes: int, splay: int | None, return_job: bool, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """The job as Salt has it, with the arguments of ``state.apply`` that name an environment; empty when off."""
     if not enabled:
         return {}
     splay = 60 * minutes if splay is None else splay
@@ -34,7 +38,8 @@ def _wanted(enabled: bool, minutes: int, splay: int | None, return_job: bool) ->
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
             raise SaltInvocationError(f"{name} must be a whole number, {low} or more, not {value!r}")
     # For a splay of 0 Salt would take that of all jobs; one second is none.
-    return {**FIXED, "minutes": minutes, "splay": max(1, splay), "return_job": bool(return_job)}
+    job: dict[str, Any] = {**FIXED, "minutes": minutes, "splay": max(1, splay), "return_job": bool(return_job)}
+    return {**job, "kwargs": {**FIXED["kwargs"], **environment}}
 
 
 def configured(minion: Minion) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def _running(opts: _mta_minion_config.Opts) -> dict[str, Any] | None:
         return None
     job = (opts.get("schedule") or {}).get(JOB) or {}
     # The scheduler notes in it when the job runs next, and the like.
-    return {name: job[name] for name in _wanted(True, 1, 0, True) if name in job}
+    return {name: job[name] for name in _wanted(True, 1, 0, True, {}) if name in job}
 
 
 def plan(
@@ -60,7 +65,7 @@ def plan(
     Parameters as of the state ``mta_schedule.managed``. Raises ``SaltInvocationError`` for another value.
     """
     wanted, present, running = (
-        _wanted(enabled, minutes, splay, return_job),
+        _wanted(enabled, minutes, splay, return_job, _mta_last_apply.environment(minion)),
         configured(minion),
         _running(minion.opts),
     )
@@ -75,7 +80,7 @@ def apply(
 
     Parameters as for :func:`plan`. Raises ``CommandExecutionError`` when the file cannot be written.
     """
-    wanted = _wanted(enabled, minutes, splay, return_job)
+    wanted = _wanted(enabled, minutes, splay, return_job, _mta_last_apply.environment(minion))
     _mta_minion_config.write(
         minion.opts, FILE, "schedule", {JOB: wanted} if wanted else {}, "postfix_mta:schedule"
     )

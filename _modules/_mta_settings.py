@@ -22,7 +22,7 @@ from salt.utils.dictupdate import merge_recurse
 from salt.utils.yaml import safe_load
 
 import _mta_system
-from _mta_minion import Minion
+from _mta_minion import SALTENV, Minion
 from _mta_pillar_schema import FILELESS, MAILBOXES, PRESETS, RELAY_PORTS, TABLE, TABLE_NAME
 from _mta_pillar_types import mapping, table
 from _mta_revision import REVISION
@@ -55,6 +55,7 @@ def current(minion: Minion, saltenv: str) -> Settings:
     ``synced`` in them: whether the loaded modules are those of the file server. Raises ``CommandExecutionError``
     when the formula's files cannot be read.
     """
+    minion.context[SALTENV] = saltenv
     key = f"mta_settings.effective:{saltenv}:{REVISION}"
     if key not in minion.context:
         pillar = minion.pillar.get(KEY)

@@ -24,6 +24,8 @@ from _mta_judge import Listener
 from _mta_minion import Minion
 
 PROBE_TIMEOUT = 20
+# Of the record of the last apply.
+TOLD = ("result", "changed", "failed", "duration", "time", "revision")
 UNKNOWN = (CommandExecutionError, SaltInvocationError, OSError, ValueError, KeyError, TypeError)
 
 
@@ -72,7 +74,7 @@ def _version(minion: Minion) -> str | None:
 
 
 def _last_apply(minion: Minion) -> dict[str, Any]:
-    return {key: value for key, value in _mta_last_apply.last(minion).items() if key != "files"}
+    return {key: value for key, value in _mta_last_apply.last(minion).items() if key in TOLD}
 
 
 def _runs() -> bool:

@@ -482,7 +482,7 @@ def unfit(
 
 def of_file_server(minion: Minion, kind: Kind, source: str) -> tuple[list[Pair], str]:
     """The pairs and the text of a table that is on the file server. Raises ``CommandExecutionError``."""
-    path = minion.functions["cp.cache_file"](source, minion.opts.get("saltenv") or "base")
+    path = minion.functions["cp.cache_file"](source, minion.saltenv)
     text = _mta_system.read(path) if path else None
     if text is None:
         raise CommandExecutionError(f"{source} is not on the file server")

@@ -15,7 +15,7 @@ with _mta_guard.library(__file__):
     import _mta_transaction
 
 
-def ended(results, config_directory="/etc/postfix", revision=None):
+def ended(results, config_directory="/etc/postfix", revision=None, saltenv=None):
     """
     Record how an apply ended; send the event when it changed something or failed.
 
@@ -29,6 +29,9 @@ def ended(results, config_directory="/etc/postfix", revision=None):
     revision (str, default None)
         Of the formula.
 
+    saltenv (str, default None)
+        The environment that holds the formula; later applies, and what is asked in between, are in the same.
+
     Returns the record, as :func:`last` does. Where it cannot be written, the next apply writes it.
 
     CLI Example:
@@ -37,7 +40,8 @@ def ended(results, config_directory="/etc/postfix", revision=None):
 
         salt '*' mta_apply.ended '{}'
     """
-    return _mta_last_apply.ended(_mta_minion.Minion.of(globals()), results, config_directory, revision)
+    minion = _mta_minion.Minion.of(globals())
+    return _mta_last_apply.ended(minion, results, config_directory, revision, saltenv)
 
 
 def last():

@@ -59,7 +59,7 @@ def effective(saltenv="base"):
     return _mta_settings.current(_mta_minion.Minion.of(globals()), saltenv)
 
 
-def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
+def problems(key="postfix_mta", hostname=None, family=None, pillar=None, saltenv=None):
     """
     Return what is wrong with the pillar, one line for each problem, each beginning with the pillar path.
 
@@ -75,6 +75,9 @@ def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
     pillar (dict, default: the minion's)
         What the key holds, to be tried before it is put into pillar.
 
+    saltenv (str, default: that of the last apply, or ``base``)
+        The environment that holds the formula.
+
     A secret's value is never part of a line. Names of main.cf and master.cf are compared with this host's
     Postfix when nothing else is wrong with them. Raises ``CommandExecutionError`` when Postfix, or the formula's
     files, cannot be read.
@@ -85,4 +88,4 @@ def problems(key="postfix_mta", hostname=None, family=None, pillar=None):
 
         salt '*' mta_settings.problems
     """
-    return _mta_pillar.problems(_mta_minion.Minion.of(globals()), key, hostname, family, pillar)
+    return _mta_pillar.problems(_mta_minion.Minion.of(globals()), key, hostname, family, pillar, saltenv)

@@ -9,6 +9,9 @@ Record how an apply ended, and tell the master when it changed something or fail
         - order: last
 """
 
+# Salt puts the environment of the SLS file in its place.
+__env__ = None
+
 
 def ended(name="/etc/postfix", revision=None):
     """
@@ -26,6 +29,6 @@ def ended(name="/etc/postfix", revision=None):
     ret = {"name": name, "changes": {}, "result": True, "comment": "A dry run is not recorded."}
     if not __opts__["test"]:
         results = {key: dict(result) for key, result in __running__.items()}
-        __salt__["mta_apply.ended"](results, config_directory=name, revision=revision)
+        __salt__["mta_apply.ended"](results, config_directory=name, revision=revision, saltenv=__env__)
         ret["comment"] = "The end of the apply is recorded."
     return ret

@@ -13,6 +13,9 @@ Every other state of the formula requires this one.
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+# Salt puts the environment of the SLS file in its place.
+__env__ = None
+
 
 def valid(name="postfix_mta", hostname=None, family=None, formula=None):
     """
@@ -40,7 +43,7 @@ def valid(name="postfix_mta", hostname=None, family=None, formula=None):
             - name: postfix_mta
     """
     try:
-        found = __salt__["mta_settings.problems"](name, hostname, family)
+        found = __salt__["mta_settings.problems"](name, hostname, family, saltenv=__env__)
     except (CommandExecutionError, SaltInvocationError) as err:
         comment = f"The settings in the pillar {name} could not be validated: {err}"
         return {"name": name, "result": False, "changes": {}, "comment": comment}

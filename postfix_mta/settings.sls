@@ -4,11 +4,18 @@
   `state.apply NAME` does not sync custom modules, so it is done here, in test mode too. The states of the same run
   see the synced modules after force_reload_modules; what is rendered in the same run does not.
 -#}
+{%- if sls != "postfix_mta.settings" %}
+{{ raise("The formula has to be at the root of its environment, so that this file is " ~
+   "salt://postfix_mta/settings.sls: give the gitfs remote no mountpoint, and no root but its own") }}
+{%- endif %}
 {%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- if not mta.synced %}
-{%-   do salt["saltutil.sync_all"](refresh=False) %}
+{#-   Those that it syncs by itself, or it would remove their modules, and this one, which may be none of them. #}
+{%-   set top = salt["state.show_top"](concurrent=True) %}
+{%-   set others = (top if top is mapping else {}) | reject("equalto", saltenv) | list %}
+{%-   do salt["saltutil.sync_all"](refresh=False, saltenv=others + [saltenv]) %}
 
 postfix_mta_modules:
   test.nop:

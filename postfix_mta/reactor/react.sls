@@ -59,7 +59,9 @@ def run():
     if tag == f"salt/minion/{name}/start":
         if not _is_first("start", name):
             return {}
-        return _reaction("state.apply", [name], "list", mods="postfix_mta.started", queue=2)
+        # Of the environment, where the master's configuration names one; else the minion's own.
+        where = {key: value for key, value in (__opts__.get("postfix_mta") or {}).items() if key == "saltenv"}
+        return _reaction("state.apply", [name], "list", mods="postfix_mta.started", queue=2, **where)
     if tag == f"salt/beacon/{name}/postfix_mta/" and data.get("state") != "end":
         reason = "beacon"
     elif tag == "postfix_mta/reprovision":

@@ -3,6 +3,7 @@
 import pytest
 
 import _mta_last_apply
+import _mta_minion
 
 
 def state(sls, result=True, changes=None, duration=10.0):
@@ -110,12 +111,31 @@ def test_only_a_whole_apply_that_succeeded_brings_a_host_to_its_pillar(minion, s
     def ended(*parts, result=True):
         results = {f"test_|-{part}_|-x_|-nop": state(f"postfix_mta.{part}", result) for part in parts}
         _mta_last_apply.ended(minion, results, config_directory=str(files))
-        return _mta_last_apply.last(minion)["pillar"]
+        return [_mta_last_apply.has_pillar(minion, {"postfix_mta": {"root_recipient": who}}) for who in names]
 
+    names = ("alice", "bob")
     minion.pillar["postfix_mta"] = {"root_recipient": "alice"}
-    first = _mta_last_apply.pillar_digest(minion.pillar)
-    assert ended("config") is None
-    assert ended("config", "aliases", "firewall", "verify") == first
+    assert ended("config") == [False, False]
+    assert ended("config", "aliases", "firewall", "verify") == [True, False]
     minion.pillar["postfix_mta"] = {"root_recipient": "bob"}
-    assert ended("aliases") == first
-    assert ended("config", "aliases", "firewall", result=False) is None
+    assert ended("aliases") == [True, False]
+    assert ended("config", "aliases", "firewall", result=False) == [False, False]
+    assert "pillar" not in _mta_last_apply.last(minion), "who sees it could try passwords"
+
+
+def test_what_follows_an_apply_is_in_its_environments(minion, sent, files):
+    assert minion.saltenv == "base"
+    minion.opts["pillarenv"] = "p1"
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files), saltenv="prod")
+    assert minion.saltenv == "prod"
+    assert _mta_last_apply.environment(minion) == {"saltenv": "prod", "pillarenv": "p1"}
+    asked = []
+    minion.functions["mta_settings.effective"] = lambda saltenv: asked.append(saltenv) or {}
+    minion.settings()
+    minion.opts["saltenv"] = "dev"
+    minion.settings()
+    minion.context[_mta_minion.SALTENV] = "base"
+    minion.settings()
+    assert asked == ["prod", "dev", "base"]
+    del minion.opts["pillarenv"]
+    assert _mta_last_apply.environment(minion) == {}

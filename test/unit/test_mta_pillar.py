@@ -55,6 +55,25 @@ def problems(minion, monkeypatch, pretend, postfix):
     return validate
 
 
+@pytest.mark.parametrize(
+    ("former", "pillar", "refused"),
+    [
+        (None, "{}", False),
+        ("mail.example.com", "{}", False),
+        ("other.example.com", "{}", True),
+        ("other.example.com", "{hostname: mail.example.com}", False),
+        ("other.example.com", "{hostname: other.example.com}", False),
+    ],
+)
+def test_another_name_of_the_host_does_not_rename_the_server(minion, problems, former, pillar, refused):
+    minion.grains["fqdn"] = "mail.example.com"
+    minion.state.write("applied.json", {"fqdn": former})
+    found = problems(pillar)
+    assert [line.startswith("postfix_mta:hostname: this host calls itself") for line in found] == [True] * refused
+    if refused:
+        assert "to keep that name, set hostname: other.example.com" in found[0]
+
+
 BROKEN = [
     # The whole pillar
     ("just a text", "postfix_mta", "a text is not a section"),

@@ -8,6 +8,7 @@ from salt.exceptions import SaltInvocationError
 
 import _mta_last_apply
 import _mta_reprovision
+import _mta_system
 
 
 class Clock:
@@ -44,7 +45,7 @@ def world(pretend, clock, monkeypatch):
     # Long ago.
     facts["last"] = {"result": True, "time": 0, "failed": []}
 
-    def apply(config):
+    def apply(minion):
         facts["applies"].append(clock.now)
         clock.sleep(10)
         good = facts["good"]
@@ -194,7 +195,8 @@ def test_a_changed_pillar_is_applied_after_the_masters_window_and_at_a_moment_of
 def test_a_pillar_that_is_said_to_have_changed_and_has_not_leads_to_no_apply(request_, world, pretend):
     pillar = {"postfix_mta": {"hostname": "mail.example.com", 5: None}, "other": 1}
     pretend("pillar.items", lambda: pillar)
-    world["last"]["pillar"] = _mta_last_apply.pillar_digest(pillar)
+    pretend("_mta_last_apply.has_pillar", lambda now: _mta_last_apply.pillar_digest(now) == known)
+    known = _mta_last_apply.pillar_digest(pillar)
     for _ in range(3):
         assert request_("pillar") == {"accepted": False, "comment": "The pillar is that of the last apply"}
     pillar["other"] = 2
@@ -250,19 +252,48 @@ def test_of_two_that_note_something_at_the_same_time_neither_is_lost(minion, mon
     assert (read(minion)["asked"], read(minion)["answered"]) == (7, 5)
 
 
-def test_the_apply_is_a_salt_call_whose_exit_code_counts(tmp_path, monkeypatch):
+def test_where_the_configuration_makes_every_apply_a_dry_run_none_is_run(minion, request_, world):
+    minion.opts["test"] = True
+    assert request_()["accepted"] is False
+    assert world["applies"] == []
+
+
+@pytest.mark.parametrize(
+    ("last", "configured", "arguments"),
+    [
+        ({}, None, []),
+        ({"saltenv": "base"}, None, []),
+        ({"saltenv": "prod", "pillarenv": None}, None, ["saltenv=prod"]),
+        ({"saltenv": "prod", "pillarenv": "p1"}, None, ["saltenv=prod", "pillarenv=p1"]),
+        ({"saltenv": "prod"}, "prod", []),
+        ({"saltenv": "base"}, "prod", ["saltenv=base"]),
+    ],
+)
+def test_the_apply_is_in_the_environments_of_the_last_one(minion, request_, pretend, last, configured, arguments):
+    commands = []
+    pretend("_mta_system.find_program", lambda name: "/usr/bin/salt-call")
+    pretend("_mta_system.run", lambda command, **_: commands.append(command) or _mta_system.Finished(0, b"", b""))
+    pretend("_mta_last_apply.last", lambda: last)
+    minion.opts["saltenv"] = configured
+    _mta_reprovision._apply(minion)
+    assert commands[0][commands[0].index("queue=100") + 1 :] == arguments
+
+
+def test_the_apply_is_a_salt_call_whose_exit_code_counts(minion, tmp_path, monkeypatch):
+    minion.opts["conf_file"] = "/etc/salt/minion"
     program = tmp_path / "bin" / "salt-call"
     program.parent.mkdir()
     monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
     for code in (0, 2):
         program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\nexit {code}\n')
         program.chmod(0o755)
-        assert _mta_reprovision._apply("/etc/salt/minion") is (code == 0)
+        assert _mta_reprovision._apply(minion) is (code == 0)
     said = (tmp_path / "said").read_text().split()
     assert said[:4] == ["--config-dir=/etc/salt", "--retcode-passthrough", "state.apply", "postfix_mta"]
 
 
-def test_without_a_salt_call_there_is_no_apply(tmp_path, monkeypatch):
+def test_without_a_salt_call_there_is_no_apply(minion, tmp_path, monkeypatch):
+    minion.opts["conf_file"] = "/etc/salt/minion"
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setattr("_mta_system.find_program", lambda name: None)
-    assert _mta_reprovision._apply("/etc/salt/minion") is False
+    assert _mta_reprovision._apply(minion) is False

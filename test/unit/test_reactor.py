@@ -52,6 +52,13 @@ def test_an_event_of_a_minion_is_a_job_for_it_alone(react, tag, function, argume
     assert job(react(tag, {"id": MINION})) == (f"local.{function}", [MINION], "list", arguments)
 
 
+def test_a_start_is_looked_after_in_the_environment_that_the_master_names(opts, react):
+    opts["postfix_mta"] = {"saltenv": "prod", "tgt": "*"}
+    arguments = {"mods": "postfix_mta.started", "queue": 2, "saltenv": "prod"}
+    tag = f"salt/minion/{MINION}/start"
+    assert job(react(tag, {"id": MINION})) == ("local.state.apply", [MINION], "list", arguments)
+
+
 @pytest.mark.parametrize("tag", ["postfix_mta/pillar_changed", "salt/netapi/hook/postfix_mta/pillar_changed"])
 def test_a_changed_pillar_is_for_all_and_names_no_target(react, tag):
     forged = {"id": "x", "tgt": "db*", "body": "{{ 7 * 7 }}", "post": {"tgt": "db*"}}

@@ -46,12 +46,12 @@ class Renderer:
         self.renderers = salt.loader.render(opts, self.functions, file_client=client)
         self.loaded = (pillar, grains)
 
-    def __call__(self, text, pillar=None, os_family="Debian", fqdn="mail.example.com"):
+    def __call__(self, text, pillar=None, os_family="Debian", fqdn="mail.example.com", sls="postfix_mta.settings"):
         wanted = (pillar, {"os_family": os_family, "fqdn": fqdn})
         if self.loaded is None or self.loaded[0] is not pillar or self.loaded[1] != wanted[1]:
             self.load(*wanted)
         return salt.template.compile_template(
-            ":string:", self.renderers, "jinja|yaml", [], [], saltenv="base", sls="x", input_data=text
+            ":string:", self.renderers, "jinja|yaml", [], [], saltenv="base", sls=sls, input_data=text
         )
 
     def mta(self, pillar=None, **host):
@@ -168,8 +168,21 @@ class TestSettings:
         fresh.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
         calls = []
         fresh.functions["saltutil.sync_all"] = lambda **arguments: calls.append(arguments)
-        assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
-        assert calls == [{"refresh": False}]
+        for top, synced in (
+            ({}, ["base"]),
+            ({"base": ["a"]}, ["base"]),
+            ({"dev": ["a"], "prod": ["b"]}, ["dev", "prod", "base"]),
+            (["Pillar failed to render"], ["base"]),
+        ):
+            fresh.functions["state.show_top"] = lambda top=top, **_: top
+            assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
+            assert calls.pop() == {"refresh": False, "saltenv": synced}
+
+    def test_below_a_mountpoint_it_says_what_to_do(self, render):
+        text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()
+        for sls in ("formulas.postfix_mta.settings", "settings"):
+            with pytest.raises(SaltRenderError, match="give the gitfs remote no mountpoint"):
+                render(text, sls=sls)
 
 
 class TestValid:

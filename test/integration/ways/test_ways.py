@@ -281,3 +281,36 @@ def test_masterless(fleet, over_ssh):
     applied = json.loads(minion.exec(call).stdout)["local"]
     assert not results.failures(applied)
     assert "smtpd_banner" in applied["postconf_|-postfix_mta_config_|-/etc/postfix_|-managed"]["changes"]
+
+
+def test_masterless_in_an_environment_of_its_own(fleet, over_ssh):
+    """The formula is in ``prod`` alone, by the top file; ``base`` has a module of somebody else's."""
+    minion = fleet.minions[MINION]
+    roots = {"base": ["/srv/base"], "prod": ["/srv/formula"]}
+    config = {
+        "local": True,
+        "file_roots": roots,
+        "pillar_roots": {"base": ["/srv/pillar"]},
+        "id": "not_a_host_name",
+    }
+    top = {"base": {"*": ["other"]}, "prod": {"*": ["postfix_mta"]}}
+    config.update(autoload_dynamic_modules=False, state_aggregate=True)
+    other = "{{ salt['others.word']() }}:\n  test.nop: []\n"
+    minion.put({"/srv/alone/minion": yaml.safe_dump(config), "/srv/base/top.sls": json.dumps(top)})
+    minion.put({"/srv/base/other.sls": other, "/srv/base/_modules/others.py": "def word():\n    return 'kept'\n"})
+
+    def call(*words):
+        argv = ["salt-call", "--config-dir=/srv/alone", "--out=json", *words]
+        return json.loads(minion.exec(argv).stdout)["local"]
+
+    call("saltutil.clear_cache")
+    call("saltutil.sync_modules", "saltenv=base")
+    for words in (["test=True"], [], ["saltenv=prod"]):
+        applied = call("state.apply", *(["postfix_mta"] if "saltenv=prod" in words else []), *words)
+        assert not results.failures(applied)
+        assert not results.changed({key: one for key, one in applied.items() if "schedule" not in key})
+    assert call("others.word") == "kept"
+    assert call("mta_apply.last")["saltenv"] == "prod"
+    # What nobody gives an environment finds the formula where the last apply found it.
+    assert call("mta_settings.problems") == []
+    assert call("mta_status.report")["errors"] == {}

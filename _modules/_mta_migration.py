@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -53,7 +54,12 @@ HEAD = """\
 """
 
 
-def export(minion: Minion, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY, probe: bool = True) -> str:
+def export(
+    minion: Minion,
+    config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY,
+    probe: bool = True,
+    include: Collection[str] = (),
+) -> str:
     """
     Return the pillar that describes the mail server of this host, as the text of an SLS file.
 
@@ -70,10 +76,10 @@ def export(minion: Minion, config_directory: str = _mta_postfix_view.CONFIG_DIRE
     mailname = _mailname()
     if mailname:
         settings["mailname"] = mailname
-    settings["parameters"] = without_secrets("parameters", differences["parameters"], notes)
-    settings["services"] = services_without_secrets(differences["services"], notes)
-    settings["aliases"] = without_secrets("aliases", _aliases(minion, notes), notes)
-    settings["maps"] = _tables(minion, config_directory, notes)
+    settings["parameters"] = without_secrets("parameters", differences["parameters"], notes, include)
+    settings["services"] = services_without_secrets(differences["services"], notes, include)
+    settings["aliases"] = without_secrets("aliases", _aliases(minion, notes), notes, include)
+    settings["maps"] = _tables(minion, config_directory, notes, include)
     settings["certificate"] = {"source": "none"}
     settings["sasl"] = _sasl(minion)
     settings["firewall"] = {"backend": "none"}
@@ -137,35 +143,51 @@ def _aliases(minion: Minion, notes: Notes) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else values for name, values in present.items() if name in kept}
 
 
-def _tables(minion: Minion, config_directory: str, notes: Notes) -> dict[str, Any]:
-    """The lookup tables that main.cf names, as far as an apply would leave them as they are."""
+def _tables(minion: Minion, config_directory: str, notes: Notes, include: Collection[str] = ()) -> dict[str, Any]:
+    """The lookup tables that main.cf and master.cf name, as far as an apply would leave them as they are."""
     tables: dict[str, Any] = {}
     asked: dict[str, tuple[str, str]] = {}
     aliases = {ALIASES}
-    for parameter in _mta_postfix_view.show(config_directory):
-        for table in _mta_tables.of_parameter(minion, parameter, config_directory):
-            kind, _, path = table.rpartition(":")
-            if parameter in ALIAS_TABLES:
-                aliases.add(path)
-            else:
-                asked.setdefault(path, (kind.rpartition(":")[2], parameter))
+    for parameter, table in _named_tables(minion, config_directory):
+        kind, _, path = table.rpartition(":")
+        if parameter not in ALIAS_TABLES:
+            asked.setdefault(path, (kind.rpartition(":")[2], parameter))
+            continue
+        aliases.add(path)
+        if path != ALIASES:
+            notes[f"aliases of {shown(table)}"] = f"those of the pillar are in {ALIASES}"
     for path, (kind, parameter) in asked.items():
         if path in aliases or not os.path.isabs(path) or not os.path.isfile(path):
             continue
         name = os.path.basename(path)
         where = f"maps:{shown(path)}"
-        entries, why = _entries(minion, path, kind, parameter)
+        included = bool({where, shown(path), name} & {*include})
+        entries, why = _entries(minion, path, kind, parameter, included)
         if why:
             notes[where] = why
         elif name in tables or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
             notes[where] = "its file's name cannot be the name of a table"
         else:
             own = {} if os.path.dirname(path) == config_directory else {"path": path}
-            tables[name] = {"type": kind, **own, "entries": entries}
+            hidden = {"secret": True} if included else {}
+            tables[name] = {"type": kind, **own, **hidden, "entries": entries}
     return tables
 
 
-def _entries(minion: Minion, path: str, kind: str, parameter: str) -> tuple[Any, str | None]:
+def _named_tables(minion: Minion, config_directory: str) -> Iterator[tuple[str, str]]:
+    """The name of each parameter that names a table, in main.cf or as an override in master.cf, and the table."""
+    for parameter in _mta_postfix_view.show(config_directory):
+        for table in _mta_tables.of_parameter(minion, parameter, config_directory):
+            yield parameter, table
+    for fields in _mta_postfix_view.services(config_directory).values():
+        for parameter, value in (fields.get("overrides") or {}).items():
+            for table in _mta_tables.of_value(minion, str(value), config_directory):
+                yield parameter, table
+
+
+def _entries(
+    minion: Minion, path: str, kind: str, parameter: str, included: bool = False
+) -> tuple[Any, str | None]:
     """The entries of a table, or why there are none: ``(entries, None)`` or ``(None, text)``."""
     try:
         pairs = _mta_tables.show(path, kind) or []
@@ -173,10 +195,11 @@ def _entries(minion: Minion, path: str, kind: str, parameter: str) -> tuple[Any,
             return None, f"it has {len(pairs)} entries; give it as source from the file server"
         between = " = " if kind in SETTINGS else " "
         secret = any(is_secret("", f"{key}{between}{value}") for key, value in pairs)
-        if secret or PASSWORD_TABLE.match(parameter) or not os.stat(path).st_mode & 0o004:
+        private = PASSWORD_TABLE.match(parameter) or not os.stat(path).st_mode & 0o004
+        if (secret or private) and not included:
             return None, "a secret"
         entries = [f"{key} {value}".rstrip() for key, value in pairs] if kind in RULES else dict(pairs)
-        planned = _mta_tables_manage.plan(minion, path, type=kind, entries=entries)
+        planned = _mta_tables_manage.plan(minion, path, type=kind, entries=entries, secret=included)
     except (CommandExecutionError, SaltInvocationError) as err:
         return None, str(err)
     differs = [*planned.changes, *planned.errors]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Callable
 
 import salt.utils.yaml
@@ -14,6 +14,22 @@ SECRET_NAME = re.compile(r"(?:.*_)?(?:pw|pass|passwd|password|secret|token)\Z", 
 SECRET_VALUE = re.compile(
     r"(?:pass(?:wd|word|phrase)?|secret|token|api[_-]?key)\s*[=:]\s*[^\s:$]|://[^/\s:@]+:[^/\s@]+@", re.IGNORECASE
 )
+# Further kinds, in arguments of programs, in URLs and in host names. A path, or a macro of Postfix's, is none.
+SECRETS = (
+    # --key VALUE, --api-key=VALUE, -password VALUE
+    r"(?:^|\s)--?(?:[a-z]+[-_])*(?:key|pass(?:wd|word|phrase)?|pw|secret|token|credentials?)[\s=]+[\"']?[^\s\"'/$-]",
+    # curl -u USER:PASSWORD, wget --user …
+    r"\b(?:curl|wget|lftp)\b.*\s(?:-u|--(?:proxy-)?user)[\s=]*[\"']?[^\s:$\"']+:[^\s$]",
+    # Authorization: Bearer VALUE
+    r"\bauthorization[\"']?\s*[:=]\s*\S|\bbearer\s+(?=\S*\d)[a-z0-9+/._~-]{8,}",
+    # URLs of webhooks, with a key as a parameter, or with a part that nobody would type.
+    r"https?://\S*(?:hooks?\.[a-z]|/(?:web)?hooks?/|/services/T|/bot\d+:)\S*",
+    r"https?://\S*[?&](?:\w*key|sig|signature|code|auth|hash|hmac)=[^\s&$]",
+    r"https?://\S*/(?=[\w-]*\d)(?=[\w-]*[a-z])[\w-]{20,}",
+    # The key of a customer in the name of a DNS block list.
+    r"(?<![\w.@-])(?=(?:[a-z]*\d){3})(?=\d*[a-z])[a-z0-9]{16,}(?:\.[a-z0-9-]+){2,}",
+)
+LOOKS_SECRET = [SECRET_VALUE, *(re.compile(kind, re.IGNORECASE) for kind in SECRETS)]
 PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
 TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
 LONGEST_NAME = 60
@@ -35,33 +51,44 @@ def is_secret(name: str, value: object) -> bool:
         return True
     if PASSWORD_TABLE.match(name) and any(TEXT_IN_VALUE.search(text) for text in texts):
         return True
-    return any(SECRET_VALUE.search(text) for text in texts)
+    return any(kind.search(text) for text in texts for kind in LOOKS_SECRET)
 
 
-def without_secrets(section: str, values: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
-    """Return the values of a section that hold no secret; the others are noted."""
+def is_left_out(where: str, name: str, value: object, include: Collection[str]) -> bool:
+    """Whether a value holds a secret, and neither its name nor what the notes call it is to be included."""
+    return is_secret(name, value) and not {where, where.rpartition(":")[2]} & {*include}
+
+
+def without_secrets(
+    section: str, values: Mapping[str, Any], notes: Notes, include: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the values of a section that hold no secret, or are to be included; the others are noted."""
     kept = {}
     for name, value in values.items():
-        if is_secret(name, value):
-            notes[f"{section}:{shown(name)}"] = "a secret"
+        where = f"{section}:{shown(name)}"
+        if is_left_out(where, name, value, include):
+            notes[where] = "a secret"
         else:
             kept[name] = value
     return kept
 
 
-def services_without_secrets(services: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+def services_without_secrets(
+    services: Mapping[str, Any], notes: Notes, include: Collection[str] = ()
+) -> dict[str, Any]:
     """Return services without the arguments and overrides that hold a secret; those are noted."""
     kept: dict[str, Any] = {}
     for service, given in services.items():
         kept[service] = fields = dict(given) if given else given
         if not fields:
             continue
-        if is_secret("", fields.get("arguments")):
-            notes[f"services:{shown(service)}:arguments"] = "a secret"
+        where = f"services:{shown(service)}:arguments"
+        if is_left_out(where, "", fields.get("arguments"), include) and service not in include:
+            notes[where] = "a secret"
             del fields["arguments"]
         if "overrides" in fields:
             where = f"services:{shown(service)}:overrides"
-            fields["overrides"] = without_secrets(where, fields["overrides"], notes)
+            fields["overrides"] = without_secrets(where, fields["overrides"], notes, include)
     return kept
 
 
@@ -95,6 +122,8 @@ def text_of(settings: Settings, notes: Notes) -> str:
     lines = []
     if notes:
         lines += ["#", "# Not in here, and left on the host as it is:"]
+        if "a secret" in notes.values():
+            lines[-1] = f"{lines[-1][:-1]} (bin/export --include NAME brings in a secret):"
         lines += [f"#   {shown(name)}: {shown(' '.join(str(why).split()))}" for name, why in notes.items()]
     body = salt.utils.yaml.safe_dump(
         {KEY: {key: value for key, value in settings.items() if value not in ({}, None)}},

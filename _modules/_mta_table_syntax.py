@@ -199,8 +199,10 @@ def _is_marked(value: Any) -> bool:
 
 def is_secret(kind: Kind, key: str, value: Any) -> bool:
     """Whether a setting is a password by its nature, or a URI with one in it."""
-    return kind in SETTINGS and (
-        key in PASSWORDS or (isinstance(value, str) and bool(re.search(LOGIN_IN_URI, value)))
+    return (
+        kind in SETTINGS
+        and value != ""
+        and (key in PASSWORDS or (isinstance(value, str) and bool(re.search(LOGIN_IN_URI, value))))
     )
 
 

@@ -535,7 +535,12 @@ def of_parameter(
 
     References to other parameters are expanded. Raises ``CommandExecutionError`` as ``postconf.get`` does.
     """
+    return of_value(minion, _mta_postfix_view.get(parameter, config_directory) or "", config_directory)
+
+
+def of_value(minion: Minion, value: str, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[str]:
+    """Return the lookup tables that a parameter's value names, as :func:`of_parameter` does."""
     main = {**_mta_postfix_view.defaults(config_directory), **_mta_postfix_view.show(config_directory)}
     main.setdefault("default_database_type", default_type(minion) or "")
-    value = _mta_postfix_syntax.expand(_mta_postfix_view.get(parameter, config_directory) or "", main)
+    value = _mta_postfix_syntax.expand(value, main)
     return [item for item in _mta_postfix_syntax.items_of(value) if re.match(r"[a-z][a-z0-9]*:", item)]

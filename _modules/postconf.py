@@ -162,7 +162,11 @@ def differences(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> d
     return _mta_postfix_edit.differences(config_directory)
 
 
-def export(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY, probe: bool = True) -> str:
+def export(
+    config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY,
+    probe: bool = True,
+    include: list[str] | str | None = None,
+) -> str:
     """
     Return the pillar that describes the mail server of this host, as the text of an SLS file.
 
@@ -172,6 +176,10 @@ def export(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY, probe: bo
     probe
         Whether to hold the conversation of an apply with the running server. It leaves no mail behind. Where this
         server does not pass it, it is switched off in the pillar. Default ``True``.
+
+    include
+        Names of what is brought in although it is, or looks like, a secret: those that the comments give, such as
+        ``parameters:smtpd_client_restrictions``, or their last part; a list, or a text with commas. Default: none.
 
     Applying that pillar changes nothing: it has ``profile: none``, in what main.cf and master.cf differ from the
     package's own, the aliases, and saslauthd where it is set up as this formula does it. Certificates and the
@@ -184,7 +192,8 @@ def export(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY, probe: bo
 
         salt '*' postconf.export
     """
-    return _mta_migration.export(_mta_minion.Minion.of(globals()), config_directory, probe)
+    names = include.split(",") if isinstance(include, str) else include or []
+    return _mta_migration.export(_mta_minion.Minion.of(globals()), config_directory, probe, names)
 
 
 def check(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[str]:

@@ -148,6 +148,48 @@ def test_what_is_exported_changes_nothing(export, minion, directory):
     }
 
 
+def test_a_table_that_only_master_cf_names_is_exported(export, minion, directory):
+    (directory / "senders").write_text("^x@ DISCARD\n")
+    with (directory / "master.cf").open("a") as file:
+        file.write(f"  -o smtpd_sender_restrictions=check_sender_access,pcre:{directory}/senders\n")
+    assert export()[1]["maps"]["senders"] == {"type": "pcre", "entries": ["^x@ DISCARD"]}
+
+
+def test_aliases_elsewhere_are_named(export, directory, tmp_path):
+    with (directory / "main.cf").open("a") as file:
+        file.write(
+            f"alias_maps = hash:{tmp_path}/aliases, hash:/var/lib/mailman/data/aliases, ldap:/etc/postfix/l.cf\n"
+        )
+        file.write(f"alias_database = hash:{tmp_path}/aliases, hash:/var/lib/mailman/data/aliases\n")
+    notes = [line[4:] for line in export()[0].splitlines() if line.startswith("#   aliases of ")]
+    assert notes == [
+        f"aliases of {table}: those of the pillar are in {tmp_path}/aliases"
+        for table in ("hash:/var/lib/mailman/data/aliases", "ldap:/etc/postfix/l.cf")
+    ]
+
+
+def test_an_empty_password_is_no_secret(export, directory):
+    (directory / "users.cf").write_text("server_host = ldap.example.org\nbind_pw =\npassword = \n")
+    with (directory / "main.cf").open("a") as file:
+        file.write(f"virtual_mailbox_maps = ldap:{directory}/users.cf\n")
+    text, pillar = export()
+    assert pillar["maps"]["users.cf"]["entries"] == {
+        "server_host": "ldap.example.org",
+        "bind_pw": "",
+        "password": "",
+    }, text
+
+
+def test_what_is_asked_for_is_brought_in(export, minion, directory):
+    (directory / "logins").chmod(0o600)
+    names = ["parameters:my_url", "logins", "services:tickets/unix:arguments"]
+    text, pillar = export(include=names)
+    assert pillar["parameters"]["my_url"] == "https://user:Geheim-4711@example.com/"
+    assert "--password=Geheim-4711" in pillar["services"]["tickets/unix"]["arguments"]
+    assert "ldapusers_bind_pw" not in pillar["parameters"]
+    assert pillar["maps"]["logins"] == {"type": "texthash", "secret": True, "entries": {"host": "user:x"}}, text
+
+
 @pytest.mark.parametrize(
     ("mailname", "exported"),
     [("example.org\n", "example.org"), ("not one\n", None), ("a\nb\n", None), ("", None), (None, None)],

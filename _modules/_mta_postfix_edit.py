@@ -47,6 +47,10 @@ UNMANAGED = ("keep", "warn", "remove")
 REFERENCE = re.compile(r"\$(?:\{+([\w.-]+)|\(([\w.-]+)|(\w+))", re.ASCII)
 # Every package's master.cf has this listener.
 STOCK: dict[str, Entry] = {"smtp/inet": {"command": "smtpd", "overrides": {}}}
+PACKAGE_FIRST = (
+    "Postfix is not installed: its package makes main.cf and master.cf, and what of this it sets by itself is not"
+    " known before it is there"
+)
 
 
 # -- what there is -----------------------------------------------------------------------------
@@ -494,7 +498,10 @@ def plan(
     result = Plan(dict(prepared.changes), prepared.activate, notes=list(prepared.notes))
     run = Run.of(minion)
     run.configuration = {"key": (name, prepared.files), "prepared": prepared}
-    if prepared.changes and _mta_postfix_view.installed():
+    if prepared.changes and not _mta_postfix_view.installed():
+        if not prepared.files.main:
+            result.notes.append(PACKAGE_FIRST)
+    elif prepared.changes:
         # Only what follows under the transaction's lock may rely on what is found now.
         if not run.transaction:
             run.preflight.clear()

@@ -450,7 +450,10 @@ def plan(minion: Minion, **arguments: Any) -> Plan:
 
     Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when a file cannot be read.
     """
-    return _joined(_resources(minion, _mta_saslauthd_request.request(arguments)))
+    planned = _joined(_resources(minion, _mta_saslauthd_request.request(arguments)))
+    if planned.changes and not os.path.exists(PROGRAM):
+        planned.notes.append("sasl2-bin is not installed: what it sets by itself is not known before it is there")
+    return planned
 
 
 def apply(minion: Minion, **arguments: Any) -> None:

@@ -421,3 +421,12 @@ class TestWithoutARecord:
         )
         _mta_postfix_edit.remember(minion)
         assert managed.plan(revert=["biff"]).notes == []
+
+
+def test_without_the_package_a_dry_run_says_what_it_cannot_know(configuration, pretend):
+    pretend("_mta_postfix_view.installed", lambda: False)
+    configuration.write(MAIN, MASTER)
+    assert configuration.plan(parameters={"smtpd_banner": "x"}).notes == []
+    (configuration.directory / "main.cf").unlink()
+    (note,) = configuration.plan(parameters={"smtpd_banner": "x"}).notes
+    assert "not known before it is there" in note

@@ -154,6 +154,20 @@ def test_the_community_formulas_services_are_converted_to_a_server_that_answers(
     assert not results.changed(container.apply(pillar=pillar))
 
 
+def test_the_export_proves_that_its_apply_changes_nothing(container, found):
+    parts = ("bin", "_beacons", "_modules", "_states", "postfix_mta")
+    container.put({f"/srv/formula/{name}": REPOSITORY / name for name in parts})
+    container.exec(
+        "postconf -e 'smtpd_client_restrictions = reject_rbl_client 3x4mpl3k3yabcdefghijk2.zen.example.net'"
+    )
+    exported = container.exec(["/srv/formula/bin/export", "--check", "--no-probe"])
+    assert "Proof: none of the " in exported.stderr
+    assert "3x4mpl3k3y" not in exported.stdout
+    included = ["--include", "parameters:smtpd_client_restrictions"]
+    exported = container.exec(["/srv/formula/bin/export", "--no-probe", *included])
+    assert "3x4mpl3k3y" in exported.stdout
+
+
 def test_it_is_quick_enough(found, capsys):
     seconds = sum(one["seconds"] for one in found.values())
     with capsys.disabled():

@@ -76,9 +76,11 @@ def test_the_proof_is_a_dry_run_of_what_was_exported(export, tmp_path, monkeypat
     monkeypatch.setattr(apply, "CACHE", tmp_path / "cache")
     seen = []
 
-    def run(salt_call, directory, test):
+    def run(salt_call, directory, test, _screen, _pillar):
         seen.append((salt_call, (directory / "pillar" / "given.sls").read_text(), test))
-        return {str(number): {"comment": "said", "name": "x", **state} for number, state in enumerate(states)}
+        return {
+            f"a_|-{number}_|-x_|-b": {"comment": "said", "name": "x", **one} for number, one in enumerate(states)
+        }
 
     monkeypatch.setattr(apply, "run", run)
     text = "#!yaml\npostfix_mta:\n  hostname: mx.example.org\n"

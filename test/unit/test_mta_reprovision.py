@@ -61,6 +61,7 @@ def world(pretend, clock, monkeypatch):
     pretend("_mta_beacon.found", lambda: dict(facts["conditions"]))
     pretend("_mta_last_apply.last", lambda: facts["last"])
     pretend("_mta_queue.flush", lambda everything: facts.update(flushed=facts["flushed"] + everything))
+    pretend("pillar.items", dict)
     pretend("event.send", lambda tag, data: facts["events"].append((tag, data)))
     facts["settings"] = settings
     return facts

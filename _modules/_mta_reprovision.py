@@ -110,7 +110,9 @@ def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
 def _pillar_changed(minion: Minion) -> bool:
     """Whether the pillar, asked for anew, is not the one of the last apply; anybody may claim that it is."""
     pillarenv = _mta_last_apply.last(minion).get("pillarenv")
-    pillar = minion.functions["pillar.items"](**({"pillarenv": pillarenv} if pillarenv else {}))
+    arguments = {"pillarenv": pillarenv} if pillarenv else {}
+    # Salt 3008 shows no values unless it is told to, and 3006 does not mind.
+    pillar = minion.functions["pillar.items"](unmask=True, **arguments)
     return not _mta_last_apply.has_pillar(minion, pillar)
 
 

@@ -181,6 +181,9 @@ def _named_tables(minion: Minion, config_directory: str) -> Iterator[tuple[str, 
             yield parameter, table
     for fields in _mta_postfix_view.services(config_directory).values():
         for parameter, value in (fields.get("overrides") or {}).items():
+            # What it refers to in main.cf was looked at there.
+            if ":" not in str(value):
+                continue
             for table in _mta_tables.of_value(minion, str(value), config_directory):
                 yield parameter, table
 

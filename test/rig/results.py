@@ -3,8 +3,6 @@
 import re
 
 NOTHING_COLLECTED = 5
-# What a state says whose items depend on a package that is not there yet.
-NOT_KNOWN = "not known before it is there"
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
 
 
@@ -48,7 +46,7 @@ def difference(prediction, reality):
     One text per state that announced changes and made none, or made changes and had not announced it.
 
     A state without changes in the dry run may say "would be" about what an earlier state makes possible; then
-    both outcomes are right. What it names has to be just what is changed, unless it says that it cannot know.
+    both outcomes are right.
     """
     before, after = changed(prediction), changed(reality)
     lines = []
@@ -60,11 +58,6 @@ def difference(prediction, reality):
             f"  dry run: {dry.get('result')} {dry.get('comment')} {dry.get('changes')}\n"
             f"  real run: {real.get('result')} {real.get('comment')} {real.get('changes')}"
         )
-    for key in sorted(before & after):
-        dry, real = prediction[key], reality[key]
-        items = sorted(dry["changes"].keys() ^ real["changes"].keys())
-        if items and NOT_KNOWN not in dry["comment"]:
-            lines.append(f"{label(key)} announced other items than it changed: {', '.join(items)}")
     return lines
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "874ec9454af5"
+REVISION = "3da779d62200"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3da779d62200"
+REVISION = "cf7e4af1808b"

@@ -31,6 +31,7 @@ import _mta_smtp
 import _mta_snapshots
 import _mta_tables_manage
 import _mta_transaction
+import _mta_verdict
 from _mta_minion import Minion
 from _mta_plan import STRENGTH, Participant, Plan, stronger
 from _mta_run import Run
@@ -71,6 +72,9 @@ STANDALONE = {
 
 LOG_LINES = 12
 LOG_PATIENCE = 2
+MOST_ALIASES = 10
+# What the check after a change asks beyond a greeting.
+THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}
 
 
 def roll_back(
@@ -260,6 +264,11 @@ def _server_log(since: int, until: int) -> list[str]:
 
 def _responsible(changes: Mapping[str, Any], text: str) -> list[str]:
     """The changed parameters and services that the server's words name, by name, else by value; else all."""
+    return _named_by(changes, text) or list(changes)
+
+
+def _named_by(changes: Mapping[str, Any], text: str) -> list[str]:
+    """The changed parameters and services that the server's words name, by name, else by value."""
 
     def said(word: str) -> bool:
         return bool(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text))
@@ -277,7 +286,7 @@ def _responsible(changes: Mapping[str, Any], text: str) -> list[str]:
             by_name.append(name)
         elif any(len(value) > 3 and said(value) for _, value in found):
             by_value.append(name)
-    return by_name or by_value or list(changes)
+    return by_name or by_value
 
 
 def commit(
@@ -298,7 +307,9 @@ def commit(
     run, transaction = Run.of(minion), _mta_transaction.begin(minion, closing=True)
     verify = dict(verify or {})
     enabled = verify.pop("enabled", True)
-    problems, notes, transcript = [], [], []
+    problems: list[str] = []
+    notes: list[str] = []
+    transcript: list[str] = []
     headline = "The server did not answer as it should:"
     try:
         done = _activate(minion, transaction, services or [])
@@ -307,12 +318,11 @@ def commit(
         elif not _mta_services.status(["postfix"])["postfix"]["active"]:
             notes = ["Not verified, as Postfix does not run and is not enabled."]
         else:
-            checked = _mta_judge.check(
-                minion, auth="challenge", envelope=True, untrusted_client=True, patience=15, **verify
-            )
-            problems, transcript = checked["problems"], checked["transcript"]
-            problems = problems + _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
-            notes = ["The server answers.", *checked["notes"]]
+            checked = _mta_judge.check(minion, patience=15, **{**THOROUGH, **verify}, aliases=_new_aliases(run))
+            problems, notes = _judged(run, transaction, checked)
+            transcript = checked["transcript"]
+            problems += _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
+            notes = notes + checked["notes"]
         if not problems:
             headline = "What this apply changed could not be recorded, so it has not been kept:"
             _commit(minion, transaction)
@@ -387,6 +397,38 @@ def _fallen_silent(transaction: Transaction, speaking: list[dict[str, Any]], ski
     return found
 
 
+def _new_aliases(run: Run) -> list[str]:
+    """The aliases that this apply has written, some of them."""
+    changed = [name for name, change in run.changes.get("mta_aliases", {}).items() if change.get("new")]
+    return [name for name in changed if re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", name)][:MOST_ALIASES]
+
+
+def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Of what is wrong now: what is a reason to undo this apply; and notes on what is none, and why."""
+    changed = run.changes.get("postconf", {})
+
+    def said(text: str) -> bool:
+        return bool(_named_by(changed, text))
+
+    verdict = _mta_verdict.compared(transaction.problems, checked["problems"], said)
+    doubts = checked.get("doubts", []) + _mta_transaction.doubts_about_logins()
+    if transaction.problems is None:
+        checked["notes"].extend(doubts)
+    else:
+        doubtful = _mta_verdict.compared(transaction.problems, doubts, said)
+        verdict = _mta_verdict.Verdict(*(one + other for one, other in zip(verdict, doubtful)))
+    run.known = verdict.earlier + verdict.unseen
+    if not run.known:
+        return verdict.problems, ["The server answers."]
+    notes = ["The server does not answer as it should, and did not before this apply, which is kept:"]
+    notes += [f"  {text} (so it was before)" for text in verdict.earlier]
+    notes += [f"  {text} (before, no conversation got that far)" for text in verdict.unseen]
+    if transaction.drifted:
+        names = ", ".join(transaction.drifted)
+        notes.append(f"Since this formula has last written main.cf, somebody else has changed there: {names}")
+    return verdict.problems, notes
+
+
 def _activate(minion: Minion, transaction: Transaction, services: Sequence[str]) -> list[str]:
     """Enable, start, restart or reload what is needed; say what was done."""
     activate = transaction.activate
@@ -418,8 +460,8 @@ def _activate(minion: Minion, transaction: Transaction, services: Sequence[str])
                 done.append(f"{name} started")
         elif name in activate:
             # A server that does not answer may be throttled by master(8): a reload would leave it dead.
-            answers = name != "postfix" or transaction.before["answers"]
-            action = activate[name] if answers else "restart"
+            healthy = name != "postfix" or transaction.problems == []
+            action = activate[name] if healthy else "restart"
             {"reload": _mta_services.reload, "restart": _mta_services.restart}[action](name)
             done.append(f"{name} {_mta_transaction.DONE[action]}")
     return done

@@ -22,6 +22,7 @@ import _mta_saslauthd_view
 import _mta_smtp
 import _mta_system
 import _mta_tables
+import _mta_verdict
 import _mta_x509
 from _mta_findings import GuardedFile
 from _mta_judge import Listener
@@ -85,7 +86,7 @@ def _look_at(listener: Listener, latest: float, folder: str) -> tuple[dict[str, 
         target = _mta_judge.target_of(listener, latest=latest)
         untrusted = _mta_judge.examine_as_untrusted_client(listener, target, folder)
         notes += untrusted.notes
-        relays = next((text for text in untrusted.problems if _mta_judge.OPEN_RELAY in text), None)
+        relays = next((text for text in untrusted.problems if _mta_verdict.OPEN_RELAY in text), None)
     return {
         **listener,
         "label": label,

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import email.utils
 import os
+import re
 import ssl
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,32 +20,50 @@ from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_delivery
 import _mta_postfix_view
 import _mta_secrets
 import _mta_smtp
+import _mta_system
 import _mta_untrusted_client
+import _mta_verdict
+from _mta_delivery import Trial
 from _mta_minion import Minion
+from _mta_run import Run
 from _mta_smtp import Conversation, Envelope, Login, Request, Target
 
 # One of those that _mta_postfix_view.listeners returns.
 Listener = Mapping[str, Any]
 
-OPEN_RELAY = "an open relay"
 TLS_1_2 = ssl.TLSVersion.TLSv1_2
 # Short, for a message must not be larger than message_size_limit.
 HOP = b"Received: probe\r\n"
+# How a server refuses whoever comes, or a recipient that it is there for: no rule that some clients meet.
+BLANKET = r"\b[45]\.1\.1\b|ccess denied"
 # How many of them are still sent.
 MOST_HOPS = 5000
-UNTRUSTED = " as an untrusted client"
 
 
 class _Ask(NamedTuple):
-    """What a check asks of every listener, beside its greeting; ``hops``: the largest ``hopcount_limit``."""
+    """
+    What a check asks of every listener, beside its greeting.
+
+    hops
+        The largest ``hopcount_limit``.
+
+    trial
+        The real message is its; ``None``: none is sent.
+
+    user
+        The address of a user; ``None``: none is known.
+    """
 
     login: Login | None
     challenge: bool
     envelope: bool
     hops: int
+    trial: Trial | None = None
+    user: str | None = None
 
 
 @dataclasses.dataclass
@@ -56,11 +76,15 @@ class Examination:
 
     talks
         Conversations, each with what was special about it.
+
+    doubts
+        What is a problem only where it was otherwise before.
     """
 
     label: str
     talks: list[tuple[str, Conversation]] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
+    doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def complain(self, texts: Iterable[str]) -> None:
@@ -124,6 +148,7 @@ def target_of(
         certificates=listener.get("certificates") or (),
         hostname=hostname,
         helo=listener.get("hostname"),
+        proxy=listener.get("proxy") == "haproxy",
     )
 
 
@@ -150,27 +175,39 @@ def _examine(listener: Listener, target: Target, ask: _Ask) -> Examination:
     """Talk to one listener as a client of this host."""
     seen = Examination(label_of(listener))
     hostname = target.hostname
-    envelopes = []
+    envelopes, last = [], None
     if ask.envelope:
         postmaster, unknown, _ = _recipients(hostname)
+        trial = ask.trial if listener["port"] == 25 else None
+        last = Envelope("", [unknown])
         envelopes = [
-            Envelope("", [postmaster, unknown]),
-            Envelope(postmaster, [postmaster], _circling(ask.hops, seen)),
+            Envelope("", [postmaster, *filter(None, [ask.user])]),
+            _real(trial) if trial else Envelope(postmaster, [postmaster], _circling(ask.hops, seen)),
         ]
-    challenge = ask.challenge and bool(listener["auth"]) and not ask.login
-    found = _mta_smtp.hold(target, Request(envelopes, challenge))
+    challenge = ask.challenge and (listener["auth"] or "AUTH" in listener.get("may_hide", ())) and not ask.login
+    found = _mta_smtp.hold(target, Request(envelopes, challenge, last=last))
     seen.talks.append(("", found))
-    seen.complain(problem["text"] for problem in found["problems"])
+    _tell(found, seen)
     seen.complain(_unlike(listener, found, hostname))
     if found["tls"] and not seen.problems:
         talks, faults = _examine_certificates(target, found["tls"]["fingerprint"])
         seen.talks += talks
         seen.complain(faults)
     if ask.envelope:
-        _judge_envelopes(listener, found, seen)
+        _judge_envelopes(listener, found, seen, ask)
     if ask.login and listener["auth"] and not seen.problems:
         _try_logins(target, ask.login, found, seen)
     return seen
+
+
+def _tell(found: Conversation, seen: Examination) -> None:
+    """Faults are problems, and a rule that turns this client away is a note; but not from where it is trusted."""
+    for problem in found["problems"]:
+        blanket = "Access denied" in problem["reply"]
+        if problem["policy"] and not blanket:
+            seen.note(f"{problem['text']}: a rule for clients, and no fault; nothing after it could be tried")
+        else:
+            seen.complain([problem["text"]])
 
 
 def _unlike(listener: Listener, found: Conversation, hostname: str | None) -> Iterator[str]:
@@ -184,13 +221,18 @@ def _unlike(listener: Listener, found: Conversation, hostname: str | None) -> It
             yield f"banner: {banner} (expected the host name {hostname})"
         if greeting.lower() != hostname.lower():
             yield f"EHLO: the server calls itself {greeting} (expected {hostname})"
+    if listener["port"] == 25 and listener["wrappermode"]:
+        yield "banner: TLS begins at once, and no other mail server does that at port 25"
+    hides = listener.get("may_hide", ())
     if not listener["wrappermode"]:
         offered = "STARTTLS" in found["ehlo"][1:]
-        if offered != listener["starttls"]:
+        if offered != listener["starttls"] and "STARTTLS" not in hides:
             yield f"EHLO: STARTTLS is {'' if offered else 'not '}offered"
         expected = listener["auth"] and (listener["auth_before_tls"] or not listener["starttls"])
-        if bool(mechanisms(found["ehlo"])) != expected:
+        if bool(mechanisms(found["ehlo"])) != expected and not {"AUTH", "AUTH in clear"} & {*hides}:
             yield f"EHLO: AUTH is {'not ' if expected else ''}offered without TLS"
+    if "AUTH" in hides:
+        return
     if found["tls"] and found["ehlo_tls"] and bool(mechanisms(found["ehlo_tls"])) != listener["auth"]:
         yield f"EHLO: AUTH is {'not ' if listener['auth'] else ''}offered under TLS"
 
@@ -234,7 +276,13 @@ def _circling(hops: int, seen: Examination) -> bytes | None:
     return HOP * (hops + 1) + b"\r\n"
 
 
-def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination) -> None:
+def _real(trial: Trial) -> Envelope:
+    """A message that goes the whole way, to nobody."""
+    text = _mta_delivery.message(trial.hostname, trial.real, email.utils.format_datetime(_mta_system.now()))
+    return Envelope("", [trial.real], text.replace("\n", "\r\n").encode(), silent=True)
+
+
+def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination, ask: _Ask) -> None:
     """Port 25 takes mail for the postmaster; nobody takes the message that is to be refused."""
     if listener["port"] == 25 and found["envelopes"]:
         tried = found["envelopes"][0]
@@ -243,10 +291,20 @@ def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination)
             (f"RCPT TO:<{name}>", tried["recipients"].get(name)) for name in list(tried["recipients"])[:1]
         )
         for step, reply in replies.items():
-            if reply and not reply.startswith("25") and not _mta_smtp.fault_of(reply):
+            if not reply or reply.startswith("25") or _mta_smtp.fault_of(reply):
+                continue
+            if re.search(BLANKET, reply):
                 seen.complain([f"{step}: {reply}"])
+            else:
+                seen.note(f"{step}: {reply}: a rule of this server, and no fault")
+        known = tried["recipients"].get(ask.user or "", "")
+        if re.search(BLANKET, known):
+            seen.doubts.append(f"{seen.label} RCPT TO:<{ask.user}>: {known}")
+    trial = ask.trial
     for tried in found["envelopes"]:
-        if (tried["data"] or "").startswith("250"):
+        if trial and trial.real in tried["recipients"]:
+            trial.reply = tried["data"] or trial.reply
+        elif (tried["data"] or "").startswith("250"):
             seen.note(f"took a message with too many Received headers, which it should refuse: {tried['data']}")
 
 
@@ -269,11 +327,20 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
 
 
 class _Spoken(NamedTuple):
-    """What an untrusted client was told; ``relays``: the reply, where its mail to others would be taken."""
+    """
+    What an untrusted client was told.
+
+    relays
+        The reply, where its mail to others would be taken.
+
+    refused
+        The reply for the postmaster, where whoever comes is refused.
+    """
 
     found: Conversation
     problems: list[str]
     relays: str | None
+    refused: str | None
 
 
 def examine_as_untrusted_client(listener: Listener, target: Target, folder: str) -> Examination:
@@ -289,7 +356,7 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
     folder
         Path of the directory for a lock, see :py:func:`_mta_untrusted_client.foreign_address`.
     """
-    seen = Examination(label_of(listener) + UNTRUSTED)
+    seen = Examination(label_of(listener) + _mta_verdict.UNTRUSTED)
     family = _mta_untrusted_client.address_family(target.host)
     own = _mta_untrusted_client.own_address(family)
     spoken = None
@@ -305,7 +372,7 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
             return seen
         seen.talks.append(("", spoken.found))
         if spoken.relays:
-            spoken.problems.append(f"{spoken.relays} ({OPEN_RELAY})")
+            spoken.problems.append(f"{spoken.relays} ({_mta_verdict.OPEN_RELAY})")
     if spoken.found["timed_out"] == "banner":
         # Is it the lookup of the client's name that takes so long, or has the server died meanwhile?
         control = _mta_smtp.hold(_anew(target))
@@ -313,6 +380,8 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
         if not control["problems"]:
             seen.note("no banner in time; a slow reverse lookup can do that")
             return seen
+    if spoken.refused and listener["port"] == 25:
+        seen.doubts.append(f"{seen.label} {spoken.refused} ({_mta_delivery.INTENDED.format(word='refused')})")
     seen.complain(spoken.problems)
     return seen
 
@@ -321,19 +390,17 @@ def _speak_as(source: str, target: Target) -> _Spoken:
     """Try an envelope from an address."""
     recipients = _recipients(target.hostname)
     talk = _anew(target, source=source, helo=None)
-    found = _mta_smtp.hold(talk, Request([Envelope("", recipients)]))
-    relays = None
+    found = _mta_smtp.hold(talk, Request([Envelope("", [recipients[0], recipients[2], recipients[1]])]))
+    relays = refused = None
     for tried in found["envelopes"]:
         reply = tried["recipients"].get(recipients[2], "")
         if reply.startswith("25"):
             relays = f"RCPT TO:<{recipients[2]}>: {reply}"
-    # RFC 5321, 3.1, and RFC 7504: not even a greeting for this client is a policy too.
-    faults = [
-        problem["text"]
-        for problem in found["problems"]
-        if problem["step"] not in ("banner", "EHLO") or problem["reply"][:3] not in ("521", "550", "554")
-    ]
-    return _Spoken(found, faults, relays)
+        reply = tried["recipients"].get(recipients[0]) or tried["mail"] or ""
+        if re.search(BLANKET, reply):
+            refused = f"RCPT TO:<{recipients[0]}>: {reply}"
+    faults = [problem["text"] for problem in found["problems"] if not problem["policy"]]
+    return _Spoken(found, faults, relays, refused)
 
 
 # -- all listeners -----------------------------------------------------------------------------
@@ -442,6 +509,10 @@ def check(
     timeout: float = 30,
     patience: float = 0,
     skip: Collection[str] = (),
+    deliver: bool = False,
+    aliases: Sequence[str] = (),
+    relay: bool = True,
+    intended: Collection[str] = (),
 ) -> dict[str, Any]:
     """Judge every listener. Parameters, result and errors as of ``mta_probe.check``."""
     if auth not in ("offered", "challenge"):
@@ -453,29 +524,72 @@ def check(
     own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}
     judged, notes = _without(listeners, skip)
     hops = _hops(listeners) if envelope else _mta_postfix_view.HOPCOUNT_LIMIT
-    ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops)
+    trial = _trial(judged, hostname, aliases, relay) if deliver and judged else None
+    real = trial if trial and trial.begin() else None
+    user = _mta_delivery.user(trial.hostname) if trial else None
+    ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops, real, user)
     pairs = [
         (one, target_of(one, (own and one.get("hostname")) or hostname, ca_file, timeout, patience))
         for one in judged
     ]
-    examinations = _at_once(lambda listener, target: _examine(listener, target, ask), pairs)
-    greetings = [seen.talks[0][1] for seen in examinations]
+    examinations, speaking = _examine_all(pairs, ask, minion.state.path() if untrusted_client else None)
     problems += [text for seen in examinations for text in seen.problems]
     if judged:
         problems += _lacking(capabilities, [talk for seen in examinations for _, talk in seen.talks])
-    if untrusted_client and not problems:
-        # One after the other: limits count a client's connections.
-        folder = minion.state.path()
-        further = [examine_as_untrusted_client(*pair, folder) for pair in pairs]
-        problems += [text for seen in further for text in seen.problems]
-        examinations += further
+    doubts = [text for seen in examinations for text in seen.doubts]
+    notes += [text for seen in examinations for text in seen.notes]
+    if trial:
+        delivery = trial.finish(aliases)
+        problems, doubts, notes = (
+            mine + its for mine, its in zip((problems, doubts, notes), dataclasses.astuple(delivery))
+        )
+    wanted, problems = _apart(problems, lambda text: any(f"intended: [{word}]" in text for word in intended))
+    # What this run has found to be older than itself fails no state of it.
+    verdict = _mta_verdict.compared(Run.of(minion).known, problems, lambda _: False)
+    older = verdict.earlier + verdict.unseen
     conversations = [talk for seen in examinations for _, talk in seen.talks]
     return {
-        "answers": not problems,
+        "answers": not verdict.problems,
         "listening": any(talk["connected"] for talk in conversations),
-        "speaking": [one for one, talk in zip(judged, greetings) if talk["ehlo"] or talk["ehlo_tls"]],
-        "problems": problems,
-        "notes": notes + [text for seen in examinations for text in seen.notes],
+        "speaking": speaking,
+        "problems": verdict.problems,
+        "doubts": [text for text in doubts if not any(f"intended: [{word}]" in text for word in intended)],
+        "notes": notes + wanted + [f"{text} (so it was before this run)" for text in older],
         "transcript": [line for seen in examinations for line in seen.transcript],
         "conversations": conversations,
     }
+
+
+def _apart(texts: Sequence[str], belongs: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    return [text for text in texts if belongs(text)], [text for text in texts if not belongs(text)]
+
+
+def _trial(listeners: Sequence[Listener], hostname: str | None, aliases: Sequence[str], relay: bool) -> Trial:
+    """A look at delivery, to those whom every server has, and to aliases of this apply."""
+    name = hostname or next((one["hostname"] for one in listeners if one.get("hostname")), "localhost")
+    main = _mta_postfix_view.show()
+    recipients = [f"postmaster@{name}", *_mta_delivery.samples(main, name), *aliases]
+    return Trial(name, main, recipients, relay)
+
+
+def _examine_all(
+    pairs: Sequence[tuple[Listener, Target]], ask: _Ask, folder: str | None
+) -> tuple[list[Examination], list[Listener]]:
+    """
+    Examine all listeners, and again as an untrusted client; return that, and those that spoke.
+
+    folder
+        Of the untrusted client's lock; ``None``: there is no such client.
+    """
+    first = next((listener for listener, _ in pairs if listener["port"] == 25), None)
+
+    def ask_one(listener: Listener, target: Target) -> Examination:
+        return _examine(listener, target, ask if listener is first else ask._replace(trial=None))
+
+    examinations = _at_once(ask_one, pairs)
+    greetings = [seen.talks[0][1] for seen in examinations]
+    speaking = [pair for pair, talk in zip(pairs, greetings) if talk["ehlo"] or talk["ehlo_tls"]]
+    if folder:
+        # One after the other: limits count a client's connections.
+        examinations += [examine_as_untrusted_client(*pair, folder) for pair in speaking]
+    return examinations, [listener for listener, _ in speaking]

@@ -16,6 +16,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_postfix_syntax
 from _mta_minion import APPLIED, Minion
 
 TAG = "postfix_mta/applied"
@@ -93,7 +94,9 @@ def ended(
     own = _own(results)
     record = {**_summary(own), "time": int(time.time()), "revision": revision, "files": files}
     record.update(saltenv=saltenv, pillarenv=minion.opts.get("pillarenv"))
-    _remember(minion, {**record, **_whole(minion, {one["part"] for one in own.values()}, record["result"])})
+    kept = {"parameters": _record(minion).get("parameters", {})}
+    whole = _whole(minion, {one["part"] for one in own.values()}, record["result"])
+    _remember(minion, {**record, **kept, **whole})
     if record["changed"] or not record["result"]:
         told = ("result", "changed", "failed", "duration")
         minion.functions["event.send"](TAG, {name: record[name] for name in told})
@@ -133,7 +136,29 @@ def wrote(minion: Minion, paths: Iterable[str]) -> None:
     digests = {path: _digest(path) for path in paths if os.path.basename(path) in FILES}
     if digests:
         record = _record(minion)
+        parameters = {path: _parameters(path) for path in digests if os.path.basename(path) == "main.cf"}
+        record["parameters"] = {**record.get("parameters", {}), **parameters}
         _remember(minion, {**record, "files": {**record.get("files", {}), **digests}})
+
+
+def _parameters(path: str) -> dict[str, str]:
+    """A digest of the value of each parameter in a main.cf; none where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
+            parameters = _mta_postfix_syntax.parameters(handle.read())
+    except OSError:
+        return {}
+    texts = {name: value.encode("utf-8", "surrogateescape") for name, value in parameters.items()}
+    return {name: hashlib.sha256(text).hexdigest()[:16] for name, text in texts.items()}
+
+
+def drifted(minion: Minion) -> list[str]:
+    """Return the parameters of main.cf that are not as the last transaction that wrote it has left them."""
+    found: set[str] = set()
+    for path, known in _record(minion).get("parameters", {}).items():
+        now = _parameters(path)
+        found.update(name for name in {*known, *now} if known.get(name) != now.get(name))
+    return sorted(found)
 
 
 def _remember(minion: Minion, record: Mapping[str, Any]) -> None:

@@ -338,6 +338,27 @@ SCHEMA: Schema = {
             },
         ),
         "timeout": Value("integer", {"low": 1, "high": 600, "unit": " seconds"}),
+        "skip": Value(
+            "list",
+            {
+                "of": Value(
+                    "text",
+                    {
+                        "what": "a service of master.cf, such as 10589/inet",
+                        "pattern": r"[A-Za-z0-9_.:\[\]-]+/(inet|pass)",
+                    },
+                )
+            },
+        ),
+        "relay": _BOOLEAN,
+        "intended": Value(
+            "list",
+            {
+                "of": Value(
+                    "choice", {"allowed": ("held", "discarded", "refused", "redirected", "filtered", "copied")}
+                )
+            },
+        ),
         "login": {
             "username": Value("text", {"what": "a user name", "longest": 256, "hidden": True}),
             "password": Value("secret"),

@@ -46,6 +46,12 @@ SERIOUS = r"unused parameter|undefined parameter|\b(?:bad|unknown|missing|fatal|
 TABLE_FILES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
 TABLE_TEXTS = ("cidr", "pcre", "regexp", "texthash", "ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 DIRECTORIES = ("queue_directory", "daemon_directory", "command_directory")
+# What postscreen(8) tests after the greeting: until then it speaks with the client itself, also under TLS.
+LATE_TESTS = (
+    "postscreen_bare_newline_enable",
+    "postscreen_non_smtp_command_enable",
+    "postscreen_pipelining_enable",
+)
 TRANSPORTS = r"(?:.*_transport|content_filter)\Z"
 PEM_FILES = r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
 
@@ -298,11 +304,34 @@ def _missing_services(proposal: Proposal, files: Files) -> list[str]:
         named = re.match(TRANSPORTS, name) and transport and "$" not in transport
         if named and f"{transport}/unix" not in services:
             found.append(f"{name}: master.cf has no service {transport}/unix")
+    known = {text for _, text in _missing_for_postscreen(proposal.files)}
+    found += [f"{name}: {text}" for name, text in _missing_for_postscreen(files) if text not in known]
     listeners = _mta_postfix_syntax.SERVERS
     before = proposal.files.services()
     gone = [name for name, entry in before.items() if name not in services and entry["command"] in listeners]
     if gone and not any(entry["command"] in listeners for entry in services.values()):
         found.append(f"{', '.join(gone)}: no SMTP listener would be left")
+    return found
+
+
+def _missing_for_postscreen(files: Files) -> list[tuple[str, str]]:
+    """The services of master.cf that postscreen(8) asks and that are not there: ``(who needs it, text)``."""
+    main, services = files.parameters(), files.services()
+    found = []
+    for name, entry in services.items():
+        if entry["command"] != "postscreen":
+            continue
+        own = {**main, **entry["overrides"]}
+        level = own.get("postscreen_tls_security_level", own.get("smtpd_tls_security_level", ""))
+        needed = {
+            "dnsblog/unix": ["postscreen_dnsbl_sites"] if own.get("postscreen_dnsbl_sites") else [],
+            "tlsproxy/unix": [test for test in LATE_TESTS if level not in ("", "none") and own.get(test) == "yes"],
+        }
+        found += [
+            (because[0], f"master.cf has no service {service}, which {name} asks")
+            for service, because in needed.items()
+            if because and service not in services
+        ]
     return found
 
 

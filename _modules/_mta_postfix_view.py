@@ -344,8 +344,9 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
     wrapped = daemon == "smtpd" and enabled("smtpd_tls_wrappermode")
     enforced = level == "encrypt" or (not level and enabled(f"{daemon}_enforce_tls"))
     offered = enforced or level == "may" or (not level and enabled(f"{daemon}_use_tls"))
+    hidden = {item.upper() for item in _list(parameters, "smtpd_discard_ehlo_keywords")} & {"AUTH", "STARTTLS"}
     # postscreen(8) has no AUTH of its own; it hands known clients on.
-    auth = daemon == "smtpd" and enabled("smtpd_sasl_auth_enable")
+    auth = daemon == "smtpd" and enabled("smtpd_sasl_auth_enable") and "AUTH" not in hidden
     # With chain files Postfix ignores the others.
     pairs = [(path, path) for path in _list(parameters, "smtpd_tls_chain_files")] or [
         (value(f"smtpd_tls_{kind}cert_file"), value(f"smtpd_tls_{kind}key_file")) for kind in ("", "ec")
@@ -354,8 +355,10 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
     certificate, key = pairs[0] if pairs else (None, None)
     return {
         "wrappermode": wrapped,
-        "starttls": offered and not wrapped,
+        "starttls": offered and not wrapped and "STARTTLS" not in hidden,
         "auth": auth,
+        "may_hide": _may_hide(parameters, daemon),
+        "proxy": value(f"{daemon}_upstream_proxy_protocol"),
         "auth_before_tls": auth and not wrapped and not enforced and not enabled("smtpd_tls_auth_only"),
         "certificate": certificate,
         "key": key,
@@ -364,6 +367,17 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
         "sasl_type": value("smtpd_sasl_type"),
         "hostname": value("myhostname"),
     }
+
+
+def _may_hide(parameters: Mapping[str, str], daemon: str) -> list[str]:
+    """Of AUTH (in clear: ``AUTH in clear``) and STARTTLS, what some clients are shown and others are not."""
+    # To whom: a table knows.
+    found = ["AUTH", "STARTTLS"] if _list(parameters, "smtpd_discard_ehlo_keyword_address_maps") else []
+    if daemon == "postscreen" or _list(parameters, "smtpd_sasl_exceptions_networks"):
+        found.append("AUTH")
+    if "noplaintext" in _list(parameters, "smtpd_sasl_security_options"):
+        found.append("AUTH in clear")
+    return sorted(set(found))
 
 
 def _hopcount_limit(main: Mapping[str, str], services: Mapping[str, Entry]) -> int:

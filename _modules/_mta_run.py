@@ -49,6 +49,9 @@ class Run:
     tables
         What :py:mod:`_mta_tables` has found out and not yet recorded.
 
+    known
+        What was wrong with the server before this run, and still is.
+
     notes
         What the resolution of an interrupted apply has to say, for the state that ends this one.
     """
@@ -64,6 +67,7 @@ class Run:
     preflight: dict[Any, Any] = dataclasses.field(default_factory=dict)
     authorities: dict[str, Any] = dataclasses.field(default_factory=dict)
     tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    known: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -75,4 +79,4 @@ class Run:
     def reset(self) -> None:
         """Begin anew, but for what has been found out of the host."""
         self.undone, self.subject, self.transaction = None, None, None
-        self.changes, self.activate, self.notes = {}, {}, []
+        self.changes, self.activate, self.notes, self.known = {}, {}, [], []

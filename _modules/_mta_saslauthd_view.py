@@ -95,6 +95,16 @@ def settings() -> Settings:
     }
 
 
+def without_users() -> str | None:
+    """Tell why nobody at all can log in, where saslauthd has just its own database; ``None``: nothing says so."""
+    program = _mta_system.find_program("sasldblistusers2")
+    if settings()["mechanisms"] != ["sasldb"] or not program:
+        return None
+    if _mta_system.run([program], check=False, timeout=5).text.strip():
+        return None
+    return "sasldb has no user, so nobody can log in (saslpasswd2 makes users)"
+
+
 def _connect(path: str, timeout: float) -> sockets.socket:
     connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     connection.settimeout(timeout)

@@ -394,6 +394,8 @@ def _add_conversation(settings: Settings) -> None:
         "ca_file": settings["ca_file"],
         **{name: settings["verify"][name] for name in names},
     }
+    if settings["verify"]["skip"]:
+        settings["conversation"]["skip"] = settings["verify"]["skip"]
 
 
 def _add_saslauthd(settings: Settings) -> None:

@@ -85,6 +85,9 @@ class Target:
 
     helo
         The client's name in EHLO. What is not fully qualified, or ``None``: its address.
+
+    proxy
+        Begin with the line of a proxy, which the listener asks for (HAProxy's PROXY protocol, version 1).
     """
 
     host: str
@@ -100,14 +103,21 @@ class Target:
     offer: Offer | None = None
     source: str | None = None
     helo: str | None = None
+    proxy: bool = False
 
 
 class Envelope(NamedTuple):
-    """A sender and recipients to try; with a message (line ends CRLF, dots doubled) DATA is tried, too."""
+    """
+    A sender and recipients to try; with a message (line ends CRLF, dots doubled) DATA is tried, too.
+
+    silent
+        Nobody is to be told what becomes of the message (RFC 3461), where the server knows how.
+    """
 
     sender: str
     recipients: Sequence[str]
     message: bytes | None = None
+    silent: bool = False
 
 
 class Login(NamedTuple):
@@ -118,12 +128,17 @@ class Login(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is tried after EHLO: a login, or one as nobody (``challenge``), then the envelopes."""
+    """
+    What is tried after EHLO: a login, the envelopes, a login as nobody (``challenge``), the ``last`` envelope.
+
+    What provokes an error comes late: some servers hang up after the first one.
+    """
 
     envelopes: Sequence[Envelope] = ()
     challenge: bool = False
     login: Login | None = None
     mechanism: str = "PLAIN"
+    last: Envelope | None = None
 
 
 # Nothing but what every conversation has.
@@ -131,6 +146,9 @@ GREETING = Request()
 
 
 class Problem(TypedDict):
+    """``policy``: a rule for clients, not a fault."""
+
+    policy: bool
     step: str
     reply: str
     text: str
@@ -196,7 +214,8 @@ def _nothing(target: Target) -> Conversation:
 
 
 def _complain(found: Conversation, step: str, reply: str) -> None:
-    found["problems"].append({"step": step, "reply": reply, "text": f"{step}: {reply}"})
+    policy = turned_away(step, reply)
+    found["problems"].append({"policy": policy, "step": step, "reply": reply, "text": f"{step}: {reply}"})
 
 
 # -- the connection ----------------------------------------------------------------------------
@@ -247,12 +266,20 @@ class _Line:
                     self.sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
                 self.sock.bind((target.source, 0))
             self.sock.connect((target.host, target.port))
+            if target.proxy:
+                self.sock.sendall(self._proxy_line(family))
         except ConnectionRefusedError:
             raise _NotYet("connect", "connection refused") from None
         except socket.timeout:
             _late("connect")
         except OSError as err:
             raise _BrokenOff("connect", err.strerror or str(err)) from None
+
+    def _proxy_line(self, family: socket.AddressFamily) -> bytes:
+        """Who speaks to whom, as a proxy says it: this host itself."""
+        (source, from_port), (host, to_port) = self.sock.getsockname()[:2], self.sock.getpeername()[:2]
+        kind = "TCP6" if family == socket.AF_INET6 else "TCP4"
+        return f"PROXY {kind} {source} {host} {from_port} {to_port}\r\n".encode()
 
     def _left(self, step: str) -> float:
         left = self.deadline - time.monotonic()
@@ -360,14 +387,34 @@ def fault_of(reply: str) -> bool:
     Tell whether a reply to MAIL, RCPT or DATA means that the server is broken, not that it refuses by policy.
 
     421 and 451 are errors of the server, and so are the enhanced codes X.3.X (RFC 3463: mail system status).
-    A 451 with 4.7.X is greylisting, except for the text with which Postfix speaks of a milter that does not
-    answer.
+    With 4.7.X they are policy: greylisting, limits. Postfix says that also of a milter that does not answer, but
+    with a text of its own. A message that is too large has X.3.4, and is refused by policy.
     """
     code, _, rest = reply.partition(" ")
     enhanced = rest.split(" ", 1)[0].split(".")
-    if code == "421" or (len(enhanced) == 3 and enhanced[0] in "45" and enhanced[1] == "3"):
+    if len(enhanced) == 3 and enhanced[0] in "45" and enhanced[1] == "3":
+        return enhanced[2] != "4"
+    return code in ("421", "451") and (enhanced[:2] != ["4", "7"] or "Service unavailable" in rest)
+
+
+# What a server says that turns a client away by a rule, wherever it is in the conversation.
+REFUSALS = ("client certificate", "Must issue a STARTTLS", "too many", "too much", "Access denied")
+
+
+def turned_away(step: str, reply: str) -> bool:
+    """
+    Tell whether a reply before MAIL ends the conversation by a rule for clients: limits, lists, certificates.
+
+    RFC 5321, 3.1, and RFC 7504: not even a greeting for some clients is a policy too.
+    """
+    code, _, rest = reply.partition(" ")
+    if not code.isdigit() or code[0] not in "45" or step.startswith("AUTH PLAIN of"):
+        return code in ("421", "450", "454") and "too many" in rest
+    if any(words in rest for words in REFUSALS):
         return True
-    return code == "451" and (enhanced[:2] != ["4", "7"] or "Service unavailable" in rest)
+    return step in ("banner", "EHLO", "EHLO after STARTTLS") and (
+        code in ("521", "550", "554") or (code in ("421", "450", "504") and not fault_of(reply))
+    )
 
 
 # -- TLS ---------------------------------------------------------------------------------------
@@ -476,6 +523,8 @@ class _Talk:
         self.line = line
         self.found = found
         self.target = target
+        # Whether the last command got an error that is no fault, as a user whom nobody knows does.
+        self.erred = False
         self.helo = target.helo if target.helo and "." in target.helo else line.own_literal()
 
     def hold(self, request: Request, deadline: float) -> None:
@@ -497,10 +546,18 @@ class _Talk:
                 return
         if request.login:
             self._log_in(request.login, request.mechanism)
-        elif request.challenge:
-            self._log_in_as_nobody()
-        for envelope in request.envelopes:
-            self._try_envelope(envelope)
+        try:
+            for envelope in request.envelopes:
+                self._try_envelope(envelope)
+            if request.challenge and not request.login and self._offers_plain():
+                self._log_in_as_nobody()
+            if request.last:
+                self._try_envelope(request.last)
+        except _BrokenOff as broken:
+            # smtpd_hard_error_limit: it was told what it was asked for.
+            if broken.timed_out or not self.erred:
+                raise
+            return
         with contextlib.suppress(_BrokenOff):
             self.line.command("QUIT")
 
@@ -562,7 +619,15 @@ class _Talk:
         nobody = _plain(Login(f"probe-{os.urandom(8).hex()}", os.urandom(16).hex()))
         lines = self.line.command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
         self._note_auth("PLAIN", lines)
-        self._expect("AUTH PLAIN of an unknown user", lines, "535")
+        self.erred = self._expect("AUTH PLAIN of an unknown user", lines, "535") or self.erred
+
+    def _offers(self, keyword: str) -> bool:
+        return keyword in (self.found["ehlo_tls"] if self.found["tls"] else self.found["ehlo"])[1:]
+
+    def _offers_plain(self) -> bool:
+        """Whether AUTH PLAIN is offered where the conversation is now."""
+        lines = self.found["ehlo_tls"] if self.found["tls"] else self.found["ehlo"]
+        return any(re.match(r"AUTH[ =].*\bPLAIN\b", line, re.IGNORECASE) for line in lines[1:])
 
     def _note_auth(self, mechanism: str, lines: Sequence[str]) -> None:
         self.found["auth"] = {
@@ -580,18 +645,22 @@ class _Talk:
         if reply.startswith("250"):
             for recipient in envelope.recipients:
                 step = f"RCPT TO:<{recipient}>"
-                tried["recipients"][recipient] = self._unless_fault(step, self.line.command(step))
+                command = f"{step} NOTIFY=NEVER" if envelope.silent and self._offers("DSN") else step
+                tried["recipients"][recipient] = self._unless_fault(step, self.line.command(command, step))
             if envelope.message and any(reply.startswith("25") for reply in tried["recipients"].values()):
                 lines = self.line.command("DATA")
                 if lines[0].startswith("354"):
                     lines = self.line.message(envelope.message)
                 tried["data"] = self._unless_fault("DATA", lines)
-        self.line.command("RSET")
+        if self.line.command("RSET")[0].startswith("25"):
+            self.erred = False
 
     def _unless_fault(self, step: str, lines: Sequence[str]) -> str:
         reply = reply_text(lines)
         if fault_of(reply):
             _complain(self.found, step, reply)
+        elif reply[:1] in ("4", "5"):
+            self.erred = True
         return reply
 
 

@@ -30,9 +30,13 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_journal
 import _mta_judge
+import _mta_last_apply
+import _mta_postfix_view
+import _mta_saslauthd_view
 import _mta_services
 import _mta_snapshots
 import _mta_system
+import _mta_verdict
 from _mta_journal import Entry
 from _mta_minion import Minion
 from _mta_plan import stronger
@@ -64,6 +68,12 @@ class Transaction:
     spoke
         The listeners that spoke SMTP when it began.
 
+    problems
+        What was wrong with the server when it began; ``None``: it did not run.
+
+    drifted
+        The parameters of main.cf that somebody else had changed since it was last written.
+
     activate
         Service to what has to happen for the changes to be in force.
 
@@ -83,6 +93,8 @@ class Transaction:
     lock: IO[str]
     before: dict[str, Any] = dataclasses.field(default_factory=dict)
     spoke: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    problems: list[str] | None = None
+    drifted: list[str] = dataclasses.field(default_factory=list)
     activate: dict[str, str] = dataclasses.field(default_factory=dict)
     activated: bool = False
     let_go: set[str] = dataclasses.field(default_factory=set)
@@ -138,10 +150,15 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
             _mta_snapshots.protect(minion)
         except CommandExecutionError as err:
             log.error("%s", err)
-        looked = _look(minion, timeout=10, patience=1)
+        services = _mta_services.status(list(SERVICES))
+        # The same conversation as at the end: what is wrong already is no reason to undo anything.
+        looked = _look(minion, patience=1, **_asked(minion, services))
         transaction.spoke = looked["speaking"]
+        if services["postfix"]["active"]:
+            transaction.problems = looked["problems"] + looked["doubts"]
+        transaction.drifted = _mta_last_apply.drifted(minion)
         transaction.before = {
-            "services": _mta_services.status(list(SERVICES)),
+            "services": services,
             "answers": looked["answers"],
             "time": int(time.time()),
         }
@@ -155,13 +172,37 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
     return transaction
 
 
-def _look(minion: Minion, timeout: float, patience: float = 0) -> dict[str, Any]:
-    """Whether the server answers at this moment, and which listeners do; a server that does not run, does not."""
+def _look(minion: Minion, timeout: float, patience: float = 0, **ask: Any) -> dict[str, Any]:
+    """
+    What the server is like at this moment: which listeners speak, what is wrong, whether it ``answers`` at all.
+
+    A server that does not run, does not.
+    """
     try:
-        seen: dict[str, Any] = _mta_judge.check(minion, timeout=timeout, patience=patience)
-        return seen
-    except CommandExecutionError:
-        return {"answers": False, "speaking": []}
+        seen: dict[str, Any] = _mta_judge.check(minion, timeout=timeout, patience=patience, **ask)
+        doubts = seen.get("doubts", []) + (doubts_about_logins() if ask.get("auth") else [])
+        return {**seen, "doubts": doubts, "answers": _mta_verdict.greets(seen["problems"])}
+    except CommandExecutionError as err:
+        return {"answers": False, "speaking": [], "problems": [str(err)], "doubts": []}
+
+
+def doubts_about_logins() -> list[str]:
+    """What keeps every user from logging in, although an unknown one is turned away as he should be."""
+    offers = any(one.get("auth") and one.get("sasl_type") == "cyrus" for one in _mta_postfix_view.listeners())
+    reason = _mta_saslauthd_view.without_users() if offers else None
+    return [f"AUTH: {reason}"] if reason else []
+
+
+def _asked(minion: Minion, services: Mapping[str, Mapping[str, bool]]) -> dict[str, Any]:
+    """What is asked of the server before a change: what will be asked afterwards, as far as it is known."""
+    verify = (minion.pillar.get("postfix_mta") or {}).get("verify") or {}
+    # Who gives the server more time than usual knows that it is slow.
+    given = verify.get("timeout")
+    asked: dict[str, Any] = {"timeout": max(10, given) if isinstance(given, int) else 10}
+    if services["postfix"]["active"] and verify.get("enabled") is not False:
+        asked.update(auth="challenge", envelope=True, untrusted_client=True, deliver=True)
+        asked["relay"] = verify.get("relay") is not False
+    return asked
 
 
 def withdraw(minion: Minion) -> None:

@@ -15,6 +15,8 @@ postfix_mta_committed:
     - verify:
         enabled: {{ mta.verify.enabled | json }}
         timeout: {{ mta.verify.timeout | json }}
+        relay: {{ mta.verify.relay | json }}
+        intended: {{ mta.verify.intended | json }}
 {%- if mta.conversation.skip is defined %}
         skip: {{ mta.conversation.skip | json }}
 {%- endif %}

@@ -55,4 +55,5 @@ postfix_mta_maps:
 extend:
   postfix_mta_committed:
     mta_transaction:
-      - verify: {{ dict(mta.conversation, enabled=mta.verify.enabled, hostname=mta.hostname) | json }}
+      - verify: {{ dict(mta.conversation, enabled=mta.verify.enabled, hostname=mta.hostname,
+                       relay=mta.verify.relay, intended=mta.verify.intended) | json }}

@@ -275,13 +275,14 @@ def runners(opts, context):
 
 class Server:
     """
-    Stands in for the daemons and the conversation: ``broken`` makes every conversation fail.
+    Stands in for the daemons and the conversation: ``broken`` makes every conversation fail, ``breaks`` those
+    after the next one.
 
     ``listeners``: those of master.cf; ``silent``: ports at which nobody speaks SMTP.
     """
 
     def __init__(self):
-        self.broken = False
+        self.broken = self.breaks = False
         self.listeners = []
         self.silent = set()
         self.actions = []
@@ -292,6 +293,7 @@ class Server:
 
     def check(self, **_):
         problems = ["127.0.0.1:25 RCPT TO: 451 4.3.0 broken"] if self.broken else []
+        self.broken = self.broken or self.breaks
         speaking = [listener for listener in self.listeners if listener["port"] not in self.silent]
         result = {"answers": not problems, "problems": problems, "notes": [], "transcript": []}
         return {**result, "speaking": speaking}

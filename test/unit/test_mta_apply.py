@@ -92,6 +92,17 @@ def test_what_was_taken_back_is_forgotten(minion, sent, files):
     assert _mta_last_apply.differing(minion) == []
 
 
+def test_parameters_that_somebody_else_has_changed_are_named(minion, sent, files):
+    main = files / "main.cf"
+    main.write_text("myhostname = a.example\nsmtpd_banner = x\nbiff = no\n")
+    _mta_last_apply.wrote(minion, [str(main), str(files / "master.cf")])
+    assert _mta_last_apply.drifted(minion) == []
+    main.write_text("myhostname = a.example\nsmtpd_banner = y\nrelayhost = z\n")
+    # An apply that writes no main.cf does not make it its own.
+    _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
+    assert _mta_last_apply.drifted(minion) == ["biff", "relayhost", "smtpd_banner"]
+
+
 def test_a_disk_that_cannot_be_written_is_no_error(minion, sent, files, tmp_path):
     (tmp_path / "state").write_text("not a directory")
     changed = {"test_|-d_|-x_|-nop": state("postfix_mta", changes={"x": 1})}

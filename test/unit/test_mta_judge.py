@@ -2,15 +2,19 @@
 
 import base64
 import dataclasses
+import re
 import time
 
 import pytest
 from fake_smtp import EHLO, HOST, PASSWORD, Server
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_delivery
 import _mta_judge
+import _mta_postfix_view
 import _mta_smtp
 import _mta_untrusted_client
+from _mta_run import Run
 
 
 @pytest.fixture
@@ -44,12 +48,14 @@ def test_the_envelope_goes_as_far_as_the_refused_message(check, server):
     assert [line.split("-")[0] for line in server.seen[3:]] == [
         "MAIL FROM:<>",
         f"RCPT TO:<postmaster@{HOST}>",
-        "RCPT TO:<probe",
         "RSET",
         f"MAIL FROM:<postmaster@{HOST}>",
         f"RCPT TO:<postmaster@{HOST}>",
         "DATA",
         ".",
+        "RSET",
+        "MAIL FROM:<>",
+        "RCPT TO:<probe",
         "RSET",
         "QUIT",
     ]
@@ -236,6 +242,40 @@ def test_offers_are_what_the_configuration_promises(check, server, listener, pro
     assert words in problem(check())
 
 
+@pytest.mark.parametrize(
+    ("hidden", "offered", "problems"),
+    [
+        (["AUTH"], ["STARTTLS"], 0),
+        (["AUTH", "STARTTLS"], ["PIPELINING"], 0),
+        (["AUTH in clear"], ["STARTTLS"], 1),
+    ],
+)
+def test_what_some_clients_are_not_shown_need_not_be_shown(check, server, listener, hidden, offered, problems):
+    listener["may_hide"] = hidden
+    server.ehlo = offered
+    assert len(check()["problems"]) == problems
+
+
+def test_a_rule_that_turns_this_client_away_is_a_note(check, server):
+    server.banner = b"421 4.7.0 Error: too many connections from 127.0.0.1\r\n"
+    found = check(envelope=True)
+    assert found["problems"] == []
+    assert "too many connections" in found["notes"][0]
+
+
+@pytest.mark.parametrize("goodbye", [b"", b"421 4.7.0 Error: too many errors\r\n"])
+def test_a_server_that_hangs_up_after_an_error_is_strict_and_not_broken(check, server, goodbye):
+    server.replies["RCPT TO:<probe"] = b"550 5.1.1 unknown\r\n"
+    server.replies["RSET"] = goodbye
+    server.replies["RCPT TO:<postm"] = b"450 4.7.1 greylisted\r\n"
+    assert check(envelope=True, auth="challenge", untrusted_client=True)["problems"] == []
+
+
+def test_a_server_that_hangs_up_without_an_error_is_broken(check, server):
+    server.replies["RSET"] = b""
+    assert "RSET: connection closed" in problem(check(envelope=True))
+
+
 def test_a_required_capability_that_nobody_offers_is_a_problem(check):
     text = problem(check(capabilities=["PIPELINING", "DSN", "SIZE 5"]))
     assert text.splitlines() == ["EHLO: no listener offers DSN", "EHLO: no listener offers SIZE 5"]
@@ -392,6 +432,71 @@ def test_an_unknown_user_has_to_be_turned_away(check, server):
     assert "AUTH PLAIN of an unknown user: 454 4.7.0 Temporary" in problem(check(auth="challenge"))
     server.replies["AUTH PLAIN"] = b"235 2.7.0 come in\r\n"
     assert "AUTH PLAIN of an unknown user: 235" in problem(check(auth="challenge"))
+
+
+# -- delivery ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def port_25(server, listener, monkeypatch):
+    """The listener seems to be at port 25."""
+    real = _mta_smtp._Line
+    monkeypatch.setattr(
+        _mta_smtp, "_Line", lambda target, *more: real(dataclasses.replace(target, port=server.port), *more)
+    )
+    listener["port"] = 25
+
+
+@pytest.fixture
+def trial(monkeypatch):
+    """What the look at delivery is made to find."""
+    found = _mta_delivery.Found()
+    monkeypatch.setattr(_mta_postfix_view, "show", dict)
+    monkeypatch.setattr(_mta_delivery, "samples", lambda *_: [])
+    monkeypatch.setattr(_mta_delivery, "user", lambda name: f"alice@{name}")
+    monkeypatch.setattr(_mta_delivery.Trial, "begin", lambda self: True)
+    monkeypatch.setattr(_mta_delivery.Trial, "finish", lambda self, aliases: found)
+    return found
+
+
+def test_a_real_message_for_nobody_goes_in_at_port_25(check, server, port_25, trial):
+    server.ehlo.append("DSN")
+    server.replies["RCPT TO:<probe"] = b"250 2.1.5 Ok\r\n"
+    check(envelope=True, deliver=True)
+    assert any(re.match(r"RCPT TO:<probe-\w+-m@probe.invalid> NOTIFY=NEVER", line) for line in server.seen)
+    assert "Subject: The mail server is tested" in server.message
+
+
+def test_a_user_of_the_host_who_is_not_taken_at_port_25_is_a_doubt(check, server, port_25, trial):
+    server.replies["RCPT TO:<alice"] = b"550 5.1.1 User unknown in local recipient table\r\n"
+    found = check(envelope=True, deliver=True)
+    assert found["doubts"] == [
+        f"127.0.0.1:25 RCPT TO:<alice@{HOST}>: 550 5.1.1 User unknown in local recipient table"
+    ]
+
+
+def test_what_is_meant_so_is_a_note(check, server, trial):
+    text = "delivery to any message: hold: header (…: verify: {intended: [held]})"
+    trial.problems.append(text)
+    assert problem(check(deliver=True)) == text
+    found = check(deliver=True, intended=["held"])
+    assert (found["problems"], found["notes"]) == ([], [text])
+
+
+def test_strangers_of_whom_none_is_taken_at_port_25_are_a_doubt(check, server, port_25):
+    server.replies["RCPT TO:<postm"] = b"554 5.7.1 <x>: Client host rejected: Access denied\r\n"
+    found = check(untrusted_client=True)
+    assert found["problems"] == []
+    assert "intended: [refused]" in found["doubts"][0]
+
+
+def test_what_this_run_has_found_before_fails_no_state_of_it(check, server, minion):
+    server.banner = b"220 ESMTP\r\n"
+    assert problem(check(hostname=HOST))
+    Run.of(minion).known = check(hostname=HOST)["problems"]
+    found = check(hostname=HOST)
+    assert found["answers"]
+    assert "so it was before this run" in found["notes"][0]
 
 
 def test_listeners_are_examined_at_the_same_time(minion, server, listener):

@@ -60,6 +60,27 @@ def test_the_last_listener_is_not_taken_away(configuration, commands):
     assert refusals(configuration, services={"relay/unix": None}) == ""
 
 
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        (
+            {"postscreen_dnsbl_sites": "bl.example"},
+            "postscreen_dnsbl_sites: master.cf has no service dnsblog/unix",
+        ),
+        (
+            {"postscreen_pipelining_enable": "yes", "smtpd_tls_security_level": "may"},
+            "postscreen_pipelining_enable: master.cf has no service tlsproxy/unix",
+        ),
+        ({"postscreen_pipelining_enable": "yes", "smtpd_tls_security_level": "none"}, ""),
+    ],
+)
+def test_what_postscreen_asks_has_to_be_there(configuration, commands, parameters, words):
+    found = refusals(configuration, parameters, {"smtp/inet": {"command": "postscreen"}})
+    assert [line for line in found.splitlines() if "no service" in line] == (
+        [f"{words}, which smtp/inet asks"] if words else []
+    )
+
+
 def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(
     configuration, commands, written, minion
 ):

@@ -60,6 +60,8 @@ def test_the_stock_server_listens_on_port_25(configuration):
             "starttls": True,
             "auth": False,
             "auth_before_tls": False,
+            "may_hide": [],
+            "proxy": "",
             "certificate": "/etc/ssl/certs/ssl-cert-snakeoil.pem",
             "key": "/etc/ssl/private/ssl-cert-snakeoil.key",
             "certificates": ["/etc/ssl/certs/ssl-cert-snakeoil.pem"],

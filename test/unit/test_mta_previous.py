@@ -76,16 +76,16 @@ def test_another_commit_than_the_one_that_is_meant_stays(transaction, roll_back,
 
 
 def test_a_server_that_does_not_answer_afterwards_keeps_what_it_had(transaction, roll_back, server, changed):
-    server.broken = True
+    server.breaks = True
     assert roll_back()["result"] is False
     assert changed[0].read_text() == "myhostname = new\n"
 
 
 def test_an_apply_that_is_undone_leaves_what_can_be_taken_back(transaction, roll_back, server, changed):
-    server.broken = True
+    server.breaks = True
     transaction("write", str(changed[0]), "broken\n")
     assert transaction("commit")["result"] is False
-    server.broken = False
+    server.broken = server.breaks = False
     assert roll_back()["result"] is True
     assert changed[0].read_text() == "myhostname = old\n"
 

@@ -187,3 +187,15 @@ def test_a_password_in_the_pillar_may_be_in_sdb(opts, daemon, monkeypatch):
     authenticate = salt.loader.minion_mods(opts)["saslauthd.authenticate"]
     with pytest.raises(CommandExecutionError, match="leads to nothing"):
         authenticate("alice", password_pillar="password", socket=daemon.path)
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "users", "told"),
+    [("sasldb", "", True), ("sasldb", "alice@x: userPassword\n", False), ("pam", "", False)],
+)
+def test_a_database_without_users_is_told(host, monkeypatch, mechanisms, users, told):
+    (host / "saslauthd").write_text(f'MECHANISMS="{mechanisms}"\n')
+    monkeypatch.setattr(_mta_saslauthd_view._mta_system, "find_program", lambda name: f"/usr/sbin/{name}")
+    done = _mta_saslauthd_view._mta_system.Finished(0, users.encode(), b"")
+    monkeypatch.setattr(_mta_saslauthd_view._mta_system, "run", lambda *_, **__: done)
+    assert bool(_mta_saslauthd_view.without_users()) is told

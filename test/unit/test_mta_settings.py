@@ -42,7 +42,20 @@ class TestMerge:
         assert mta["certificate"]["key_size"] == 3072
         assert mta["firewall"]["ports"] == [25, 110, 995, 143, 993]
         assert mta["family"]["packages"] == ["postfix", "libsasl2-2", "sasl2-bin", "libsasl2-modules"]
-        assert mta["verify"] == {"enabled": True, "capabilities": [], "timeout": 30, "login_pillar": None}
+        assert mta["verify"] == {
+            "enabled": True,
+            "capabilities": [],
+            "timeout": 30,
+            "skip": [],
+            "relay": True,
+            "intended": [],
+            "login_pillar": None,
+        }
+        assert "skip" not in mta["conversation"]
+
+    def test_listeners_that_are_not_judged_are_told_to_both_conversations(self):
+        mta = merged({"hostname": "mx.example.org", "verify": {"skip": ["10589/inet"]}})
+        assert mta["conversation"]["skip"] == ["10589/inet"]
 
     def test_the_pillar_is_laid_over_the_defaults(self):
         mta = merged(

@@ -1,5 +1,7 @@
 """One conversation, and the pieces that it is made of."""
 
+import time
+
 import pytest
 from fake_smtp import HOST
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -88,6 +90,8 @@ def test_a_banner_of_many_lines_is_one_reply(converse, server):
         ("421 4.3.2 bye", True),
         ("450 4.7.1 greylisted", False),
         ("451 4.7.1 greylisted", False),
+        ("421 4.7.0 too many errors", False),
+        ("552 5.3.4 Message size exceeds fixed limit", False),
         ("451 4.7.1 Service unavailable - try again later", True),
         ("451 4.3.5 Server configuration error", True),
         ("451 no", True),
@@ -109,3 +113,28 @@ def test_a_file_without_a_certificate_is_an_error(tmp_path, content, words):
         path.write_text(content)
     with pytest.raises(CommandExecutionError, match=words):
         _mta_smtp.certificates(str(path))
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "policy"),
+    [
+        ("banner", "421 4.7.0 mail.example.com Error: too many connections from 127.0.0.1", True),
+        ("banner", "421 4.3.2 No system resources", False),
+        ("banner", "554 5.7.1 Client host rejected: Access denied", True),
+        ("EHLO", "504 5.5.2 <x>: Helo command rejected: need fully-qualified hostname", True),
+        ("EHLO", "502 5.5.1 no", False),
+        ("STARTTLS", "454 4.7.0 TLS not available due to local problem", False),
+        ("EHLO after STARTTLS", "421 4.7.1 mail.example.com Error: No client certificate presented", True),
+        ("AUTH PLAIN of an unknown user", "450 4.7.1 Error: too many AUTH commands from 127.0.0.1", True),
+        ("AUTH PLAIN of an unknown user", "454 4.7.0 Temporary authentication failure", False),
+        ("banner", "no answer in time", False),
+    ],
+)
+def test_a_rule_for_clients_is_no_fault(step, reply, policy):
+    assert _mta_smtp.turned_away(step, reply) is policy
+
+
+def test_a_listener_behind_a_proxy_is_told_for_whom(server):
+    target = _mta_smtp.Target("127.0.0.1", server.port, time.monotonic() + 5, 0, starttls=False, proxy=True)
+    _mta_smtp.hold(target)
+    assert server.seen[0].startswith("PROXY TCP4 127.0.0.1 127.0.0.1 ")

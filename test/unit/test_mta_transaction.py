@@ -549,11 +549,25 @@ class TestMember:
         assert real["result"] is True
         assert real["changes"] == predicted["changes"]
 
-    def test_alone_it_is_undone_when_the_conversation_fails(self, member, server, main_cf):
-        server.broken = True
+    def test_alone_it_is_undone_when_the_conversation_fails(self, transaction, thing, member, server, main_cf):
+        def breaks(minion, text):
+            transaction("write", str(main_cf), text)
+            server.broken = True
+
+        thing(apply=breaks)
         result = member("x", {"text": "new\n"})
         assert (result["result"], result["changes"]) == (False, {})
         assert main_cf.read_text() == "myhostname = old\n"
+
+    def test_what_was_broken_before_undoes_nothing_and_is_told(self, member, server, main_cf):
+        server.broken = True
+        result = member("x", {"text": "new\n"})
+        assert result["result"] is True
+        assert main_cf.read_text() == "new\n"
+        assert "did not before this apply, which is kept:" in result["comment"]
+        assert "  127.0.0.1:25 RCPT TO: 451 4.3.0 broken (so it was before)" in result["comment"]
+        # A reload leaves a service that master(8) throttles as it is.
+        assert server.actions == [("restart", "postfix")]
 
     def test_an_error_of_the_plan_fails_in_test_mode_too(self, member):
         args = {"text": "new\n", "errors": ["unused parameter: smtpd_banne"]}

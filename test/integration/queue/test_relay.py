@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rig.results import state_of
+from rig.results import failed, state_of
 
 PASSWORD = "not-in any#log"
 TABLE = "/etc/postfix/relay_passwords"
@@ -101,6 +101,18 @@ def test_mail_is_relayed_with_a_login_over_starttls(host, send):
     token = send()("status=sent")
     assert "with ESMTPSA" in arrived(host, token)
     assert logins(host)[-1] == "relayuser"
+
+
+def test_a_wrong_password_is_found_before_mail_waits_for_it(apply, container, settings):
+    parameters = {**settings["parameters"], "delay_warning_time": "4h"}
+    assert not failed(apply({}, parameters=parameters, verify={"relay": True}))
+    states = apply({"password": "wrong"}, parameters=parameters, verify={"relay": True})
+    committed = state_of(states, "postfix_mta_committed")
+    assert committed["result"] is False
+    assert "delivery to elsewhere: SASL authentication failed" in committed["comment"]
+    assert "535 5.7.8" in committed["comment"]
+    assert container.exec("find /var/spool/postfix/*/ -type f | xargs -r grep -l probe-", check=False).stdout == ""
+    container.set_pillar({"postfix_mta": settings})
 
 
 def test_the_password_is_in_one_file_for_root_alone(host):

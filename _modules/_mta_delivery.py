@@ -1,0 +1,393 @@
+"""
+Whether mail is delivered: two messages that nobody gets, and what Postfix says of them in its log.
+
+The first asks all delivery agents how far they would come with some recipients (``sendmail -bv``): they start,
+look everything up, and stop at the last step before a mailbox; a smarthost is asked as for real mail, with TLS and
+login, as far as RCPT. The second is a real one, for a recipient whose domain cannot exist (RFC 2606): it passes
+restrictions, milters, rules for headers and bodies and filters, and ends when its domain is not found. Both have
+the null sender, so that nothing comes back. What does not end by itself is taken out of the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pwd
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from salt.exceptions import CommandExecutionError
+
+import _mta_mail_log
+import _mta_postfix_syntax
+import _mta_system
+
+NOWHERE = "probe.invalid"
+SECONDS = 8
+PAUSE = 0.15
+RESULT = (
+    r"(?P<id>\w+): to=<(?P<to>[^>]*)>,(?: orig_to=<(?P<asked>[^>]*)>,)? relay=(?P<relay>.*?), .*?"
+    r"dsn=(?P<code>[\d.]+), status=(?P<status>\w+) \((?P<reason>.*)\)$"
+)
+ACTION = r"(?:milter-)?(?P<action>hold|discard|reject|redirect|filter|bcc): (?P<what>.*)"
+SMTPD = r"(?:CONNECT|HELO|EHLO|MAIL|RCPT|DATA|END-OF-MESSAGE)\b"
+NO_ID = "NOQUEUE"
+NOT_FOUND = r"(?:Host or domain name not found.*name=|unable to look up host )" + re.escape(NOWHERE)
+# Nobody on this host answers: no other host's matter.
+OWN_SOCKET = r"connect to [^ ]*\[(?:private/|/|127\.|::1)"
+LOGIN_OR_TLS = r"(?i)SASL|authentication|Must issue a STARTTLS|TLS is required|certificate|cannot start TLS"
+STUCK = r"(?:fatal|panic): |connect #\d+ to subsystem (?P<service>\S+)|do not list domain .* in BOTH|throttling"
+INTENDED = "if that is intended, say so in pillar: verify: {{intended: [{word}]}}"
+WORDS = {
+    "hold": "held",
+    "discard": "discarded",
+    "reject": "refused",
+    "redirect": "redirected",
+    "filter": "filtered",
+}
+TABLES = ("virtual_alias_maps", "virtual_mailbox_maps")
+SOURCES = ("hash", "btree", "lmdb", "cdb", "texthash")
+ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
+COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
+RULES = {"header_checks": "-hmq", "mime_header_checks": "-hmq", "body_checks": "-bmq"}
+MESSAGE = """\
+Received: from {host} ([127.0.0.1]) by {host} with SMTP
+From: <postmaster@{host}>
+To: <{to}>
+Subject: The mail server is tested
+Date: {date}
+Message-ID: <{to}>
+MIME-Version: 1.0
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: 7bit
+
+Good morning,
+
+this message tests whether mail goes its way. It is for nobody, and ends here.
+"""
+
+
+class Outcome(NamedTuple):
+    """What became of a recipient; ``asked``: as it was asked for."""
+
+    asked: str
+    to: str
+    relay: str
+    code: str
+    status: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Found:
+    """
+    What there is to say of delivery.
+
+    problems
+        Faults. doubts: what is one only where it was otherwise before. notes: what could not be tried.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    doubts: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def outcome_of(line: str) -> Outcome | None:
+    """Return what a line of the log says about a recipient; ``None``: nothing."""
+    found = re.match(RESULT, line)
+    if not found:
+        return None
+    parts = found.groupdict()
+    return Outcome(parts["asked"] or parts["to"], *(parts[key] for key in Outcome._fields[1:]))
+
+
+def _removed(log: Iterable[str]) -> set[str]:
+    """The queue ids that are in the queue no more."""
+    return {line.partition(":")[0] for line in log if re.match(r"\w+: removed", line)}
+
+
+def user(hostname: str) -> str | None:
+    """Return the address of a user of this host; ``None``: there is none."""
+    names = [one.pw_name for one in pwd.getpwall() if 1000 <= one.pw_uid < 60000 and os.path.isdir(one.pw_dir)]
+    return f"{names[0]}@{hostname}" if names else None
+
+
+def samples(main: Mapping[str, str], hostname: str) -> list[str]:
+    """Return a user of this host, and an address of each kind of table that has some in a text to be read."""
+    found = [address for address in [user(hostname)] if address]
+    for parameter in TABLES:
+        value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
+        for kind, path in _mta_postfix_syntax.tables(parameter, value):
+            text = path if kind == "inline" else _text_of(path) if kind in SOURCES else ""
+            address = re.search(ADDRESS, text, re.MULTILINE)
+            found += [address[1]] if address else []
+    return found
+
+
+def _text_of(path: str) -> str:
+    try:
+        return _mta_system.read(path) or ""
+    except CommandExecutionError:
+        return ""
+
+
+def message(hostname: str, recipient: str, date: str) -> str:
+    """Return the text of the real message."""
+    return MESSAGE.format(host=hostname, to=recipient, date=date)
+
+
+class Trial:
+    """
+    One look at delivery, from :func:`begin` to :func:`finish`.
+
+    hostname
+        Of the server.
+
+    main
+        The parameters that main.cf sets.
+
+    recipients
+        Addresses to which mail has to get.
+
+    relay
+        Whether the smarthost is asked, where mail goes to one.
+    """
+
+    def __init__(
+        self, hostname: str, main: Mapping[str, str], recipients: Sequence[str], relay: bool = True
+    ) -> None:
+        self.hostname = hostname
+        self.main = main
+        self.recipients = list(dict.fromkeys(recipients))
+        token = os.urandom(6).hex()
+        relayed = bool(main.get("relayhost")) and not relay
+        self.elsewhere = f"probe-{token}@{hostname if relayed else NOWHERE}"
+        self.real = f"probe-{token}-m@{NOWHERE}"
+        self.queue = main.get("queue_directory", "/var/spool/postfix")
+        self.began = time.time()
+        self.asked = False
+        # None: it was not sent.
+        self.reply: str | None = None
+        self.found = Found()
+
+    # -- what happens, in this order -----------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Ask the delivery agents; tell whether the real message would end as it should."""
+        argv = [_mta_system.find_program("sendmail") or "/usr/sbin/sendmail", "-bv", "-f", "<>"]
+        if "2bounce" in _mta_postfix_syntax.items_of(self.main.get("notify_classes", "")):
+            # The report would go to the postmaster.
+            self.found.notes.append("Delivery was not tried, as notify_classes has 2bounce.")
+            return False
+        try:
+            _mta_system.run([*argv, self.elsewhere, *self.recipients], timeout=SECONDS)
+        except CommandExecutionError as err:
+            self.found.notes.append(f"Delivery was not tried: {err}")
+            return False
+        self.asked = True
+        self._wait(lambda log: any(self.elsewhere in line for line in self._results(log)), SECONDS / 2)
+        direct = [one for one in self._outcomes(self._lines()) if one.to == one.asked == self.elsewhere]
+        return bool(direct) and self._ends_here(direct[0]) and not self._copied()
+
+    def finish(self, aliases: Sequence[str] = ()) -> Found:
+        """
+        Wait for what is to come, tell what became of it, and leave nothing behind.
+
+        aliases
+            Recipients that this apply has made: who does not know them reads another table.
+        """
+        if self.asked:
+            log = self._wait(self._complete, SECONDS)
+            try:
+                self._judge(log, {*aliases})
+            finally:
+                self._clean_up(log)
+        return self.found
+
+    # -- the log --------------------------------------------------------------------------------
+
+    def _lines(self) -> list[str]:
+        return _mta_mail_log.lines(self.began, self.main.get("maillog_file", ""))
+
+    def _wait(self, enough: Callable[[Sequence[str]], bool], seconds: float) -> list[str]:
+        """Read the log until it is enough, or time is up."""
+        deadline = time.monotonic() + seconds
+        while True:
+            log = self._lines()
+            if enough(log) or time.monotonic() > deadline:
+                return log
+            time.sleep(PAUSE)
+
+    def _ids(self, log: Iterable[str]) -> set[str]:
+        """The queue ids under which the two messages have been."""
+        found = set()
+        for line in log:
+            id_, _, rest = line.partition(": ")
+            if id_.isalnum() and id_ != NO_ID and any(f"<{one}>" in rest for one in (self.elsewhere, self.real)):
+                found.add(id_)
+        if self.reply:
+            match = re.search(r"queued as (\w+)", self.reply)
+            found |= {match[1]} if match else set()
+        return found
+
+    def _results(self, log: Sequence[str]) -> list[str]:
+        ids = self._ids(log)
+        return [line for line in log if line.partition(":")[0] in ids or self._is_about_ours(line)]
+
+    def _is_about_ours(self, line: str) -> bool:
+        """Whether smtpd(8) says something about the real message before that has an id."""
+        return line.startswith(f"{NO_ID}: ") and f"<{self.real}>" in line
+
+    def _outcomes(self, log: Sequence[str]) -> list[Outcome]:
+        return [one for one in map(outcome_of, self._results(log)) if one]
+
+    def _complete(self, log: Sequence[str]) -> bool:
+        """Whether there is nothing to wait for: all is told, or somebody has said why it will not be."""
+        ids = self._ids(log)
+        outcomes = self._outcomes(log)
+        stopped = any(re.search(ACTION, line) and not line.startswith(NO_ID) for line in self._results(log))
+        told = {self.elsewhere, *self.recipients} <= {one.asked for one in outcomes}
+        if (self.reply or "").startswith("250"):
+            told = told and any(self._ends_here(one) for one in outcomes if self.real in (one.asked, one.to))
+        stuck = any(re.search(STUCK, line) for line in log)
+        return bool(ids) and ((told and ids <= _removed(log)) or stopped or stuck)
+
+    # -- what it means --------------------------------------------------------------------------
+
+    @staticmethod
+    def _ends_here(one: Outcome) -> bool:
+        return one.relay == "none" and bool(re.search(NOT_FOUND, one.reason))
+
+    def _judge(self, log: Sequence[str], aliases: set[str]) -> None:
+        if not log:
+            self.found.notes.append("Delivery was not proven: the mail server's log cannot be read.")
+            return
+        for line in self._results(log):
+            action = re.search(ACTION, line)
+            # What smtpd(8) refuses shows in its reply.
+            refused = action and action["action"] == "reject" and re.match(SMTPD, action["what"])
+            if action and action["action"] in WORDS and not refused:
+                word = WORDS[action["action"]]
+                text = re.sub(r" from=<.*", "", action["what"]).rstrip("; ")
+                self._problem("any message", f"{action['action']}: {text}", word)
+        outcomes = self._outcomes(log)
+        for recipient in [self.elsewhere, *self.recipients]:
+            own = [one for one in outcomes if one.asked == recipient]
+            for one in own:
+                self._judge_recipient(one, aliases)
+            if not own and not self.found.problems:
+                self._missing(recipient, log)
+        if self.reply is not None:
+            self._judge_real([one for one in outcomes if self.real in (one.asked, one.to)])
+
+    def _problem(self, what: str, text: str, word: str) -> None:
+        text = f"delivery to {what}: {text} ({INTENDED.format(word=word)})"
+        if text not in self.found.problems:
+            self.found.problems.append(text)
+
+    def _judge_recipient(self, one: Outcome, aliases: set[str]) -> None:
+        name = "elsewhere" if one.asked == self.elsewhere else one.asked
+        text = f"delivery to {name}: {one.reason}" + (f" (as {one.to})" if one.to != one.asked else "")
+        if one.status == "deliverable":
+            if one.relay == "none":
+                self._problem(name, f"discarded: {one.reason}", "discarded")
+            program = _missing_program(one.reason)
+            if program:
+                self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
+        elif one.asked == self.elsewhere and (
+            self._ends_here(one) or NOWHERE not in one.asked or "reply to RCPT" in one.reason
+        ):
+            return
+        elif one.asked in aliases and f'unknown user: "{one.asked}"' in one.reason:
+            self.found.problems.append(f"{text}: Postfix reads other aliases, see alias_maps")
+        elif one.asked == self.elsewhere and re.search(LOGIN_OR_TLS, one.reason):
+            self.found.problems.append(text)
+        elif one.reason.startswith("unknown user"):
+            # Users may come later; until then their mail bounces.
+            self.found.notes.append(f"{text}: nobody receives that, and it bounces")
+        elif one.code.endswith(".1.1") or " said: " in one.reason or one.asked == self.elsewhere:
+            self.found.doubts.append(text)
+        elif one.relay == "local" or re.search(OWN_SOCKET, one.reason) or one.code == "4.3.2":
+            self.found.problems.append(text)
+        else:
+            self.found.doubts.append(text)
+
+    def _missing(self, recipient: str, log: Sequence[str]) -> None:
+        """Nothing was said about a recipient in time."""
+        name = "elsewhere" if recipient == self.elsewhere else recipient
+        said = list(dict.fromkeys(line for line in log if re.search(STUCK, line)))
+        if said:
+            self.found.problems.append(f"delivery to {name}: {'; '.join(said[:3])}")
+        else:
+            self.found.doubts.append(f"delivery to {name}: the queue has not done anything within {SECONDS} s")
+
+    def _judge_real(self, outcomes: Sequence[Outcome]) -> None:
+        """What became of the real message, which was taken or refused with ``self.reply``."""
+        reply = self.reply or ""
+        if not reply.startswith("250"):
+            self.found.doubts.append(f"delivery to any recipient: {reply}")
+        elif any(self._ends_here(one) for one in outcomes) or self.found.problems:
+            return
+        elif outcomes:
+            last = outcomes[-1]
+            what = "taken by" if last.status == "sent" else f"{last.status} at"
+            self.found.doubts.append(
+                f"delivery to any recipient: {what} {last.relay}, not seen again: {last.reason}"
+            )
+        else:
+            self.found.doubts.append(f"delivery to any recipient: after {reply!r} the message was not seen again")
+
+    # -- what would leave something behind ------------------------------------------------------
+
+    def _copied(self) -> bool:
+        """Whether a real message would go to somebody, by a copy or by a rule for headers and bodies."""
+        if any(self.main.get(name) for name in COPIES):
+            self.found.notes.append(
+                f"No real message was sent: there would be copies of it ({', '.join(COPIES)})."
+            )
+            return True
+        text = message(self.hostname, self.real, "Thu, 1 Jan 1970 00:00:00 +0000")
+        for name, options in RULES.items():
+            value = _mta_postfix_syntax.expand(self.main.get(name, ""), self.main)
+            for table in _mta_postfix_syntax.items_of(value):
+                with contextlib.suppress(CommandExecutionError):
+                    done = _mta_system.run(["postmap", options, "-", table], stdin=text, check=False)
+                    for line in done.text.splitlines():
+                        match = re.search(r"\t(REJECT|DISCARD|HOLD|REDIRECT|FILTER|BCC)\b.*", line)
+                        if match:
+                            word = {**WORDS, "bcc": "copied"}[match[1].lower()]
+                            self._problem("any message", f"{name}: {line.replace(chr(9), ': ')}", word)
+        return bool(self.found.problems)
+
+    def _clean_up(self, log: Sequence[str]) -> None:
+        """Take out of the queue what is still in it of the two messages."""
+        ids = self._ids(log)
+        for id_ in sorted(ids - _removed(log)):
+            with contextlib.suppress(CommandExecutionError):
+                _mta_system.run(["postsuper", "-d", id_], timeout=SECONDS, check=False)
+        # Without pickup(8) it has no line in the log.
+        folder = os.path.join(self.queue, "maildrop")
+        for name in os.listdir(folder) if not ids and os.path.isdir(folder) else ():
+            if self._is_ours(os.path.join(folder, name)):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
+
+    def _is_ours(self, path: str) -> bool:
+        with contextlib.suppress(OSError), open(path, "rb") as handle:
+            return self.elsewhere.encode() in handle.read(65536)
+        return False
+
+
+def _missing_program(reason: str) -> str | None:
+    """The program of ``delivers to command: …`` that is not there; the shell's own words are."""
+    found = re.match(r"delivers to command: (\S+)", reason)
+    if not found or re.search(r"[$;&|<>`(]", found[1]):
+        return None
+    name = found[1].strip("\"'")
+    if name.startswith("/"):
+        return None if os.access(name, os.X_OK) else name
+    builtins = ("exit", "cat", "test", "exec", "if", "export", "umask", "set", ".", ":")
+    return None if name in builtins or _mta_system.find_program(name) or "=" in name else name

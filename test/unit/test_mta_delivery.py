@@ -1,0 +1,196 @@
+"""What Postfix's log says of two messages that nobody gets."""
+
+import re
+
+import pytest
+
+import _mta_delivery
+import _mta_mail_log
+import _mta_system
+
+HOST = "mail.example.com"
+POSTMASTER = f"postmaster@{HOST}"
+NOT_FOUND = "Host or domain name not found. Name service error for name=probe.invalid type=AAAA: Host not found"
+
+
+class World:
+    """A host whose log the test writes; ``{token}`` is the first message's recipient, ``{real}`` the second's."""
+
+    def __init__(self):
+        self.log, self.commands = [], []
+
+    def line(self, to="{token}", relay="none", code="5.4.4", status="undeliverable", reason=NOT_FOUND, asked=None):
+        was = f" orig_to=<{asked}>," if asked else ""
+        self.log.append(f"AB12: to=<{to}>,{was} relay={relay}, delay=0, dsn={code}, status={status} ({reason})")
+
+    def run(self, argv, **_):
+        self.commands.append(argv[0].rpartition("/")[2])
+        return _mta_system.Finished(0, b"", b"")
+
+
+@pytest.fixture
+def world(monkeypatch):
+    world = World()
+    monkeypatch.setattr(_mta_system, "run", world.run)
+    monkeypatch.setattr(_mta_delivery, "SECONDS", 0.2)
+    return world
+
+
+@pytest.fixture
+def trial(world, monkeypatch, tmp_path):
+    """``trial(main)``: begun, sent and finished; what was found, and whether the real message was sent."""
+
+    def look(main=(), aliases=(), recipients=(POSTMASTER,), reply="250 2.0.0 Ok: queued as CD34"):
+        one = _mta_delivery.Trial(HOST, {"queue_directory": str(tmp_path), **dict(main)}, recipients)
+        lines = lambda *_: [line.format(token=one.elsewhere, real=one.real) for line in world.log]  # noqa: E731
+        monkeypatch.setattr(_mta_mail_log, "lines", lines)
+        sent = one.begin()
+        one.reply = reply if sent else None
+        return one.finish(aliases), sent
+
+    return look
+
+
+@pytest.fixture
+def healthy(world):
+    """All is well so far."""
+    world.line()
+    world.line("alice@" + HOST, "local", "2.0.0", "deliverable", "delivers to maildir", POSTMASTER)
+    world.log.append("AB12: removed")
+    world.log.append(f"CD34: to=<{{real}}>, relay=none, delay=0, dsn=5.4.4, status=bounced ({NOT_FOUND})")
+    world.log.append("CD34: removed")
+    return world
+
+
+def test_a_server_that_delivers(healthy, trial):
+    found, sent = trial()
+    assert sent
+    assert (found.problems, found.doubts, found.notes) == ([], [], [])
+    assert healthy.commands == ["sendmail"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (("local", "4.2.0", "undeliverable", "cannot create mailbox"), "cannot create mailbox"),
+        (("none", "4.4.1", "undeliverable", f"connect to {HOST}[private/x]: No such file"), "private/x"),
+        (("none", "4.3.2", "undeliverable", "deferred transport"), "deferred transport"),
+        (("none", "2.0.0", "deliverable", HOST), "verify: {intended: [discarded]}"),
+        (("local", "2.0.0", "deliverable", "delivers to command: /nope/x -d"), "no program /nope/x"),
+    ],
+)
+def test_a_recipient_that_gets_nothing_is_a_problem(world, trial, outcome, words):
+    world.line()
+    world.line(POSTMASTER, *outcome)
+    assert words in "\n".join(trial()[0].problems)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        ("none", "5.1.1", "undeliverable", "User unknown in virtual alias table"),
+        ("smarthost[192.0.2.1]:25", "5.7.1", "undeliverable", "host smarthost[192.0.2.1] said: 550 no"),
+        ("none", "4.4.1", "undeliverable", "connect to mx.example.net[192.0.2.1]:25: Connection refused"),
+    ],
+)
+def test_what_may_be_meant_or_somebody_elses_matter_is_a_doubt(world, trial, outcome):
+    world.line()
+    world.line(POSTMASTER, *outcome)
+    found = trial()[0]
+    assert found.problems == []
+    assert outcome[-1] in found.doubts[0]
+
+
+def test_an_alias_of_this_apply_that_nobody_knows_is_a_problem(healthy, trial):
+    healthy.line(f"press@{HOST}", "local", "5.1.1", "undeliverable", 'unknown user: "press"', "press")
+    healthy.line("sales", "local", "5.1.1", "undeliverable", 'unknown user: "sales"')
+    found = trial(recipients=[POSTMASTER, "sales"])[0]
+    assert (found.problems, found.doubts, len(found.notes)) == ([], [], 1)
+    found = trial(aliases=["press"], recipients=[POSTMASTER, "press"])[0]
+    assert "see alias_maps" in found.problems[0]
+
+
+@pytest.mark.parametrize(("action", "word"), [("hold", "held"), ("discard", "discarded"), ("reject", "refused")])
+def test_a_rule_that_every_message_meets_is_a_problem_with_the_line_that_allows_it(world, trial, action, word):
+    world.log.append(f"AB12: {action}: header Subject: probe from local; from=<> to=<{{token}}>")
+    found, sent = trial()
+    assert not sent
+    assert re.match(rf"delivery to any message: {action}: header Subject.*intended: \[{word}\]", found.problems[0])
+
+
+def test_what_is_still_in_the_queue_is_taken_out(world, trial):
+    world.log.append("AB12: hold: header Subject: probe from local; from=<> to=<{token}>")
+    trial()
+    assert world.commands == ["sendmail", "postsuper"]
+
+
+def test_a_daemon_that_dies_is_named(world, trial):
+    world.line()
+    world.log.append("fatal: configuration error: mailbox_size_limit is smaller than message_size_limit")
+    assert "mailbox_size_limit is smaller" in trial()[0].problems[0]
+
+
+def test_a_message_that_a_filter_has_not_brought_back_is_a_doubt(healthy, trial):
+    healthy.log[3] = (
+        "CD34: to=<{real}>, relay=127.0.0.1[127.0.0.1]:10024, delay=0, dsn=2.0.0, status=sent (250 ok)"
+    )
+    assert "not seen again: 250 ok" in trial()[0].doubts[0]
+
+
+@pytest.mark.parametrize(
+    ("main", "sent"),
+    [({}, True), ({"always_bcc": "archive@example.com"}, False), ({"notify_classes": "2bounce, resource"}, False)],
+)
+def test_no_message_is_sent_that_would_leave_something(healthy, trial, main, sent):
+    assert trial(main)[1] is sent
+
+
+def test_a_server_that_looks_up_names_without_the_dns_delivers(healthy, trial):
+    healthy.log = [
+        line.replace(NOT_FOUND, "unable to look up host probe.invalid: not known") for line in healthy.log
+    ]
+    found, sent = trial()
+    assert (sent, found.problems, found.doubts) == (True, [], [])
+
+
+def test_a_rewritten_recipient_gets_no_real_message(world, trial):
+    world.line("bob@" + HOST, "local", "2.0.0", "deliverable", "delivers to maildir", "{token}")
+    assert trial()[1] is False
+
+
+def test_a_wrong_login_at_the_smarthost_is_a_problem_an_outage_a_doubt(world, trial):
+    world.line(relay="s[192.0.2.1]:587", code="4.7.8", reason="SASL authentication failed; server s said: 535 no")
+    world.line(POSTMASTER, "local", "2.0.0", "deliverable", "delivers to maildir")
+    assert "535" in trial({"relayhost": "s"})[0].problems[0]
+    world.log[0] = world.log[0].replace(
+        "SASL authentication failed; server s said: 535 no", "connect to s: timed out"
+    )
+    found = trial({"relayhost": "s"})[0]
+    assert (found.problems, len(found.doubts)) == ([], 1)
+
+
+def test_without_a_log_nothing_is_proven(world, trial):
+    assert "cannot be read" in trial()[0].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("inline:{ {info@example.org = alice} }", ["info@example.org"]), ("regexp:/x", []), ("", [])],
+)
+def test_addresses_of_tables(value, expected, monkeypatch):
+    monkeypatch.setattr(_mta_delivery.pwd, "getpwall", list)
+    assert _mta_delivery.samples({"virtual_alias_maps": value}, HOST) == expected
+
+
+def test_what_smtpd_refuses_by_a_rule_is_for_the_conversation_to_judge(healthy, trial):
+    rule = "NOQUEUE: reject: RCPT from localhost[127.0.0.1]: 554 5.7.1 <x>: Helo command rejected; to=<{real}>"
+    healthy.log.append(rule)
+    found = trial()[0]
+    assert (found.problems, found.doubts) == ([], [])
+
+
+def test_what_smtpd_holds_is_held(healthy, trial):
+    healthy.log.append(
+        "NOQUEUE: hold: RCPT from localhost[127.0.0.1]: <{real}>: triggers HOLD action; to=<{real}>"
+    )
+    assert "intended: [held]" in trial()[0].problems[0]

@@ -388,12 +388,13 @@ def fault_of(reply: str) -> bool:
 
     421 and 451 are errors of the server, and so are the enhanced codes X.3.X (RFC 3463: mail system status).
     With 4.7.X they are policy: greylisting, limits. Postfix says that also of a milter that does not answer, but
-    with a text of its own. A message that is too large has X.3.4, and is refused by policy.
+    with a text of its own. A message that is too large has X.3.4, and is refused by policy; postscreen(8) says
+    450 4.3.2 to a client whom it has not seen before.
     """
     code, _, rest = reply.partition(" ")
     enhanced = rest.split(" ", 1)[0].split(".")
     if len(enhanced) == 3 and enhanced[0] in "45" and enhanced[1] == "3":
-        return enhanced[2] != "4"
+        return enhanced[2] != "4" and (code, enhanced[2]) != ("450", "2")
     return code in ("421", "451") and (enhanced[:2] != ["4", "7"] or "Service unavailable" in rest)
 
 

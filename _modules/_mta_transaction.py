@@ -188,9 +188,13 @@ def _look(minion: Minion, timeout: float, patience: float = 0, **ask: Any) -> di
 
 def doubts_about_logins() -> list[str]:
     """What keeps every user from logging in, although an unknown one is turned away as he should be."""
-    offers = any(one.get("auth") and one.get("sasl_type") == "cyrus" for one in _mta_postfix_view.listeners())
-    reason = _mta_saslauthd_view.without_users() if offers else None
-    return [f"AUTH: {reason}"] if reason else []
+    try:
+        reason = _mta_saslauthd_view.without_users()
+        listeners = _mta_postfix_view.listeners() if reason else []
+    except CommandExecutionError:
+        return []
+    offers = any(one.get("auth") and one.get("sasl_type") == "cyrus" for one in listeners)
+    return [f"AUTH: {reason}"] if offers else []
 
 
 def _asked(minion: Minion, services: Mapping[str, Mapping[str, bool]]) -> dict[str, Any]:

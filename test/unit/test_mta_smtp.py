@@ -91,6 +91,7 @@ def test_a_banner_of_many_lines_is_one_reply(converse, server):
         ("450 4.7.1 greylisted", False),
         ("451 4.7.1 greylisted", False),
         ("421 4.7.0 too many errors", False),
+        ("450 4.3.2 Service currently unavailable", False),
         ("552 5.3.4 Message size exceeds fixed limit", False),
         ("451 4.7.1 Service unavailable - try again later", True),
         ("451 4.3.5 Server configuration error", True),

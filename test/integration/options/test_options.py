@@ -271,6 +271,8 @@ class TestWhatLeavesThePillar:
                 "username": "alice",
                 "password": "not-in-any-log",
             },
+            # Nobody is there.
+            "verify": {"relay": False},
             "parameters": {**pillar["parameters"], "delay_warning_time": "5h", "bounce_queue_lifetime": "1d"},
             "services": {
                 "submission/inet": {**pillar["services"]["submission/inet"], "process_limit": 7},

@@ -25,7 +25,7 @@ FILES = ("main.cf", "master.cf")
 # Parts that together only an apply of the whole formula has.
 WHOLE = {"aliases", "config", "firewall"}
 # Told nobody: who knows the rest of a pillar could try passwords on its digest.
-UNTOLD = ("pillar",)
+UNTOLD = ("pillar", "parameters")
 
 
 def _digest(path: str) -> str | None:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cf7e4af1808b"
+REVISION = "7f3b16f3c6da"

@@ -166,7 +166,9 @@ def check_saslauthd(files, mta, directory):
     parser.optionxform = str
     parser.read_string(unit)
     assert parser.sections() == ["Unit", "Service"]
-    assert {*parser["Service"]} <= {"PIDFile", "RuntimeDirectoryMode", "ExecStartPre", "ExecStart"}
+    expected = {"PIDFile", "RuntimeDirectoryMode", "ExecStartPre", "ExecStart", "EnvironmentFile"}
+    assert {*parser["Service"]} <= expected
+    assert parser["Service"].get("EnvironmentFile", "/etc/default/saslauthd") == "/etc/default/saslauthd"
     assert parser["Service"]["ExecStartPre"].split()[-1] == sasl["socket_directory"]
     assert "%" not in unit
 

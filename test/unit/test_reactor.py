@@ -52,8 +52,9 @@ def test_an_event_of_a_minion_is_a_job_for_it_alone(react, tag, function, argume
     assert job(react(tag, {"id": MINION})) == (f"local.{function}", [MINION], "list", arguments)
 
 
-def test_a_start_is_looked_after_in_the_environment_that_the_master_names(opts, react):
+def test_a_start_is_looked_after_in_the_environment_that_the_master_names(opts, request):
     opts["postfix_mta"] = {"saltenv": "prod", "tgt": "*"}
+    react = request.getfixturevalue("react")
     arguments = {"mods": "postfix_mta.started", "queue": 2, "saltenv": "prod"}
     tag = f"salt/minion/{MINION}/start"
     assert job(react(tag, {"id": MINION})) == ("local.state.apply", [MINION], "list", arguments)

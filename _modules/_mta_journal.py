@@ -7,14 +7,19 @@ entry is a directory: complete before it gets its name. The journal is committed
 whatever dies when, there is either nothing to do or a journal from which everything can be restored: by the
 next apply, or at the next boot by a systemd unit that exists only while there is a journal.
 
+Of a file the entry has the file itself, under a second name, and putting it back is a rename, which needs no room
+on the disk. Where the state directory is on another file system the entry has a copy, and the second name is beside
+the file until the transaction ends.
+
 An entry also has the fingerprints of what the transaction is about to write there. A file that is neither as it
-was saved nor as one of these is somebody's edit: it is kept beside the restored file.
+was saved nor as one of these is somebody's edit: it is kept beside the restored file. What is damaged, or of a kind
+that this version does not know, is reported, and stands in the way of nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -22,17 +27,17 @@ import logging
 import os
 import pathlib
 import re
-import shutil
 import stat
-import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import IO, Any
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_recovery
 import _mta_system
 from _mta_minion import Minion
+from _mta_recovery import EDITED, NOT_RESTORED
 from _mta_run import Run
 from _mta_system import Path
 
@@ -42,109 +47,7 @@ Entry = dict[str, str]  # "folder", "path" and "kind", as of entries()
 
 HALTED = "halted"
 COMMITTED = "committed"
-EDITED = "edited-meanwhile"
-NOT_RESTORED = "not-restored"
-BOOT_UNIT = "postfix-mta-recover.service"
-UNIT_DIR = "/etc/systemd/system"
-UNIT_TEXT = """\
-[Unit]
-Description=Undo an interrupted postfix_mta apply before Postfix starts
-ConditionPathExists={state_dir}/journal
-RequiresMountsFor={state_dir} /etc /var/spool/postfix
-Before=postfix.service postfix@-.service saslauthd.service
-
-[Service]
-Type=oneshot
-ExecStart=/bin/sh {state_dir}/recover.sh
-
-[Install]
-WantedBy=multi-user.target
-"""
-# The journal in the words of sh(1), for a boot at which no Salt may run before Postfix does: as restore() does it.
-RECOVER_TEXT = """\
-#!/bin/sh
-# Restores what an interrupted postfix_mta apply had changed; installed only while one is under way.
-# It tries every entry. A file that somebody else has edited meanwhile is kept beside the restored one.
-state="{state_dir}"
-journal=$state/journal
-now=$(date +%Y%m%d-%H%M%S)
-failed=
-umask 077
-
-# Owner and mode of a file or directory.
-rights() {{ stat -L -c '%u:%g %a' "$1" 2>/dev/null; }}
-
-# Whether what is at $path has been written by the apply, or is what the apply found.
-known() {{
-    sum=$(sha256sum < "$path") && grep -qxF "${{sum%% *}}" "$entry/wrote" || cmp -s "$entry/content" "$path"
-}} 2>/dev/null
-
-# Keep what is at $path beside it, as $kept, when somebody else has put it there.
-keep() {{
-    kept=
-    [ -e "$path" ] || [ -L "$path" ] || return 0
-    known && return 0
-    [ -d "$path" ] && return 1
-    kept=$path.{edited}-$now
-    ln "$path" "$kept" 2>/dev/null || cp -p "$path" "$kept" || {{ rm -f "$kept"; return 1; }}
-}}
-
-# Restore one entry.
-restore() {{
-    kept=
-    case $(cat "$entry/kind") in
-        file)
-            cmp -s "$entry/content" "$path" 2>/dev/null &&
-                [ "$(rights "$entry/content")" = "$(rights "$path")" ] && return 0
-            keep || return 1
-            draft=$path.postfix_mta
-            rm -f "$draft"
-            # Where the disk is full there may be room for another name of what was saved.
-            cp -p "$entry/content" "$draft" || {{ rm -f "$draft"; ln "$entry/content" "$draft"; }} || return 1
-            mv -f "$draft" "$path" || {{ rm -f "$draft"; return 1; }} ;;
-        absent)
-            keep && rm -f "$path" ;;
-        directory)
-            [ "$(rights "$path")" = "$(cat "$entry/owner") $(cat "$entry/mode")" ] ||
-                {{ chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path"; }} ;;
-        no-directory)
-            for name in $(cat "$entry/runtime" 2>/dev/null); do rm -f "$path/$name"; done
-            rmdir "$path" 2>/dev/null
-            return 0 ;;
-        command)
-            sh "$entry/undo" >/dev/null 2>&1
-            return 0 ;;
-    esac
-}}
-
-for entry in $(ls -r "$journal"); do
-    number=$entry
-    entry=$journal/$number
-    [ -e "$entry/path" ] || continue
-    path=$(cat "$entry/path")
-    if restore; then
-        [ -z "$kept" ] || echo "postfix_mta: $path has been edited meanwhile; that version is now $kept"
-    else
-        [ -z "$kept" ] || rm -f "$kept"
-        failed="$failed $number"
-        echo "postfix_mta: $path could not be restored; see $state/{not_restored}-$now/$number"
-    fi
-done
-sync
-if [ -n "$failed" ]; then
-    aside=$state/{not_restored}-$now
-    mv "$journal" "$aside" || exit 1
-    for number in $(ls -A "$aside"); do
-        case "$failed " in *" $number "*) ;; *) rm -rf "${{aside:?}}/$number" ;; esac
-    done
-else
-    rm -rf "$state/.journal"
-    mv "$journal" "$state/.journal" || exit 1
-    rm -rf "$state/.journal"
-fi
-rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/recover.sh"
-[ -z "$failed" ]
-"""
+KINDS = ("file", "absent", "directory", "no-directory", "command")
 
 
 def _store(minion: Minion, name: str) -> pathlib.Path:
@@ -170,10 +73,36 @@ def entries(minion: Minion, store: str = "journal") -> list[Entry]:
     found = []
     for name in names:
         # Whoever only looks holds no lock: an entry may be forgotten meanwhile.
-        with contextlib.suppress(FileNotFoundError):
+        # One that is damaged is among :func:`damaged`.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
             path, kind = ((folder / name / fact_).read_text() for fact_ in ("path", "kind"))
-            found.append({"folder": str(folder / name), "path": path, "kind": kind})
+            if path and kind:
+                found.append({"folder": str(folder / name), "path": path, "kind": kind})
     return found
+
+
+def damaged(minion: Minion) -> list[Entry]:
+    """
+    Return what in the journal looks like an entry, and is none that this version can read: after a power loss on a
+    disk that lies, say. Otherwise as :func:`entries`; ``path`` says what is known of it.
+    """
+    whole = {entry["folder"] for entry in entries(minion) if entry["kind"] in KINDS}
+    found = []
+    for folder in sorted(_store(minion, "journal").glob("[0-9]*")):
+        if folder.name.isdigit() and str(folder) not in whole:
+            entry = {"folder": str(folder), "path": "", "kind": "damaged"}
+            with contextlib.suppress(OSError, ValueError):
+                entry["path"] = fact(entry, "path")
+            found.append({**entry, "path": entry["path"] or f"what entry {folder.name} of the journal has saved"})
+    return found
+
+
+def version(minion: Minion) -> str:
+    """Return the version of the journal that is there; ``1`` where it has none. Raises ``OSError``."""
+    try:
+        return (_store(minion, "journal") / "version").read_text(errors="replace")
+    except FileNotFoundError:
+        return "1"
 
 
 def fact(entry: Entry, name: str) -> str:
@@ -188,7 +117,8 @@ def fact(entry: Entry, name: str) -> str:
         what the last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
         files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command.
         ``protect``: names of the stores that forget it at the commit. ``wrote``: the SHA-256 of each content
-        that the transaction has written, or was about to write, one in a line.
+        that the transaction has written, or was about to write, one in a line. ``saved``: the SHA-256 of the saved
+        file, or where the saved symbolic link leads to.
     """
     try:
         return (pathlib.Path(entry["folder"]) / name).read_text()
@@ -205,25 +135,48 @@ def _of_a_transaction(minion: Minion) -> None:
         )
 
 
-def begin(minion: Minion, before: Mapping[str, Any]) -> None:
+def begin(minion: Minion, before: Mapping[str, Any]) -> IO[bytes]:
     """
-    Make the journal of a new transaction, and arm the unit that resolves it at the next boot.
+    Make the journal of a new transaction, and arm what resolves it when this apply dies, or at the next boot.
 
     before
         What the server was like, a dictionary for :func:`before`.
 
-    Raises ``OSError`` when it cannot be written.
+    Returns a file that is locked: when it is closed and there is still a journal, the apply has died. Raises
+    ``OSError`` when the journal cannot be written.
     """
     _of_a_transaction(minion)
-    _arm(minion)
-    journal = _store(minion, "journal")
+    _mta_recovery.arm(minion)
+    host, journal = _mta_system.host, _store(minion, "journal")
     draft = journal.with_name(".journal")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(mode=0o700)
-    (draft / "before").write_text(json.dumps(before))
-    _mta_system.sync_directory(draft)
-    os.rename(draft, journal)
-    _mta_system.sync_directory(journal.parent)
+    _mta_system.clear(draft)
+    host.mkdir(draft)
+    services = [
+        " ".join([name, *("yes" if was[what] else "no" for what in ("active", "enabled"))])
+        for name, was in before["services"].items()
+    ]
+    facts = {
+        "before": json.dumps(before),
+        "version": _mta_recovery.VERSION,
+        # For sh(1).
+        "services": "".join(f"{line}\n" for line in services),
+        "alive": "",
+    }
+    for name, text in facts.items():
+        host.draft(draft / name, text.encode())
+    make_safe(draft)
+    alive = open(draft / "alive", "rb")  # noqa: SIM115 - held until the transaction ends
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        host.rename(draft, journal)
+        host.sync(journal.parent)
+        # The state directory may be new.
+        host.sync(journal.parent.parent)
+        _mta_recovery.watch(minion)
+    except BaseException:
+        alive.close()
+        raise
+    return alive
 
 
 def before(minion: Minion) -> dict[str, Any]:
@@ -244,8 +197,10 @@ def halt(minion: Minion) -> None:
     Raises ``OSError`` when it cannot be written.
     """
     _of_a_transaction(minion)
-    (_store(minion, "journal") / HALTED).touch()
-    _mta_system.sync_directory(_store(minion, "journal"))
+    note = _store(minion, "journal") / HALTED
+    if not note.exists():
+        _mta_system.host.draft(note)
+        make_safe(note.parent)
 
 
 def halted(minion: Minion, store: str = "journal") -> bool:
@@ -258,41 +213,6 @@ def halted(minion: Minion, store: str = "journal") -> bool:
     return (_store(minion, store) / HALTED).exists()
 
 
-def _arm(minion: Minion) -> None:
-    """Install the unit that resolves the journal at the next boot."""
-    if not os.path.isdir("/run/systemd/system"):
-        return
-    state_dir = _store(minion, "")
-    _mta_system.switch(state_dir / "recover.sh", _recover_script(state_dir, UNIT_DIR), 0, 0, 0o700)
-    unit = pathlib.Path(UNIT_DIR) / BOOT_UNIT
-    _mta_system.switch(unit, UNIT_TEXT.format(state_dir=state_dir), 0, 0, 0o644)
-    wants = pathlib.Path(UNIT_DIR) / "multi-user.target.wants"
-    wants.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (wants / BOOT_UNIT).symlink_to(unit)
-
-
-def _recover_script(state_dir: Path, unit_dir: Path) -> str:
-    """The text of recover.sh."""
-    names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT}
-    return RECOVER_TEXT.format(state_dir=state_dir, unit_dir=unit_dir, **names)
-
-
-def _disarm(minion: Minion) -> None:
-    """Take the unit away. One that stays does nothing without a journal."""
-    for path in (
-        pathlib.Path(UNIT_DIR) / "multi-user.target.wants" / BOOT_UNIT,
-        pathlib.Path(UNIT_DIR) / BOOT_UNIT,
-        _store(minion, "recover.sh"),
-    ):
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            pass
-        except OSError as err:
-            log.warning("Cannot remove %s: %s", path, err)
-
-
 def drop(minion: Minion) -> None:
     """
     Forget the journal in one step, then clear away what it consisted of.
@@ -301,11 +221,12 @@ def drop(minion: Minion) -> None:
     """
     journal = _store(minion, "journal")
     done = journal.with_name(".journal")
-    shutil.rmtree(done, ignore_errors=True)
-    os.rename(journal, done)
-    _mta_system.sync_directory(journal.parent)
-    shutil.rmtree(done, ignore_errors=True)
-    _disarm(minion)
+    _mta_system.clear(done)
+    _mta_system.host.rename(journal, done)
+    _mta_system.host.sync(journal.parent)
+    with contextlib.suppress(OSError):
+        _mta_system.clear(done)
+    _mta_recovery.disarm(minion)
 
 
 def set_aside(minion: Minion, numbers: Iterable[str]) -> str:
@@ -319,15 +240,12 @@ def set_aside(minion: Minion, numbers: Iterable[str]) -> str:
     """
     journal = _store(minion, "journal")
     aside = _unused(journal.with_name(NOT_RESTORED))
-    os.rename(journal, aside)
-    _mta_system.sync_directory(journal.parent)
+    _mta_system.host.rename(journal, aside)
+    _mta_system.host.sync(journal.parent)
     for name in set(os.listdir(aside)) - set(numbers):
-        if (aside / name).is_dir():
-            shutil.rmtree(aside / name, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                (aside / name).unlink()
-    _disarm(minion)
+        with contextlib.suppress(OSError):
+            _mta_system.clear(aside / name)
+    _mta_recovery.disarm(minion)
     return str(aside)
 
 
@@ -338,9 +256,11 @@ def commit(minion: Minion) -> None:
     Raises ``OSError`` when it cannot be renamed; nothing has happened then. What is left to do is :func:`finish`.
     """
     journal = _store(minion, "journal")
-    os.rename(journal, journal.with_name(COMMITTED))
+    # All that is to be final is safe before it is.
+    _mta_system.host.sync(journal.parent)
+    _mta_system.host.rename(journal, journal.with_name(COMMITTED))
     with contextlib.suppress(OSError):
-        _mta_system.sync_directory(journal.parent)
+        _mta_system.host.sync(journal.parent)
 
 
 def committed(minion: Minion) -> bool:
@@ -358,12 +278,17 @@ def finish(minion: Minion) -> None:
     """
     previous = _store(minion, "previous")
     done = previous.with_name(".journal")
-    shutil.rmtree(done, ignore_errors=True)
+    for entry in entries(minion, COMMITTED):
+        if entry["kind"] == "file":
+            _mta_system.clear(_spare(entry))
+    _mta_system.clear(done)
     with contextlib.suppress(FileNotFoundError):
-        os.rename(previous, done)
-    os.rename(_store(minion, COMMITTED), previous)
-    shutil.rmtree(done, ignore_errors=True)
-    _disarm(minion)
+        _mta_system.host.rename(previous, done)
+    _mta_system.host.rename(_store(minion, COMMITTED), previous)
+    _mta_system.host.sync(previous.parent)
+    with contextlib.suppress(OSError):
+        _mta_system.clear(done)
+    _mta_recovery.disarm(minion)
 
 
 def _unused(path: Path) -> pathlib.Path:
@@ -398,34 +323,86 @@ def record(
     Raises ``OSError`` when it cannot be written.
     """
     _of_a_transaction(minion)
-    journal, path = _store(minion, "journal"), pathlib.Path(path)
+    host, journal, path = _mta_system.host, _store(minion, "journal"), pathlib.Path(path)
     there = entries(minion)
     wrote = "" if contents is None else f"{_digest(contents)}\n"
     for entry in there:
         if entry["path"] == str(path):
             if wrote not in fact(entry, "wrote"):
-                _append(os.path.join(entry["folder"], "wrote"), wrote)
+                host.append(os.path.join(entry["folder"], "wrote"), wrote.encode())
+                make_safe(entry["folder"])
             return
     name = f"{len(there):04d}"
     draft = journal / f".{name}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(mode=0o700)
-    (draft / "path").write_text(str(path))
-    (draft / "kind").write_text(kind)
-    for key, text in {"wrote": wrote, **(facts or {})}.items():
-        if text:
-            (draft / key).write_text(text)
+    _mta_system.clear(draft)
+    host.mkdir(draft)
+    known = {"path": str(path), "kind": kind, "wrote": wrote, **(facts or {})}
     if kind == "file":
-        shutil.copy2(path, draft / "content")
-        status = path.stat()
-        os.chown(draft / "content", status.st_uid, status.st_gid)
+        known["saved"] = _save(path, draft / "content")
     elif kind == "directory":
-        owner, mode = _rights(path.stat())
-        (draft / "owner").write_text(owner)
-        (draft / "mode").write_text(mode)
+        known["owner"], known["mode"] = _rights(path.stat())
+    for key, text in known.items():
+        if text:
+            host.draft(draft / key, text.encode("utf-8", "surrogateescape"))
     make_safe(draft)
-    os.rename(draft, journal / name)
-    _mta_system.sync_directory(journal)
+    host.rename(draft, journal / name)
+    host.sync(journal)
+    if kind == "file":
+        _spare_kept(path, {"folder": str(journal / name), "path": str(path), "kind": kind})
+
+
+def _save(path: pathlib.Path, content: pathlib.Path) -> str:
+    """Save a file by giving it another name, or else by a copy; return what it is, as the fact ``saved`` tells it."""
+    host = _mta_system.host
+    try:
+        host.link(path, content)
+    except OSError:
+        _copy(path, content)
+    return f"link {os.readlink(content)}" if content.is_symlink() else _digest(content.read_bytes())
+
+
+def _copy(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Copy a file, or a symbolic link itself, with all that belongs to it."""
+    if path.is_symlink():
+        _mta_system.host.symlink(os.readlink(path), to)
+        return
+    status = path.stat()
+    mode, times = stat.S_IMODE(status.st_mode), (status.st_atime_ns, status.st_mtime_ns)
+    attributes = _mta_system.attributes(path)
+    _mta_system.host.draft(to, path.read_bytes(), status.st_uid, status.st_gid, mode, attributes, times)
+
+
+def _draft(path: Path) -> pathlib.Path:
+    """The name of what is about to be switched to ``path``."""
+    path = pathlib.Path(path)
+    return path.with_name(f".{path.name}.postfix_mta-new")
+
+
+def _spare(entry: Entry) -> pathlib.Path:
+    """The second name that a file has beside it, where the journal is on another file system."""
+    path = pathlib.Path(entry["path"])
+    return path.with_name(f".{path.name}.postfix_mta-old")
+
+
+def _spare_kept(path: pathlib.Path, entry: Entry) -> None:
+    """Give a file a second name beside it, where the entry has a copy only: to go back it then needs no room."""
+    content, spare = pathlib.Path(entry["folder"]) / "content", _spare(entry)
+    if content.is_symlink() or os.path.samefile(path, content):
+        return
+    with contextlib.suppress(OSError):
+        _mta_system.clear(spare)
+        _mta_system.host.link(path, spare)
+
+
+def switch(path: Path, contents: str | bytes, uid: int, gid: int, mode: int) -> None:
+    """
+    Replace a file that :func:`record` has saved. What is left of that by a run that died goes with the journal.
+
+    Raises ``OSError``.
+    """
+    draft = _draft(path)
+    _mta_system.clear(draft)
+    _mta_system.switch(path, contents, uid, gid, mode, draft=draft)
 
 
 def make_safe(folder: Path) -> None:
@@ -437,20 +414,10 @@ def make_safe(folder: Path) -> None:
 
     Raises ``OSError`` when they cannot be written.
     """
-    for child in pathlib.Path(folder).iterdir():
-        if child.is_file():
-            with open(child, "rb") as handle:
-                os.fsync(handle.fileno())
-    _mta_system.sync_directory(folder)
-
-
-def _append(path: Path, text: str) -> None:
-    """Append to a file, safe from a power loss."""
-    with open(path, "a") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    _mta_system.sync_directory(os.path.dirname(path))
+    for child in sorted(pathlib.Path(folder).iterdir()):
+        if child.is_file() and not child.is_symlink():
+            _mta_system.host.sync(child)
+    _mta_system.host.sync(folder)
 
 
 def _digest(contents: str | bytes) -> str:
@@ -469,26 +436,39 @@ def restore(entry: Entry) -> str | None:
     Raises ``OSError`` when it cannot be restored; what is there stays then.
     """
     path, kind = pathlib.Path(entry["path"]), entry["kind"]
-    if kind == "file":
-        return _restore_file(entry) if changed(entry) else None
-    if kind == "absent":
-        return _restore_nothing(entry)
+    if kind in ("file", "absent"):
+        kept = None
+        if kind == "absent":
+            kept = _restore_nothing(entry)
+        elif changed(entry) and not _moved(entry):
+            kept = _restore_file(entry)
+        _mta_system.clear(_draft(path))
+        if kind == "file":
+            _mta_system.clear(_spare(entry))
+        return kept
     if kind == "directory":
-        rights = fact(entry, "owner"), fact(entry, "mode")
-        if rights != _rights(path.stat()):
-            os.chown(path, *map(int, rights[0].split(":")))
-            path.chmod(int(rights[1], 8))
+        _restore_rights(entry)
     elif kind == "no-directory":
         remove_directory(entry)
     elif kind == "command":
-        script = os.path.join(entry["folder"], "undo")
-        done = subprocess.run(
-            ["/bin/sh", script], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-        )
-        if done.returncode:
-            # Done before, by a run that was killed, or by hand.
-            log.info("%s: %s", path, done.stderr.decode(errors="replace").strip())
+        done = _mta_system.host.run(["/bin/sh", os.path.join(entry["folder"], "undo")], check=False)
+        if done.code and _in_force(entry):
+            raise CommandExecutionError(done.message)
+    else:
+        raise CommandExecutionError(f"the journal's entry is {kind}")
     return None
+
+
+def _restore_rights(entry: Entry) -> None:
+    """Restore the owner and mode of a directory. One of /run is gone after a boot, and nobody misses it."""
+    path = pathlib.Path(entry["path"])
+    owner, mode = fact(entry, "owner"), fact(entry, "mode")
+    if not path.is_dir() or (owner, mode) == _rights(path.stat()):
+        return
+    uid, gid = map(int, owner.split(":"))
+    _mta_system.host.chown(path, uid, gid)
+    _mta_system.host.chmod(path, int(mode, 8))
+    _mta_system.host.sync(path)
 
 
 def _rights(status: os.stat_result) -> tuple[str, str]:
@@ -499,72 +479,97 @@ def _rights(status: os.stat_result) -> tuple[str, str]:
 def _is_somebody_elses(entry: Entry) -> bool:
     """Whether a file is neither as it was saved, nor what the transaction has written."""
     path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
+    if path.is_symlink():
+        return _fingerprint(path) != _fingerprint(content)
     try:
         there = path.read_bytes()
     except FileNotFoundError:
-        return path.is_symlink()
+        return False
     if content.exists() and there == content.read_bytes():
         return False
     return _digest(there) not in fact(entry, "wrote").split()
 
 
+def _moved(entry: Entry) -> bool:
+    """Whether the file itself has been put back, so that the entry has it no more."""
+    content = pathlib.Path(entry["folder"]) / "content"
+    saved = fact(entry, "saved")
+    return bool(saved) and not os.path.lexists(content) and _fingerprint(entry["path"]).startswith(saved)
+
+
+def _sound(entry: Entry) -> bool:
+    """Whether what was saved is what the entry says that it is; one of an older version does not say."""
+    saved = fact(entry, "saved")
+    return not saved or fingerprint(entry, saved=True).startswith(saved)
+
+
 def _restore_file(entry: Entry) -> str | None:
     """Replace a file by what was saved; return the name under which somebody else's is kept, or ``None``."""
-    path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
+    path = pathlib.Path(entry["path"])
+    if not _sound(entry):
+        raise CommandExecutionError("what was saved is damaged")
     kept = _keep_beside(path) if _is_somebody_elses(entry) else None
     try:
-        saved = content.stat()
-        times = saved.st_atime_ns, saved.st_mtime_ns
-        try:
-            mode = stat.S_IMODE(saved.st_mode)
-            _mta_system.switch(path, content.read_bytes(), saved.st_uid, saved.st_gid, mode, times)
-        except OSError as err:
-            if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            if not _replace_by_link(path, content):
-                raise
+        _put_back(entry)
     except BaseException:
         # What has not been replaced needs no other name.
         if kept and _is_somebody_elses(entry):
-            os.unlink(kept)
+            _mta_system.host.unlink(kept)
         raise
+    _mta_system.host.sync(path.parent)
     return kept
 
 
-def _replace_by_link(path: pathlib.Path, content: pathlib.Path) -> bool:
-    """Where the disk is full there may be room for another name of what was saved; return whether there was."""
-    draft = _unused(path.with_name(f".{path.name}"))
+def _put_back(entry: Entry) -> None:
+    """
+    Put a saved file in its place: by a rename of its second name, or of a copy where there is none.
+
+    Where there is room for nothing, the one that the entry has is renamed.
+    """
+    path, content = pathlib.Path(entry["path"]), pathlib.Path(entry["folder"]) / "content"
+    host, draft, spare = _mta_system.host, _draft(path), _spare(entry)
+    _mta_system.clear(draft)
     try:
-        os.link(content, draft)
-        os.replace(draft, path)
+        host.link(content, draft)
     except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        return False
-    return True
+        if os.path.lexists(spare) and _fingerprint(spare) == fingerprint(entry, saved=True):
+            host.rename(spare, path)
+            return
+        try:
+            _copy(content, draft)
+            if not draft.is_symlink():
+                host.sync(draft)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _mta_system.clear(draft)
+            host.rename(content, path)
+            return
+    host.rename(draft, path)
 
 
 def _restore_nothing(entry: Entry) -> str | None:
     """Remove a file that was not there; return the name under which somebody else's is kept, or ``None``."""
     path = pathlib.Path(entry["path"])
+    if not os.path.lexists(path):
+        return None
+    kept = None
     if _is_somebody_elses(entry):
         kept = str(_unused(f"{path}.{EDITED}"))
-        os.rename(path, kept)
-        return kept
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    return None
+        _mta_system.host.rename(path, kept)
+    else:
+        _mta_system.host.unlink(path)
+    _mta_system.host.sync(path.parent)
+    return kept
 
 
 def _keep_beside(path: pathlib.Path) -> str:
     """Give a file a second name beside it, or, where that cannot be, make a copy of it; return the name."""
-    kept = str(_unused(f"{path}.{EDITED}"))
+    kept = _unused(f"{path}.{EDITED}")
     try:
-        os.link(path, kept, follow_symlinks=False)
+        _mta_system.host.link(path, kept)
     except OSError:
-        status = path.stat()
-        _mta_system.switch(kept, path.read_bytes(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
-    return kept
+        _copy(path, kept)
+    return str(kept)
 
 
 def remove_directory(entry: Entry) -> None:
@@ -573,16 +578,17 @@ def remove_directory(entry: Entry) -> None:
 
     entry
         One of :func:`entries`, of the kind ``no-directory``.
+
+    Raises ``OSError`` when it cannot be removed.
     """
     path = pathlib.Path(entry["path"])
     names = fact(entry, "runtime").split()
-    try:
-        if set(os.listdir(path)) <= set(names):
-            for name in os.listdir(path):
-                (path / name).unlink()
-            path.rmdir()
-    except OSError as err:
-        log.info("%s stays: %s", path, err)
+    if not path.is_dir() or not set(os.listdir(path)) <= set(names):
+        return
+    for name in os.listdir(path):
+        _mta_system.host.unlink(path / name)
+    _mta_system.host.rmdir(path)
+    _mta_system.host.sync(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -594,16 +600,17 @@ def remove(path: Path) -> None:
 
     Raises ``OSError`` when it cannot be removed.
     """
-    os.unlink(path)
-    _mta_system.sync_directory(os.path.dirname(path))
+    _mta_system.host.unlink(path)
+    _mta_system.host.sync(os.path.dirname(path))
 
 
 def _access(status: os.stat_result) -> str:
     return f"{status.st_uid}:{status.st_gid} {stat.S_IMODE(status.st_mode):04o}"
 
 
-def _fingerprint(path: pathlib.Path) -> str:
+def _fingerprint(path: Path) -> str:
     """Contents, owner and mode of a file or directory in a word; empty where there is none."""
+    path = pathlib.Path(path)
     if path.is_symlink():
         return f"link {os.readlink(path)}"
     try:
@@ -668,7 +675,7 @@ def changed(entry: Entry, gone: Collection[str] = ()) -> bool:
     if kind == "file":
         return _fingerprint(path) != fingerprint(entry, saved=True)
     if kind == "absent":
-        return path.exists()
+        return os.path.lexists(path)
     if kind == "no-directory":
         names = fact(entry, "runtime").split()
         return path.is_dir() and all(name in names or str(path / name) in gone for name in os.listdir(path))

@@ -12,7 +12,6 @@ import logging
 import os
 import pathlib
 import shlex
-import shutil
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Callable
@@ -26,6 +25,7 @@ import _mta_postfix_outlook
 import _mta_postfix_view
 import _mta_services
 import _mta_snapshots
+import _mta_system
 import _mta_transaction
 from _mta_journal import Entry
 from _mta_minion import Minion
@@ -328,7 +328,7 @@ def forget_first(minion: Minion) -> None:
         if entry["path"] not in found["stays"] and entry["path"] not in found["authority"]:
             _mta_snapshots.drop(pathlib.Path(entry["folder"]))
     if not _mta_journal.entries(minion, _mta_snapshots.FIRST):
-        shutil.rmtree(_mta_snapshots.first_folder(minion), ignore_errors=True)
+        _mta_system.clear(_mta_snapshots.first_folder(minion))
     _mta_snapshots.forget_last(minion)
     _mta_last_apply.forget(minion)
 

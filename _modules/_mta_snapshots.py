@@ -7,10 +7,10 @@ overwritten when it is restored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 import _mta_journal
+import _mta_system
 from _mta_journal import Entry
 from _mta_minion import Minion
 
@@ -72,11 +73,12 @@ def keep(minion: Minion) -> None:
 
     Raises ``OSError`` when it cannot be written.
     """
-    store = first_folder(minion)
-    store.mkdir(mode=0o700, exist_ok=True)
+    host, store = _mta_system.host, first_folder(minion)
+    if not store.is_dir():
+        host.mkdir(store)
     discard(minion)
     if not (store / "services").exists():
-        shutil.copy2(minion.state.path("journal/before"), store / ".services")
+        host.link(minion.state.path("journal/before"), store / ".services")
     there = _mta_journal.entries(minion, FIRST)
     kept = {entry["path"]: entry for entry in there}
     number = int(os.path.basename(there[-1]["folder"])) + 1 if there else 0
@@ -84,22 +86,21 @@ def keep(minion: Minion) -> None:
         left = _mta_journal.fingerprint(entry)
         old = kept.get(entry["path"])
         if old and not _is_of_somebody_else(minion, old, entry):
-            pathlib.Path(old["folder"], ".left").write_text(left)
+            host.draft(pathlib.Path(old["folder"], ".left"), left.encode())
             _mta_journal.make_safe(old["folder"])
             continue
         if _mta_journal.fact(entry, "protect"):
             continue
         draft = store / f".{number:04d}"
-        shutil.copytree(entry["folder"], draft)
-        content = pathlib.Path(entry["folder"]) / "content"
-        if content.exists():
-            status = content.stat()
-            os.chown(draft / "content", status.st_uid, status.st_gid)
-        (draft / "left").write_text(left)
+        host.mkdir(draft)
+        for name in sorted(os.listdir(entry["folder"])):
+            # Both stores only ever replace, or forget, what they have.
+            host.link(os.path.join(entry["folder"], name), draft / name)
+        host.draft(draft / "left", left.encode())
         _mta_journal.make_safe(draft)
         if old:
             # Under the name of the one that it replaces.
-            draft.rename(store / f".{os.path.basename(old['folder'])}")
+            host.rename(draft, store / f".{os.path.basename(old['folder'])}")
             continue
         number += 1
     _mta_journal.make_safe(store)
@@ -112,10 +113,7 @@ def discard(minion: Minion) -> None:
     Raises ``OSError`` when that cannot be done.
     """
     for draft, _ in _drafts(minion):
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        else:
-            draft.unlink()
+        _mta_system.clear(draft)
 
 
 def settle(minion: Minion) -> None:
@@ -124,10 +122,13 @@ def settle(minion: Minion) -> None:
 
     Raises ``OSError`` when that cannot be done.
     """
-    for draft, name in _drafts(minion):
+    drafts = _drafts(minion)
+    for draft, name in drafts:
         if name.is_dir():
             drop(name)
-        os.rename(draft, name)
+        _mta_system.host.rename(draft, name)
+    for folder in sorted({name.parent for _, name in drafts}):
+        _mta_system.host.sync(folder)
 
 
 def _is_of_somebody_else(minion: Minion, old: Entry, entry: Entry) -> bool:
@@ -144,9 +145,11 @@ def _is_of_somebody_else(minion: Minion, old: Entry, entry: Entry) -> bool:
 def drop(folder: pathlib.Path) -> None:
     """Forget an entry in one step: who only looks holds no lock."""
     gone = folder.with_name(f"gone-{folder.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    _mta_system.clear(gone)
+    _mta_system.host.rename(folder, gone)
+    _mta_system.host.sync(folder.parent)
+    with contextlib.suppress(OSError):
+        _mta_system.clear(gone)
 
 
 def source(path: str) -> str:
@@ -181,7 +184,7 @@ def describe(minion: Minion, activate: Mapping[str, str]) -> None:
     entries = _mta_journal.entries(minion)
     words = {entry["path"]: _mta_journal.fingerprint(entry) for entry in entries}
     text = json.dumps({"commit": time.time(), "paths": words, "activate": activate})
-    pathlib.Path(minion.state.path("journal/left")).write_text(text)
+    _mta_system.host.draft(minion.state.path("journal/left"), text.encode())
     _mta_journal.make_safe(minion.state.path("journal"))
 
 
@@ -198,7 +201,7 @@ def protect(minion: Minion) -> None:
             if "originals" in stores:
                 forget_entries(minion, [entry["path"]])
             if LAST in stores:
-                shutil.rmtree(entry["folder"])
+                drop(pathlib.Path(entry["folder"]))
         except OSError as err:
             raise CommandExecutionError(
                 f"{entry['path']} is protected now, but its former content cannot be removed: {err}"

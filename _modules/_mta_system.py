@@ -11,13 +11,13 @@ import contextlib
 import datetime
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
@@ -34,6 +34,106 @@ ABSENT = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
 
 def _failure(what: str, path: Path, error: OSError) -> CommandExecutionError:
     return CommandExecutionError(f"Cannot {what} {os.fspath(path)}: {error.strerror or error}")
+
+
+# -- what changes the host ---------------------------------------------------------------------
+
+
+class Host:
+    """
+    The operations by which a transaction, its undo, its commit and its recovery change the host; there are no others.
+
+    Each is done or not done when it returns, but safe from a power loss only after :meth:`sync`. Each raises
+    ``OSError``. Services are acted on by :py:mod:`_mta_services`. A test puts another one in the place of
+    :data:`host`, which counts operations, and has them fail or be the last.
+    """
+
+    def draft(
+        self,
+        path: Path,
+        data: bytes = b"",
+        uid: int = -1,
+        gid: int = -1,
+        mode: int = 0o600,
+        attributes: Mapping[str, bytes] | None = None,
+        times: tuple[int, int] | None = None,
+    ) -> None:
+        """
+        Make a file that is not there yet; it is private until all of it is as asked.
+
+        uid, gid
+            -1: that of this process.
+
+        attributes
+            Extended attributes, with access control lists and labels. One that the file system refuses is left out.
+
+        times
+            Access and modification time in nanoseconds. Default: now.
+        """
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as handle:
+            os.fchown(descriptor, uid, gid)
+            for name, value in (attributes or {}).items():
+                with contextlib.suppress(OSError):
+                    os.setxattr(descriptor, name, value)
+            # After an access control list, whose mask it sets: 0600 stays 0600.
+            os.fchmod(descriptor, mode)
+            handle.write(data)
+            handle.flush()
+            if times is not None:
+                os.utime(descriptor, ns=times)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Write at the end of a file that is there."""
+        with open(path, "ab") as handle:
+            handle.write(data)
+
+    def sync(self, path: Path) -> None:
+        """Make a file, or the names in a directory, safe from a power loss."""
+        descriptor = os.open(path or ".", os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def link(self, path: Path, name: Path) -> None:
+        """Give a file a second name; a symbolic link is not followed."""
+        os.link(path, name, follow_symlinks=False)
+
+    def symlink(self, target: str, path: Path) -> None:
+        """Make a symbolic link."""
+        os.symlink(target, path)
+
+    def rename(self, path: Path, name: Path) -> None:
+        """Give a file or directory another name, in place of a file that has it."""
+        os.replace(path, name)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def mkdir(self, path: Path, mode: int = 0o700) -> None:
+        """Make a directory."""
+        os.mkdir(path, mode)
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    def chown(self, path: Path, uid: int, gid: int) -> None:
+        """Give a directory another owner and group."""
+        os.chown(path, uid, gid)
+
+    def chmod(self, path: Path, mode: int) -> None:
+        """Give a directory another mode."""
+        os.chmod(path, mode)
+
+    def run(self, command: Sequence[str], check: bool = True) -> Finished:
+        """Run a command, as :func:`run` does."""
+        return run(command, check=check)
+
+
+host = Host()
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -100,7 +200,13 @@ def replace(
 
 
 def switch(
-    path: Path, contents: str | bytes, uid: int, gid: int, mode: int, times: tuple[int, int] | None = None
+    path: Path,
+    contents: str | bytes,
+    uid: int,
+    gid: int,
+    mode: int,
+    times: tuple[int, int] | None = None,
+    draft: Path | None = None,
 ) -> None:
     """
     Replace a file as :func:`replace` does, for a caller that has something to do when it fails.
@@ -108,30 +214,44 @@ def switch(
     uid, gid
         -1: that of this process.
 
+    draft
+        A name beside it for the new one until it is complete. Default: one that nobody has.
+
     Raises ``OSError``.
     """
     data = contents.encode("utf-8", "surrogateescape") if isinstance(contents, str) else contents
     directory, name = os.path.split(path)
-    descriptor, draft = tempfile.mkstemp(dir=directory, prefix=f".{name}.")
+    draft = draft or os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
     try:
-        with open(descriptor, "wb") as handle:
-            os.fchown(descriptor, uid, gid)
-            with contextlib.suppress(OSError):
-                for attribute in os.listxattr(path):
-                    os.setxattr(descriptor, attribute, os.getxattr(path, attribute))
-            # After an access control list, whose mask it sets: 0600 stays 0600.
-            os.fchmod(descriptor, mode)
-            handle.write(data)
-            handle.flush()
-            os.fsync(descriptor)
-        if times is not None:
-            os.utime(draft, ns=times)
-        os.replace(draft, path)
+        host.draft(draft, data, uid, gid, mode, attributes(path), times)
+        host.sync(draft)
+        host.rename(draft, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
+        with contextlib.suppress(OSError):
+            host.unlink(draft)
         raise
-    sync_directory(directory)
+    host.sync(directory)
+
+
+def attributes(path: Path) -> dict[str, bytes]:
+    """Return the extended attributes of a file, as far as they can be read; none where there is none."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(path, follow_symlinks=False):
+            with contextlib.suppress(OSError):
+                found[name] = os.getxattr(path, name, follow_symlinks=False)
+    return found
+
+
+def clear(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it; what is not there is no error. Raises ``OSError``."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        for name in os.listdir(path):
+            clear(os.path.join(path, name))
+        host.rmdir(path)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        host.unlink(path)
 
 
 def remove(path: Path) -> bool:
@@ -143,22 +263,13 @@ def remove(path: Path) -> bool:
     path = os.fspath(path)
     try:
         try:
-            os.unlink(path)
+            host.unlink(path)
         except ABSENT:
             return False
-        sync_directory(os.path.dirname(path))
+        host.sync(os.path.dirname(path))
     except OSError as error:
         raise _failure("remove", path, error) from error
     return True
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory safe from a power loss. Raises ``OSError``."""
-    descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -- what has to outlive a process -------------------------------------------------------------

@@ -32,6 +32,7 @@ import _mta_journal
 import _mta_judge
 import _mta_last_apply
 import _mta_postfix_view
+import _mta_recovery
 import _mta_saslauthd_view
 import _mta_services
 import _mta_snapshots
@@ -62,6 +63,9 @@ class Transaction:
     lock
         The lock file, held until the end.
 
+    alive
+        A file of the journal: while it is locked the apply that made it is alive.
+
     before
         What the server was like: ``services`` (name to status), ``answers``, ``time`` (Unix).
 
@@ -91,6 +95,7 @@ class Transaction:
     """
 
     lock: IO[str]
+    alive: IO[bytes] | None = None
     before: dict[str, Any] = dataclasses.field(default_factory=dict)
     spoke: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     problems: list[str] | None = None
@@ -101,11 +106,20 @@ class Transaction:
     restored: list[str] = dataclasses.field(default_factory=list)
     afterwards: list[Callable[[Minion], None]] = dataclasses.field(default_factory=list)
 
+    def close(self) -> None:
+        """Let others begin theirs."""
+        if self.alive:
+            self.alive.close()
+        self.lock.close()
+
 
 def _lock(minion: Minion, timeout: float | None = None) -> IO[str]:
     """Take the lock, waiting ``timeout`` seconds for another run to end; default ``LOCK_TIMEOUT``."""
     path = pathlib.Path(minion.state.path("lock"))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        # Each by itself: the mode is that of the last directory.
+        path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _mta_system.host.mkdir(path.parent)
     handle = open(path, "a+")  # noqa: SIM115 - held until the transaction ends
     timeout = LOCK_TIMEOUT if timeout is None else timeout
     deadline = time.monotonic() + timeout
@@ -162,7 +176,7 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
             "answers": looked["answers"],
             "time": int(time.time()),
         }
-        _mta_journal.begin(minion, transaction.before)
+        transaction.alive = _mta_journal.begin(minion, transaction.before)
     except OSError as err:
         end(minion)
         raise CommandExecutionError(f"Nothing was changed: cannot write the journal: {err}") from err
@@ -211,8 +225,12 @@ def _asked(minion: Minion, services: Mapping[str, Mapping[str, bool]]) -> dict[s
 
 def withdraw(minion: Minion) -> None:
     """Close a transaction that was opened and has changed nothing."""
-    _mta_journal.drop(minion)
-    end(minion)
+    try:
+        _mta_journal.drop(minion)
+    except OSError as err:
+        raise CommandExecutionError(f"Nothing was changed, but the journal cannot be removed: {err}") from err
+    finally:
+        end(minion)
 
 
 def alone(minion: Minion, do: Callable[[], Any], wait: bool = True) -> Any:
@@ -250,7 +268,7 @@ def end(minion: Minion) -> None:
     """Forget the transaction, which is committed or undone, and let others begin theirs."""
     run = Run.of(minion)
     if run.transaction:
-        run.transaction.lock.close()
+        run.transaction.close()
     run.transaction, run.activate, run.changes = None, {}, {}
 
 
@@ -265,7 +283,7 @@ def _roll_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> di
     outcome: dict[str, list[str]] = {"restored": [], "failed": [], "notes": []}
     failed = []
     try:
-        entries = _mta_journal.entries(minion)[::-1]
+        entries = [*_mta_journal.damaged(minion), *_mta_journal.entries(minion)[::-1]]
         if _mta_journal.halted(minion):
             attempt("Postfix could not be stopped meanwhile", _stop_postfix)
         for entry in entries:
@@ -328,7 +346,7 @@ def _not_restored(entry: Entry, err: BaseException) -> str:
 
 def has_units(entries: Iterable[Entry]) -> bool:
     """Whether a unit of systemd is among what was changed."""
-    return any(entry["path"].startswith(_mta_journal.UNIT_DIR) for entry in entries)
+    return any(entry["path"].startswith(_mta_recovery.UNIT_DIR) for entry in entries)
 
 
 def _recover(minion: Minion) -> dict[str, list[str]] | None:
@@ -342,6 +360,11 @@ def _recover(minion: Minion) -> dict[str, list[str]] | None:
             finish(minion)
         if not _is_open(minion):
             return None
+        if _mta_journal.version(minion) not in ("1", _mta_recovery.VERSION):
+            raise CommandExecutionError(
+                f"Another version of this formula has left an interrupted apply: undo it with the script that is for"
+                f" it, sh {minion.state.path(_mta_recovery.SCRIPT)}"
+            )
         outcome = _roll_back(minion, {"services": {}, **_mta_journal.before(minion)}, activated=True)
     except OSError as err:
         raise CommandExecutionError(f"An interrupted apply cannot be resolved: {err}") from err
@@ -531,7 +554,7 @@ def write(
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
         _record(minion, path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
         need(minion, activate)
-        _mta_system.switch(path, contents, uid, gid, bits)
+        _mta_journal.switch(path, contents, uid, gid, bits)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 
@@ -547,7 +570,7 @@ def remove(minion: Minion, path: Path, activate: Mapping[str, str] | None = None
         As for :func:`write`.
     """
     path = pathlib.Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     try:
         begin(minion)
@@ -589,9 +612,11 @@ def directory(
         uid, gid = _numeric(user, group, os.stat("/"))
         _record(minion, path, "directory" if exists else "no-directory", {"runtime": "\n".join(runtime)})
         if not exists:
-            path.mkdir(mode=0o700)
-        os.chown(path, uid, gid)
-        path.chmod(bits)
+            _mta_system.host.mkdir(path)
+        _mta_system.host.chown(path, uid, gid)
+        _mta_system.host.chmod(path, bits)
+        _mta_system.host.sync(path)
+        _mta_system.host.sync(path.parent)
     except OSError as err:
         raise CommandExecutionError(f"Cannot create {path}: {err.strerror or err}") from err
 
@@ -617,34 +642,18 @@ def command(
     Raises ``CommandExecutionError`` when a command of ``do`` fails.
     """
     begin(minion)
-    facts = {"do": _script(do), "undo": _script(undo), "evidence": json.dumps(evidence)}
-    _record(minion, item, "command", facts)
+    # The latter two for sh(1).
+    facts = {"evidence": json.dumps(evidence), "in": evidence[0], "pattern": evidence[1]}
+    try:
+        _record(minion, item, "command", {"do": _script(do), "undo": _script(undo), **facts})
+    except OSError as err:
+        raise CommandExecutionError(f"Cannot change {item}: {err.strerror or err}") from err
     for argv in do:
-        _command(argv)
+        _mta_system.host.run(argv)
 
 
 def _script(commands: Iterable[Sequence[str]]) -> str:
     return "".join(f"{shlex.join(argv)}\n" for argv in commands)
-
-
-def _command(argv: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            timeout=60,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandExecutionError(f"'{shlex.join(argv)}' did not end within 60 seconds") from None
-    except OSError as err:
-        raise CommandExecutionError(f"Cannot run '{argv[0]}': {err.strerror}") from err
-    if done.returncode:
-        text = done.stdout.decode(errors="replace").strip()
-        raise CommandExecutionError(f"'{shlex.join(argv)}' failed with exit code {done.returncode}: {text}")
 
 
 def halt(minion: Minion) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 import _mta_journal
+import _mta_recovery
 import _mta_system
 from _mta_run import Run
 
@@ -24,12 +25,12 @@ def roll_back(request, transaction, minion, context, tmp_path):
     def run(**env):
         if request.param == "undo":
             return transaction("undo", "no reason")["comment"]
-        Run.of(minion).transaction.lock.close()
+        Run.of(minion).transaction.close()
         context.clear()
         if request.param == "recover":
             return "\n".join(transaction("recover")["notes"])
         script = tmp_path / "recover.sh"
-        script.write_text(_mta_journal._recover_script(tmp_path / "state", tmp_path))
+        script.write_text(_mta_recovery.script(tmp_path / "state", tmp_path, tmp_path / "no systemd"))
         argv = [*request.param.split(), str(script)]
         done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **env}, check=False)
         assert done.returncode == len(list((tmp_path / "state").glob("not-restored-*")))
@@ -144,8 +145,12 @@ def test_a_version_that_cannot_be_replaced_is_not_kept_twice(
     transaction("write", str(main_cf), "new\n")
     main_cf.write_text("mended by hand\n")
 
-    def refuse(*_):
-        raise OSError(16, "Device or resource busy")
+    rename = os.replace
+
+    def refuse(old, new):
+        if str(new) == str(main_cf):
+            raise OSError(16, "Device or resource busy")
+        rename(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
     programs = tmp_path / "bin"
@@ -185,7 +190,7 @@ def test_on_a_full_disk_what_was_saved_gets_its_name_back(main_cf, transaction, 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr(_mta_system.host, "draft", full)
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "cp").write_text('#!/bin/sh\n: >"$3"\nexit 1\n')

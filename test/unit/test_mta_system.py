@@ -118,9 +118,9 @@ class TestReplacing:
             _mta_system.remove(tmp_path)
 
     def test_a_directory_to_sync_has_to_be_one(self, tmp_path):
-        _mta_system.sync_directory(tmp_path)
+        _mta_system.host.sync(tmp_path)
         with pytest.raises(FileNotFoundError, match=f"{tmp_path}/x"):
-            _mta_system.sync_directory(tmp_path / "x")
+            _mta_system.host.sync(tmp_path / "x")
 
 
 class TestStateDirectory:

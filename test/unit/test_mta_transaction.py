@@ -9,6 +9,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_apply
 import _mta_journal
+import _mta_recovery
 import _mta_run
 import _mta_transaction
 from _mta_plan import Participant, Plan
@@ -16,7 +17,7 @@ from _mta_plan import Participant, Plan
 
 def forget_run(context):
     """As if the process had been killed: the lock is gone, the journal stays."""
-    context[_mta_run.KEY].transaction.lock.close()
+    context[_mta_run.KEY].transaction.close()
     context.clear()
 
 
@@ -172,7 +173,8 @@ def journalctl(tmp_path, monkeypatch):
 @pytest.fixture
 def without_the_boot_unit(monkeypatch):
     """No unit is installed, though this looks like a host with systemd."""
-    monkeypatch.setattr(_mta_journal, "_arm", lambda minion: None)
+    monkeypatch.setattr(_mta_recovery, "arm", lambda minion: None)
+    monkeypatch.setattr(_mta_recovery, "watch", lambda minion: None)
 
 
 @pytest.mark.usefixtures("without_the_boot_unit")
@@ -246,7 +248,7 @@ def test_an_apply_that_could_not_be_committed_has_left_no_trace(transaction, mai
 def test_a_run_that_dies_after_its_commit_is_finished_by_the_next(
     transaction, context, minion, main_cf, monkeypatch, tmp_path, steps
 ):
-    rename, done = os.rename, []
+    rename, done = os.replace, []
 
     def die(old, new):
         if len(done) > steps:
@@ -259,10 +261,10 @@ def test_a_run_that_dies_after_its_commit_is_finished_by_the_next(
     other = tmp_path / "other"
     transaction("write", str(main_cf), "second\n")
     transaction("write", str(other), "second\n")
-    monkeypatch.setattr(os, "rename", die)
+    monkeypatch.setattr(os, "replace", die)
     with pytest.raises(SystemExit):
         transaction("commit")
-    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "replace", rename)
     assert len(done) == steps + 1
     context.clear()
     assert transaction("recover") is None
@@ -315,7 +317,7 @@ def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context
     with pytest.raises(CommandExecutionError, match="another apply"):
         transaction("write", str(main_cf), "second run\n")
     assert main_cf.read_text() == "first run\n"
-    mine.transaction.lock.close()
+    mine.transaction.close()
 
 
 def test_a_bad_mode_or_activation_changes_nothing(transaction, main_cf):
@@ -639,4 +641,4 @@ class TestAlone:
         with pytest.raises(CommandExecutionError, match="another apply"):
             transaction("alone", lambda: pytest.fail("it was called"))
         assert transaction("alone", lambda: pytest.fail("it was called"), wait=False) is None
-        mine.transaction.lock.close()
+        mine.transaction.close()

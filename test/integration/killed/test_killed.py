@@ -10,6 +10,7 @@ import concurrent.futures
 import json
 import os
 import random
+import time
 
 import pytest
 
@@ -159,8 +160,9 @@ def pillar(number):
 
 @pytest.fixture(scope="module")
 def server(container):
-    """The host, and what these tests do to it."""
+    """The host, and what these tests do to it. Nothing watches its applies: what is left can be looked at."""
     container.exec("useradd --create-home alice")
+    container.exec("mv /usr/bin/systemd-run /srv/systemd-run")
     return Server(container)
 
 
@@ -556,6 +558,81 @@ class TestAnUndo:
         server.prepare()
         server.converges()
         server.delivers("after-undos")
+
+
+class TestAnApplyThatIsWatched:
+    """It dies, and nobody does anything about it: what watches it undoes it."""
+
+    PATIENCE = 60
+
+    @pytest.fixture(autouse=True, scope="class")
+    def watched(self, server):
+        server.container.exec("mv /srv/systemd-run /usr/bin/systemd-run")
+        server.converges()
+        yield
+        server.container.exec("mv /usr/bin/systemd-run /srv/systemd-run")
+
+    def healed(self, server):
+        """Wait until nothing of an apply is left; return how many seconds that took."""
+        watched = "systemctl list-units --plain --no-legend 'postfix-mta-watch-*'"
+        wait = f"while [ -e {JOURNAL} ] || [ -n \"$({watched})\" ]; do sleep 0.2; done"
+        began = time.monotonic()
+        server.container.exec(["timeout", str(self.PATIENCE), "sh", "-c", wait])
+        return time.monotonic() - began
+
+    def is_as_before(self, server, before):
+        assert server.inspect() == before
+        assert server.container.exec("systemctl is-active postfix saslauthd").stdout.split() == ["active"] * 2
+        assert "postfix-mta-recover" not in server.container.exec("ls /etc/systemd/system").stdout
+
+    def test_one_that_is_killed_at_any_moment_is_undone(self, server, capsys):
+        server.prepare()
+        timing = server.container.exec(["python3", "-c", TIME, JOURNAL, *server.command])
+        begin, end, span = json.loads(timing.stdout)
+        problems, took = [], []
+        for moment, alone in moments(span, (begin, end), max(2, KILLS // 2)):
+            before = server.prepare()
+            group = ["--foreground"] if alone else []
+            argv = ["timeout", "--signal=KILL", *group, f"{moment:.3f}", *server.command]
+            server.container.exec(argv, check=False)
+            took.append(self.healed(server))
+            problems += [f"killed after {moment:.3f} s: {it}" for it in tell_what_is_not_whole(before, server.inspect())]
+        with capsys.disabled():
+            print(f"\nseed {SEED}: healed within {max(took):.1f} s after each of {len(took)} kills")
+        assert not problems, "\n".join(problems)
+        server.delivers("after-watched-kills")
+
+    def test_daemons_that_it_holds_come_back(self, server):
+        before = server.interrupt("SIGSTOP")
+        server.container.exec("pkill -STOP -x qmgr")
+        server.container.exec(["kill", "-KILL", "--", f"-{server.process}"])
+        self.healed(server)
+        self.is_as_before(server, before)
+        server.delivers("after-a-held-queue-manager")
+
+    def test_a_postfix_that_it_has_stopped_is_started(self, server):
+        before = server.interrupt("SIGSTOP")
+        server.container.exec(f"touch {JOURNAL}/halted && systemctl stop postfix")
+        server.container.exec(["kill", "-KILL", "--", f"-{server.process}"])
+        self.healed(server)
+        self.is_as_before(server, before)
+        server.delivers("after-a-halt")
+
+    def test_one_that_lives_is_left_alone_however_long_it_takes(self, server):
+        server.interrupt("SIGSTOP")
+        there = server.inspect()
+        time.sleep(WAITING)
+        assert server.inspect() == there
+        results = server.resume()
+        assert all(state["result"] for state in results.values()), results
+        self.healed(server)
+        assert f"ESMTP {server.number}\n" in server.inspect()["main.cf"]
+
+    def test_an_apply_that_follows_at_once_finds_its_way(self, server):
+        server.interrupt("SIGKILL")
+        server.converges()
+        self.healed(server)
+        assert f"ESMTP {server.number}\n" in server.inspect()["main.cf"]
 
 
 LOCK = "/var/lib/postfix_mta/lock"

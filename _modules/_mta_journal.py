@@ -7,13 +7,13 @@ entry is a directory: complete before it gets its name. The journal is committed
 whatever dies when, there is either nothing to do or a journal from which everything can be restored: by the
 next apply, or at the next boot by a systemd unit that exists only while there is a journal.
 
-Of a file the entry has the file itself, under a second name, and putting it back is a rename, which needs no room
-on the disk. Where the state directory is on another file system the entry has a copy, and the second name is beside
-the file until the transaction ends.
+Of a file the entry has the file itself, under a second name, and putting it back is a rename, which needs no
+room on the disk. Where the state directory is on another file system the entry has a copy, and the second name
+is beside the file until the transaction ends.
 
 An entry also has the fingerprints of what the transaction is about to write there. A file that is neither as it
-was saved nor as one of these is somebody's edit: it is kept beside the restored file. What is damaged, or of a kind
-that this version does not know, is reported, and stands in the way of nothing else.
+was saved nor as one of these is somebody's edit: it is kept beside the restored file. What is damaged, or of a
+kind that this version does not know, is reported, and stands in the way of nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from salt.exceptions import CommandExecutionError
 import _mta_recovery
 import _mta_system
 from _mta_minion import Minion
-from _mta_recovery import EDITED, NOT_RESTORED
+from _mta_recovery import EDITED, NEW, NOT_RESTORED
 from _mta_run import Run
 from _mta_system import Path
 
@@ -352,7 +352,7 @@ def record(
 
 
 def _save(path: pathlib.Path, content: pathlib.Path) -> str:
-    """Save a file by giving it another name, or else by a copy; return what it is, as the fact ``saved`` tells it."""
+    """Save a file by giving it another name, or else by a copy; return its fact ``saved``."""
     host = _mta_system.host
     try:
         host.link(path, content)
@@ -375,7 +375,7 @@ def _copy(path: pathlib.Path, to: pathlib.Path) -> None:
 def _draft(path: Path) -> pathlib.Path:
     """The name of what is about to be switched to ``path``."""
     path = pathlib.Path(path)
-    return path.with_name(f".{path.name}.postfix_mta-new")
+    return path.with_name(f".{path.name}{NEW}")
 
 
 def _spare(entry: Entry) -> pathlib.Path:
@@ -442,9 +442,13 @@ def restore(entry: Entry) -> str | None:
             kept = _restore_nothing(entry)
         elif changed(entry) and not _moved(entry):
             kept = _restore_file(entry)
-        _mta_system.clear(_draft(path))
-        if kind == "file":
-            _mta_system.clear(_spare(entry))
+        for name in (_draft(path), _spare(entry)):
+            if os.path.lexists(name):
+                try:
+                    _mta_system.clear(name)
+                    _mta_system.host.sync(name.parent)
+                except OSError as err:
+                    log.warning("Cannot remove %s: %s", name, err)
         return kept
     if kind == "directory":
         _restore_rights(entry)
@@ -512,6 +516,8 @@ def _restore_file(entry: Entry) -> str | None:
     try:
         _put_back(entry)
     except BaseException:
+        with contextlib.suppress(OSError):
+            _mta_system.clear(_draft(path))
         # What has not been replaced needs no other name.
         if kept and _is_somebody_elses(entry):
             _mta_system.host.unlink(kept)
@@ -583,9 +589,10 @@ def remove_directory(entry: Entry) -> None:
     """
     path = pathlib.Path(entry["path"])
     names = fact(entry, "runtime").split()
-    if not path.is_dir() or not set(os.listdir(path)) <= set(names):
+    there = os.listdir(path) if path.is_dir() else ["nothing"]
+    if not all(name in names or name.endswith(NEW) for name in there):
         return
-    for name in os.listdir(path):
+    for name in there:
         _mta_system.host.unlink(path / name)
     _mta_system.host.rmdir(path)
     _mta_system.host.sync(path.parent)

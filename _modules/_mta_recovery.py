@@ -1,10 +1,10 @@
 """
 What undoes a transaction without Salt: a script for sh(1), at the next boot, or as soon as the apply has died
 
-The script does to a journal what :py:mod:`_mta_journal` and :py:mod:`_mta_transaction` do: nothing of Salt may run at a
-boot before Postfix does, nor after an apply that was killed. Under systemd a unit has it run at the next boot, and
-another one watches the apply: it waits for the lock of a file in the journal, ``alive``, which an apply holds until
-it ends or dies, however long that takes.
+The script does to a journal what :py:mod:`_mta_journal` and :py:mod:`_mta_transaction` do: nothing of Salt may
+run at a boot before Postfix does, nor after an apply that was killed. Under systemd a unit has it run at the
+next boot, and another one watches the apply: it waits for the lock of a file in the journal, ``alive``, which
+an apply holds until it ends or dies, however long that takes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 VERSION = "2"
 EDITED = "edited-meanwhile"
 NOT_RESTORED = "not-restored"
+# How the name ends of what is about to be switched to a place.
+NEW = ".postfix_mta-new"
 SCRIPT = "recover.sh"
 SYSTEMD_RUNS = "/run/systemd/system"
 BOOT_UNIT = "postfix-mta-recover.service"
@@ -139,7 +141,7 @@ put_back() {{
 restore() {{
     kept=
     [ -n "$path" ] && [ -e "$entry/kind" ] || return 1
-    draft=${{path%/*}}/.${{path##*/}}.postfix_mta-new
+    draft=${{path%/*}}/.${{path##*/}}{new}
     spare=${{path%/*}}/.${{path##*/}}.postfix_mta-old
     case $(cat "$entry/kind") in
         file)
@@ -156,7 +158,9 @@ restore() {{
                 {{ chown "$(cat "$entry/owner")" "$path" && chmod "$(cat "$entry/mode")" "$path"; }} ;;
         no-directory)
             for name in $(cat "$entry/runtime" 2>/dev/null); do rm -f "$path/$name"; done
-            rmdir "$path" 2>/dev/null || [ ! -d "$path" ] || [ -n "$(ls -A "$path")" ] ;;
+            rm -f "$path"/.*{new}
+            rmdir "$path" 2>/dev/null || [ ! -d "$path" ] && return 0
+            [ -n "$(ls -A "$path")" ] && echo "postfix_mta: $path stays, as there is something in it" ;;
         command)
             # One that was not done, or is undone, cannot be undone; then there is no evidence of it.
             sh "$entry/undo" >/dev/null 2>&1 && return 0
@@ -170,7 +174,7 @@ restore() {{
 
 # Bring the daemons to the restored files and to the state in which they were.
 bring_back() {{
-    [ -d {systemd_runs} ] || return 0
+    [ -d "{systemd_runs}" ] || return 0
     [ -z "$units" ] || systemctl daemon-reload
     [ -e "$journal/services" ] || return 0
     while read -r service active enabled; do
@@ -215,7 +219,7 @@ elif command -v flock >/dev/null && ! flock -n 8; then
     exit 1
 fi
 if [ -e "$journal/version" ] && [ "$(cat "$journal/version")" != {version} ]; then
-    echo "postfix_mta: the journal is of version $(cat "$journal/version"), this is for {version}: nothing was done"
+    echo "postfix_mta: nothing was done: the journal is of version $(cat "$journal/version"), not {version}"
     exit 1
 fi
 
@@ -258,7 +262,7 @@ rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/re
 
 def script(state_dir: Path, unit_dir: Path = UNIT_DIR, systemd_runs: Path = SYSTEMD_RUNS) -> str:
     """Return the text of the script for a state directory; the other two are the host's."""
-    names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT, "version": VERSION}
+    names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT, "version": VERSION, "new": NEW}
     return TEXT.format(state_dir=state_dir, unit_dir=unit_dir, systemd_runs=systemd_runs, **names)
 
 

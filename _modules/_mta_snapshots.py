@@ -188,14 +188,17 @@ def describe(minion: Minion, activate: Mapping[str, str]) -> None:
     _mta_journal.make_safe(minion.state.path("journal"))
 
 
-def protect(minion: Minion) -> None:
+def protect(minion: Minion, store: str = LAST) -> None:
     """
     Forget what the last apply was to protect: a private key as it was before it was encrypted.
 
-    Part of each commit, and of the next change for a run that was killed right after its commit. Raises
+    store
+        Where that is: ``previous``, or ``committed`` while the commit is being finished.
+
+    Part of each commit, and of the next change where it could not be done then. Raises
     ``CommandExecutionError`` when it cannot be removed.
     """
-    for entry in _mta_journal.entries(minion, LAST):
+    for entry in _mta_journal.entries(minion, store):
         stores = _mta_journal.fact(entry, "protect").split()
         try:
             if "originals" in stores:

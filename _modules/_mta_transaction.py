@@ -11,11 +11,13 @@ has done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import grp
 import json
 import logging
+import multiprocessing.util
 import os
 import pathlib
 import pwd
@@ -66,6 +68,9 @@ class Transaction:
     alive
         A file of the journal: while it is locked the apply that made it is alive.
 
+    at_exit
+        What undoes it when its process ends before it does.
+
     before
         What the server was like: ``services`` (name to status), ``answers``, ``time`` (Unix).
 
@@ -96,6 +101,7 @@ class Transaction:
 
     lock: IO[str]
     alive: IO[bytes] | None = None
+    at_exit: multiprocessing.util.Finalize[None] | None = None
     before: dict[str, Any] = dataclasses.field(default_factory=dict)
     spoke: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     problems: list[str] | None = None
@@ -108,6 +114,8 @@ class Transaction:
 
     def close(self) -> None:
         """Let others begin theirs."""
+        if self.at_exit:
+            self.at_exit.cancel()
         if self.alive:
             self.alive.close()
         self.lock.close()
@@ -116,11 +124,15 @@ class Transaction:
 def _lock(minion: Minion, timeout: float | None = None) -> IO[str]:
     """Take the lock, waiting ``timeout`` seconds for another run to end; default ``LOCK_TIMEOUT``."""
     path = pathlib.Path(minion.state.path("lock"))
-    if not path.parent.is_dir():
-        # Each by itself: the mode is that of the last directory.
-        path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _mta_system.host.mkdir(path.parent)
-    handle = open(path, "a+")  # noqa: SIM115 - held until the transaction ends
+    try:
+        if not path.parent.is_dir():
+            # Each by itself: the mode is that of the last directory.
+            path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                _mta_system.host.mkdir(path.parent)
+        handle = open(path, "a+")  # noqa: SIM115 - held until the transaction ends
+    except OSError as err:
+        raise CommandExecutionError(f"Nothing was changed: cannot lock {path}: {err.strerror or err}") from err
     timeout = LOCK_TIMEOUT if timeout is None else timeout
     deadline = time.monotonic() + timeout
     while True:
@@ -177,6 +189,7 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
             "time": int(time.time()),
         }
         transaction.alive = _mta_journal.begin(minion, transaction.before)
+        transaction.at_exit = multiprocessing.util.Finalize(None, _never_closed, (minion,), exitpriority=100)
     except OSError as err:
         end(minion)
         raise CommandExecutionError(f"Nothing was changed: cannot write the journal: {err}") from err
@@ -184,6 +197,13 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
         end(minion)
         raise
     return transaction
+
+
+def _never_closed(minion: Minion) -> None:
+    """Undo what is open as the process ends: ``failhard`` ends a run before the state that closes it."""
+    if Run.of(minion).transaction:
+        undone = undo(minion, "the run of states ended before the state that closes it")
+        log.error("%s\n%s", Run.of(minion).undone, undone["comment"])
 
 
 def _look(minion: Minion, timeout: float, patience: float = 0, **ask: Any) -> dict[str, Any]:
@@ -292,6 +312,9 @@ def _roll_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> di
             except Exception as err:
                 failed.append((entry, err))
                 continue
+            if entry["kind"] == "no-directory" and os.path.isdir(entry["path"]):
+                outcome["notes"].append(f"{entry['path']} stays, as there is something in it.")
+                continue
             outcome["restored"].append(entry["path"])
             if kept:
                 outcome["notes"].append(
@@ -362,8 +385,8 @@ def _recover(minion: Minion) -> dict[str, list[str]] | None:
             return None
         if _mta_journal.version(minion) not in ("1", _mta_recovery.VERSION):
             raise CommandExecutionError(
-                f"Another version of this formula has left an interrupted apply: undo it with the script that is for"
-                f" it, sh {minion.state.path(_mta_recovery.SCRIPT)}"
+                "Another version of this formula has left an interrupted apply: undo it with the script of that"
+                f" version, sh {minion.state.path(_mta_recovery.SCRIPT)}"
             )
         outcome = _roll_back(minion, {"services": {}, **_mta_journal.before(minion)}, activated=True)
     except OSError as err:
@@ -510,6 +533,13 @@ def _mode(mode: str) -> int:
         raise SaltInvocationError(f"mode must be an octal string such as '0644', not {mode!r}") from None
 
 
+def _refuse_irreplaceable(path: Path) -> None:
+    """Raise for a file that no rename replaces, before anything is done with it."""
+    reason = _mta_system.irreplaceable(path)
+    if reason:
+        raise CommandExecutionError(f"Cannot change {path}: {reason}")
+
+
 def write(
     minion: Minion,
     path: Path,
@@ -546,6 +576,7 @@ def write(
     """
     path = pathlib.Path(os.path.realpath(path))
     bits = None if mode is None else _mode(mode)
+    _refuse_irreplaceable(path)
     try:
         begin(minion)
         exists = path.exists()
@@ -572,6 +603,7 @@ def remove(minion: Minion, path: Path, activate: Mapping[str, str] | None = None
     path = pathlib.Path(path)
     if not os.path.lexists(path):
         return
+    _refuse_irreplaceable(path)
     try:
         begin(minion)
         _record(minion, path, "file")
@@ -747,4 +779,5 @@ def output(argv: Sequence[str], seconds: float) -> list[str]:
 def finish(minion: Minion) -> None:
     """Do what a commit leaves to be done; where a run dies over it, the next one does it."""
     _mta_snapshots.settle(minion)
+    attempt("The next apply tries again", _mta_snapshots.protect, minion, _mta_journal.COMMITTED)
     _mta_journal.finish(minion)

@@ -1,5 +1,6 @@
 """Entries of the journal are put back, by the formula and by the boot; a draft is none."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ def roll_back(request, transaction, minion, context, tmp_path):
         if request.param == "recover":
             return "\n".join(transaction("recover")["notes"])
         script = tmp_path / "recover.sh"
-        script.write_text(_mta_recovery.script(tmp_path / "state", tmp_path, tmp_path / "no systemd"))
+        script.write_text(_mta_recovery.script(tmp_path / "state", tmp_path, tmp_path / "no-systemd"))
         argv = [*request.param.split(), str(script)]
         done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **env}, check=False)
         assert done.returncode == len(list((tmp_path / "state").glob("not-restored-*")))
@@ -207,6 +208,62 @@ def test_a_boot_script_that_dies_can_be_repeated(main_cf, transaction, roll_back
     os.link(tmp_path / "state" / "journal" / "0000" / "content", draft)
     roll_back()
     assert main_cf.read_text() == "myhostname = old\n"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: (entry / "path").write_bytes(b""),
+        lambda entry: (entry / "kind").unlink(),
+        lambda entry: (entry / "kind").write_text("of tomorrow"),
+        lambda entry: ((entry / "content").unlink(), (entry / "content").write_text("half")),
+        lambda entry: [file.unlink() for file in entry.iterdir()],
+    ],
+    ids=["no path", "no kind", "unknown kind", "half of the content", "nothing"],
+)
+def test_a_damaged_entry_is_reported_and_stops_nothing_else(main_cf, transaction, roll_back, tmp_path, damage):
+    other = tmp_path / "other"
+    other.write_text("old\n")
+    transaction("write", str(main_cf), "new\n")
+    transaction("write", str(other), "new\n")
+    (tmp_path / "state/journal/0000/content").chmod(0o640)
+    damage(tmp_path / "state/journal/0000")
+    said = roll_back()
+    assert "could not be restored" in said
+    assert (main_cf.read_text(), other.read_text()) == ("new\n", "old\n")
+    assert len(list((tmp_path / "state").glob("not-restored-*"))) == 1
+    assert transaction("pending") is None
+
+
+def test_the_old_file_itself_comes_back(main_cf, transaction, roll_back):
+    """With whatever belongs to it: attributes, access control lists, labels, other names."""
+    other_name = main_cf.with_name("other-name")
+    os.link(main_cf, other_name)
+    with contextlib.suppress(OSError):
+        os.setxattr(main_cf, "user.note", b"kept")
+    transaction("write", str(main_cf), "new\n")
+    roll_back()
+    assert main_cf.samefile(other_name)
+
+
+def test_a_symbolic_link_that_was_removed_comes_back_as_one(main_cf, transaction, roll_back, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(main_cf)
+    transaction("remove", str(link))
+    roll_back()
+    assert os.readlink(link) == str(main_cf)
+    assert list(tmp_path.glob("*edited*")) == []
+
+
+def test_a_directory_that_is_gone_after_a_boot_stands_in_nobodys_way(main_cf, transaction, roll_back, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    transaction("write", str(main_cf), "new\n")
+    transaction("directory", str(folder), 1, 1, "0710")
+    folder.rmdir()
+    roll_back()
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert list((tmp_path / "state").glob("not-restored-*")) == []
 
 
 def test_a_directory_in_which_somebody_else_has_put_something_stays(transaction, changed):

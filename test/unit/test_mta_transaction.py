@@ -1,5 +1,6 @@
 """A transaction: what is written comes back, whoever dies when."""
 
+import multiprocessing.util
 import os
 import stat
 import time
@@ -11,6 +12,7 @@ import _mta_apply
 import _mta_journal
 import _mta_recovery
 import _mta_run
+import _mta_system
 import _mta_transaction
 from _mta_plan import Participant, Plan
 
@@ -308,6 +310,49 @@ class TestTheStates:
         with pytest.raises(RuntimeError, match="unforeseen"):
             states["mta_transaction.committed"]("t")
         assert main_cf.read_text() == "myhostname = old\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "reason"),
+    [
+        ("36 35 0:51 /x {path} rw - ext4 /dev/x rw", 0, "it is a mount of its own"),
+        ("36 35 0:51 / / rw - ext4 /dev/x rw", 0x10, "chattr -i -a {path}"),
+    ],
+)
+def test_what_cannot_be_replaced_is_refused_by_name_before_anything_is_done(
+    transaction, main_cf, monkeypatch, line, flags, reason
+):
+    read = _mta_system.read
+    mounted = line.format(path=main_cf)
+    monkeypatch.setattr(_mta_system, "read", lambda path: mounted if path.endswith("mountinfo") else read(path))
+    monkeypatch.setattr(_mta_system, "_flags", lambda path: flags)
+    for function, *more in (("write", "new\n"), ("remove",)):
+        with pytest.raises(CommandExecutionError) as refused:
+            transaction(function, str(main_cf), *more)
+        assert str(refused.value).startswith(f"Cannot change {main_cf}: ")
+        assert reason.format(path=main_cf) in str(refused.value)
+    assert transaction("pending") is None
+
+
+def test_a_run_that_ends_before_its_last_state_leaves_nothing_open(transaction, server, main_cf):
+    child = os.fork()
+    if not child:
+        transaction("write", str(main_cf), "new\n")
+        # What a process of Salt's, and any other of Python's, does at its end.
+        multiprocessing.util._exit_function()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert transaction("pending") is None
+
+
+def test_a_journal_of_another_version_is_left_alone_and_reported(transaction, context, main_cf, tmp_path):
+    transaction("write", str(main_cf), "new\n")
+    forget_run(context)
+    (tmp_path / "state/journal/version").write_text("77")
+    with pytest.raises(CommandExecutionError, match=f"sh {tmp_path}/state/recover.sh"):
+        transaction("recover")
+    assert main_cf.read_text() == "new\n"
 
 
 def test_a_second_run_waits_and_then_says_who_is_in_the_way(transaction, context, main_cf, monkeypatch):

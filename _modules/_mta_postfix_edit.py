@@ -11,14 +11,11 @@ kept in ``postconf.json`` of the state directory (:py:mod:`_mta_postfix_kept`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -26,6 +23,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_kept
 import _mta_postfix_check
 import _mta_postfix_kept
+import _mta_postfix_lock
 import _mta_postfix_stage
 import _mta_postfix_syntax
 import _mta_postfix_view
@@ -41,7 +39,6 @@ from _mta_run import Run
 from _mta_system import BLANKS
 
 RECORD = "postconf.json"
-LOCK_SECONDS = 30.0
 ATTEMPTS = 3
 UNMANAGED = ("keep", "warn", "remove")
 REFERENCE = re.compile(r"\$(?:\{+([\w.-]+)|\(([\w.-]+)|(\w+))", re.ASCII)
@@ -548,7 +545,7 @@ def apply(
             raise CommandExecutionError("\n".join(staged.errors + staged.missing))
         # This takes the transaction's lock and looks at the server, before postconf(1) is kept waiting.
         _mta_transaction.need(minion, prepared.activate, let_go(prepared, services))
-        with edit_locks(name):
+        with _mta_postfix_lock.held(name):
             if _mta_postfix_view.read_both(name) == prepared.files:
                 _switch(minion, prepared, staged.files)
                 return
@@ -578,45 +575,3 @@ def remember(minion: Minion) -> None:
         _mta_transaction.alone(
             minion, lambda: state.write(RECORD, _mta_kept.whole(state, RECORD, name, record)), wait=False
         )
-
-
-@contextlib.contextmanager
-def edit_locks(config_directory: str) -> Iterator[None]:
-    """
-    Keep ``postconf -e`` out while files are switched, by its own protocol.
-
-    edit_file(3) takes an exclusive flock(2) on FILE.tmp, and begins again when the file it locked is gone by
-    then. Raises ``CommandExecutionError`` when another program keeps it locked.
-    """
-    with contextlib.ExitStack() as held:
-        for name in _mta_postfix_view.FILES:
-            held.enter_context(_edit_lock(os.path.join(config_directory, f"{name}.tmp")))
-        yield
-
-
-@contextlib.contextmanager
-def _edit_lock(path: str) -> Iterator[None]:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        except OSError as err:
-            raise CommandExecutionError(f"Cannot lock {path}: {err.strerror}") from err
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    break
-        except BlockingIOError:
-            pass
-        os.close(descriptor)
-        if time.monotonic() > deadline:
-            raise CommandExecutionError(
-                f"Another program is editing: {path} has been locked for {LOCK_SECONDS:g} s"
-            )
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        os.unlink(path)
-        os.close(descriptor)

@@ -282,8 +282,7 @@ def clear(path: Path) -> None:
         for name in os.listdir(path):
             clear(os.path.join(path, name))
         host.rmdir(path)
-        return
-    with contextlib.suppress(FileNotFoundError):
+    elif os.path.lexists(path):
         host.unlink(path)
 
 

@@ -25,7 +25,7 @@ import shlex
 import stat
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -33,6 +33,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_journal
 import _mta_judge
 import _mta_last_apply
+import _mta_postfix_lock
 import _mta_postfix_view
 import _mta_recovery
 import _mta_saslauthd_view
@@ -49,6 +50,8 @@ from _mta_system import Path
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 120
+# In seconds: how long an undo waits for a postconf(1) that edits.
+EDIT_PATIENCE = 5
 SERVICES = ("saslauthd", "postfix")
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 ALONE = (
@@ -308,7 +311,8 @@ def _roll_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> di
             attempt("Postfix could not be stopped meanwhile", _stop_postfix)
         for entry in entries:
             try:
-                kept = _mta_journal.restore(entry)
+                with _edits_kept_out(entry):
+                    kept = _mta_journal.restore(entry)
             except Exception as err:
                 failed.append((entry, err))
                 continue
@@ -337,6 +341,17 @@ def _roll_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> di
     for note in outcome["notes"]:
         log.warning("%s", note)
     return outcome
+
+
+@contextlib.contextmanager
+def _edits_kept_out(entry: Entry) -> Iterator[None]:
+    """Keep ``postconf -e`` from main.cf and master.cf while they are restored; not for ever, when it hangs."""
+    directory, name = os.path.split(entry["path"])
+    with contextlib.ExitStack() as locks:
+        if name in _mta_postfix_view.FILES:
+            lock = _mta_postfix_lock.held(directory, EDIT_PATIENCE)
+            attempt("main.cf and master.cf are restored without a lock", locks.enter_context, lock)
+        yield
 
 
 def attempt(otherwise: str, function: Callable[..., Any], *args: Any) -> Any:

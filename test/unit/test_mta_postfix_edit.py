@@ -11,6 +11,7 @@ from conftest import MAIN, MASTER
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_edit
+import _mta_postfix_lock
 import _mta_postfix_view
 import _mta_snapshots
 import _mta_transaction
@@ -181,7 +182,7 @@ def test_an_administrator_who_never_stops_editing_wins(configuration, commands, 
 def test_the_switch_waits_for_postconf_and_leaves_no_lock(configuration, commands, written, monkeypatch):
     held = os.open(configuration.directory / "main.cf.tmp", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(held, fcntl.LOCK_EX)
-    monkeypatch.setattr(_mta_postfix_edit, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(_mta_postfix_lock, "SECONDS", 0.2)
     with pytest.raises(
         CommandExecutionError, match=r"Another program is editing: .*main\.cf\.tmp has been locked for 0\.2 s"
     ):
@@ -194,7 +195,7 @@ def test_the_switch_waits_for_postconf_and_leaves_no_lock(configuration, command
 def test_a_lock_file_that_was_replaced_is_locked_anew(configuration):
     path = configuration.directory / "main.cf.tmp"
     path.touch()
-    with _mta_postfix_edit.edit_locks(configuration.path):
+    with _mta_postfix_lock.held(configuration.path):
         locked = subprocess.run(["flock", "-n", path, "true"], check=False).returncode
     assert locked == 1 and not path.exists()
 

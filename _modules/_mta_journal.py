@@ -278,9 +278,10 @@ def finish(minion: Minion) -> None:
     """
     previous = _store(minion, "previous")
     done = previous.with_name(".journal")
-    for entry in entries(minion, COMMITTED):
-        if entry["kind"] == "file":
-            _mta_system.clear(_spare(entry))
+    for spare in [_spare(entry) for entry in entries(minion, COMMITTED) if entry["kind"] == "file"]:
+        if os.path.lexists(spare):
+            _mta_system.clear(spare)
+            _mta_system.host.sync(spare.parent)
     _mta_system.clear(done)
     with contextlib.suppress(FileNotFoundError):
         _mta_system.host.rename(previous, done)

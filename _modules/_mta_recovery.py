@@ -195,12 +195,11 @@ bring_back() {{
     done <"$journal/services" >/dev/null 2>&1
 }}
 
-# Deliveries are held while an apply stops Postfix.
+# Deliveries are held while an apply stops Postfix. Processes of containers are none of ours.
 let_deliver() {{
-    for file in /proc/[0-9]*/comm; do
-        read -r name <"$file" || continue
-        process=${{file#/proc/}}
-        [ "$name" != qmgr ] || kill -CONT "${{process%/comm}}"
+    for process in /proc/[0-9]*; do
+        read -r name <"$process/comm" || continue
+        [ "$name" = qmgr ] && [ "$process/ns/pid" -ef /proc/self/ns/pid ] && kill -CONT "${{process#/proc/}}"
     done 2>/dev/null
 }}
 

@@ -49,7 +49,7 @@ SHELLS = [["dash"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
 EDIT = b"# by hand\n"
 
 # Of each transaction, in every run.
-POWER_LOSSES, FAILURES, RECOVERIES, SCRIPTS = 40, 30, 20, 3
+POWER_LOSSES, FAILURES, RECOVERIES, SCRIPTS = 60, 40, 20, 3
 
 pytestmark = pytest.mark.skipif(
     salt.version.__saltstack_version__.major < 3008, reason="nothing of it depends on Salt: it runs with one line"

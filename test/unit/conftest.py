@@ -28,7 +28,7 @@ import _mta_postfix_view
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
-from _mta_run import Run
+from _mta_run import KEY, Run
 
 # Without this Salt keeps every log record, to print them into a stream that pytest has closed by then.
 salt._logging.shutdown_temp_handler()
@@ -53,8 +53,12 @@ def unsynced(monkeypatch):
 
 @pytest.fixture
 def context():
-    """The ``__context__`` that modules and states share, as in one state run."""
-    return {}
+    """The ``__context__`` that modules and states share, as in one state run; what it leaves open is forgotten."""
+    shared = {}
+    yield shared
+    run = shared.get(KEY)
+    if run and run.transaction:
+        run.transaction.close()
 
 
 @pytest.fixture

@@ -504,9 +504,15 @@ class Trial:
                 service["active"] = False
                 world.loaded[name] = None
             self.count("power losses")
-            what = f"then the power goes, and with it {[host.disk.log[one][:2] for one in lost]}"
-            for problem in self.powered(host.disk.after(length, set(lost)), world):
-                self.wrong(number, what, problem)
+            problems = self.powered(host.disk.after(length, set(lost)), world)
+            # What of it is enough to be wrong.
+            for one in lost if problems else ():
+                rest = tuple(index for index in lost if index != one)
+                without = self.powered(host.disk.after(length, set(rest)), world)
+                lost, problems = (rest, without) if without else (lost, problems)
+            for problem in problems:
+                what = [host.disk.log[one][:2] for one in lost]
+                self.wrong(number, f"then the power goes, and with it {what}", problem)
 
     def sample(self, chances, number):
         """Some of what could be tried; with POSTFIX_MTA_POINTS all of it, at last."""
@@ -586,10 +592,9 @@ class Trial:
             self.stage.recover()
             host, worlds, after = self.stage.host, self.stage.worlds, self.stage.world
             points = [*enumerate([*host.disk.operations, len(host.disk.log)])]
-            chances = [
-                (*point, lost) for point in points for lost in [(), *self.lost(host.disk.pending(point[1]))]
-            ]
-            for number, length, lost in self.sample(chances, RECOVERIES):
+            chances = [(*point, lost) for point in points for lost in self.lost(host.disk.pending(point[1]))]
+            deaths = [(*point, ()) for point in self.sample(points, RECOVERIES)]
+            for number, length, lost in deaths + self.sample(chances, RECOVERIES):
                 self.count("power losses in a recovery" if lost else "deaths of a recovery")
                 for problem in self.outcome(host.disk.after(length, set(lost)), [*worlds, after][number]):
                     what = [host.disk.log[one][:2] for one in lost]

@@ -58,23 +58,25 @@ class Host(_mta_system.Host):
 
     apart
         Whether the state directory is on a file system of its own.
+
+    recorded
+        Whether there is a log of what is done, for :class:`Disk`.
     """
 
-    def __init__(self, root, state, apart=False, fault=None):
+    def __init__(self, root, state, apart=False, fault=None, recorded=True):
         self.root, self.state, self.apart = str(root), str(state), apart
         self.fault = fault or Fault()
         self.dead = False
         self.history = []
-        # What only fails is looked at as it is.
-        self.disk = Disk(self.root) if self.fault.number is None else Unrecorded()
+        self.disk = Disk(self.root) if recorded else Unrecorded()
 
     def step(self, operation, *paths):
         """Count an operation, which has not been done yet."""
         paths = [os.fspath(path) for path in paths]
         if self.dead:
             raise Died
-        self.history.append((operation, [os.path.relpath(path, self.root) for path in paths]))
-        self.disk.operations.append(len(self.disk.log))
+        self.history.append((operation, paths))
+        self.disk.begins()
         if self.fault.strikes(len(self.history), paths):
             if self.fault.error is None:
                 self.dead = True
@@ -179,8 +181,6 @@ class Host(_mta_system.Host):
 class Unrecorded:
     """Takes no note of anything."""
 
-    log, operations = (), []
-
     def __getattr__(self, name):
         return lambda *_: None
 
@@ -223,6 +223,10 @@ class Disk:
         self.inodes[number][2:] = [stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid]
         seen[status.st_ino] = number
         return number
+
+    def begins(self):
+        """Note that an operation begins."""
+        self.operations.append(len(self.log))
 
     def new(self, kind, data, mode=0o600):
         number = len(self.inodes)
@@ -346,16 +350,21 @@ def put(tree, root):
         os.chmod(path, mode)
 
 
-def look(root):
-    """What is below a directory: name to kind, contents, mode and owner."""
+def look(root, without=""):
+    """What is below a directory, but for one in it: name to contents, mode and owner."""
     found = {}
-    for folder, directories, files in os.walk(root):
-        for name in [*directories, *files]:
-            path = os.path.join(folder, name)
+
+    def walk(folder, prefix):
+        for name in os.listdir(folder):
+            path = f"{folder}/{name}"
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                found[os.path.relpath(path, root)] = ("link", os.readlink(path))
+                found[prefix + name] = ("link", os.readlink(path))
                 continue
             data = None if stat.S_ISDIR(status.st_mode) else _read(path)
-            found[os.path.relpath(path, root)] = (data, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+            found[prefix + name] = (data, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+            if data is None and prefix + name != without:
+                walk(path, f"{prefix}{name}/")
+
+    walk(str(root), "")
     return found

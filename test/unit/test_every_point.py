@@ -142,11 +142,11 @@ class Stage:
         opts = {"id": "mail.example.com", "mta_state_dir": str(self.state), "test": False}
         return Minion(opts, {}, {}, {}, {})
 
-    def set_up(self, tree, world, apart=False, fault=None):
+    def set_up(self, tree, world, apart=False, fault=None, recorded=False):
         """Have a host as it was at some point."""
         put(tree, str(self.root))
         self.world = copy.deepcopy(world)
-        self.host = Host(self.root, self.state, apart, fault)
+        self.host = Host(self.root, self.state, apart, fault, recorded)
         self.worlds = self.host.worlds = []
         step, self.snapshot = self.host.step, copy.deepcopy(self.world)
 
@@ -174,7 +174,9 @@ class Stage:
     def files(self):
         """What is there, without what is the formula's own."""
         own = str(self.state.relative_to(self.root))
-        return {name: facts for name, facts in look(self.root).items() if not f"{name}/".startswith(f"{own}/")}
+        found = look(self.root, own)
+        found.pop(own, None)
+        return found
 
     def stores(self):
         """What the snapshots have, and what the last apply left."""
@@ -342,14 +344,14 @@ class Trial:
         stage.verdict = True
         world.loaded["postfix"] = stage.configuration()
         for name in self.transaction.before:
-            stage.set_up(tree, world, self.apart)
+            stage.set_up(tree, world, self.apart, recorded=True)
             done = stage.run(lambda minion, name=name: Transaction(name, activate=RESTARTS)(stage, minion))
             assert done["result"], done
             # Not what is not synced: a transaction ends with all of it safe.
             length = len(stage.host.disk.log)
             tree, world = stage.host.disk.after(length), stage.world
         self.tree, self.before = tree, world
-        stage.set_up(tree, world, self.apart)
+        stage.set_up(tree, world, self.apart, recorded=True)
         self.old, self.old_stores = stage.files(), stage.stores()
         stage.verdict = self.transaction.verdict
         done = self.run()
@@ -364,6 +366,7 @@ class Trial:
 
     def history(self, number, host=None):
         lines = [f"{operation} {' '.join(paths)}" for operation, paths in (host or self.host).history[:number]]
+        lines = [line.replace(f"{self.stage.root}/", "") for line in lines]
         return "\n".join(f"    {line}" for line in lines[-12:])
 
     def wrong(self, number, what, problem, host=None):
@@ -588,7 +591,7 @@ class Trial:
     def interrupt_recovery(self):
         """The recovery itself dies, loses its power or fails at each of its operations."""
         for tree, world in self.sample(self.journals, 1):
-            self.stage.set_up(tree, world, self.apart)
+            self.stage.set_up(tree, world, self.apart, recorded=True)
             self.stage.recover()
             host, worlds, after = self.stage.host, self.stage.worlds, self.stage.world
             points = [*enumerate([*host.disk.operations, len(host.disk.log)])]

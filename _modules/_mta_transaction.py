@@ -346,10 +346,10 @@ def _roll_back(minion: Minion, before: Mapping[str, Any], activated: bool) -> di
 @contextlib.contextmanager
 def _edits_kept_out(entry: Entry) -> Iterator[None]:
     """Keep ``postconf -e`` from main.cf and master.cf while they are restored; not for ever, when it hangs."""
-    directory, name = os.path.split(entry["path"])
+    folder, name = os.path.split(entry["path"])
     with contextlib.ExitStack() as locks:
         if name in _mta_postfix_view.FILES:
-            lock = _mta_postfix_lock.held(directory, EDIT_PATIENCE)
+            lock = _mta_postfix_lock.held(folder, EDIT_PATIENCE)
             attempt("main.cf and master.cf are restored without a lock", locks.enter_context, lock)
         yield
 

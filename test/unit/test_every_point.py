@@ -98,7 +98,9 @@ class Stage:
     # -- what the engine finds instead of daemons
 
     def check(self, *_, **__):
-        good = self.verdict and self.world.services["postfix"]["active"]
+        """What is judged bad was good before, and is good once it is undone."""
+        changed = (self.state / "journal").exists()
+        good = (self.verdict or not changed) and self.world.services["postfix"]["active"]
         problems = [] if good else ["451 4.3.0 broken"]
         return {"answers": good, "problems": problems, "notes": [], "transcript": [], "speaking": []}
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "7f3b16f3c6da"
+REVISION = "8b6f3fc4598e"

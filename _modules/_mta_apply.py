@@ -27,6 +27,7 @@ import _mta_restore
 import _mta_saslauthd
 import _mta_schedule
 import _mta_services
+import _mta_signer
 import _mta_smtp
 import _mta_snapshots
 import _mta_tables_manage
@@ -47,6 +48,8 @@ PARTICIPANTS = {
     "mta_cert.ca_managed": Participant("mta_ca", _mta_ca.plan, _mta_ca.apply),
     "mta_cert.managed": Participant("mta_cert", _mta_certificates.plan, _mta_certificates.apply),
     "mta_cert.only": Participant("mta_cert", _mta_certificates.only_plan, _mta_certificates.only_apply),
+    "mta_dkim.absent": Participant("mta_dkim", _mta_signer.absent_plan, _mta_signer.absent_apply),
+    "mta_dkim.managed": Participant("mta_dkim", _mta_signer.plan, _mta_signer.apply),
     "mta_map.managed": Participant(
         "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember
     ),
@@ -290,7 +293,10 @@ def _named_by(changes: Mapping[str, Any], text: str) -> list[str]:
 
 
 def commit(
-    minion: Minion, services: Sequence[str] | None = None, verify: Mapping[str, Any] | None = None
+    minion: Minion,
+    services: Sequence[str] | None = None,
+    verify: Mapping[str, Any] | None = None,
+    signed: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """
     Close the transaction: activate, hold the live conversation, then commit, or undo everything.
@@ -301,6 +307,9 @@ def commit(
 
     verify
         Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
+
+    signed
+        Domains whose mail the signer has to sign. Default: none.
 
     Returns ``{"result": bool, "comment": str, "transcript": [str]}``.
     """
@@ -323,6 +332,7 @@ def commit(
             transcript = checked["transcript"]
             problems += _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
             notes = notes + checked["notes"]
+            problems += _mta_signer.problems(signed) if signed and not problems else []
         if not problems:
             headline = "What this apply changed could not be recorded, so it has not been kept:"
             _commit(minion, transaction)

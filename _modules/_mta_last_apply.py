@@ -62,12 +62,10 @@ def _own(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _summary(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the formula's states came to."""
-    bad = [one for one in own.values() if one.get("result") is False]
-    # One cause is one part: what Salt did not run for it has not failed by itself.
-    failed = [one for one in bad if not str(one.get("comment", "")).startswith("One or more requisite")] or bad
+    failed = [one for one in own.values() if one.get("result") is False]
     changed = [one for one in own.values() if one.get("changes")]
     return {
-        "result": not bad,
+        "result": not failed,
         "changed": sorted({one["part"] for one in changed}),
         "failed": sorted({one["part"] for one in failed}),
         "duration": round(sum(float(one.get("duration") or 0) for one in own.values()) / 1000, 3),

@@ -112,6 +112,7 @@ def converge(
     mailname: str | None,
     mailname_file: str | None,
     test: bool,
+    idle: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """
     Install the packages that are missing, and keep the system mail name; parameters as for the state.
@@ -142,6 +143,8 @@ def converge(
             Run.of(minion).seeds = "postfix" in missing and not os.path.exists(ALIASES)
             try:
                 install(minion, missing, answers)
+                for package in missing:
+                    _leave_idle((idle or {}).get(package, []))
             finally:
                 after = versions(minion, missing)
                 now = {package: {"old": "", "new": after[package]} for package in missing if after[package]}
@@ -149,6 +152,12 @@ def converge(
     except (CommandExecutionError, SaltInvocationError) as error:
         return {"result": False, "changes": changes, "comment": f"{subject} have not all been installed: {error}"}
     return {"result": True, "changes": changes, "comment": f"Changed: {', '.join(planned)}"}
+
+
+def _leave_idle(units: Sequence[str]) -> None:
+    """Stop and disable what a package has started that is there for its programs only."""
+    if units and os.path.isdir("/run/systemd/system"):
+        _mta_system.run(["systemctl", "disable", "--now", *units])
 
 
 def _renamed(name: str | None, path: str | None) -> dict[str, Any]:

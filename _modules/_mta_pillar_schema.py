@@ -31,6 +31,8 @@ KEY_SIZES: dict[str, tuple[Any, ...]] = {
 }
 # RFC 8314, sections 3.3 and 7.3; RFC 6409.
 RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
+# The signer's socket, relative to Postfix's queue, which is where its daemons are, in a chroot or not.
+SIGNER_SOCKET = "postfix_mta_signer/milter"
 TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 # Types of tables that are no file.
 FILELESS = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")
@@ -65,6 +67,9 @@ _BITS = Value("integer", {"low": 1, "high": 100_000, "unit": " bits"})
 _DAYS = Value("integer", {"low": 1, "high": 36500, "unit": " days"})
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+"}
 _NAMES = Value("list", {"of": Value("alternative_name")})
+_DOMAIN = Value(
+    "text", {"what": "a domain, such as example.com", "pattern": r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9-]+)+"}
+)
 _LOGIN = Value("text", {"what": "a login name", "pattern": r"[^\s,{}=]+", "longest": 255})
 _PARAMETERS = Value(
     "entries",
@@ -303,6 +308,41 @@ SCHEMA: Schema = {
             },
         ),
         "directory_mode": Value("socket_mode", {"pattern": "0?[0-7]{3}", "example": "0710"}),
+    },
+    "dkim": {
+        "domains": Value("list", {"of": _DOMAIN}),
+        "selector": Value(
+            "text", {"what": "a selector, such as mta1", "pattern": "[a-z0-9]([a-z0-9-]*[a-z0-9])?"}
+        ),
+        "key_type": Value("choice", {"allowed": ("rsa",)}),
+        "key_size": Value("integer", {"low": 2048, "high": 4096, "unit": " bits"}),
+        "private_key": Value("pem", {"kind": "private key"}),
+        "networks": Value(
+            "list",
+            {
+                "of": Value(
+                    "text", {"what": "a network, such as 192.0.2.0/24", "pattern": r"[0-9a-f.:]+(/\d{1,3})?"}
+                )
+            },
+        ),
+        "keep_days": Value("integer", {"low": 0, "high": 365, "unit": " days"}),
+        "milter": Value(
+            "text",
+            {
+                "what": "a socket as Postfix names it, such as inet:127.0.0.1:11332",
+                "pattern": r"(inet:[^\s:,]+:\w+|unix:[^\s:,]+)",
+            },
+        ),
+    },
+    "dns": {
+        "check": Value("choice", {"allowed": ("none", "report", "required")}),
+        "resolver": Value("text", {"what": "an IP address", "pattern": "[0-9a-f.:]+"}),
+        "domains": Value("list", {"of": _DOMAIN}),
+        "addresses": Value("list", {"of": Value("text", {"what": "an IP address", "pattern": "[0-9a-f.:]+"})}),
+        "spf": Value("text", {"what": "an SPF record, such as v=spf1 mx -all", "pattern": "v=spf1.*"}),
+        "dmarc": Value("text", {"what": "a DMARC record, such as v=DMARC1; p=none", "pattern": "v=DMARC1;.*"}),
+        "mta_sts": Value("choice", {"allowed": ("none", "testing", "enforce")}),
+        "tls_reports": Value("text", {"what": "a mailto: or https: URI", "pattern": r"(mailto:|https://)\S+"}),
     },
     "firewall": {
         "backend": Value("choice", {"allowed": ("auto", "ufw", "firewalld", "nftables", "iptables", "none")}),

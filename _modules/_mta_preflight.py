@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 from salt.exceptions import CommandExecutionError
 
 import _mta_judge
+import _mta_system
 from _mta_minion import Minion
+from _mta_pillar_schema import SIGNER_SOCKET
 from _mta_postfix_syntax import Entry
 
 SECONDS = 8
@@ -49,6 +51,7 @@ class _Stage:
     def __init__(self, directory: str, real: Directories) -> None:
         self.directory = directory
         self.real = real
+        self.without_signer = _without_signer(directory, real)
         self.running: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
         self.said: dict[int, list[str]] = {}
         public = os.path.join(directory, "public")
@@ -81,6 +84,8 @@ class _Stage:
             "postlog_service_name": log,
             **(options or {}),
         }
+        if entry["command"] == "smtpd":
+            settings.update(self.without_signer)
         argv = [os.path.join(self.real.daemon, entry["command"]), "-S", "-n", name, "-t", kind]
         environment = {"MAIL_CONFIG": self.directory, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         if only_parameters:
@@ -136,6 +141,14 @@ class _Stage:
             process.wait()
         self.log.close()
         os.unlink(self.path)
+
+
+def _without_signer(directory: str, real: Directories) -> dict[str, str]:
+    """Settings that leave the formula's own signer out, where it is to be started only after the trial."""
+    text = _mta_system.read(os.path.join(directory, "main.cf")) or ""
+    begins = f"\nsmtpd_milters = unix:{SIGNER_SOCKET}\n" in f"\n{text}\n"
+    there = os.path.exists(os.path.join(real.queue, SIGNER_SOCKET))
+    return {"smtpd_milters": ""} if begins and not there else {}
 
 
 def _distinct(services: Mapping[str, Entry]) -> dict[str, Entry]:

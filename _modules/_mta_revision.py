@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8b6f3fc4598e"
+REVISION = "597da5c77bab"

@@ -39,9 +39,12 @@ RC_LINKS = "/etc/rc[2-5].d/S[0-9][0-9]{name}"
 SYSTEMD_RUNS = "/run/systemd/system"
 LOCAL_UNITS = "/etc/systemd/system"
 UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+# The formula's own DKIM signer (_mta_signer), there only where its unit is.
+SIGNER = "postfix-mta-signer"
 DAEMONS = {
     "postfix": Daemon("/usr/sbin/postfix", "master"),
     "saslauthd": Daemon("/usr/sbin/saslauthd", "saslauthd"),
+    SIGNER: Daemon(f"{LOCAL_UNITS}/{SIGNER}.service", "rspamd"),
 }
 PROXY_UNITS = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
 # In seconds.
@@ -87,6 +90,8 @@ def _alive(pid: int, process: str) -> bool:
 def _pid_file(name: str) -> str:
     if name == "postfix":
         return f"{_mta_postfix_view.queue_directory()}/pid/master.pid"
+    if name == SIGNER:
+        return f"/run/{SIGNER}/pid"
     return f"{_mta_saslauthd_view.settings()['socket_directory']}/saslauthd.pid"
 
 
@@ -112,6 +117,8 @@ def _belongs(pid: int, name: str) -> bool:
 
 def _running(name: str) -> list[int]:
     """PIDs of the daemon; none when it does not run."""
+    if name == SIGNER and not os.path.exists(DAEMONS[name].program):
+        return []
     text = _read(_pid_file(name)).strip()
     if text.isdigit() and _alive(int(text), DAEMONS[name].process):
         return [int(text)]
@@ -319,6 +326,9 @@ def reload(name: str) -> None:
     if _known(name) == "saslauthd":
         restart(name)
         return
+    if name == SIGNER:
+        _control("reload", name)
+        return
     _refuse_unstartable(name)
     before = _children(name)
     # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
@@ -363,13 +373,16 @@ def disable(name: str) -> None:
 
 def daemon_reload() -> None:
     """
-    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's proxy end
-    with their files: systemd would keep them, and forget what belongs to them.
+    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's proxy and of
+    the signer end with their files: systemd would keep them, and forget what belongs to them.
 
     Raises ``CommandExecutionError`` with the output.
     """
     if manager() == "systemd":
-        gone = [unit for unit in PROXY_UNITS if not _unit_file(unit)]
+        gone = [unit for unit in (*PROXY_UNITS, f"{SIGNER}.service") if not _unit_file(unit)]
         if gone:
             _command(["systemctl", "stop", *gone], check=False)
+        if f"{SIGNER}.service" in gone:
+            # What would start it at boot: `disable` refuses a unit that is not there.
+            _mta_system.remove(f"{LOCAL_UNITS}/multi-user.target.wants/{SIGNER}.service")
         _command(["systemctl", "daemon-reload"])

@@ -23,7 +23,7 @@ from salt.utils.yaml import safe_load
 
 import _mta_system
 from _mta_minion import SALTENV, Minion
-from _mta_pillar_schema import FILELESS, MAILBOXES, PRESETS, RELAY_PORTS, TABLE, TABLE_NAME
+from _mta_pillar_schema import FILELESS, MAILBOXES, PRESETS, RELAY_PORTS, SIGNER_SOCKET, TABLE, TABLE_NAME
 from _mta_pillar_types import mapping, table
 from _mta_revision import REVISION
 
@@ -32,6 +32,8 @@ FETCH = "salt://postfix_mta/settings.py"
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
 SENDERS_TABLE = "sender_logins"
+# Where the signer's files are, which are removed when nothing is to be signed any more.
+SIGNER_FILES = "/etc/postfix-mta-signer"
 TABLE_REFERENCE = re.compile(rf"\{{maps\.({TABLE_NAME})\}}")
 _REFERENCE = re.compile(r"\{([a-z_.]+)\}")
 _DEFAULT_KEYTAB = "/etc/krb5.keytab"
@@ -62,6 +64,7 @@ def current(minion: Minion, saltenv: str) -> Settings:
         files = read(minion.functions["cp.cache_files"], saltenv, pillar)
         if files["revision"]["revision"] == REVISION:
             settings = {**merge(files, pillar, minion.grains), "synced": _has_states()}
+            settings["signer_left"] = os.path.exists(SIGNER_FILES)
         else:
             settings = minion.functions["slsutil.renderer"](FETCH, default_renderer="py", saltenv=saltenv)
         minion.context[key] = settings
@@ -87,7 +90,7 @@ def fetched(
     """
     settings = merge(read(cache_files, saltenv, pillar), pillar, grains)
     if not over_ssh:
-        return {**settings, "synced": False}
+        return {**settings, "synced": False, "signer_left": os.path.exists(SIGNER_FILES)}
     packages = [*settings["packages"], *settings["family"]["libraries"]]
     return {**settings, "packages": packages, "beacon": None, "schedule": None, "synced": True}
 
@@ -166,6 +169,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_services(settings, profile)
     _add_chroots(settings)
     settings["main_cf"].update(relayed)
+    _add_signer(settings, mapping(given.get("dkim")))
     settings["main_cf"].update(settings["parameters"])
     settings["revert"] = [*settings["main_cf"], *settings["services"]]
     return settings
@@ -563,6 +567,43 @@ def _inline(entries: Any) -> str:
     """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
     pairs = [f"{{{key} = {value}}}" for key, value in mapping(entries).items()]
     return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
+
+
+# -- the signer --------------------------------------------------------------------------------
+
+
+def _add_signer(settings: Settings, given: Mapping[str, Any]) -> None:
+    """
+    Add ``signer``, the arguments of ``mta_dkim.managed``, or ``None``, and what main.cf says of milters.
+
+    given
+        The pillar's section as it is: PEM text has line breaks, which :func:`_lay` leaves out.
+    """
+    dkim = settings["dkim"]
+    key = given.get("private_key")
+    is_path = isinstance(key, str) and key.startswith("/")
+    dkim["private_key"] = None if key is None else key if is_path else f"{KEY}:dkim:private_key"
+    settings["signer"], settings["signer_left"] = None, False
+    if settings["dns"]["check"] != "none":
+        settings["packages"] = [*settings["packages"], *settings["family"]["dns_packages"]]
+    if not dkim["domains"]:
+        return
+    milters = {
+        "smtpd_milters": dkim["milter"] or f"unix:{SIGNER_SOCKET}",
+        "non_smtpd_milters": dkim["milter"] or f"unix:{SIGNER_SOCKET}",
+        # While it is down mail waits: it is never sent without a signature.
+        "milter_default_action": "tempfail",
+    }
+    settings["main_cf"].update(milters)
+    if dkim["milter"] is None:
+        settings["packages"] = [*settings["packages"], *settings["family"]["signer_packages"]]
+        settings["signer"] = {
+            "name": dkim["selector"],
+            "key_pillar": dkim["private_key"],
+            **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days")},
+            "resolver": settings["dns"]["resolver"],
+            "milters": settings["parameters"].get("smtpd_milters", milters["smtpd_milters"]),
+        }
 
 
 # -- whose a sender's address is ---------------------------------------------------------------

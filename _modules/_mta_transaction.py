@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT = 120
 # In seconds: how long an undo waits for a postconf(1) that edits.
 EDIT_PATIENCE = 5
-SERVICES = ("saslauthd", "postfix")
+SERVICES = (_mta_services.SIGNER, "saslauthd", "postfix")
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 ALONE = (
     "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
@@ -438,6 +438,9 @@ def _bring_back_service(minion: Minion, name: str, was: Mapping[str, bool], acti
         _mta_services.stop(name)
     if now["enabled"] and was.get("enabled") is False:
         _mta_services.disable(name)
+    elif name == _mta_services.SIGNER and was.get("enabled") and not now["enabled"]:
+        # Its link went with its unit, which is here again.
+        _mta_services.enable(name)
 
 
 def pending(minion: Minion) -> list[str] | None:

@@ -113,7 +113,7 @@ def converge(participant, name, arguments, test, subject, **job):
     return _mta_apply.converge(_mta_minion.Minion.of(globals()), participant, name, arguments, test, subject)
 
 
-def commit(services=None, verify=None, **job):
+def commit(services=None, verify=None, signed=None, **job):
     """
     Activate what the participants changed, hold the SMTP conversation, and commit or undo. For states.
 
@@ -123,10 +123,13 @@ def commit(services=None, verify=None, **job):
     verify (dict, default None)
         Arguments of ``mta_probe.check``; ``{"enabled": False}`` leaves the conversation out.
 
+    signed (list, default None)
+        Domains whose mail has to be signed by the signer.
+
     Returns ``{"result": bool, "comment": str, "transcript": [str]}``; refused as a job.
     """
     _mta_minion.refuse_job("mta_apply.commit", job)
-    return _mta_apply.commit(_mta_minion.Minion.of(globals()), services, verify)
+    return _mta_apply.commit(_mta_minion.Minion.of(globals()), services, verify, signed)
 
 
 def undo(reason, **job):

@@ -54,11 +54,11 @@ def problems(names):
     return _mta_package.problems(_mta_minion.Minion.of(globals()), names)
 
 
-def converge(packages, answers, mailname, mailname_file, test, **job):
+def converge(packages, answers, mailname, mailname_file, test, idle=None, **job):
     """
     Install the packages that are missing, and keep the system mail name. For states.
 
-    packages, answers, mailname, mailname_file
+    packages, answers, mailname, mailname_file, idle
         As for the state ``mta_package.installed``.
 
     test (bool)
@@ -68,5 +68,5 @@ def converge(packages, answers, mailname, mailname_file, test, **job):
     """
     _mta_minion.refuse_job("mta_package.converge", job)
     return _mta_package.converge(
-        _mta_minion.Minion.of(globals()), packages, answers, mailname, mailname_file, test
+        _mta_minion.Minion.of(globals()), packages, answers, mailname, mailname_file, test, idle
     )

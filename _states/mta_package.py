@@ -13,7 +13,7 @@ Have the mail server's packages installed.
 """
 
 
-def installed(name, packages, answers=None, mailname=None, mailname_file=None):
+def installed(name, packages, answers=None, mailname=None, mailname_file=None, idle=None):
     """
     Install the packages that are missing, and keep the system mail name.
 
@@ -31,6 +31,10 @@ def installed(name, packages, answers=None, mailname=None, mailname_file=None):
         The system mail name and the file that holds it, mailname(5). It is written before packages are
         installed, because they read it. Default: left as it is.
 
+    idle (dict, default None)
+        Package to the list of its units that are stopped and disabled after this state has installed it: it is
+        there for its programs only.
+
     ``changes`` has each package that was missing, and the file if its name was another. Refused, with no
     package changed, when apt would remove something that is not a competing mail transport agent.
 
@@ -42,5 +46,6 @@ def installed(name, packages, answers=None, mailname=None, mailname_file=None):
             - mailname: mail.example.com
             - mailname_file: /etc/mailname
     """
-    result = __salt__["mta_package.converge"](packages, answers, mailname, mailname_file, __opts__["test"])
+    test = __opts__["test"]
+    result = __salt__["mta_package.converge"](packages, answers, mailname, mailname_file, test, idle)
     return {"name": name, **result}

@@ -60,7 +60,7 @@ def recovered(name):
     return ret
 
 
-def committed(name, services=None, verify=None):
+def committed(name, services=None, verify=None, signed=None):
     """
     Activate what the participants changed, verify it by a live SMTP conversation, and commit or undo it.
 
@@ -74,15 +74,19 @@ def committed(name, services=None, verify=None):
         Arguments of ``mta_probe.check`` (``hostname``, ``ca_file``, ``capabilities``, ``login_pillar``, ``skip``,
         ``timeout`` in seconds), and ``enabled: false`` to leave the conversation out. Default: what main.cf
         and master.cf promise has to work.
+
+    signed
+        List of domains: a message of each goes through the signer, and has to be signed by its key. Default: none.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "Nothing had to be activated."}
+    services = [*(["postfix-mta-signer"] if signed else []), *(services or [])]
     outlook = __salt__["mta_apply.outlook"]()
     if outlook["undone"]:
         ret.update(result=False, comment=outlook["undone"])
         return ret
     try:
-        status = __salt__["mta_service.status"](services or [])
-        for service in services or []:
+        status = __salt__["mta_service.status"](services)
+        for service in services:
             if __opts__["test"] and service == "postfix" and not status[service]["installed"]:
                 continue  # its package, which an earlier state brings, enables and starts it
             is_so = {key: status[service][key] for key in ("enabled", "active")}
@@ -98,7 +102,7 @@ def committed(name, services=None, verify=None):
                 comment="The services would be activated, and verified by a live SMTP conversation.",
             )
             return ret
-        outcome = __salt__["mta_apply.commit"](services=services, verify=verify)
+        outcome = __salt__["mta_apply.commit"](services=services, verify=verify, signed=signed)
         ret["comment"] = outcome["comment"]
         if not outcome["result"]:
             ret.update(result=False, changes={})

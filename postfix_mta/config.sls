@@ -8,6 +8,9 @@ include:
 {%- if mta.maps %}
   - .maps
 {%- endif %}
+{%- if mta.signer or mta.signer_left %}
+  - .dkim
+{%- endif %}
 
 postfix_mta_config:
   postconf.managed:
@@ -27,6 +30,9 @@ postfix_mta_config:
 {%- for name in mta.maps %}
       - mta_map: postfix_mta_map_{{ name }}
 {%- endfor %}
+{%- if mta.signer or mta.signer_left %}
+      - mta_dkim: postfix_mta_dkim
+{%- endif %}
     - require_in:
       - mta_transaction: postfix_mta_committed
 
@@ -57,3 +63,6 @@ extend:
     mta_transaction:
       - verify: {{ dict(mta.conversation, enabled=mta.verify.enabled, hostname=mta.hostname,
                        relay=mta.verify.relay, intended=mta.verify.intended) | json }}
+{%- if mta.signer %}
+      - signed: {{ mta.signer.domains | json }}
+{%- endif %}

@@ -23,5 +23,6 @@ postfix_mta_package:
     - answers: {{ mta.debconf | json }}
     - mailname: {{ mta.mailname | json }}
     - mailname_file: {{ mta.family.mailname_file | json }}
+    - idle: {{ mta.family.idle | json }}
     - require:
       - mta_transaction: postfix_mta_recovered

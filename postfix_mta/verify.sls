@@ -16,3 +16,12 @@ postfix_mta_verified:
     - require:
       - mta_transaction: postfix_mta_recovered
 {%- endif %}
+{%- if mta.dns.check != "none" %}
+
+postfix_mta_dns:
+  mta_dns.published:
+    - required: {{ (mta.dns.check == "required") | json }}
+    - order: last
+    - require:
+      - mta_transaction: postfix_mta_recovered
+{%- endif %}

@@ -144,18 +144,6 @@ def test_every_yaml_file_that_a_page_shows_can_be_read(page):
             assert isinstance(yaml.safe_load("\n".join(example.output)), dict)
 
 
-def test_a_file_of_the_masters_configuration_is_shown_with_one_content():
-    shown = [file.split(",")[0] for page in PAGES for file, _ in indented_files(text_of(page))]
-    in_master = [name for name in shown if name.startswith("/etc/salt/master.d/")]
-    assert in_master and len(in_master) == len(set(in_master))
-
-
-def test_no_function_refers_to_what_sys_doc_does_not_show():
-    for folder in ("_modules", "_states", "_runners"):
-        for path in (REPOSITORY / folder).glob("*.py"):
-            assert "top of this module" not in path.read_text(encoding="utf-8"), path
-
-
 def test_every_page_with_examples_is_run():
     suite = text_of("test/integration/docs/test_docs.py")
     for page in PAGES:

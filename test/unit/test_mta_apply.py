@@ -57,18 +57,6 @@ def test_a_failure_is_sent_and_is_not_what_the_configuration_is_compared_with(mi
     assert _mta_last_apply.differing(minion) == [str(files / "main.cf")]
 
 
-def test_what_did_not_run_because_of_another_failure_is_no_failed_part(minion, sent, files):
-    skipped = {**state("postfix_mta.aliases", result=False), "comment": "One or more requisite failed: x.y"}
-    results = {
-        "mta_settings_|-a_|-x_|-valid": state("postfix_mta.settings", result=False),
-        "mta_aliases_|-b_|-x_|-managed": skipped,
-    }
-    _mta_last_apply.ended(minion, results, config_directory=str(files))
-    assert [data["failed"] for _, data in sent] == [["settings"]]
-    _mta_last_apply.ended(minion, {"mta_aliases_|-b_|-x_|-managed": skipped}, config_directory=str(files))
-    assert sent[1][1]["failed"] == ["aliases"]
-
-
 def test_a_part_without_the_configuration_does_not_accept_it(minion, sent, files):
     _mta_last_apply.ended(minion, GOOD, config_directory=str(files))
     (files / "main.cf").write_text("by hand")

@@ -67,7 +67,7 @@ def test_other_services_are_refused():
     for function in ("start", "stop", "restart", "reload", "enable", "disable"):
         with pytest.raises(SaltInvocationError, match="'ssh'"):
             getattr(_mta_services, function)("ssh")
-    with pytest.raises(SaltInvocationError, match="postfix, saslauthd"):
+    with pytest.raises(SaltInvocationError, match="postfix, postfix-mta-signer, saslauthd"):
         _mta_services.status(["ssh"])
 
 
@@ -224,14 +224,14 @@ def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, monkeypatch
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_proxy_before_saslauthd_ends_with_its_unit_files(host, monkeypatch, there):
+def test_the_formula_s_own_daemons_end_with_their_unit_files(host, monkeypatch, there):
     monkeypatch.setattr(_mta_services, "manager", lambda: "systemd")
     called = []
     monkeypatch.setattr(_mta_services, "_command", lambda argv, **_: called.append(argv[1:]))
     if there:
         monkeypatch.setattr(_mta_services, "_unit_file", lambda unit: f"/etc/systemd/system/{unit}")
     _mta_services.daemon_reload()
-    stop = ["stop", "postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service"]
+    stop = ["stop", "postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service", "postfix-mta-signer.service"]
     assert called == [*([] if there else [stop]), ["daemon-reload"]]
 
 

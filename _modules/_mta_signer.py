@@ -1,0 +1,458 @@
+"""
+The signer: an rspamd of the formula's own, which does nothing but sign, as a participant and as it is verified.
+
+It has its own configuration, unit and key, beside an rspamd that the administrator may run. Its socket is in a
+directory of Postfix's queue that only root, its own user and the group ``postfix`` can enter. Which selector signs
+and which are kept until their mail is through stands in its configuration, so an undo takes a rotation back.
+
+docs/arriving.md says why it is rspamd, and what it costs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from salt.exceptions import CommandExecutionError
+
+import _mta_dkim
+import _mta_milter
+import _mta_pem
+import _mta_postfix_view
+import _mta_resolver
+import _mta_restore
+import _mta_services
+import _mta_system
+import _mta_transaction
+import _mta_x509
+import _mta_x509_make
+from _mta_minion import Minion
+from _mta_pillar_schema import SIGNER_SOCKET as SOCKET
+from _mta_plan import Plan
+
+PROGRAM = "/usr/bin/rspamd"
+USER = "_rspamd"
+FOLDER = "/etc/postfix-mta-signer"
+CONF = f"{FOLDER}/rspamd.conf"
+UNIT = f"/etc/systemd/system/{_mta_services.SIGNER}.service"
+# Relative to Postfix's queue, which is where its daemons are, in a chroot or not.
+MILTER = f"unix:{SOCKET}"
+SUBJECT = "mta_dkim"
+DAY = 86400
+# After a reload the former worker signs until the new one is there.
+PATIENCE = 30
+_ACTIVE = re.compile(r"(?m)^# signs: (\S+)$")
+_KEPT = re.compile(r"(?m)^# kept: (\S+) since (\d+)$")
+
+# See docs.rspamd.com, modules/dkim_signing and workers/rspamd_proxy. Its own list of top level domains would cost
+# 200 MB: it is for URLs in mail.
+CONF_TEXT = """\
+# Made by the Salt formula postfix_mta; changes of this file are undone.
+# signs: {selector}
+{kept}options {{
+  pidfile = "/run/{service}/pid";
+  tempdir = "/run/{service}";
+  hs_cache_dir = "/run/{service}";
+  control_socket = "/run/{service}/control mode=0600";
+  url_tld = "{folder}/tld";
+  filters = "dkim";
+  disable_hyperscan = true;
+  local_addrs = [{networks}];
+  dns {{ timeout = 1s; retransmits = 2; }}
+}}
+logging {{ type = "console"; systemd = true; level = "warning"; }}
+worker "rspamd_proxy" {{
+  bind_socket = "{queue}/{socket} mode=0666";
+  milter = true;
+  count = 1;
+  timeout = 60s;
+  upstream "local" {{ default = true; self_scan = true; }}
+}}
+worker "hs_helper" {{ count = -1; }}
+modules {{ path = "/usr/share/rspamd/plugins/dkim_signing.lua"; }}
+dkim {{ }}
+actions {{ }}
+dkim_signing {{
+  sign_authenticated = true;
+  sign_local = true;
+  sign_inbound = false;
+  use_domain = "header";
+  use_esld = false;
+  allow_hdrfrom_mismatch = true;
+  allow_username_mismatch = true;
+  try_fallback = false;
+  domain {{
+{domains}  }}
+}}
+"""
+DOMAIN_TEXT = '    "{domain}" {{ selector = "{selector}"; path = "{path}"; }}\n'
+UNIT_TEXT = """\
+# Made by the Salt formula postfix_mta; changes of this file are undone.
+[Unit]
+Description=DKIM signer of Postfix
+Before=postfix.service postfix@-.service
+
+[Service]
+User={user}
+RuntimeDirectory={service}
+UMask=0007
+NoNewPrivileges=true
+ExecStartPre=+/usr/bin/install -d -o {user} -g postfix -m 0750 {directory}
+ExecStart={program} -c {conf} -f
+ExecStartPost=/bin/sh -c 'until test -S {socket}; do sleep 0.1; done'
+ExecReload=/bin/kill -HUP $MAINPID
+ExecStopPost=+/bin/rm -rf {directory}
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+"""
+PROBE_BODY = b"This message went through the signer, and nowhere else.\r\n"
+
+
+class Selectors(NamedTuple):
+    """The selector that signs, those that are kept and since when (Unix time), and one that waits for the DNS."""
+
+    active: str
+    kept: dict[str, int]
+    waiting: str | None = None
+
+
+# -- what there is -----------------------------------------------------------------------------
+
+
+def state() -> Selectors | None:
+    """Return which selectors the signer has; ``None`` where there is no signer."""
+    text = _mta_system.read(CONF) or ""
+    active = _ACTIVE.search(text)
+    if not active:
+        return None
+    return Selectors(active[1], {name: int(since) for name, since in _KEPT.findall(text)})
+
+
+def known() -> list[str]:
+    """Return the selectors that have a key: the one that signs, those that are kept, and one that waits."""
+    try:
+        return sorted(name[: -len(".key")] for name in os.listdir(FOLDER) if name.endswith(".key"))
+    except FileNotFoundError:
+        return []
+
+
+def key_file(selector: str) -> str:
+    """Return the path of a selector's private key."""
+    return f"{FOLDER}/{selector}.key"
+
+
+def public_key(selector: str) -> bytes | None:
+    """Return a selector's public key as DER; ``None`` where there is none. Raises ``CommandExecutionError``."""
+    pem = _mta_system.read_bytes(key_file(selector))
+    if pem is None:
+        return None
+    public: bytes = _mta_x509.describe_key(pem)["public"]
+    return public
+
+
+def _queue() -> str:
+    return _mta_postfix_view.queue_directory()
+
+
+# -- which selector signs ----------------------------------------------------------------------
+
+
+def selectors(
+    minion: Minion,
+    domains: Sequence[str],
+    selector: str,
+    keep_days: int,
+    resolver: str | None = None,
+    now: float | None = None,
+    look_up: Callable[..., Any] = _mta_resolver.lookup,
+) -> Selectors:
+    """
+    Return which selectors there are to be: another one signs once all name servers of all domains have its record.
+
+    domains, selector, keep_days, resolver
+        As of the state ``mta_dkim.managed``.
+
+    The DNS is asked only while a selector waits.
+    """
+    now = time.time() if now is None else now
+    there = state()
+    if there is None:
+        return Selectors(selector, {})
+    kept = {
+        name: since for name, since in there.kept.items() if now - since < keep_days * DAY and name != selector
+    }
+    if there.active == selector:
+        return Selectors(selector, kept)
+    public = public_key(selector)
+    if public is None or unpublished(domains, selector, public, resolver, look_up):
+        return Selectors(there.active, kept, waiting=selector)
+    return Selectors(selector, {**kept, there.active: int(now)})
+
+
+def unpublished(
+    domains: Sequence[str],
+    selector: str,
+    public: bytes,
+    resolver: str | None = None,
+    look_up: Callable[..., Any] = _mta_resolver.lookup,
+) -> list[str]:
+    """Return for which domains a name server does not have a selector's record, and which."""
+    wanted, found = _mta_dkim.record(public), []
+    for domain in domains:
+        name = f"{selector}._domainkey.{domain}"
+        try:
+            said = _mta_resolver.everywhere(name, "TXT", look_up, resolver)
+        except CommandExecutionError as err:
+            found.append(str(err))
+            continue
+        found += [
+            f"{name} is not at the name server {server}"
+            for server, texts in said.items()
+            if not any(_mta_dkim.same_key(text, wanted) for text in texts or [])
+        ]
+    return found
+
+
+# -- the participant ---------------------------------------------------------------------------
+
+
+class _Wanted(NamedTuple):
+    """The signer as it is to be: files and their texts, its keys' selectors, and what is said about it."""
+
+    files: dict[str, str]
+    selectors: Selectors
+    keys: list[str]
+    notes: list[str]
+
+
+def _wanted(
+    minion: Minion,
+    domains: Sequence[str],
+    selector: str,
+    networks: Sequence[str],
+    keep_days: int,
+    resolver: str | None,
+) -> _Wanted:
+    chosen = selectors(minion, domains, selector, keep_days, resolver)
+    path = key_file(chosen.active)
+    quoted = ", ".join(f'"{network}"' for network in ("127.0.0.0/8", "::1", *networks))
+    text = CONF_TEXT.format(
+        selector=chosen.active,
+        kept="".join(f"# kept: {name} since {since}\n" for name, since in chosen.kept.items()),
+        service=_mta_services.SIGNER,
+        folder=FOLDER,
+        networks=quoted,
+        queue=_queue(),
+        socket=SOCKET,
+        domains="".join(
+            DOMAIN_TEXT.format(domain=domain, selector=chosen.active, path=path) for domain in domains
+        ),
+    )
+    unit = UNIT_TEXT.format(
+        user=USER,
+        service=_mta_services.SIGNER,
+        directory=os.path.dirname(f"{_queue()}/{SOCKET}"),
+        program=PROGRAM,
+        conf=CONF,
+        socket=f"{_queue()}/{SOCKET}",
+    )
+    notes = []
+    if chosen.waiting:
+        notes.append(
+            f"{chosen.active} signs until all name servers have the record of {chosen.waiting}: mta_dns.records"
+            " shows it, and the first apply after that switches."
+        )
+    keys = [name for name in (chosen.active, chosen.waiting, *chosen.kept) if name]
+    return _Wanted({CONF: text, f"{FOLDER}/tld": "com\n", UNIT: unit}, chosen, keys, notes)
+
+
+def _obstacles(milters: str) -> list[str]:
+    """Why there can be no signer on this host."""
+    if _mta_services.manager() != "systemd":
+        return ["the signer needs systemd, which does not run here"]
+    if not os.path.exists(_mta_postfix_view.CONFIG_DIRECTORY + "/main.cf"):
+        return []
+    theirs = _mta_postfix_view.show().get("smtpd_milters", "")
+    if theirs and MILTER not in theirs and milters == MILTER:
+        return [
+            f"main.cf has a milter already, smtpd_milters = {theirs}: if it signs, name it in dkim:milter; if mail"
+            f" is to go through both, in parameters: {{smtpd_milters: [{theirs}, '{MILTER}'],"
+            f" non_smtpd_milters: '{MILTER}'}}"
+        ]
+    return []
+
+
+def plan(
+    minion: Minion,
+    domains: Sequence[str],
+    selector: str,
+    key_size: int = 2048,
+    key_pillar: str | None = None,
+    networks: Sequence[str] = (),
+    keep_days: int = 7,
+    resolver: str | None = None,
+    milters: str = MILTER,
+) -> Plan:
+    """
+    Tell what :func:`apply` would change. Reads files; asks the DNS while a selector waits for it.
+
+    Parameters: of the state ``mta_dkim.managed``. Raises ``CommandExecutionError`` when a file cannot be read.
+    """
+    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver)
+    planned = Plan(notes=list(wanted.notes), errors=_obstacles(milters))
+    action = (
+        "reload" if _mta_services.status([_mta_services.SIGNER])[_mta_services.SIGNER]["active"] else "restart"
+    )
+    for path, text in wanted.files.items():
+        old = _mta_system.read(path)
+        if old != text:
+            shown = (old and "another version", "this formula's") if path != CONF else (_signs(old), _signs(text))
+            planned.changes[path] = {"old": shown[0], "new": shown[1]}
+            planned.activate[_mta_services.SIGNER] = "restart" if path == UNIT else action
+    for name in wanted.keys:
+        given = _given_key(minion, key_pillar) if name == selector else None
+        there = _mta_system.read_bytes(key_file(name))
+        if there is None or (given is not None and there != given):
+            kind = f"RSA {key_size}" if given is None else "from pillar"
+            planned.changes[key_file(name)] = {"old": there and "another key", "new": kind}
+            if name == wanted.selectors.active:
+                planned.activate.setdefault(_mta_services.SIGNER, action)
+    found = _mta_restore.obsolete(minion, SUBJECT, [*wanted.files, *map(key_file, wanted.keys)])
+    planned.changes.update(found["changes"])
+    planned.notes += found["stays"]
+    return planned
+
+
+def _signs(text: str | None) -> str | None:
+    """What a configuration signs with, and for whom, as changes show it."""
+    found = _ACTIVE.search(text or "")
+    if not found:
+        return text and "another version"
+    domains = re.findall(r'(?m)^    "([^"]+)" {', text or "")
+    kept = [name for name, _ in _KEPT.findall(text or "")]
+    return f"{found[1]} signs for {', '.join(domains)}" + f"; kept: {', '.join(kept)}" * bool(kept)
+
+
+def _given_key(minion: Minion, key_pillar: str | None) -> bytes | None:
+    return _mta_pem.source(minion, key_pillar, private=True) if key_pillar else None
+
+
+def apply(minion: Minion, domains: Sequence[str], selector: str, **arguments: Any) -> None:
+    """
+    Make what :func:`plan` tells true, through the transaction that is open.
+
+    Raises as :func:`plan` does, and ``CommandExecutionError`` when rspamd is not installed.
+    """
+    if not os.path.exists(PROGRAM):
+        raise CommandExecutionError(f"{PROGRAM} is missing: install the package rspamd first")
+    planned = plan(minion, domains, selector, **arguments)
+    wanted = _wanted(
+        minion,
+        domains,
+        selector,
+        arguments.get("networks", ()),
+        arguments.get("keep_days", 7),
+        arguments.get("resolver"),
+    )
+    # First, so that a run that is killed in between is made up for.
+    _mta_transaction.need(minion, planned.activate)
+    if not os.path.isdir(FOLDER):
+        _mta_transaction.directory(minion, FOLDER)
+    for name in wanted.keys:
+        if key_file(name) in planned.changes:
+            pem = _given_key(minion, arguments.get("key_pillar")) if name == selector else None
+            pem = pem or _mta_x509_make.make_key("rsa", arguments.get("key_size", 2048))
+            _mta_transaction.write(minion, key_file(name), pem, USER, USER, "0600")
+    for path, text in wanted.files.items():
+        if path in planned.changes:
+            _mta_transaction.write(minion, path, text, "root", "root", "0644")
+    obsolete = [
+        path for path in planned.changes if path not in wanted.files and path not in map(key_file, wanted.keys)
+    ]
+    if obsolete:
+        _mta_restore.restore(minion, obsolete)
+
+
+def absent_plan(minion: Minion) -> Plan:
+    """Tell what :func:`absent_apply` would change. Reads files only."""
+    found = _mta_restore.obsolete(minion, SUBJECT, [])
+    service = _mta_services.SIGNER
+    changes = dict(found["changes"])
+    activate: dict[str, str] = {}
+    status = _mta_services.status([service])[service]
+    if changes and (status["active"] or status["enabled"]):
+        now = {key: status[key] for key in ("enabled", "active")}
+        changes[service] = {"old": now, "new": {"enabled": False, "active": False}}
+        activate = {service: "stop"}
+    return Plan(changes, activate, notes=found["stays"])
+
+
+def absent_apply(minion: Minion) -> None:
+    """Stop the signer, and restore what was there before it, through the transaction that is open."""
+    planned = absent_plan(minion)
+    _mta_transaction.begin(minion)
+    _mta_transaction.need(minion, planned.activate)
+    _mta_restore.restore(minion, [path for path in planned.changes if path.startswith("/")])
+
+
+# -- as it is verified -------------------------------------------------------------------------
+
+
+def problems(domains: Sequence[str], patience: float = PATIENCE) -> list[str]:
+    """
+    Send a message of each domain through the signer, and verify the signature by the key that the DNS should have.
+
+    patience
+        Seconds within which the right signature has to come: a signer that has been reloaded takes some.
+    """
+    there = state()
+    public = public_key(there.active) if there else None
+    if there is None or public is None:
+        return [f"There is no signer: {CONF} or its key is missing"]
+    deadline = time.monotonic() + patience
+    found: list[str] = []
+    for domain in domains:
+        while True:
+            wrong = _wrong(domain, there.active, public)
+            if wrong is None or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        found += [f"DKIM: mail from {domain}: {wrong}"] * bool(wrong)
+    return found
+
+
+def _wrong(domain: str, selector: str, public: bytes) -> str | None:
+    sender = f"postmaster@{domain}"
+    headers = [
+        ("From", sender),
+        ("To", "postmaster@example.org"),
+        ("Subject", "Is this signed?"),
+        ("Date", time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())),
+        ("Message-ID", f"<{os.urandom(8).hex()}@{domain}>"),
+    ]
+    message = _mta_milter.Message(sender, "postmaster@example.org", headers, PROBE_BODY)
+    try:
+        outcome = _mta_milter.send(f"{_queue()}/{SOCKET}", message, domain)
+    except CommandExecutionError as err:
+        return str(err)
+    if outcome.verdict != "accepted":
+        return f"the signer has {outcome.verdict} it"
+    signatures = [value for name, value in outcome.headers if name.lower() == _mta_dkim.SIGNATURE]
+    reasons = []
+    for signature in signatures:
+        tags = _mta_dkim.tags(signature)
+        if (tags.get("d"), tags.get("s")) != (domain, selector):
+            reasons.append(
+                f"it is signed by {tags.get('s')} of {tags.get('d')}, and not by {selector} of {domain}"
+            )
+            continue
+        wrong = _mta_dkim.problem(signature, headers, PROBE_BODY, public)
+        if wrong is None:
+            return None
+        reasons.append(f"the signature is not good: {wrong}")
+    return "; ".join(reasons) or "the signer does not sign it"

@@ -1,0 +1,293 @@
+"""
+Mail that arrives: signed by the server, its records in a zone that a name server serves, a validating resolver on
+the host, and a second mail server whose programs judge what comes. POSTFIX_MTA_ROTATIONS: how often keys change.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import smtplib
+import threading
+import time
+
+import pytest
+
+from rig import results
+
+VERIFY = pathlib.Path(__file__).with_name("verify.py")
+ROTATIONS = int(os.environ.get("POSTFIX_MTA_ROTATIONS", "2"))
+QUIET = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update >/dev/null && apt-get -qq -y install"
+INSTALL = f"{QUIET} --no-install-recommends"
+PILLAR = {
+    "root_recipient": "alice",
+    "parameters": {"mydestination": ["$myhostname", "example.com", "localhost"]},
+    "certificate": {"key_size": 2048},
+    "dkim": {"domains": ["example.com"], "selector": "key0"},
+    "dns": {"check": "report", "tls_reports": "mailto:tls@{domain}"},
+}
+
+
+class Zones:
+    """The zones of the name server on the peer, signed there."""
+
+    def __init__(self, peer, resolver):
+        self.peer, self.resolver = peer, resolver
+
+    def serve(self, lines, reverse):
+        """Load the zone example.com with these lines, and that of the addresses."""
+        begin = (
+            "$TTL 60\n@ IN SOA ns.example.com. hostmaster.example.com. {serial} 3600 600 86400 60\n@ IN NS {ns}\n"
+        )
+        serial = int(time.time() * 10) % (1 << 31)
+        self.peer.put(
+            {
+                "/srv/zones/example.com": begin.format(serial=serial, ns="ns.example.com.")
+                + f"ns.example.com. IN A {self.peer.ip}\n"
+                + lines,
+                "/srv/zones/peer.test": begin.format(serial=serial, ns="ns.peer.test.")
+                + f"ns.peer.test. IN A {self.peer.ip}\nmx.peer.test. IN A {self.peer.ip}\n"
+                + "peer.test. IN MX 10 mx.peer.test.\n",
+                "/srv/zones/reverse": begin.format(serial=serial, ns="ns.peer.test.") + reverse,
+            }
+        )
+        checked = self.peer.exec("nsd-checkzone example.com /srv/zones/example.com")
+        assert checked.stdout + checked.stderr == "zone example.com is ok\n"
+        self.peer.exec(
+            "cd /srv/zones && ldns-signzone -n -o example.com -f example.com.signed example.com"
+            " $(ls Kexample.com*.private | sed s/.private//)"
+            " && systemctl reset-failed nsd && systemctl restart nsd"
+        )
+        self.resolver.exec("unbound-control flush_zone . >/dev/null || systemctl restart unbound")
+
+
+@pytest.fixture(scope="module")
+def peer(container, new_container):
+    """The second mail server, with the name server and what verifies mail."""
+    other = new_container(platform="debian-12", provision=False, hostname="mx.peer.test")
+    other.exec(
+        f"{INSTALL} postfix nsd ldnsutils python3-authheaders python3-dkim python3-spf python3-dns"
+        " libmail-dkim-perl >/dev/null 2>&1"
+    )
+    network = ".".join(reversed(other.ip.split(".")[:2]))
+    zones = {"example.com": "example.com.signed", "peer.test": "peer.test", f"{network}.in-addr.arpa": "reverse"}
+    conf = f"server:\n  ip-address: {other.ip}\n  hide-version: yes\nremote-control:\n  control-enable: no\n"
+    conf += "".join(f"zone:\n  name: {name}\n  zonefile: /srv/zones/{file}\n" for name, file in zones.items())
+    other.put({"/etc/nsd/nsd.conf": conf, "/root/verify.py": VERIFY})
+    other.exec(
+        "mkdir -p /srv/zones && cd /srv/zones && ldns-keygen -k -a ECDSAP256SHA256 example.com >/dev/null"
+        " && useradd --create-home bob"
+        " && postconf -e 'mydestination = peer.test, mx.peer.test' home_mailbox=Maildir/ mynetworks=127.0.0.0/8"
+        " && systemctl restart postfix"
+    )
+    return other
+
+
+@pytest.fixture(scope="module")
+def server(container, peer):
+    """The host, with its validating resolver; the formula has been applied."""
+    container.exec(f"{INSTALL} unbound dns-root-data >/dev/null 2>&1")
+    key = peer.exec("cat /srv/zones/Kexample.com*.key").stdout
+    network = ".".join(reversed(peer.ip.split(".")[:2]))
+    conf = "server:\n  interface: 0.0.0.0\n  access-control: 0.0.0.0/0 allow\n"
+    conf += "  trust-anchor-file: /etc/unbound/anchor\n  cache-max-ttl: 0\n  cache-max-negative-ttl: 0\n"
+    conf += f'  local-zone: "{network}.in-addr.arpa." nodefault\n  local-zone: "test." nodefault\n'
+    for zone in ("example.com", "peer.test", f"{network}.in-addr.arpa"):
+        conf += f'  domain-insecure: "{zone}"\n' * (zone != "example.com")
+    for zone in ("example.com", "peer.test", f"{network}.in-addr.arpa"):
+        conf += f"stub-zone:\n  name: {zone}\n  stub-addr: {peer.ip}\n"
+    conf += "remote-control:\n  control-enable: yes\n  control-interface: /run/unbound.ctl\n"
+    container.put({"/etc/unbound/unbound.conf": conf, "/etc/unbound/anchor": key})
+    container.exec("useradd --create-home alice; systemctl restart unbound")
+    done = container.apply(pillar={"postfix_mta": PILLAR})
+    assert results.failures(done) == []
+    # From here on names come from the resolver here.
+    for one in (container, peer):
+        one.exec(f"echo nameserver {container.ip} > /etc/resolv.conf; cp /etc/resolv.conf /var/spool/postfix/etc/")
+    container.exec("postfix reload")
+    peer.exec("systemctl restart postfix")
+    return container
+
+
+@pytest.fixture(scope="module")
+def zones(server, peer):
+    return Zones(peer, server)
+
+
+def lines_of(server, **settings):
+    """The records that the server asks for: those of its zone, and of the reverse one."""
+    found = server.call("mta_dns.records", format="data", **settings)
+    reverse = "".join(f"{one['name']}. IN PTR {one['data']}\n" for one in found if one["type"] == "PTR")
+    return server.call("mta_dns.records", zone="example.com"), reverse
+
+
+@pytest.fixture(scope="module")
+def served(server, zones):
+    """The zones are as ``mta_dns.records`` says."""
+    zones.serve(*lines_of(server))
+    return zones
+
+
+def judged(peer, subject, count=1):
+    """What the receiver's programs make of the messages with this in their subject, when they are there."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = peer.exec(f"grep -rl '^Subject: {subject}' /home/bob/Maildir/new", check=False).stdout.split()
+        if len(found) >= count or time.monotonic() > deadline:
+            break
+        time.sleep(0.3)
+    assert len(found) >= count, f"{len(found)} of {count} messages came"
+    lines = peer.exec(["python3", "/root/verify.py", *found], timeout=900).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def send(server, subject, sender="alice@example.com"):
+    server.exec(
+        ["sendmail", "-f", sender, "bob@peer.test"], input=f"From: {sender}\nSubject: {subject}\n\nhello\n"
+    )
+
+
+class TestRecords:
+    def test_the_check_has_nothing_to_say_about_the_zone_that_is_asked_for(self, server, served):
+        assert server.call("mta_dns.check") == []
+
+    def test_each_record_that_is_missing_is_named(self, server, served):
+        zone, reverse = lines_of(server)
+        lines = [line for line in zone.splitlines() if line and not line.startswith(";")]
+        assert len(lines) >= 8
+        # Half of them at a time; those of the server itself come first.
+        for left_out in (lines[::2], lines[1::2]):
+            served.serve("".join(f"{line}\n" for line in lines if line not in left_out), "")
+            named = {(one["name"], one["type"]) for one in server.call("mta_dns.check")}
+            missing = {(line.split("\t")[0].rstrip("."), line.split("\t")[3]) for line in left_out}
+            assert missing <= named, named
+            assert "PTR" in {kind for _, kind in named}
+            assert "_smtp._tls.example.com" in {name for name, _ in missing} or "_smtp" not in str(named)
+        served.serve(zone, reverse)
+
+    def test_what_is_wrong_is_named(self, server, served):
+        zone, reverse = lines_of(server)
+        for old, new, reason in (
+            ("v=spf1 mx -all", "v=spf1 ip4:192.0.2.1 -all", "SPF does not let"),
+            ("10 mail.example.com.", "10 elsewhere.example.com.", "should be"),
+            ("v=spf1 mx -all", "v=spf1 " + "a:x.example.com " * 11 + "mx -all", "look-ups"),
+        ):
+            served.serve(zone.replace(old, new), reverse)
+            assert reason in str(server.call("mta_dns.check"))
+        served.serve(zone, reverse)
+
+    def test_an_apply_tells_and_undoes_nothing(self, server, served):
+        zone, reverse = lines_of(server)
+        served.serve(re.sub("(?m)^_dmarc.*$", "", zone), reverse)
+        report = server.apply(sls="postfix_mta.verify")
+        (state,) = [state for key, state in report.items() if key.startswith("mta_dns_|")]
+        assert state["result"] is True and "_dmarc.example.com TXT, missing" in state["comment"]
+        pillar = {**PILLAR, "dns": {**PILLAR["dns"], "check": "required"}}
+        required = server.apply(sls="postfix_mta.verify", pillar={"postfix_mta": pillar})
+        (state,) = [state for key, state in required.items() if key.startswith("mta_dns_|")]
+        assert state["result"] is False
+        server.set_pillar({"postfix_mta": PILLAR})
+        served.serve(zone, reverse)
+
+
+class TestMail:
+    def test_it_passes_all_that_a_receiver_asks(self, server, served, peer):
+        send(server, "honest")
+        (one,) = judged(peer, "honest")
+        assert one == {
+            **{"subject": "honest", "selector": "key0", "dkimpy": True, "mail-dkim": "pass"},
+            **{"spf": "pass", "dkim": "pass", "dmarc": "pass"},
+        }
+
+    def test_what_a_stranger_forges_does_not(self, server, served, peer):
+        with smtplib.SMTP(server.ip, 25) as client:
+            client.sendmail("x@example.org", ["alice@example.com"], "From: alice@example.com\n\nsubject-less\n")
+        peer.exec(
+            ["sendmail", "-f", "alice@example.com", "bob@peer.test"],
+            input="From: alice@example.com\nSubject: forged\n\nhello\n",
+        )
+        # Its own sendmail has no client; what counts is that nothing signs it.
+        deadline = time.monotonic() + 20
+        while not peer.exec("grep -rl forged /home/bob/Maildir/new", check=False).stdout:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert "DKIM-Signature" not in peer.exec("cat $(grep -rl forged /home/bob/Maildir/new)").stdout
+        mail = "cat $(grep -rl subject-less /home/alice/Maildir/new 2>/dev/null) /dev/null"
+        while "subject-less" not in (stranger := server.exec(mail).stdout):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert "DKIM-Signature" not in stranger
+
+    def test_a_signer_that_is_down_is_a_temporary_error(self, server, served):
+        server.exec("systemctl stop postfix-mta-signer")
+        with smtplib.SMTP(server.ip, 25) as client, contextlib.suppress(smtplib.SMTPException):
+            assert client.ehlo()[0] == 250
+            assert client.mail("x@example.org")[0] == 451
+        server.exec("systemctl start postfix-mta-signer")
+
+    def test_only_postfix_reaches_the_socket_and_the_key(self, server):
+        shown = server.exec(
+            "stat -c '%U %G %a' /var/spool/postfix/postfix_mta_signer /etc/postfix-mta-signer/key0.key"
+        ).stdout
+        assert shown == "_rspamd postfix 750\n_rspamd _rspamd 600\n"
+
+
+class TestRotation:
+    def test_no_message_is_unverifiable_or_lost(self, server, served, peer):
+        sent, over = [], threading.Event()
+
+        def keep_sending():
+            while not over.is_set():
+                send(server, f"constant-{len(sent)}-")
+                sent.append(1)
+                time.sleep(1.5)
+
+        sender = threading.Thread(target=keep_sending)
+        sender.start()
+        try:
+            for number in range(1, ROTATIONS + 1):
+                selector = f"key{number}"
+                pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "selector": selector}}
+                waits = server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim")
+                assert results.failures(waits) == []
+                assert f"key{number - 1} signs until all name servers have the record of {selector}" in str(waits)
+                assert f"# signs: key{number - 1}" in server.exec("cat /etc/postfix-mta-signer/rspamd.conf").stdout
+                served.serve(*lines_of(server))
+                announced = server.apply(test=True, sls="postfix_mta.dkim")
+                done = server.apply(sls="postfix_mta.dkim")
+                assert results.failures(done) == []
+                assert results.difference(announced, done) == []
+                assert f"# signs: {selector}" in server.exec("cat /etc/postfix-mta-signer/rspamd.conf").stdout
+                assert (
+                    f"# kept: key{number - 1} since"
+                    in server.exec("cat /etc/postfix-mta-signer/rspamd.conf").stdout
+                )
+            time.sleep(3)
+        finally:
+            over.set()
+            sender.join()
+        seen = judged(peer, "constant-", len(sent))
+        assert len(seen) == len(sent)
+        assert [
+            one for one in seen if (one["dkimpy"], one["mail-dkim"], one["dmarc"]) != (True, "pass", "pass")
+        ] == []
+        assert {one["selector"] for one in seen} == {f"key{number}" for number in range(ROTATIONS + 1)}
+
+
+class TestGivenUp:
+    def test_nothing_is_left(self, server):
+        rest = {key: value for key, value in PILLAR.items() if key not in ("dkim", "dns")}
+        announced = server.apply(test=True, pillar={"postfix_mta": rest})
+        done = server.apply()
+        assert results.failures(done) == []
+        assert results.difference(announced, done) == []
+        left = server.exec(
+            "ls -d /etc/postfix-mta-signer /var/spool/postfix/postfix_mta_signer /etc/systemd/system/*signer*"
+            " /etc/systemd/system/*/*signer* /run/postfix-mta-signer 2>/dev/null; pgrep rspamd;"
+            " postconf -n | grep milter",
+            check=False,
+        ).stdout
+        assert left == ""
+        second = server.apply()
+        assert {key: second[key]["changes"] for key in results.announced(second)} == {}

@@ -1,0 +1,144 @@
+"""The signer: which selector signs, and what its check makes of what a milter answers."""
+
+import socket
+import struct
+import threading
+
+import pytest
+
+import _mta_dkim
+import _mta_milter
+import _mta_signer
+import _mta_x509
+import _mta_x509_make
+
+DAY = 86400
+
+
+@pytest.fixture(scope="module")
+def pem():
+    return _mta_x509_make.make_key("rsa", 2048)
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch, pem):
+    """A signer whose files are in a temporary directory; ``host(text)`` gives it a configuration."""
+    monkeypatch.setattr(_mta_signer, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(_mta_signer, "CONF", str(tmp_path / "rspamd.conf"))
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.key").write_bytes(pem)
+    return lambda text: (tmp_path / "rspamd.conf").write_text(text)
+
+
+@pytest.fixture
+def choose(minion, pem):
+    """The selectors that there are to be, where ``new`` is asked for; the servers say these texts."""
+
+    def selectors(said, now=1000 * DAY):
+        def look_up(name, kind, server=None):
+            if kind == "NS":
+                return ["a.example.", "b.example."] if name == "example.com" else []
+            if kind == "A":
+                return ["192.0.2.1" if name.startswith("a") else "192.0.2.2"]
+            return said.get(server, [])
+
+        return _mta_signer.selectors(minion, ["example.com"], "new", 7, now=now, look_up=look_up)
+
+    return selectors
+
+
+@pytest.fixture(scope="module")
+def record(pem):
+    return _mta_dkim.record(_mta_x509.describe_key(pem)["public"])
+
+
+def test_the_first_selector_signs_at_once(host, choose):
+    assert choose({}) == ("new", {}, None)
+
+
+def test_another_one_waits_for_all_name_servers(host, choose, record):
+    host("# signs: old\n")
+    assert choose({}) == ("old", {}, "new")
+    assert choose({"192.0.2.1": [record]}) == ("old", {}, "new")
+    assert choose({"192.0.2.1": [record], "192.0.2.2": ["v=DKIM1; p=AAAA"]}) == ("old", {}, "new")
+    assert choose({"192.0.2.1": [record], "192.0.2.2": [record]}) == ("new", {"old": 1000 * DAY}, None)
+
+
+def test_an_old_one_is_kept_until_its_mail_is_through(host, choose):
+    host(f"# signs: new\n# kept: old since {1000 * DAY}\n")
+    assert choose({}, now=1006 * DAY).kept == {"old": 1000 * DAY}
+    assert choose({}, now=1008 * DAY).kept == {}
+
+
+def test_the_dns_is_not_asked_where_nothing_waits(host, minion):
+    host("# signs: new\n")
+    asked = _mta_signer.selectors(minion, ["example.com"], "new", 7, look_up=lambda *_: pytest.fail("a query"))
+    assert asked.active == "new"
+
+
+class FakeMilter(threading.Thread):
+    """A milter that answers each step, and at the end with these packets."""
+
+    def __init__(self, path, ending, skipped=0):
+        super().__init__(daemon=True)
+        self.ending, self.skipped = ending, skipped
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(path)
+        self.server.listen()
+        self.start()
+
+    def run(self):
+        connection, _ = self.server.accept()
+        with connection, connection.makefile("rb") as stream:
+
+            def say(letter, data=b""):
+                connection.sendall(struct.pack("!I", len(data) + 1) + letter + data)
+
+            while header := stream.read(4):
+                packet = stream.read(struct.unpack("!I", header)[0])
+                if packet[:1] == b"O":
+                    say(b"O", struct.pack("!III", 6, 0x1FF, self.skipped))
+                elif packet[:1] == b"E":
+                    for letter, data in self.ending:
+                        say(letter, data)
+                elif packet[:1] not in b"DQ":
+                    say(b"c")
+
+
+MESSAGE = _mta_milter.Message("a@b.example", "c@d.example", [("From", "a@b.example")], b"x\r\n")
+
+
+@pytest.mark.parametrize(
+    ("ending", "verdict", "headers"),
+    [
+        (
+            [(b"h", b"X-A\0b\0"), (b"i", b"\0\0\0\1X-C\0d\0"), (b"a", b"")],
+            "accepted",
+            [("X-A", "b"), ("X-C", "d")],
+        ),
+        ([(b"t", b"")], "put off", []),
+        ([(b"y", b"550 no\0")], "refused", []),
+    ],
+)
+def test_what_a_milter_does_is_told(tmp_path, ending, verdict, headers):
+    FakeMilter(str(tmp_path / "m"), ending)
+    outcome = _mta_milter.send(str(tmp_path / "m"), MESSAGE, "mail.b.example")
+    assert (outcome.verdict, outcome.headers) == (verdict, headers)
+
+
+def test_a_message_that_is_not_signed_is_a_problem(host, tmp_path, monkeypatch):
+    host("# signs: new\n")
+    monkeypatch.setattr(_mta_signer, "_queue", lambda: str(tmp_path))
+    (tmp_path / "postfix_mta_signer").mkdir()
+    path = str(tmp_path / "postfix_mta_signer" / "milter")
+    FakeMilter(path, [(b"a", b"")])
+    assert "does not sign it" in _mta_signer.problems(["example.com"], patience=0)[0]
+    (tmp_path / "postfix_mta_signer" / "milter").unlink()
+    FakeMilter(path, [(b"i", b"\0\0\0\0DKIM-Signature\0v=1; d=example.com; s=old\0"), (b"a", b"")])
+    assert "signed by old" in _mta_signer.problems(["example.com"], patience=0)[0]
+
+
+def test_a_signer_that_is_not_there_is_a_problem(host, tmp_path, monkeypatch):
+    host("# signs: new\n")
+    monkeypatch.setattr(_mta_signer, "_queue", lambda: str(tmp_path))
+    assert "does not answer" in _mta_signer.problems(["example.com"], patience=0)[0]

@@ -25,6 +25,7 @@ import _mta_apply
 import _mta_postfix_edit
 import _mta_postfix_stage
 import _mta_postfix_view
+import _mta_recovery
 import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
@@ -49,6 +50,12 @@ def load_program(name):
 def unsynced(monkeypatch):
     """No test survives a power loss: on a busy machine waiting for the disk takes most of their time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch):
+    """No test installs units on the machine where it runs, nor has it watch anything."""
+    monkeypatch.setattr(_mta_recovery, "SYSTEMD_RUNS", "/nonexistent")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_apply
 import _mta_journal
-import _mta_recovery
 import _mta_run
 import _mta_system
 import _mta_transaction
@@ -172,14 +171,6 @@ def journalctl(tmp_path, monkeypatch):
     return install
 
 
-@pytest.fixture
-def without_the_boot_unit(monkeypatch):
-    """No unit is installed, though this looks like a host with systemd."""
-    monkeypatch.setattr(_mta_recovery, "arm", lambda minion: None)
-    monkeypatch.setattr(_mta_recovery, "watch", lambda minion: None)
-
-
-@pytest.mark.usefixtures("without_the_boot_unit")
 class TestTheServersLog:
     def test_a_log_that_takes_long_is_not_waited_for(self, transaction, server, main_cf, journalctl):
         journalctl("echo 'warning: slow'; sleep 30")

@@ -222,6 +222,7 @@ if [ -e "$journal/version" ] && [ "$(cat "$journal/version")" != {version} ]; th
     exit 1
 fi
 
+echo "postfix_mta: undoing an apply that has not ended"
 if [ "$way" != boot ]; then
     let_deliver
     [ ! -e "$journal/halted" ] || systemctl stop postfix >/dev/null 2>&1

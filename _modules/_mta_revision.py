@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "597da5c77bab"
+REVISION = "be71af30fd6d"

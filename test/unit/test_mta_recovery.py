@@ -66,7 +66,7 @@ def test_it_waits_as_long_as_the_apply_lives_and_undoes_what_one_that_died_has_l
     assert main_cf.read_text() == "new\n"
     assert called(tmp_path) == []
     Run.of(minion).transaction.close()
-    assert (job.communicate()[0], job.returncode) == ("", 0)
+    assert (job.communicate()[0], job.returncode) == ("postfix_mta: undoing an apply that has not ended\n", 0)
     assert main_cf.read_text() == "myhostname = old\n"
     assert "restart postfix" in called(tmp_path)
 

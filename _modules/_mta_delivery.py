@@ -183,7 +183,8 @@ class Trial:
             self.found.notes.append("Delivery was not tried, as notify_classes has 2bounce.")
             return False
         try:
-            _mta_system.run([*argv, self.elsewhere, *self.recipients], timeout=SECONDS)
+            # cleanup(8) names the last one when it holds or refuses the message.
+            _mta_system.run([*argv, *self.recipients, self.elsewhere], timeout=SECONDS)
         except CommandExecutionError as err:
             self.found.notes.append(f"Delivery was not tried: {err}")
             return False
@@ -253,7 +254,11 @@ class Trial:
         if (self.reply or "").startswith("250"):
             told = told and any(self._ends_here(one) for one in outcomes if self.real in (one.asked, one.to))
         stuck = any(re.search(STUCK, line) for line in log)
-        return bool(ids) and ((told and ids <= _removed(log)) or stopped or stuck)
+        # With soft_bounce it waits where it should end.
+        soft = {
+            line.partition(":")[0] for line in log if f"to=<{self.real}>" in line and re.search(NOT_FOUND, line)
+        }
+        return bool(ids) and ((told and ids <= _removed(log) | soft) or stopped or stuck)
 
     # -- what it means --------------------------------------------------------------------------
 

@@ -620,7 +620,9 @@ class _Talk:
         nobody = _plain(Login(f"probe-{os.urandom(8).hex()}", os.urandom(16).hex()))
         lines = self.line.command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
         self._note_auth("PLAIN", lines)
-        self.erred = self._expect("AUTH PLAIN of an unknown user", lines, "535") or self.erred
+        # With soft_bounce it is 435.
+        code = "435" if lines[0].startswith("435 4.7.8") else "535"
+        self.erred = self._expect("AUTH PLAIN of an unknown user", lines, code) or self.erred
 
     def _offers(self, keyword: str) -> bool:
         return keyword in (self.found["ehlo_tls"] if self.found["tls"] else self.found["ehlo"])[1:]

@@ -145,6 +145,13 @@ def test_no_message_is_sent_that_would_leave_something(healthy, trial, main, sen
     assert trial(main)[1] is sent
 
 
+def test_with_soft_bounces_the_message_is_taken_out_without_a_wait(healthy, trial):
+    healthy.log[3:] = [f"CD34: to=<{{real}}>, relay=none, delay=0, dsn=4.4.4, status=SOFTBOUNCE ({NOT_FOUND})"]
+    found, sent = trial()
+    assert (sent, found.problems, found.doubts) == (True, [], [])
+    assert healthy.commands == ["sendmail", "postsuper"]
+
+
 def test_a_server_that_looks_up_names_without_the_dns_delivers(healthy, trial):
     healthy.log = [
         line.replace(NOT_FOUND, "unable to look up host probe.invalid: not known") for line in healthy.log

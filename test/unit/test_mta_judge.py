@@ -430,6 +430,8 @@ def test_an_unknown_user_has_to_be_turned_away(check, server):
     assert check(auth="challenge")["answers"]
     server.replies["AUTH PLAIN"] = b"454 4.7.0 Temporary authentication failure: generic failure\r\n"
     assert "AUTH PLAIN of an unknown user: 454 4.7.0 Temporary" in problem(check(auth="challenge"))
+    server.replies["AUTH PLAIN"] = b"435 4.7.8 Error: authentication failed\r\n"
+    assert check(auth="challenge")["answers"]
     server.replies["AUTH PLAIN"] = b"235 2.7.0 come in\r\n"
     assert "AUTH PLAIN of an unknown user: 235" in problem(check(auth="challenge"))
 

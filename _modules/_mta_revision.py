@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "be71af30fd6d"
+REVISION = "34abfde24ae3"

@@ -7,6 +7,7 @@ shown anywhere.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
@@ -22,6 +23,8 @@ FEW_DAYS = 14
 LONGEST = 300
 LARGEST = 2**53
 MOST = 50
+# A line of a zone file, as minions write it; nothing else of theirs gets into one.
+RECORD = r"\S+\.\t\d+\tIN\t[A-Z]+\t.+"
 Row = dict[str, Any]
 
 
@@ -331,3 +334,34 @@ def _add_server(metrics: _Metrics, minion: str, row: Row) -> None:
     for condition in row["conditions"] or []:
         about = "A condition that has not ended"
         metrics.add("postfix_mta_condition", about, 1, minion=minion, condition=condition)
+
+
+def zone(answers: Mapping[str, Any], unreachable: Iterable[str]) -> str:
+    """
+    One text of the zone files' lines of many servers: each record once, under the reason beside it.
+
+    answers
+        Minion id to the text of ``mta_dns.records``.
+
+    unreachable
+        Ids of minions that did not answer.
+    """
+    lines: list[str] = []
+    reasons: dict[str, str | None] = {}
+    comments: list[str] = []
+    for minion, text in sorted(answers.items()):
+        if not isinstance(text, str) or not text.startswith(";"):
+            comments.append(f"; {minion} has no records: {_line(text)}")
+            continue
+        reason = None
+        for line in text.splitlines():
+            shown = "\t".join(map(_line, line.split("\t")))
+            if line.startswith(";"):
+                reason = shown
+                comments += [shown] * (line.startswith("; elsewhere") or "\tIN\t" in line)
+            elif re.fullmatch(RECORD, line) and shown not in reasons:
+                reasons[shown] = reason
+                lines.append(shown)
+    comments += [f"; {minion} did not answer" for minion in unreachable]
+    body = [text for line in lines for text in (reasons[line], line) if text]
+    return "\n".join([*body, *dict.fromkeys(comments)])

@@ -80,6 +80,34 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
     return {"outputter": "txt", "data": text.rstrip("\n")}
 
 
+def zone(tgt="*", tgt_type="glob", zone=None, timeout=TIMEOUT):
+    """
+    Return what the zones need for the mail of all servers, as lines of a zone file, each once.
+
+    tgt, tgt_type (str)
+        Which minions, as ``salt`` takes it.
+
+    zone (str, default None)
+        The zone's name; records of others are comments then. Default: those of the reverse zones are comments.
+
+    timeout (int, default 15)
+        Seconds after which a minion that has not answered is asked whether it is still at it.
+
+    A minion that did not answer, or has no records, is named in a comment. Each minion's own: ``mta_dns.records``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run postfix_mta.zone 'mail*' zone=example.com
+    """
+    try:
+        answers, unreachable = _ask(tgt, tgt_type, "mta_dns.records", {"zone": zone}, timeout)
+    except CommandExecutionError as err:
+        return _reason(err)
+    return {"outputter": "txt", "data": _mta_view.zone(answers, unreachable)}
+
+
 def rollout(
     tgt=None,
     tgt_type="glob",

@@ -235,6 +235,37 @@ def test_every_metric_is_described_once_and_its_samples_are_together():
     assert len([line for line in runs if not line.startswith("#")]) == len(described)
 
 
+class TestZone:
+    MX = "; mail comes here\nexample.com.\t3600\tIN\tMX\t10 {name}.example.com."
+    SPF = '; SPF\nexample.com.\t3600\tIN\tTXT\t"v=spf1 mx -all"'
+    PTR = "; elsewhere: a name\n; 1.2.0.192.in-addr.arpa.\t3600\tIN\tPTR\tmail1.example.com."
+
+    def test_each_record_is_there_once(self):
+        one = "\n".join([self.MX.format(name="mail1"), self.SPF, self.PTR]) + "\n"
+        two = "\n".join([self.MX.format(name="mail2"), self.SPF]) + "\n"
+        shown = _mta_view.zone(
+            {"a": one, "b": two, "c": "'mta_dns.records' is not available."}, ["d"]
+        ).splitlines()
+        records = [line for line in shown if not line.startswith(";")]
+        assert [line.split("\t", 3)[3] for line in records] == [
+            *("MX\t10 mail1.example.com.", 'TXT\t"v=spf1 mx -all"', "MX\t10 mail2.example.com.")
+        ]
+        assert shown[-2:] == ["; c has no records: 'mta_dns.records' is not available.", "; d did not answer"]
+        assert "; 1.2.0.192.in-addr.arpa.\t3600\tIN\tPTR\tmail1.example.com." in shown
+
+    def test_the_runner_asks_for_records(self, runners, monkeypatch):
+        asked = []
+
+        def ask(*arguments):
+            asked.append(arguments)
+            return {"a": self.SPF + "\n"}, []
+
+        monkeypatch.setitem(runners["postfix_mta.zone"].func.__globals__, "_ask", ask)
+        shown = runners["postfix_mta.zone"]("mail*", zone="example.com")
+        assert asked == [("mail*", "glob", "mta_dns.records", {"zone": "example.com"}, 15)]
+        assert shown == {"outputter": "txt", "data": self.SPF}
+
+
 class TestStatus:
     """The runner itself."""
 

@@ -64,6 +64,8 @@ class World:
             "postfix": {"installed": True, "active": True, "enabled": True},
             "saslauthd": {"installed": True, "active": False, "enabled": False},
         }
+        for name in set(_mta_transaction.SERVICES) - set(self.services):
+            self.services[name] = {"installed": False, "active": False, "enabled": False}
         self.loaded = {"postfix": None}
 
     def facts(self):

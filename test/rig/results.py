@@ -3,6 +3,8 @@
 import re
 
 NOTHING_COLLECTED = 5
+# What a state says whose items depend on a package that is not there yet.
+NOT_KNOWN = "not known before it is there"
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
 
 
@@ -58,6 +60,20 @@ def difference(prediction, reality):
             f"  dry run: {dry.get('result')} {dry.get('comment')} {dry.get('changes')}\n"
             f"  real run: {real.get('result')} {real.get('comment')} {real.get('changes')}"
         )
+    return lines
+
+
+def other_items(prediction, reality):
+    """
+    One text per state that changed other items than it had announced: another parameter, another file.
+
+    A state that says that it cannot know them may.
+    """
+    lines = []
+    for key in sorted(changed(prediction) & changed(reality)):
+        items = sorted(prediction[key]["changes"].keys() ^ reality[key]["changes"].keys())
+        if items and NOT_KNOWN not in prediction[key]["comment"]:
+            lines.append(f"{label(key)} announced other items than it changed: {', '.join(items)}")
     return lines
 
 

@@ -270,6 +270,16 @@ def test_a_difference_names_the_state_and_shows_both_runs():
     assert second.startswith("file.managed: b (/etc/b) changed, but was not announced")
 
 
+def test_the_items_that_a_dry_run_names_are_those_that_change_or_it_says_that_it_cannot_know():
+    reality = {key("a"): state(True, {"x": "new", "y": "new"})}
+    prediction = {key("a"): state(None, {"x": "new", "z": "new"}, "would")}
+    assert results.other_items(prediction, reality) == [
+        "file.managed: a announced other items than it changed: y, z"
+    ]
+    prediction = {key("a"): state(None, {"x": "new"}, "The package's own is not known before it is there")}
+    assert results.other_items(prediction, reality) == []
+
+
 def test_failures_are_shown_with_their_comments():
     assert results.failures({key("a"): state(False, comment="no such user"), key("b"): state(None)}) == [
         "file.managed: a: no such user"

@@ -58,7 +58,7 @@ def current(minion: Minion, saltenv: str) -> Settings:
     when the formula's files cannot be read.
     """
     minion.context[SALTENV] = saltenv
-    key = f"mta_settings.effective:{saltenv}:{REVISION}"
+    key = _context_key(saltenv)
     if key not in minion.context:
         pillar = minion.pillar.get(KEY)
         files = read(minion.functions["cp.cache_files"], saltenv, pillar)
@@ -70,6 +70,16 @@ def current(minion: Minion, saltenv: str) -> Settings:
         minion.context[key] = settings
     found: Settings = minion.context[key]
     return found
+
+
+def recall(minion: Minion, saltenv: str, settings: Settings) -> None:
+    """Let :func:`current` return these settings for the rest of this run of states."""
+    minion.context[SALTENV] = saltenv
+    minion.context[_context_key(saltenv)] = settings
+
+
+def _context_key(saltenv: str) -> str:
+    return f"mta_settings.effective:{saltenv}:{REVISION}"
 
 
 def of_pillar(minion: Minion, saltenv: str, pillar: Any) -> Settings:

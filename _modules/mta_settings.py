@@ -5,6 +5,8 @@ The formula's settings: defaults and pillar merged, and the whole pillar validat
 before anything on the host changes.
 """
 
+import datetime
+
 import _mta_guard
 
 with _mta_guard.library(__file__):
@@ -12,6 +14,7 @@ with _mta_guard.library(__file__):
     import _mta_pillar
     import _mta_revision
     import _mta_settings
+    import _mta_sls
 
 
 def revision():
@@ -57,6 +60,35 @@ def effective(saltenv="base"):
         salt '*' mta_settings.effective
     """
     return _mta_settings.current(_mta_minion.Minion.of(globals()), saltenv)
+
+
+def states(parts, revision, saltenv="base"):
+    """
+    Return the states of SLS files of the formula and of those that they include, for ``init.sls``.
+
+    parts (list of str)
+        Their names, without that of the formula.
+
+    revision (str)
+        Of the formula on the file server.
+
+    saltenv (str, default ``base``)
+        The environment that holds the formula.
+
+    They are remembered while revision, pillar and the host's name are the same, for six hours at most. Empty where
+    Salt has to render the files itself: the loaded modules are of another revision, or one of the files has no
+    states.
+
+    Raises ``CommandExecutionError`` when the formula's files cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mta_settings.states '[sasl, aliases]' REVISION
+    """
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return _mta_sls.states(_mta_minion.Minion.of(globals()), parts, revision, saltenv, now)
 
 
 def problems(key="postfix_mta", hostname=None, family=None, pillar=None, saltenv=None):

@@ -1,12 +1,21 @@
-#!yaml
-# The whole mail server, in the how-to's order.
-include:
-  - .settings
-  - .package
-  - .certificate
-  - .sasl
-  - .config
-  - .aliases
-  - .firewall
-  - .verify
-  - .watch
+#!py
+"""The whole mail server, in the how-to's order."""
+
+PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
+# Of the formula's files; bin/update-revision writes it.
+REVISION = "0d351beec2a2"
+
+
+def run():
+    """Include the parts; where this formula's modules are loaded, they have them rendered already."""
+    include = {"include": [f".{part}" for part in PARTS]}
+    # salt-ssh renders on the master, and would ask on the target.
+    if "__master_opts__" in __opts__ or "mta_settings.states" not in __salt__:
+        return include
+    states = __salt__["mta_settings.states"](PARTS, REVISION, saltenv)
+    files = {f"{saltenv}:{state['__sls__']}" for state in states.values() if "__sls__" in state}
+    if not files or files & rendered_sls:
+        return include
+    # Salt's own list of what this run need not render any more.
+    rendered_sls.update(files)
+    return states

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import grp
 import os
 import ssl
@@ -77,9 +76,7 @@ def _look_at(listener: Listener, latest: float, folder: str) -> tuple[dict[str, 
         for name, offer in WEAK_OFFERS.items():
             with contextlib.suppress(ssl.SSLError):  # this host's OpenSSL cannot even offer it
                 _mta_smtp.tls_context(None, None, offer)
-                talk = _mta_smtp.hold(
-                    dataclasses.replace(_mta_judge.target_of(listener, latest=latest), offer=offer)
-                )
+                talk = _mta_smtp.hold(_mta_judge.target_of(listener, latest=latest)._replace(offer=offer))
                 taken += [name] if talk["tls"] else []
     relays = None
     if found["connected"]:

@@ -33,8 +33,7 @@ from _mta_run import Run
 DAYS = 3650
 
 
-@dataclasses.dataclass(frozen=True)
-class Requested:
+class Requested(NamedTuple):
     """What the authority is to be: the arguments of the state ``mta_cert.ca_managed``."""
 
     name: str
@@ -52,7 +51,7 @@ class Requested:
     def of(cls, name: str, key: str, arguments: Mapping[str, Any]) -> Requested:
         """Raises ``SaltInvocationError`` for an argument that there is not."""
         given = clean_kwargs(**arguments)
-        known = [field.name for field in dataclasses.fields(cls)[2:]]
+        known = list(cls._fields[2:])
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(known)}")

@@ -47,8 +47,7 @@ NEEDED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Requested:
+class Requested(NamedTuple):
     """What the pair is to be: the arguments of the state ``mta_cert.managed``."""
 
     name: str
@@ -81,7 +80,7 @@ class Requested:
         Raises ``SaltInvocationError`` for an argument that there is not, and for those that do not go together.
         """
         given = clean_kwargs(**arguments)
-        known = [field.name for field in dataclasses.fields(cls)[3:]]
+        known = list(cls._fields[3:])
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise SaltInvocationError(f"there is no argument {', '.join(unknown)}; known: {', '.join(known)}")

@@ -155,7 +155,7 @@ def target_of(
 def _anew(target: Target, **changed: Any) -> Target:
     """The same target for a conversation that begins now, with as much time as the first one had."""
     now = time.monotonic()
-    return dataclasses.replace(target, deadline=now + target.timeout, patient_until=now, **changed)
+    return target._replace(deadline=now + target.timeout, patient_until=now, **changed)
 
 
 def mechanisms(ehlo: Sequence[str]) -> set[str]:
@@ -251,7 +251,7 @@ def _examine_certificates(target: Target, served: str) -> tuple[list[tuple[str, 
     on_disk = {own: path for path in target.certificates for own in _mta_smtp.certificates(path)}
     talks, seen = [], {served}
     for authentication in ("aRSA", "aECDSA") if len(on_disk) > 1 else ():
-        talk = _mta_smtp.hold(dataclasses.replace(target, offer=(TLS_1_2, TLS_1_2, authentication)))
+        talk = _mta_smtp.hold(target._replace(offer=(TLS_1_2, TLS_1_2, authentication)))
         talks.append((f"with {authentication[1:]} only", talk))
         reasons = " ".join(problem["reply"] for problem in talk["problems"]).upper()
         if "PROTOCOL" in reasons and not talk["tls"]:
@@ -317,7 +317,7 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
     if not ways:
         seen.complain(["AUTH: neither PLAIN nor LOGIN is offered"])
     for secured, mechanism in ways:
-        way = dataclasses.replace(target, starttls=secured)
+        way = target._replace(starttls=secured)
         talk = _mta_smtp.hold(way, Request(login=login, mechanism=mechanism))
         seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
         seen.complain(problem["text"] for problem in talk["problems"])
@@ -424,7 +424,7 @@ def stale(
             continue
         asked = True
         target = target_of(listener, listener["hostname"], timeout=timeout)
-        talk = _mta_smtp.hold(dataclasses.replace(target, certificates=()))
+        talk = _mta_smtp.hold(target._replace(certificates=()))
         if not talk["tls"]:
             continue
         unreachable = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -15,8 +14,7 @@ APPLIED = "applied.json"
 SALTENV = "postfix_mta.saltenv"
 
 
-@dataclasses.dataclass(frozen=True)
-class Minion:
+class Minion(NamedTuple):
     """
     Salt's side of a call.
 

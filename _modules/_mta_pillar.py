@@ -7,10 +7,9 @@ Each problem is one line that begins with the pillar path; no secret is part of 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import _mta_last_apply
 import _mta_pillar_types
@@ -32,8 +31,7 @@ _FIREWALL_FILES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Pillar:
+class Pillar(NamedTuple):
     """
     A pillar that is looked at.
 

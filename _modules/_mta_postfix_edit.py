@@ -53,8 +53,7 @@ PACKAGE_FIRST = (
 # -- what there is -----------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Present:
+class _Present(NamedTuple):
     """main.cf and master.cf as they are; where there is no master.cf, ``master_text`` is the package's."""
 
     files: Files

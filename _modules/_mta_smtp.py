@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
-import email.message
-import email.policy
 import email.utils
 import errno
 import hashlib
@@ -48,8 +45,7 @@ Offer = tuple[ssl.TLSVersion, ssl.TLSVersion, str]
 # -- what is asked, and what was found ---------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """
     Where a conversation is held, and until when.
 
@@ -484,7 +480,7 @@ def hold(target: Target, request: Request = GREETING) -> Conversation:
         _complain(found, "TLS", str(err))
     except ssl.SSLCertVerificationError as err:
         # Who is served is still worth knowing: talk again, without verifying.
-        again = hold(dataclasses.replace(target, ca_file=None), request)
+        again = hold(target._replace(ca_file=None), request)
         again["transcript"][:0] = [
             *found["transcript"],
             "-- TLS refused by this client; again, without verification",
@@ -715,8 +711,7 @@ def converse(
         recipients = [recipient] if isinstance(recipient, str) else recipient
         recipients = [_address(value, "recipient") for value in recipients]
         envelopes = [Envelope(_address(sender, "sender"), recipients)]
-    target = dataclasses.replace(
-        _target(host, port, timeout, patience),
+    target = _target(host, port, timeout, patience)._replace(
         wrappermode=wrappermode,
         starttls=starttls,
         ca_file=ca_file,
@@ -748,7 +743,11 @@ def deliver(
     """Hand a short message to the server. Parameters, result and errors as of ``mta_probe.deliver``."""
     if not isinstance(subject, str) or not subject.isprintable():
         raise SaltInvocationError(f"subject must be one line, not {subject!r}")
-    message = email.message.EmailMessage(email.policy.SMTPUTF8)
+    # Not at the top: it takes longer to import than all else that an apply without changes does with SMTP.
+    from email import message as mail
+    from email import policy
+
+    message = mail.EmailMessage(policy.SMTPUTF8)
     message["From"] = "<postmaster>"
     message["To"] = f"<{_address(recipient, 'recipient')}>"
     message["Subject"] = subject

@@ -37,8 +37,7 @@ from _mta_table_syntax import SETTINGS, SUFFIXES, TYPES, Kind, Pair
 HEADER = "# Entries come from the Salt pillar; changes of them in this file are undone.\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A table as it is asked for: the arguments of the state ``mta_map.managed``, by their names there."""
 
     name: str
@@ -192,10 +191,10 @@ def _of_pillar(minion: Minion, asked: Request) -> Request:
     # Not pillar.get: on Salt 3008 it gives execution modules '**********' instead of the values.
     if asked.logins:
         entries = {key: traverse_dict_and_list(minion.pillar, path, None) for key, path in asked.logins.items()}
-        return dataclasses.replace(asked, entries=entries, secret=True)
+        return asked._replace(entries=entries, secret=True)
     if asked.entries_pillar:
         entries = traverse_dict_and_list(minion.pillar, asked.entries_pillar, None)
-        return dataclasses.replace(asked, entries=entries)
+        return asked._replace(entries=entries)
     return asked
 
 

@@ -1,6 +1,5 @@
 """A fleet's authority: what is signed for whom, and what a mail minion is told when nothing is."""
 
-import dataclasses
 import datetime
 import logging
 import pathlib
@@ -109,7 +108,7 @@ def functions(functions, pillar, x509_module):
 
 @pytest.fixture
 def minion(minion):
-    minion = dataclasses.replace(minion, opts={**minion.opts, "id": MAIL1, "master_uri": "tcp://127.0.0.1:4506"})
+    minion = minion._replace(opts={**minion.opts, "id": MAIL1, "master_uri": "tcp://127.0.0.1:4506"})
     return minion
 
 

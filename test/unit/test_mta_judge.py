@@ -1,7 +1,6 @@
 """The verdict over servers that misbehave in every way that FACTS knows, and some more."""
 
 import base64
-import dataclasses
 import re
 import time
 
@@ -103,9 +102,7 @@ def test_a_policy_refusal_is_no_fault_where_logins_are_expected(check, server, r
 def test_on_port_25_the_postmaster_has_to_be_accepted(check, server, listener, monkeypatch):
     server.replies["RCPT TO:<postm"] = b"550 5.1.1 Unknown\r\n"
     real = _mta_smtp._Line
-    monkeypatch.setattr(
-        _mta_smtp, "_Line", lambda target, *more: real(dataclasses.replace(target, port=server.port), *more)
-    )
+    monkeypatch.setattr(_mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more))
     listener["port"] = 25
     assert f"127.0.0.1:25 RCPT TO:<postmaster@{HOST}>: 550 5.1.1 Unknown" in problem(check(envelope=True))
 
@@ -444,7 +441,7 @@ def port_25(server, listener, monkeypatch):
     """The listener seems to be at port 25."""
     real = _mta_smtp._Line
     monkeypatch.setattr(
-        _mta_smtp, "_Line", lambda target, *more: real(dataclasses.replace(target, port=server.port), *more)
+        _mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more)
     )
     listener["port"] = 25
 

@@ -1,7 +1,6 @@
 """The pillar's validation: each mistake is one clear line, and no secret is in it."""
 
 import copy
-import dataclasses
 import datetime
 import pathlib
 import re
@@ -49,7 +48,7 @@ def problems(minion, monkeypatch, pretend, postfix):
 
     def validate(pillar, hostname="mail.example.com", yaml=True, family=None):
         data = salt.utils.yaml.safe_load(pillar) if yaml and isinstance(pillar, str) else pillar
-        host = dataclasses.replace(minion, pillar={"postfix_mta": data}, context={})
+        host = minion._replace(pillar={"postfix_mta": data}, context={})
         return _mta_pillar.problems(host, "postfix_mta", hostname, family)
 
     return validate

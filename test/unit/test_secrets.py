@@ -1,7 +1,6 @@
 """A secret in pillar is shown nowhere, whatever the mistake: in no problem, change, comment, log or SLS file."""
 
 import copy
-import dataclasses
 import json
 import logging
 import pathlib
@@ -159,7 +158,7 @@ def shown(minion, logged, pretend, functions):
 
     def say(pillar):
         logged.clear()
-        host = dataclasses.replace(minion, pillar={"postfix_mta": pillar}, context={})
+        host = minion._replace(pillar={"postfix_mta": pillar}, context={})
         effective = _mta_settings.current(host, "base")
         said = [json.dumps(effective), *_mta_pillar.problems(host)]
         for table in effective["maps"].values():

@@ -29,6 +29,8 @@ from _mta_revision import REVISION
 
 KEY = "postfix_mta"
 FETCH = "salt://postfix_mta/settings.py"
+# All that settings and SLS files depend on beside the pillar and the formula's own files.
+GRAINS = ("fqdn", "os_family", "oscodename")
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
 SENDERS_TABLE = "sender_logins"
@@ -144,6 +146,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     grains
         ``os_family``, ``oscodename`` and ``fqdn`` of the host.
     """
+    grains = {name: grains.get(name) for name in GRAINS}
     given = mapping(pillar)
     family = files["os_family"].get(grains.get("os_family"), files["os_family"]["Debian"])
     settings: Settings = copy.deepcopy(files["defaults"][KEY])

@@ -4,6 +4,7 @@ import copy
 import datetime
 import json
 import pathlib
+import re
 import runpy
 import shutil
 
@@ -13,6 +14,7 @@ import salt.version
 
 import _mta_sls
 from _mta_revision import REVISION
+from _mta_settings import GRAINS
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PARTS = runpy.run_path(str(REPOSITORY / "postfix_mta/init.sls"))["PARTS"]
@@ -114,14 +116,25 @@ def test_what_is_remembered_is_not_rendered_again(states):
     assert states.rendered == []
 
 
-def test_it_rests_on_the_pillar_and_the_host(states, minion, pillar):
+def test_it_rests_on_the_pillar(states, pillar):
     states()
     pillar["postfix_mta"] = {"root_recipient": "alice"}
     states()
     assert states.rendered == PARTS
-    minion.grains["fqdn"] = "other.example.com"
+
+
+@pytest.mark.parametrize("grain", GRAINS)
+def test_it_rests_on_the_host(states, minion, grain):
+    states()
+    minion.grains[grain] = "other"
     states()
     assert states.rendered == PARTS
+
+
+def test_files_use_no_other_grain():
+    for part in (*PARTS, "commit", "maps"):
+        text = (REPOSITORY / f"postfix_mta/{part}.sls").read_text()
+        assert set(re.findall(r"""\bgrains\W+(?:get\W+)?(\w+)""", text)) <= set(GRAINS), part
 
 
 def test_it_is_remembered_for_six_hours_at_most(states):

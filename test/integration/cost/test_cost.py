@@ -1,6 +1,7 @@
 """What an apply with nothing to change costs, against an apply of one test.nop (test/benchmark.py)."""
 
 import pathlib
+import re
 import time
 
 import pytest
@@ -58,6 +59,20 @@ def test_masterless(benchmark, container):
 
 def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
+
+
+def test_where_nothing_is_new_one_sls_file_is_rendered(container):
+    container.apply()
+    apply = [
+        "salt-call",
+        "--local",
+        f"--config-dir={container.root}etc/salt",
+        "-ldebug",
+        "state.apply",
+        "postfix_mta",
+    ]
+    said = container.exec(apply)
+    assert re.findall(r"compile template: \S+/postfix_mta/(\S+)", said.stderr) == ["init.sls"]
 
 
 # Does what postconf(1) does, and keeps a list of how it was called.

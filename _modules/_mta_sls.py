@@ -74,7 +74,7 @@ def _render(minion: Minion, parts: Sequence[str], saltenv: str) -> HighData:
 
     def add(part: str) -> HighData:
         """Return the states of a file and of those that it includes and that have not been rendered yet."""
-        own = rendered[part] = _rendered(minion, sources.get(part), saltenv)
+        own = rendered[part] = _rendered(minion, part, sources.get(part), saltenv)
         includes = [name.lstrip(".") for name in own.pop("include", [])]
         for identifier, extension in own.pop("extend", {}).items():
             for module, arguments in extension.items():
@@ -99,11 +99,11 @@ def _render(minion: Minion, parts: Sequence[str], saltenv: str) -> HighData:
     return {**found, "extend": extended} if extended else found
 
 
-def _rendered(minion: Minion, path: str | None, saltenv: str) -> HighData:
+def _rendered(minion: Minion, part: str, path: str | None, saltenv: str) -> HighData:
     """Return what an SLS file is when it is rendered; nothing where there is none."""
     text = _mta_system.read(path) if path else None
     if not text:
         return {}
     renderer = minion.functions["slsutil.renderer"]
-    found: HighData = renderer(string=text, default_renderer="jinja|yaml", saltenv=saltenv)
+    found: HighData = renderer(string=text, default_renderer="jinja|yaml", saltenv=saltenv, sls=f"{KEY}.{part}")
     return found

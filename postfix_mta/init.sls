@@ -1,9 +1,9 @@
 #!py
-"""The whole mail server, in the how-to's order."""
+# The whole mail server, in the how-to's order.
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "800be49da9fe"
+REVISION = "c889873142ae"
 
 
 def run():

@@ -93,7 +93,7 @@ def states(minion, functions, pretend):
     """The formula's states; ``states.rendered``: the names of files that were rendered for them."""
     functions["cp.cache_dir"] = lambda *_, **__: [str(REPOSITORY / f"postfix_mta/{part}.sls") for part in PARTS]
     pretend("_mta_settings.current", lambda saltenv: {"synced": True})
-    pretend("_mta_sls._rendered", lambda path, saltenv: render(path))
+    pretend("_mta_sls._rendered", lambda part, path, saltenv: render(path))
 
     def render(path):
         name = pathlib.Path(path).stem

@@ -29,7 +29,7 @@ from _mta_revision import REVISION
 
 KEY = "postfix_mta"
 FETCH = "salt://postfix_mta/settings.py"
-# All that settings and SLS files depend on beside the pillar and the formula's own files.
+# All grains that settings and SLS files depend on.
 GRAINS = ("fqdn", "os_family", "oscodename")
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
@@ -72,6 +72,11 @@ def current(minion: Minion, saltenv: str) -> Settings:
         minion.context[key] = settings
     found: Settings = minion.context[key]
     return found
+
+
+def rest_on(minion: Minion) -> list[Any]:
+    """Return all that settings and SLS files depend on beside the formula's own files."""
+    return [minion.pillar.get(KEY), [minion.grains.get(name) for name in GRAINS], os.path.exists(SIGNER_FILES)]
 
 
 def recall(minion: Minion, saltenv: str, settings: Settings) -> None:

@@ -17,7 +17,7 @@ import _mta_settings
 import _mta_system
 from _mta_minion import Minion
 from _mta_revision import REVISION
-from _mta_settings import GRAINS, KEY
+from _mta_settings import KEY
 
 # Whoever edits a file without giving the formula a new revision sees it in force after this time at the latest.
 REMEMBERED = datetime.timedelta(hours=6)
@@ -48,8 +48,7 @@ def states(minion: Minion, parts: Sequence[str], revision: str, saltenv: str, no
     if revision != REVISION:
         return {}
     subject = f"sls {saltenv} {' '.join(parts)}"
-    grains = [minion.grains.get(name) for name in GRAINS]
-    evidence = [minion.pillar.get(KEY), grains]
+    evidence = _mta_settings.rest_on(minion)
     kept = _mta_plan_cache.recall(minion, subject, evidence, now.timestamp())
     if kept:
         _mta_settings.recall(minion, saltenv, kept["settings"])

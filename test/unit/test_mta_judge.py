@@ -440,9 +440,7 @@ def test_an_unknown_user_has_to_be_turned_away(check, server):
 def port_25(server, listener, monkeypatch):
     """The listener seems to be at port 25."""
     real = _mta_smtp._Line
-    monkeypatch.setattr(
-        _mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more)
-    )
+    monkeypatch.setattr(_mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more))
     listener["port"] = 25
 
 

@@ -12,6 +12,7 @@ import pytest
 import salt.state
 import salt.version
 
+import _mta_settings
 import _mta_sls
 from _mta_revision import REVISION
 from _mta_settings import GRAINS
@@ -24,6 +25,7 @@ PILLARS = {
     "tables": {"maps": {"one": {"entries": {"a": "b"}}, "two": None}, "beacon": {"enabled": True}},
     "two certificates": {"certificate": {"key_type": "ec", "second": {"key_type": "rsa"}}},
     "no SASL": {"sasl": {"enabled": False}, "manage_hosts_file": True, "profile": "satellite"},
+    "signed": {"dkim": {"domains": ["example.com"]}},
     "not verified": {"verify": {"enabled": False}},
 }
 
@@ -131,8 +133,16 @@ def test_it_rests_on_the_host(states, minion, grain):
     assert states.rendered == PARTS
 
 
+def test_it_rests_on_what_a_signer_has_left(states, monkeypatch, tmp_path):
+    monkeypatch.setattr(_mta_settings, "SIGNER_FILES", str(tmp_path / "signer"))
+    states()
+    (tmp_path / "signer").mkdir()
+    states()
+    assert states.rendered == PARTS
+
+
 def test_files_use_no_other_grain():
-    for part in (*PARTS, "commit", "maps"):
+    for part in (*PARTS, "commit", "dkim", "maps"):
         text = (REPOSITORY / f"postfix_mta/{part}.sls").read_text()
         assert set(re.findall(r"""\bgrains\W+(?:get\W+)?(\w+)""", text)) <= set(GRAINS), part
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "34abfde24ae3"
+REVISION = "cdaed6a30dd3"

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 
+import built_wheel
 import pytest
 
 from rig import REPOSITORY
 
-FOLDERS = {"modules": "_modules", "states": "_states", "beacons": "_beacons", "runners": "_runners"}
+FOLDERS = built_wheel.FOLDERS
 # Prints the file of one function of each loader.
 ASK = """
 import json, sys, salt.config, salt.loader
@@ -34,17 +35,15 @@ print(json.dumps({kind: module.__file__ for kind, module in found.items()}))
 def installed(tmp_path_factory):
     """A directory in which the wheel is installed, and nothing else."""
     place = tmp_path_factory.mktemp("extension")
-    # What is built beside the sources stays away from the repository.
-    for name in ("extension", *FOLDERS.values()):
-        shutil.copytree(REPOSITORY / name, place / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, place / "tree")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    options = ["--no-deps", "--no-index", "--no-build-isolation"]
-    wheel = [*pip, "wheel", *options, "--wheel-dir", place, place / "tree"]
-    subprocess.run(wheel, check=True, capture_output=True, text=True)
-    (built,) = place.glob("*.whl")
-    subprocess.run([*pip, "install", *options, "--target", place / "site", built], check=True)
+    argv = [
+        *built_wheel.PIP,
+        "install",
+        *built_wheel.OFFLINE,
+        "--target",
+        place / "site",
+        built_wheel.build(place),
+    ]
+    subprocess.run(argv, check=True)
     return place / "site"
 
 

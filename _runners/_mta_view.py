@@ -355,7 +355,8 @@ def zone(answers: Mapping[str, Any], unreachable: Iterable[str]) -> str:
             continue
         reason = None
         for line in text.splitlines():
-            shown = "\t".join(map(_line, line.split("\t")))
+            # Whole: a key's record is longer than what is shown elsewhere.
+            shown = "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
             if line.startswith(";"):
                 reason = shown
                 comments += [shown] * (line.startswith("; elsewhere") or "\tIN\t" in line)

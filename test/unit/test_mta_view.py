@@ -253,6 +253,10 @@ class TestZone:
         assert shown[-2:] == ["; c has no records: 'mta_dns.records' is not available.", "; d did not answer"]
         assert "; 1.2.0.192.in-addr.arpa.\t3600\tIN\tPTR\tmail1.example.com." in shown
 
+    def test_a_long_record_is_whole_and_what_is_no_record_is_left_out(self):
+        key = '; DKIM\nk._domainkey.example.com.\t3600\tIN\tTXT\t"' + "A" * 255 + '" "' + "B" * 200 + '"'
+        assert _mta_view.zone({"a": f"{key}\n$INCLUDE /etc/shadow\n"}, []) == key
+
     def test_the_runner_asks_for_records(self, runners, monkeypatch):
         asked = []
 

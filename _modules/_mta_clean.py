@@ -65,7 +65,8 @@ def plan(minion: Minion) -> Plan:
             changes.update(planned.changes)
             activate = stronger(activate, planned.activate)
             notes += planned.notes
-        whole = _mta_restore.restore_plan(minion, _paths(edited))
+        after = _mta_postfix_edit.after_this_run(minion) if "postconf" in announced else None
+        whole = _mta_restore.restore_plan(minion, _paths(edited), after)
     return Plan({**changes, **whole.changes}, stronger(activate, whole.activate), notes=notes + whole.notes)
 
 

@@ -415,6 +415,25 @@ def _root(pillar: Pillar) -> Problems:
         yield f"{path}: not what {pillar.path('root_recipient')} says; give one of them"
 
 
+def _profile(pillar: Pillar) -> Problems:
+    """What a profile needs, or contradicts."""
+    profile, relay = pillar.settings["profile"], pillar.section("relay")
+    recipient, path = pillar.given.get("root_recipient"), pillar.path("relay")
+    if profile == "satellite":
+        if relay.get("host") is None and not pillar.section("parameters").get("relayhost"):
+            yield f"{path}:host: not given; with profile satellite all mail goes there"
+        if recipient is not None and "@" not in str(recipient):
+            yield (
+                f"{pillar.path('root_recipient')}: {shown(recipient)} is a user of this host, and with profile"
+                " satellite no mail is delivered here; an address elsewhere, such as alice@example.com"
+            )
+    if profile == "local_only":
+        given = [name for name in ("host", "senders") if relay.get(name)]
+        yield from (
+            f"{path}:{name}: given, but with profile local_only no mail leaves this host" for name in given
+        )
+
+
 def _myhostname(pillar: Pillar) -> Problems:
     """A name of the server that is not that of its certificate."""
     name = pillar.given.get("hostname") or pillar.hostname
@@ -441,5 +460,6 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pillar], Problems]], ...] = (
     (("maps",), _references),
     (("sasl",), _mechanism),
     ((), _root),
+    (("profile", "relay", "root_recipient"), _profile),
     (("hostname",), _myhostname),
 )

@@ -22,7 +22,7 @@ Schema = Mapping[str, Union[Value, Mapping[str, Any]]]
 
 # -- names that others use too -----------------------------------------------------------------
 
-PROFILES = ("guide", "hardened", "none")
+PROFILES = ("guide", "hardened", "satellite", "local_only", "none")
 PRESETS = ("submission", "submissions", "postscreen")
 KEY_SIZES: dict[str, tuple[Any, ...]] = {
     "rsa": (2048, 3072, 4096, 8192),

@@ -426,6 +426,11 @@ def _take_out(described: dict[str, Any], changed: Callable[[dict[str, Any]], Map
 # -- where Postfix will listen -----------------------------------------------------------------
 
 
+def after_this_run(minion: Minion) -> tuple[dict[str, str], dict[str, Entry]]:
+    """Return the parameters and services that there will be after what this run has planned last."""
+    return _after(Run.of(minion).configuration["prepared"])
+
+
 def ports(minion: Minion, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> list[int]:
     """
     Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts; read in process.

@@ -227,8 +227,14 @@ def listeners(config_directory: str = CONFIG_DIRECTORY) -> list[dict[str, Any]]:
 
 def listeners_of(config_directory: str, files: Files) -> list[dict[str, Any]]:
     """Return what :func:`listeners` returns, of these two files."""
-    services = files.services()
-    main, entries = inet(config_directory, files.parameters(), services)
+    return listeners_in(config_directory, files.parameters(), files.services())
+
+
+def listeners_in(
+    config_directory: str, parameters: Mapping[str, str], services: Mapping[str, Entry]
+) -> list[dict[str, Any]]:
+    """Return what :func:`listeners` returns, of these parameters and services."""
+    main, entries = inet(config_directory, parameters, services)
     hops = _hopcount_limit(main, services)
     found = []
     for name, service, entry in entries:

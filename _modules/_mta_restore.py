@@ -34,6 +34,9 @@ from _mta_run import Run
 
 log = logging.getLogger(__name__)
 
+# The parameters of main.cf, and the services of master.cf.
+Configuration = tuple[dict[str, str], dict[str, dict[str, Any]]]
+
 CERTIFICATE, KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 
@@ -115,10 +118,13 @@ def _needed(minion: Minion, entries: Sequence[Entry], modules: Mapping[str, str]
     return found
 
 
-def _uses_saslauthd() -> bool:
-    """Whether an smtpd(8) of the main.cf and master.cf that are there lets clients log in by saslauthd."""
+def _uses_saslauthd(after: Configuration | None) -> bool:
+    """Whether an smtpd(8) of the main.cf and master.cf that stay lets clients log in by saslauthd."""
     try:
-        listeners = _mta_postfix_view.listeners()
+        if after:
+            listeners = _mta_postfix_view.listeners_in(_mta_postfix_view.CONFIG_DIRECTORY, *after)
+        else:
+            listeners = _mta_postfix_view.listeners()
     except CommandExecutionError:
         return True
     return any(one["auth"] and one["sasl_type"] == "cyrus" for one in listeners)
@@ -172,7 +178,11 @@ def _with_mates(
 
 
 def _survey(
-    minion: Minion, entries: Sequence[Entry], everything: bool = False, theirs: Collection[str] = ()
+    minion: Minion,
+    entries: Sequence[Entry],
+    everything: bool = False,
+    theirs: Collection[str] = (),
+    after: Configuration | None = None,
 ) -> dict[str, Any]:
     """
     What putting entries back would change, as ``{path: {"old": …, "new": …}}``; what stays, path to what to say or
@@ -183,15 +193,17 @@ def _survey(
 
     theirs
         Paths of files that stay as well, as somebody else has set something in them.
+
+    after
+        What main.cf and master.cf will be, where they stay. Default: what they are.
     """
     modules = {entry["path"]: _mta_journal.fact(entry, "module") for entry in entries}
-    others = {
-        path: f"{path} stays, as somebody else has set something in it" for path in theirs if path in modules
-    }
+    own = "stays but for what this formula has set, as somebody else has set something there, too"
+    others = {path: f"{path} {own}" for path in theirs if path in modules}
     stays = _with_mates(minion, entries, modules, {**others, **_edited(minion, entries)})
     asked = False
     if everything and any(modules[path] == "postconf" for path in stays):
-        asked = _uses_saslauthd()
+        asked = _uses_saslauthd(after)
         stays = _with_mates(minion, entries, modules, {**_needed(minion, entries, modules, asked), **stays})
     changes: dict[str, Any] = {}
     authority: list[str] = []
@@ -212,9 +224,11 @@ def _survey(
     return {"changes": changes, "stays": left, "authority": authority, "saslauthd": asked}
 
 
-def _told(entries: Sequence[Entry], found: Mapping[str, Any]) -> list[str]:
-    """What stays, a list of texts."""
-    folders = {entry["path"]: entry["folder"] for entry in entries if entry["kind"] == "file"}
+def _told(entries: Sequence[Entry], found: Mapping[str, Any], theirs: Collection[str] = ()) -> list[str]:
+    """What stays, a list of texts; of ``theirs`` nothing is kept."""
+    folders = {
+        one["path"]: one["folder"] for one in entries if one["kind"] == "file" and one["path"] not in theirs
+    }
     told = []
     for path, text in found["stays"].items():
         kept = f". What was there before the first apply is in {folders[path]}/content" if path in folders else ""
@@ -264,19 +278,22 @@ def restore(minion: Minion, paths: Collection[str]) -> None:
             put_back(minion, entry, forget=True)
 
 
-def restore_plan(minion: Minion, theirs: Collection[str] = ()) -> Plan:
+def restore_plan(minion: Minion, theirs: Collection[str] = (), after: Configuration | None = None) -> Plan:
     """
     Tell what differs from how it was before the first apply that committed; changes by path.
 
     theirs
         Paths of files that stay, as somebody else has set something in them.
 
+    after
+        What main.cf and master.cf will be, where they stay. Default: what they are.
+
     What is not as the last apply that changed it left it stays: what somebody has changed since is theirs, and
     with it what cannot do without it. So does an authority. The notes name them.
     """
     entries = _mta_journal.entries(minion, _mta_snapshots.FIRST)
-    found = _survey(minion, entries, everything=True, theirs=theirs)
-    told = _told(entries, found)
+    found = _survey(minion, entries, True, theirs, after)
+    told = _told(entries, found, theirs)
     if not found["changes"]:
         return Plan(notes=told)
     services = {

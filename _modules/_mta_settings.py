@@ -178,6 +178,8 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_saslauthd(settings)
     _add_beacon(settings)
     _add_aliases(settings, given)
+    smarthost = profile["mailer_type"] == "Internet Site" and bool(_host(settings["relay"]))
+    settings["mailer_type"] = "Internet with smarthost" if smarthost else profile["mailer_type"]
     settings["debconf"] = _answers(_expand(family["debconf"], settings))
     relayed = _add_relay(settings)
     _add_senders(settings, profile)
@@ -287,6 +289,8 @@ def _add_aliases(settings: Settings, given: Mapping[str, Any]) -> None:
     settings["rfc2142_aliases"] = {
         name: "root" if name == "postmaster" else "postmaster" for name in names if name in MAILBOXES
     }
+    mailboxes = ["root", "postmaster", *settings["rfc2142_aliases"]]
+    settings["root_maps"] = _inline(dict.fromkeys(mailboxes, recipient)) if recipient else None
 
 
 def _answers(debconf: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,7 +357,10 @@ def _in_one_file(certificate: Mapping[str, Any]) -> bool:
 
 
 def _add_served_files(settings: Settings) -> None:
-    """Add ``served``, the files that main.cf names, and ``ca_file``, that of an authority that clients know."""
+    """
+    Add ``served``, the files that main.cf names, ``made``, the same where this formula makes them, with the TLS
+    level, and ``ca_file``, that of an authority that clients know.
+    """
     certificate, pairs = settings["certificate"], settings["pairs"]
     in_one = bool(pairs) and _in_one_file(certificate)
     settings["served"] = {
@@ -361,6 +368,8 @@ def _add_served_files(settings: Settings) -> None:
         "certificate": None if in_one else certificate["certificate"],
         "chain_files": [pair["chain_file"] for pair in pairs] if in_one else None,
     }
+    made = settings["served"] if pairs else dict.fromkeys(settings["served"])
+    settings["made"] = {**made, "level": "may" if pairs else "none"}
     known = certificate["source"] in ("local_ca", "fleet_ca")
     settings["ca_file"] = certificate["ca"]["certificate"] if known else None
 

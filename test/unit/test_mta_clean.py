@@ -26,7 +26,8 @@ def host(configuration, minion, written, commands, monkeypatch, tmp_path):
     monkeypatch.setattr(_mta_restore, "edited", lambda minion: set())
     asked = []
 
-    def restore_plan(minion, theirs):
+    def restore_plan(minion, theirs, after):
+        assert after is None or "message_size_limit" not in after[0]
         asked.append(sorted(path.rpartition("/")[2] for path in theirs))
         return Plan({"whole": {}})
 

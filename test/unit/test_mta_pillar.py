@@ -93,7 +93,11 @@ BROKEN = [
     ("services: [submission]", "services", "is not a mapping"),
     ("mailname: example com", "mailname", "allowed: a domain"),
     ("25: x", "25", "unknown key"),
-    ("profile: hardend", "profile", "allowed: guide, hardened, none; did you mean hardened?"),
+    (
+        "profile: hardend",
+        "profile",
+        "allowed: guide, hardened, satellite, local_only, none; did you mean hardened?",
+    ),
     (
         "{profile: hardened, certificate: {key_type: ec}}",
         "certificate:second:key_type",
@@ -111,6 +115,13 @@ BROKEN = [
     ("relay: {host: x, password: geheim-7431}", "relay:username", "a login needs both"),
     ("relay: {host: x, username: 'a:b', password: c}", "relay:username", "without a colon"),
     ("relay: {host: x, username: a, password: ' c'}", "relay:password", "(hidden) begins or ends with a blank"),
+    ("profile: satellite", "relay:host", "all mail goes there"),
+    (
+        "{profile: satellite, relay: {host: smtp.example.net}, root_recipient: alice}",
+        "root_recipient",
+        "such as alice@example.com",
+    ),
+    ("{profile: local_only, relay: {host: smtp.example.net}}", "relay:host", "no mail leaves this host"),
     ("relay: {username: a, password: b}", "relay:host", "relay:username is of no use without it"),
     ("relay: {port: 25}", "relay:host", "relay:port is of no use without it"),
     ("relay: {host: x, tls: none, ca_file: /etc/ca.pem}", "relay:ca_file", "of no use while"),

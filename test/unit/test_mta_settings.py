@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+from typing import ClassVar
 
 import pytest
 import salt.utils.yaml
@@ -445,6 +446,61 @@ class TestSenders:
         assert mta["maps"] == {}
         assert mta["main_cf"].get("smtpd_sender_login_maps") is None
         assert "login_mismatch" not in str(mta["services"])
+
+
+class TestHostsThatReceiveNothing:
+    RELAY: ClassVar = {"relay": {"host": "smtp.example.net"}}
+
+    @pytest.fixture
+    def satellite(self):
+        return lambda pillar=None, **host: merged({"profile": "satellite", **self.RELAY, **(pillar or {})}, **host)
+
+    def test_a_satellite_has_no_logins_no_ports_and_no_authority_unless_asked(self, satellite):
+        mta = satellite()
+        assert mta["packages"] == ["postfix"]
+        assert (mta["pairs"], mta["ca_file"], mta["firewall"]["ports"]) == ([], None, [])
+        assert mta["saslauthd"] == {"name": "saslauthd"}
+        main = mta["main_cf"]
+        assert (main["smtpd_tls_security_level"], main["smtpd_tls_cert_file"]) == ("none", None)
+        asked = satellite({"certificate": {"source": "local_ca"}})
+        assert asked["pairs"]
+        main = asked["main_cf"]
+        assert (main["smtpd_tls_security_level"], main["smtpd_tls_cert_file"]) == (
+            "may",
+            "/etc/ssl/certs/smtpd.crt",
+        )
+
+    def test_everything_goes_to_the_smarthost_and_root_s_mail_elsewhere(self, satellite):
+        mta = satellite({"root_recipient": "admin@example.org", "rfc2142_aliases": ["abuse"]})
+        main = mta["main_cf"]
+        assert main["relayhost"] == "[smtp.example.net]:587"
+        assert (main["mydestination"], main["inet_interfaces"]) == ("", "loopback-only")
+        assert main["virtual_alias_maps"] == (
+            "inline:{ {root = admin@example.org}, {postmaster = admin@example.org}, {abuse = admin@example.org} }"
+        )
+        assert satellite()["main_cf"]["virtual_alias_maps"] is None
+
+    def test_mail_of_a_local_host_stays_there(self):
+        main = parameters_of({"profile": "local_only"})
+        assert main["default_transport"] == main["relay_transport"] == "error:this host sends no mail to others"
+        assert main["inet_interfaces"] == "loopback-only"
+        assert main["local_transport"] is None
+
+    @pytest.mark.parametrize(
+        ("pillar", "kind"),
+        [
+            ({}, "Internet Site"),
+            ({"profile": "hardened"}, "Internet Site"),
+            (RELAY, "Internet with smarthost"),
+            ({"profile": "satellite", **RELAY}, "Satellite system"),
+            ({"profile": "local_only"}, "Local only"),
+        ],
+    )
+    def test_the_package_is_told_what_kind_of_server_it_is_for(self, pillar, kind):
+        answers = merged(pillar)["debconf"]["postfix"]
+        assert answers["postfix/main_mailer_type"] == ["select", kind]
+        # What the package set would stay when relay is gone.
+        assert answers["postfix/relayhost"] == ["string", ""]
 
 
 class TestRelay:

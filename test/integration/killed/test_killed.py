@@ -307,7 +307,16 @@ def test_nothing_is_left_behind_by_killed_applies(server):
     units = "find /etc/systemd/system -name 'postfix-mta-*'"
     assert server.container.exec(f"{drafts}; {units}").stdout.split() == []
     kept = server.container.exec("ls -A /var/lib/postfix_mta").stdout.split()
-    assert kept == ["applied.json", "lock", "maps.json", "originals", "postconf.json", "previous", "verdicts"]
+    assert kept == [
+        "aliases.json",
+        "applied.json",
+        "lock",
+        "maps.json",
+        "originals",
+        "postconf.json",
+        "previous",
+        "verdicts",
+    ]
 
 
 def test_a_journal_that_was_left_behind_is_announced_by_a_dry_run(server):

@@ -1,5 +1,7 @@
 """What is switched on by one line of pillar works, and is gone when it is switched off."""
 
+import time
+
 import pytest
 
 from rig import REPOSITORY, results
@@ -64,6 +66,72 @@ def test_what_is_switched_off_is_gone(server, instance):
     server.exec("cp /etc/postfix/main.cf /root/dist")
     assert shown == server.exec("postconf -c /root/dist -M").stdout
     assert not results.changed(server.apply())
+
+
+SENT = "/root/sent"
+
+
+class TestHostsThatReceiveNothing:
+    """Another profile in one line, and back again."""
+
+    @pytest.fixture(scope="class")
+    def smarthost(self, server):
+        """A smarthost that keeps what it gets: all of it, as text."""
+        server.exec(f"mkdir -p {SENT}; systemd-run --unit=sink smtp-sink -u root -d {SENT}/m. 127.0.0.1:2600 10")
+        yield lambda: server.exec(f"cat {SENT}/* 2>/dev/null", check=False).stdout
+        server.exec("systemctl stop sink")
+
+    def configure(self, server, pillar):
+        """A dry run and the apply, which does what it said, and then nothing."""
+        told = server.apply(test=True, pillar={"postfix_mta": pillar})
+        done = server.apply()
+        assert not results.failures(done)
+        assert results.changed(done) == results.changed(told)
+        assert not results.changed(server.apply())
+
+    def send(self, server, recipient, seen):
+        """Send a message from this host; wait until it is where it should be."""
+        server.exec(["sendmail", recipient], input=f"Subject: for {recipient}\n\nx\n")
+        deadline = time.monotonic() + 20
+        while f"Subject: for {recipient}" not in seen():
+            assert time.monotonic() < deadline, server.exec("mailq; journalctl -b -n 20 -t postfix/smtp").stdout
+            time.sleep(0.3)
+
+    def listening(self, server):
+        return server.exec("ss -Hltn sport = :25 | awk '{print $4}' | sort").stdout.split()
+
+    def test_a_satellite_sends_everything_to_its_smarthost(self, server, smarthost):
+        relay = {"host": "127.0.0.1", "port": 2600, "tls": "none"}
+        self.configure(server, {"profile": "satellite", "root_recipient": "admin@example.org", "relay": relay})
+        assert self.listening(server) == ["127.0.0.1:25", "[::1]:25"]
+        assert not server.exec("pgrep -x saslauthd", check=False).stdout
+        for recipient in ("root", "alice", "bob@example.net"):
+            self.send(server, recipient, smarthost)
+        text = smarthost()
+        for recipient in ("admin@example.org", "alice@mail.example.com", "bob@example.net"):
+            assert f"X-Rcpt-Args: <{recipient}>" in text
+        assert "X-Rcpt-Args: <root" not in text
+
+    def test_mail_of_a_local_host_stays_there(self, server, smarthost):
+        self.configure(server, {"profile": "local_only", "root_recipient": "alice"})
+        assert self.listening(server) == ["127.0.0.1:25", "[::1]:25"]
+        self.send(server, "root", lambda: server.exec("cat /var/mail/alice", check=False).stdout)
+        server.exec(["sendmail", "-f", "alice", "carol@example.net"], input="Subject: out\n\nx\n")
+        log = lambda: server.exec("journalctl -b -t postfix/error").stdout  # noqa: E731
+        deadline = time.monotonic() + 20
+        while "this host sends no mail to others" not in log():
+            assert time.monotonic() < deadline, log()
+            time.sleep(0.3)
+        assert "carol" not in smarthost()
+
+    def test_the_former_profile_is_as_it_was(self, server, instance):
+        self.configure(server, instance.provisioner["pillars"]["postfix_mta.sls"]["postfix_mta"])
+        shown = server.exec("postconf -n").stdout
+        assert "relayhost = \n" in shown.replace("relayhost =\n", "relayhost = \n")
+        assert "mydestination = $myhostname, mail.example.com, localhost.example.com, localhost\n" in shown
+        for name in ("local_transport", "virtual_alias_maps", "default_transport", "relay_transport"):
+            assert f"\n{name} =" not in shown
+        assert "0.0.0.0:25" in self.listening(server)
 
 
 def test_the_helper_prints_what_the_function_returns(server):

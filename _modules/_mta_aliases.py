@@ -9,13 +9,11 @@ What an entry was before this formula first changed it is kept in ``aliases.json
 from __future__ import annotations
 
 import dataclasses
-import grp
 import json
 import os
-import pwd
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -316,14 +314,6 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _or_none(look_up: Callable[[int], Sequence[Any]], number: int) -> str | None:
-    """The name of a user or group; ``None`` when the number has none."""
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return None
-
-
 # -- for users, and as a participant -----------------------------------------------------------
 
 
@@ -434,8 +424,8 @@ def apply(
         minion,
         name + SUFFIXES[kind],
         _mta_tables.compiled(minion, _bytes(text), kind, "postalias"),
-        user=_or_none(pwd.getpwuid, source.st_uid),
-        group=_or_none(grp.getgrgid, source.st_gid),
+        user=source.st_uid,
+        group=source.st_gid,
         mode=f"{source.st_mode & 0o7777:04o}",
         activate=reload,
     )

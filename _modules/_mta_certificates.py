@@ -781,7 +781,9 @@ def _checked(
     chain = _mta_pem.describe(left.certificate_source, left.certificate, renew_days)
     problems = _mta_x509.problems(left.certificate, now, _mta_x509.Trust.ANY, names, public=public)
     if not problems and serve:
-        problems = _mta_x509.serve(left.certificate, now, left.key)
+        # An authority's own faults are nothing that this server's administrator can mend.
+        strict = all(upper["strict_ca"] for upper in chain[1:])
+        problems = _mta_x509.serve(left.certificate, now, left.key, strict=strict)
     if problems:
         raise CommandExecutionError(f"{left.certificate_source}: {'; '.join(problems)}")
     return chain
@@ -814,4 +816,13 @@ def _notes_on_left(now: datetime.datetime, left: _Left, chain: Sequence[_mta_x50
             f"{left.certificate_source} holds one certificate only: clients that do not have its issuer,"
             f" {leaf['issuer']}, cannot verify it. ACME clients have a file with the whole chain"
         )
+    notes += [
+        f"{left.certificate_source}: clients that check strictly refuse the authority {upper['subject']}, whose"
+        " extensions (basic constraints, key usage, key identifier) are not those that RFC 5280, 4.2.1, asks for"
+        for upper in chain[1:]
+        if not upper["strict_ca"]
+    ]
+    group = _mta_pem.reading_group(left.key_source)
+    if group:
+        notes.append(f"{left.key_source} can be read by the group {group}: whoever is in it can be the server")
     return notes

@@ -21,7 +21,8 @@ from _mta_minion import Minion
 
 LONGEST = 65535  # bytes of PEM text in pillar: a chain of many RSA 8192 certificates
 # Who may have access: root alone reads it; the group ssl-cert too; all read it, root alone writes it.
-Kind = Literal["key", "server key", "certificate"]
+# "left key": where an administrator or a program leaves it; which group may read it is theirs to say.
+Kind = Literal["key", "server key", "left key", "certificate"]
 
 
 class File(NamedTuple):
@@ -159,8 +160,25 @@ def wrong_access(file: File, kind: Kind) -> str | None:
         return f"belongs to user {file.uid}, not to root"
     if kind == "certificate":
         return f"can be written by others (mode {file.mode:04o})" if file.mode & 0o022 else None
-    allowed = 0o640 if kind == "server key" and _group(file.gid) == "ssl-cert" else 0o600
+    shared = kind == "left key" or (kind == "server key" and _group(file.gid) == "ssl-cert")
+    allowed = 0o640 if shared else 0o600
     return f"can be read by others (mode {file.mode:04o})" if file.mode & 0o177 & ~allowed else None
+
+
+def reading_group(where: str) -> str | None:
+    """
+    Return the name, or else the number, of the group that may read a key where it was left.
+
+    where
+        Absolute path, or a pillar path, which no group reads.
+
+    Returns ``None`` where none but root's does, or ``ssl-cert``, which is there for that.
+    """
+    file = read(where) if where.startswith("/") else None
+    if file is None or not file.mode & 0o040 or file.gid == 0:
+        return None
+    group = _group(file.gid) or str(file.gid)
+    return None if group == "ssl-cert" else group
 
 
 def _group(gid: int) -> str | None:
@@ -190,7 +208,7 @@ def source(minion: Minion, where: str, private: bool = False) -> bytes:
     file = read(where)
     if file is None:
         raise CommandExecutionError(f"{where} is not there")
-    wrong = wrong_access(file, "server key") if private else None
+    wrong = wrong_access(file, "left key") if private else None
     if wrong:
         raise CommandExecutionError(f"{where} {wrong}: chown root and chmod 600, and consider a new key")
     return file.data

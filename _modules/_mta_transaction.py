@@ -21,6 +21,7 @@ import multiprocessing.util
 import os
 import pathlib
 import pwd
+import re
 import shlex
 import stat
 import subprocess
@@ -533,15 +534,29 @@ def _record(
 
 
 def _numeric(user: str | int | None, group: str | int | None, status: os.stat_result) -> tuple[int, int]:
-    """Numbers of a user and a group that are names or numbers; of ``status`` where they are ``None``."""
+    """
+    Numbers of a user and a group that are names or numbers; of ``status`` where they are ``None``.
+
+    A file may belong to a number without a name: an account that is gone, a file server's.
+    """
     try:
         if not isinstance(user, int):
-            user = status.st_uid if user is None else pwd.getpwnam(user).pw_uid
+            user = status.st_uid if user is None else _number(lambda name: pwd.getpwnam(name).pw_uid, user)
         if not isinstance(group, int):
-            group = status.st_gid if group is None else grp.getgrnam(group).gr_gid
+            group = status.st_gid if group is None else _number(lambda name: grp.getgrnam(name).gr_gid, group)
     except KeyError as err:
         raise CommandExecutionError(f"There is no such user or group: {err.args[0]}") from err
     return user, group
+
+
+def _number(look_up: Callable[[str], int], name: str) -> int:
+    """The number of a user or group; a text of digits that is no name is one."""
+    try:
+        return look_up(name)
+    except KeyError:
+        if re.fullmatch(r"[0-9]{1,10}", name):
+            return int(name)
+        raise
 
 
 def _mode(mode: str) -> int:

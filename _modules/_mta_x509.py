@@ -582,7 +582,13 @@ def _subject_text(certificate: Certificate) -> str:
     return certificate.subject.rfc4514_string() or "(no subject)"
 
 
-def serve(pem: bytes, now: datetime.datetime, key: bytes | None = None, anchors: bytes | None = None) -> list[str]:
+def serve(
+    pem: bytes,
+    now: datetime.datetime,
+    key: bytes | None = None,
+    anchors: bytes | None = None,
+    strict: bool = True,
+) -> list[str]:
     """
     Load a key and certificates into the TLS context of a server, and verify the chain as strict clients do.
 
@@ -599,6 +605,9 @@ def serve(pem: bytes, now: datetime.datetime, key: bytes | None = None, anchors:
 
     anchors
         The authorities' certificates. Default: the last certificate in ``pem`` is trusted, whoever signed it.
+
+    strict
+        Whether the extensions have to be as RFC 5280 asks for (``-x509_strict``). Default: yes.
 
     Returns a list of texts; empty when nothing is wrong. Raises as :func:`describe` and :func:`describe_key` do.
     """
@@ -627,7 +636,7 @@ def serve(pem: bytes, now: datetime.datetime, key: bytes | None = None, anchors:
     store = crypto.X509Store()
     for anchor in trusted:
         store.add_cert(crypto.X509.from_cryptography(anchor))
-    flags = crypto.X509StoreFlags.X509_STRICT
+    flags = crypto.X509StoreFlags.X509_STRICT if strict else 0
     # Without given authorities the last certificate is trusted, though it need not be a root.
     store.set_flags(flags if anchors else flags | crypto.X509StoreFlags.PARTIAL_CHAIN)
     store.set_time(now)

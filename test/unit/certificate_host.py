@@ -121,8 +121,12 @@ def refused(result, words):
     assert words in result["comment"]
 
 
-def chain_of_three(now, names=(HOST,), days=90):
-    """PEM of a server's key, its certificate, the intermediate authority that signed it, and the root."""
+def chain_of_three(now, names=(HOST,), days=90, ca_usage=True):
+    """
+    PEM of a server's key, its certificate, the intermediate authority that signed it, and the root.
+
+    ``ca_usage``: whether the authorities have the extension keyUsage.
+    """
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
     subjects = [x509.Name.from_rfc4514_string(f"CN={name}") for name in ("Root", "Middle", "Leaf")]
     pems = [private_pem(keys[2])]
@@ -146,7 +150,8 @@ def chain_of_three(now, names=(HOST,), days=90):
         usage.update(
             key_cert_sign=number < 2, digital_signature=number == 2, encipher_only=False, decipher_only=False
         )
-        builder = builder.add_extension(x509.KeyUsage(**usage), True)
+        if ca_usage or number == 2:
+            builder = builder.add_extension(x509.KeyUsage(**usage), True)
         if number == 2:
             builder = builder.add_extension(x509.SubjectAlternativeName(map(x509.DNSName, names)), False)
         pems.insert(1, builder.sign(keys[above], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

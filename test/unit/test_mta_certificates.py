@@ -726,6 +726,26 @@ def test_a_pair_is_checked_at_every_run_also_when_it_has_been_taken_over(acme):
     acme.kept("and the clock says")
 
 
+def test_a_chain_of_an_authority_without_key_usage_is_taken_over_with_a_warning(acme):
+    """As corporate authorities have it."""
+    key, leaf, middle, _ = chain_of_three(acme.host.now, ca_usage=False)
+    acme.files["key"].write_bytes(key)
+    acme.files["certificate"].write_bytes(leaf + middle)
+    words = "clients that check strictly refuse the authority CN=Middle"
+    assert words in acme.taken()["comment"]
+    assert words in acme.state()["comment"]
+
+
+def test_a_key_that_a_group_can_read_is_taken_over_with_a_warning(acme, monkeypatch):
+    acme.files["key"].chmod(0o640)
+    monkeypatch.setattr(_mta_pem, "_group", lambda gid: "certs")
+    monkeypatch.setattr(_mta_pem.File, "gid", 4711, raising=False)
+    assert "can be read by the group certs" in acme.taken()["comment"]
+    assert stat.S_IMODE(acme.host.key.stat().st_mode) == 0o600
+    acme.files["key"].chmod(0o660)
+    acme.kept("can be read by others (mode 0660)")
+
+
 def test_a_key_that_others_can_read_is_not_taken_over(acme):
     acme.files["key"].chmod(0o644)
     acme.kept("can be read by others (mode 0644)")

@@ -678,3 +678,12 @@ class TestAlone:
             transaction("alone", lambda: pytest.fail("it was called"))
         assert transaction("alone", lambda: pytest.fail("it was called"), wait=False) is None
         mine.transaction.close()
+
+
+def test_an_owner_without_a_name_is_a_number(tmp_path):
+    """Of an account that is gone, or of a file server; states have it as text."""
+    status = tmp_path.stat()
+    assert _mta_transaction._numeric("54321", "54322", status) == (54321, 54322)
+    assert _mta_transaction._numeric("root", None, status) == (0, status.st_gid)
+    with pytest.raises(CommandExecutionError, match="no such user or group"):
+        _mta_transaction._numeric("nobody-here", None, status)

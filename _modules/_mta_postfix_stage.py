@@ -26,6 +26,8 @@ from _mta_postfix_syntax import Entry
 from _mta_postfix_view import Files
 
 PREFIX = "stage."
+# Bytes of one argument of a program, and of all of them, that any Linux takes.
+ARGUMENT, ARGUMENTS = 100_000, 500_000
 UNKNOWN = "this Postfix does not know this parameter, and nothing refers to it"
 
 
@@ -116,13 +118,39 @@ def edit_services(stage: str, services: Mapping[str, Entry | None]) -> None:
 
 def _edit(stage: str, name: str, options: list[str], settings: list[str], gone: list[str]) -> None:
     """Let postconf(1) edit a staged file, by one process for what is set and one for what goes."""
-    for option, words in (("-e", settings), ("-X", gone)):
+    path = os.path.join(stage, name)
+    short, long = _shortened(settings) if name == "main.cf" else (settings, {})
+    for option, words in (("-e", short), ("-X", gone)):
         if not words:
             continue
-        _end_last_line(os.path.join(stage, name))
+        _end_last_line(path)
         done = _mta_postfix_view.run("postconf", "-c", stage, *options, option, *words)
         if done.code:
             raise CommandExecutionError(f"postconf cannot edit {name}: {done.message}")
+    if long:
+        text = _mta_system.read_bytes(path) or b""
+        for word, value in long.items():
+            text = text.replace(word.encode(), value.encode("utf-8", "surrogateescape"))
+        with open(path, "wb") as handle:
+            handle.write(text)
+
+
+def _shortened(settings: list[str]) -> tuple[list[str], dict[str, str]]:
+    """
+    Settings that fit into a command line, and by the words that stand for them in it, the values that do not.
+
+    One argument has 128 kB at most, and all of them 2 MB (execve(2)): 12,000 networks are more.
+    """
+    short, long = [], {}
+    room = ARGUMENTS
+    for number, setting in enumerate(settings):
+        name, _, value = setting.partition("=")
+        if len(setting.encode("utf-8", "surrogateescape")) > min(ARGUMENT, room):
+            word = f"postfix_mta_value_{number}_"
+            long[word], setting = value, f"{name}={word}"
+        room -= len(setting)
+        short.append(setting)
+    return short, long
 
 
 def _end_last_line(path: str) -> None:

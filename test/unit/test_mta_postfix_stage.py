@@ -59,6 +59,17 @@ def test_a_last_line_without_an_end_of_master_cf_gets_one_before_postconf_writes
     assert master == f"{text}\n587 inet n - - - - smtpd\n"
 
 
+def test_a_value_that_is_longer_than_an_argument_may_be_is_written_all_the_same(configuration, commands, tmp_path):
+    networks = ", ".join(f"10.{number // 250}.{number % 250}.0/24" for number in range(12_000))
+    many = {f"list_{number}": "x" * 90_000 for number in range(30)}
+    with _mta_postfix_stage.private_copy(str(tmp_path), configuration.path, Files(MAIN, MASTER)) as stage:
+        _mta_postfix_stage.edit_parameters(stage, {"mynetworks": networks, "biff": "yes", **many})
+        shown = _mta_postfix_view.show(stage)
+    assert (shown["mynetworks"], shown["biff"]) == (networks, "yes")
+    assert {name: shown[name] for name in many} == many
+    assert len(commands()) == 1
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_file_in_which_nothing_is_set_stays_as_it_is(configuration, commands, tmp_path, ends):
     files = Files(MAIN if ends else MAIN.rstrip(), MASTER if ends else MASTER.rstrip())

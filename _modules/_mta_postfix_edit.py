@@ -42,6 +42,13 @@ RECORD = "postconf.json"
 ATTEMPTS = 3
 UNMANAGED = ("keep", "warn", "remove")
 REFERENCE = re.compile(r"\$(?:\{+([\w.-]+)|\(([\w.-]+)|(\w+))", re.ASCII)
+# Names of one port: an entry that is asked for takes the place of another one, which master(8) could not bind beside
+# it. Older versions of Postfix, and many a page, call submissions smtps.
+PORTS = (
+    ("smtp/inet", "25/inet"),
+    ("submission/inet", "587/inet"),
+    ("submissions/inet", "smtps/inet", "465/inet"),
+)
 # Every package's master.cf has this listener.
 STOCK: dict[str, Entry] = {"smtp/inet": {"command": "smtpd", "overrides": {}}}
 PACKAGE_FIRST = (
@@ -140,6 +147,10 @@ def prepare(
     main, master = present.main, present.master
     unknown = _unknown(name, wanted, main, optional or [])
     wanted = {key: value for key, value in wanted.items() if key not in unknown}
+    if isinstance(services, dict):
+        displaced = _displaced(services)
+        services = {**services, **displaced}
+        revert = None if revert is None else [*revert, *displaced]
     kept = _Kept.of(minion, name, revert, services, _mta_postfix_kept.Files(main, master))
     restored = kept.restored
     new_services = changed_services(master, restored.services, services)
@@ -197,6 +208,13 @@ def changed_services(
 
 def _differing(services: Mapping[str, Entry | None], master: Mapping[str, Entry]) -> dict[str, Entry | None]:
     return {service: entry for service, entry in services.items() if entry != master.get(service)}
+
+
+def _displaced(services: Mapping[str, Any]) -> dict[str, None]:
+    """The other names of the ports of services that are asked for."""
+    asked = {service for service, fields in services.items() if fields is not None}
+    others = [name for names in PORTS if asked & {*names} for name in names]
+    return dict.fromkeys(name for name in others if name not in services)
 
 
 def _unknown(

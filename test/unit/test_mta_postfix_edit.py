@@ -233,6 +233,22 @@ def test_a_listener_that_is_taken_out_is_let_go_and_one_with_another_program_is_
     assert _mta_postfix_edit.let_go(prepared, arguments.get("services")) == let_go
 
 
+def test_a_service_takes_the_place_of_one_at_the_same_port_which_comes_back(configuration, minion):
+    old = "smtps inet n - y - - smtpd -o smtpd_tls_wrappermode=yes\n"
+    configuration.write(master=MASTER + old)
+    services = {"submissions/inet": {"command": "smtpd", "overrides": {"smtpd_tls_wrappermode": True}}}
+    prepared = _mta_postfix_edit.prepare(minion, configuration.path, {}, services, "keep", [*services])
+    assert prepared.changes["master.cf smtps/inet"]["new"] is None
+    assert _mta_postfix_edit.let_go(prepared, services) == ["smtps/inet"]
+    record = {configuration.path: prepared.record.before, "made": {configuration.path: prepared.record.made}}
+    minion.state.write("postconf.json", record)
+    configuration.write(master=MASTER + old.replace("smtps inet n - y", "submissions inet n - -"))
+    assert configuration.changes(services=services, revert=[*services]) == {}
+    back = configuration.changes(revert=[])
+    assert back["master.cf submissions/inet"]["new"] is None
+    assert back["master.cf smtps/inet"]["new"]["command"] == "smtpd"
+
+
 # -- restored when nothing asks for it any more ------------------------------------------------
 
 

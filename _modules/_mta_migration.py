@@ -224,6 +224,7 @@ def _sasl(minion: Minion) -> dict[str, Any]:
             "mechanisms": found["mechanisms"],
             "threads": found["threads"],
             "cache": found["cache"],
+            "combine_realm": found["combine_realm"],
             "socket_directory": directory,
             "directory_mode": mode,
         }

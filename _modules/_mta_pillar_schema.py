@@ -298,6 +298,7 @@ SCHEMA: Schema = {
         ),
         "threads": Value("integer", {"low": 0, "high": 1000}),
         "cache": _BOOLEAN,
+        "combine_realm": _BOOLEAN,
         # With /mux it has to fit into a socket address (unix(7): 108 bytes).
         "socket_directory": Value(
             "text",

@@ -42,8 +42,8 @@ RECORD = "postconf.json"
 ATTEMPTS = 3
 UNMANAGED = ("keep", "warn", "remove")
 REFERENCE = re.compile(r"\$(?:\{+([\w.-]+)|\(([\w.-]+)|(\w+))", re.ASCII)
-# Names of one port: an entry that is asked for takes the place of another one, which master(8) could not bind beside
-# it. Older versions of Postfix, and many a page, call submissions smtps.
+# Names of one port: an entry that is asked for takes the place of another one, as master(8) cannot bind both.
+# Older versions of Postfix, and many a page, call submissions smtps.
 PORTS = (
     ("smtp/inet", "25/inet"),
     ("submission/inet", "587/inet"),

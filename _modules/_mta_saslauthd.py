@@ -104,7 +104,12 @@ def _settings(requested: Request) -> Resource:
     values = {
         "MECHANISMS": requested.mechanism,
         "MECH_OPTIONS": requested.mech_options or "",
-        "OPTIONS": f"{'-c ' if requested.cache else ''}-m {requested.socket_directory}",
+        "OPTIONS": _mta_saslauthd_view.options(
+            _mta_saslauthd_view.shell_value(text, "OPTIONS"),
+            requested.cache,
+            requested.combine_realm,
+            requested.socket_directory,
+        ),
         "THREADS": str(requested.threads),
     }
     # Debian 12's file came without START, but its init script still does nothing without it.

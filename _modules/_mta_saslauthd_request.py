@@ -37,6 +37,7 @@ class Request:
     proxy: str | None = None
     threads: int = 5
     cache: bool = True
+    combine_realm: bool = False
     socket_directory: str = "/var/spool/postfix/var/run/saslauthd"
     directory_mode: str = "0710"
     smtpd_conf: str = "/etc/postfix/sasl/smtpd.conf"
@@ -151,6 +152,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "proxy": (_or_nothing(_matches(r"salt://\S+")), "a file on the file server, salt://..., or null"),
     "threads": (_is_number_of_threads, "a number from 0 to 1000"),
     "cache": (_is_boolean, "true or false"),
+    "combine_realm": (_is_boolean, "true or false"),
     "socket_directory": (
         lambda value: _is_path(value) and len(value) <= LONGEST_DIRECTORY,
         f"{_PATH}, at most {LONGEST_DIRECTORY} characters long (unix(7))",

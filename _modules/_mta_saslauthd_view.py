@@ -44,6 +44,7 @@ class Settings(TypedDict):
     mech_options: str | None
     threads: int | None
     cache: bool
+    combine_realm: bool
     socket_directory: str
     start: bool | None
     proxy: bool
@@ -65,6 +66,21 @@ def sasl_value(text: str, key: str) -> str | None:
     """The value of ``key`` in a file of libsasl, which takes the first of several; ``None`` if absent."""
     found = re.search(rf"^[ \t]*{key}:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE | re.IGNORECASE)
     return found[1] if found else None
+
+
+def options(present: str | None, cache: bool, combine_realm: bool, directory: str) -> str:
+    """
+    Return the options with which saslauthd starts: those of the settings, then what else is there (``present``),
+    which somebody has added by hand.
+    """
+    others = []
+    words = iter((present or "").split())
+    for word in words:
+        if word == "-m":
+            next(words, None)
+        elif word not in ("-c", "-r") and not word.startswith("-m"):
+            others.append(word)
+    return " ".join([*["-c"] * cache, *["-r"] * combine_realm, "-m", directory, *others])
 
 
 def settings() -> Settings:
@@ -89,6 +105,7 @@ def settings() -> Settings:
         "mech_options": shell_value(text, "MECH_OPTIONS") or None,
         "threads": int(threads) if threads.isdigit() else None,
         "cache": "-c" in words,
+        "combine_realm": "-r" in words,
         "socket_directory": directory.rstrip("/"),
         "start": None if start is None else start == "yes",
         "proxy": _proxy_socket() is not None or not set(mechanisms) & set(REMOTE),

@@ -450,7 +450,7 @@ def _add_saslauthd(settings: Settings) -> None:
         sasl["kerberos5"] = None
     settings["saslauthd"] = {"name": "saslauthd"}
     if sasl["saslauthd"]:
-        same = ("mechanisms", "ldap", "kerberos5", "threads", "cache", "socket_directory")
+        same = ("mechanisms", "ldap", "kerberos5", "threads", "cache", "combine_realm", "socket_directory")
         settings["saslauthd"] = {
             "mech_options": sasl["options"],
             "smtpd_conf": settings["family"]["smtpd_conf"],

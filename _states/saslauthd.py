@@ -54,6 +54,7 @@ def managed(
     proxy=None,
     threads=5,
     cache=True,
+    combine_realm=False,
     socket_directory="/var/spool/postfix/var/run/saslauthd",
     directory_mode="0710",
     smtpd_conf="/etc/postfix/sasl/smtpd.conf",
@@ -98,6 +99,10 @@ def managed(
     cache
         Whether the daemon remembers good logins for eight hours (``-c``). Default true.
 
+    combine_realm
+        Whether the mechanism is asked for the whole address with which a user logs in, ``alice@example.com``
+        (``-r``), not for ``alice`` alone. Options that somebody has added by hand stay. Default false.
+
     socket_directory
         Directory of the socket ``mux``; inside Postfix's chroot where smtpd runs in it, as on Debian.
 
@@ -134,6 +139,7 @@ def managed(
         "proxy": proxy,
         "threads": threads,
         "cache": cache,
+        "combine_realm": combine_realm,
         "socket_directory": socket_directory,
         "directory_mode": directory_mode,
         "smtpd_conf": smtpd_conf,

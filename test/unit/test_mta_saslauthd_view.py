@@ -48,6 +48,7 @@ def test_settings_are_what_the_file_says(host):
         "mech_options": "imap/143",
         "threads": 0,
         "cache": False,
+        "combine_realm": False,
         "socket_directory": "/run/x",
         "start": False,
         "proxy": False,
@@ -199,3 +200,18 @@ def test_a_database_without_users_is_told(host, monkeypatch, mechanisms, users, 
     done = _mta_saslauthd_view._mta_system.Finished(0, users.encode(), b"")
     monkeypatch.setattr(_mta_saslauthd_view._mta_system, "run", lambda *_, **__: done)
     assert bool(_mta_saslauthd_view.without_users()) is told
+
+
+@pytest.mark.parametrize(
+    ("present", "cache", "combine_realm", "options"),
+    [
+        (None, True, False, "-c -m /run/x"),
+        ("-c -m /var/run/saslauthd", True, True, "-c -r -m /run/x"),
+        ("-c -r -m/var/run/saslauthd", False, False, "-m /run/x"),
+        ("-c -m /var/run/saslauthd -s 512 -t 3600", True, False, "-c -m /run/x -s 512 -t 3600"),
+        ("-V -m", True, False, "-c -m /run/x -V"),
+    ],
+)
+def test_options_that_somebody_has_added_stay(present, cache, combine_realm, options):
+    assert _mta_saslauthd_view.options(present, cache, combine_realm, "/run/x") == options
+    assert _mta_saslauthd_view.options(options, cache, combine_realm, "/run/x") == options

@@ -8,6 +8,7 @@ What an entry was before this formula first changed it is kept in ``aliases.json
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_kept
+import _mta_postfix_syntax
 import _mta_postfix_view
 import _mta_snapshots
 import _mta_system
@@ -300,6 +302,27 @@ def _database_type(path: str) -> str | None:
     return next((kind for kind, suffix in SUFFIXES.items() if os.path.exists(path + suffix)), "default")
 
 
+def _looked_up(minion: Minion, name: str) -> tuple[str, list[str]]:
+    """
+    The file of aliases that main.cf will name, ``name`` or else the first local one; and what is to be said of it.
+    """
+    main: dict[str, str] = {}
+    with contextlib.suppress(CommandExecutionError):
+        main.update(_mta_postfix_view.show())
+    announced = Run.of(minion).changes.get("postconf", {}).get("alias_maps")
+    maps = announced["new"] if announced else main.get("alias_maps")
+    tables = _mta_postfix_syntax.tables("alias_maps", _mta_postfix_syntax.expand(maps or "", main))
+    files = [path for kind, path in tables if kind in (*SUFFIXES, "texthash") and path.startswith("/")]
+    if not files:
+        return name, []
+    path = name if name in files else files[0]
+    notes = [] if path == name else [f"main.cf looks aliases up in {path}, not in {name}"]
+    before = [f"{kind}:{file}" for kind, file in tables[: [file for _, file in tables].index(path)]]
+    if before:
+        notes.append(f"Asked before {path}, and what they have counts: {', '.join(before)}")
+    return path, notes
+
+
 def _compiled_fault(minion: Minion, path: str, text: str) -> str | None:
     """What is wrong with the compiled form; ``None`` when nothing is, or none is needed."""
     kind = _database_type(path)
@@ -334,6 +357,7 @@ def plan(
     seeded: Any = None,
     absent_only: Any = None,
     revert: bool = False,
+    follow: bool = False,
 ) -> Plan:
     """
     Tell what :func:`apply` would change. Without changes it reads files, and starts no process.
@@ -357,9 +381,13 @@ def plan(
         Whether the previous value of each name is kept, and restored when nothing asks for it any more; what
         somebody has changed since stays. Default: no.
 
+    follow
+        Whether it is the file in which main.cf looks aliases up, where that is another one. Default: no.
+
     The plan's notes have the lines that postalias skips. Raises ``SaltInvocationError`` for a bad name or value,
     ``CommandExecutionError`` when the file cannot be read.
     """
+    name, notes = _looked_up(minion, name) if follow else (name, [])
     text = _present(name, seeded) or ""
     found, complaints = entries(text)
     present: dict[str, list[list[str]]] = {}
@@ -379,7 +407,7 @@ def plan(
         fault = _compiled_fault(minion, name, text)
         if fault:
             changes[f"{name} (compiled)"] = {"old": fault, "new": "up to date"}
-    notes = [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
+    notes += [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
     if asked.theirs:
         notes.append(f"Not restored, as somebody has changed it since: {', '.join(asked.theirs)}")
     return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes)
@@ -392,16 +420,18 @@ def apply(
     seeded: Any = None,
     absent_only: Any = None,
     revert: bool = False,
+    follow: bool = False,
 ) -> None:
     """
     Write what is wanted into the file and compile it, as part of the transaction.
 
-    name, aliases, seeded, absent_only, revert
+    name, aliases, seeded, absent_only, revert, follow
         As for :func:`plan`.
 
     Raises as :func:`plan` does, and ``CommandExecutionError`` when postalias(1) fails.
     """
     reload = {"postfix": "reload"}
+    name = _looked_up(minion, name)[0] if follow else name
     # First, so that nobody else changes the file between here and the end.
     _mta_transaction.need(minion, reload)
     present = _present(name, seeded)
@@ -441,6 +471,11 @@ def remember(minion: Minion) -> None:
         _mta_transaction.alone(
             minion, lambda: state.write(RECORD, _mta_kept.whole(state, RECORD, name, record)), wait=False
         )
+
+
+def recorded(minion: Minion) -> list[str]:
+    """Return the files of which previous values are kept."""
+    return [path for path in minion.state.read(RECORD) if path.startswith("/")]
 
 
 def shared(minion: Minion, name: str) -> bool:

@@ -34,15 +34,16 @@ def _edited(minion: Minion) -> list[_Edited]:
     """main.cf and master.cf, and the aliases, where not all that differs from before the first apply is ours."""
     edited = _mta_restore.edited(minion)
     found = []
-    directory, aliases = _mta_postfix_view.CONFIG_DIRECTORY, _mta_aliases.ALIASES
+    directory = _mta_postfix_view.CONFIG_DIRECTORY
     paths = [os.path.realpath(os.path.join(directory, file)) for file in _mta_postfix_view.FILES]
     if edited & {*paths} or _mta_postfix_edit.shared(minion, directory):
         arguments: dict[str, Any] = {"name": directory, "revert": []}
         found.append(_Edited("postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply, arguments, paths))
-    paths = [os.path.realpath(aliases)]
-    if edited & {*paths} or _mta_aliases.shared(minion, aliases):
-        arguments = {"name": aliases, "revert": True}
-        found.append(_Edited("mta_aliases", _mta_aliases.plan, _mta_aliases.apply, arguments, paths))
+    for aliases in dict.fromkeys([_mta_aliases.ALIASES, *_mta_aliases.recorded(minion)]):
+        paths = [os.path.realpath(aliases)]
+        if edited & {*paths} or _mta_aliases.shared(minion, aliases):
+            arguments = {"name": aliases, "revert": True}
+            found.append(_Edited("mta_aliases", _mta_aliases.plan, _mta_aliases.apply, arguments, paths))
     return found
 
 

@@ -14,7 +14,7 @@ Keep entries of /etc/aliases, and their compiled form, while everything else in 
 """
 
 
-def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, transaction=None):
+def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, follow=False, transaction=None):
     """
     Make entries of an aliases file be as given, and its compiled form up to date.
 
@@ -36,6 +36,10 @@ def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, tra
         restored when a later run does not name it any more; what somebody else has changed since stays, and the
         comment says so. Default: no.
 
+    follow
+        Whether it is the file in which main.cf looks aliases up (the first local one of ``alias_maps``), where
+        that is another one. The comment names it, and tables that are asked before it. Default: no.
+
     transaction
         Name of the transaction whose closing state activates and verifies. Default: this state does it.
     """
@@ -45,6 +49,7 @@ def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, tra
         "seeded": seeded,
         "absent_only": absent_only,
         "revert": revert,
+        "follow": follow,
     }
     return __salt__["mta_apply.participate"](
         "mta_aliases.managed", name, args, transaction, __opts__["test"], f"The alias file {name}"

@@ -12,6 +12,7 @@ postfix_mta_aliases:
     - absent_only: {{ mta.rfc2142_aliases | json }}
     - seeded: {{ dict(mta.root_aliases, postmaster='root') | json }}
     - revert: true
+    - follow: true
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

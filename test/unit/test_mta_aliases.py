@@ -290,6 +290,41 @@ def test_what_is_only_for_absent_names_leaves_names_that_are_there(minion, apply
     assert _mta_aliases.plan(minion, str(path), asked, absent_only=wanted).changes == {}
 
 
+@pytest.mark.parametrize(
+    ("maps", "where", "words"),
+    [
+        (None, "aliases", None),
+        ("hash:{0}/aliases", "aliases", None),
+        ("$alias_database", "aliases", None),
+        ("nis:mail.aliases", "aliases", None),
+        (
+            "hash:{0}/elsewhere, hash:{0}/lists",
+            "elsewhere",
+            "looks aliases up in {0}/elsewhere, not in {0}/aliases",
+        ),
+        ("hash:{0}/lists, hash:{0}/aliases", "aliases", "and what they have counts: hash:{0}/lists"),
+        ("ldap:/etc/postfix/ldap.cf, hash:{0}/aliases", "aliases", "counts: ldap:/etc/postfix/ldap.cf"),
+    ],
+)
+def test_aliases_are_set_where_main_cf_looks_them_up(minion, apply, path, main_cf, maps, where, words):
+    folder = path.parent
+    if maps:
+        main_cf["alias_maps"] = maps.format(folder)
+    arguments = {"aliases": {"root": "alice"}, "revert": True, "follow": True}
+    plan = _mta_aliases.plan(minion, str(path), **arguments)
+    assert any(words.format(folder) in note for note in plan.notes) if words else plan.notes == []
+    _mta_aliases.apply(minion, str(path), **arguments)
+    assert (folder / where).read_text() == "root: alice\n"
+    assert _mta_aliases.plan(minion, str(path), **arguments).changes == {}
+    assert _mta_aliases.recorded(minion) == [str(folder / where)]
+
+
+def test_aliases_follow_a_main_cf_that_is_announced(minion, path, main_cf):
+    main_cf["alias_maps"] = f"hash:{path}"
+    Run.of(minion).changes["postconf"] = {"alias_maps": {"old": "x", "new": f"hash:{path}2"}}
+    assert "not in" in _mta_aliases.plan(minion, str(path), {"root": "alice"}, follow=True).notes[0]
+
+
 class TestRevert:
     """What left the pillar is as it was before, unless somebody has changed it since."""
 

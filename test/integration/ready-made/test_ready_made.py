@@ -71,15 +71,16 @@ def test_what_is_switched_off_is_gone(server, instance):
 SENT = "/root/sent"
 
 
+@pytest.fixture(scope="module")
+def smarthost(server):
+    """A smarthost that keeps what it gets: all of it, as text."""
+    server.exec(f"mkdir -p {SENT}; systemd-run --unit=sink smtp-sink -u root -d {SENT}/m. 127.0.0.1:2600 10")
+    yield lambda: server.exec(f"cat {SENT}/* 2>/dev/null", check=False).stdout
+    server.exec("systemctl stop sink")
+
+
 class TestHostsThatReceiveNothing:
     """Another profile in one line, and back again."""
-
-    @pytest.fixture(scope="class")
-    def smarthost(self, server):
-        """A smarthost that keeps what it gets: all of it, as text."""
-        server.exec(f"mkdir -p {SENT}; systemd-run --unit=sink smtp-sink -u root -d {SENT}/m. 127.0.0.1:2600 10")
-        yield lambda: server.exec(f"cat {SENT}/* 2>/dev/null", check=False).stdout
-        server.exec("systemctl stop sink")
 
     def configure(self, server, pillar):
         """A dry run and the apply, which does what it said, and then nothing."""
@@ -98,12 +99,15 @@ class TestHostsThatReceiveNothing:
             time.sleep(0.3)
 
     def listening(self, server):
-        return server.exec("ss -Hltn sport = :25 | awk '{print $4}' | sort").stdout.split()
+        return {*server.exec("ss -Hltn sport = :25 | awk '{print $4}'").stdout.split()}
+
+    def listens_to_itself_alone(self, server):
+        return {"127.0.0.1:25"} <= self.listening(server) <= {"127.0.0.1:25", "[::1]:25"}
 
     def test_a_satellite_sends_everything_to_its_smarthost(self, server, smarthost):
         relay = {"host": "127.0.0.1", "port": 2600, "tls": "none"}
         self.configure(server, {"profile": "satellite", "root_recipient": "admin@example.org", "relay": relay})
-        assert self.listening(server) == ["127.0.0.1:25", "[::1]:25"]
+        assert self.listens_to_itself_alone(server)
         assert not server.exec("pgrep -x saslauthd", check=False).stdout
         for recipient in ("root", "alice", "bob@example.net"):
             self.send(server, recipient, smarthost)
@@ -114,7 +118,7 @@ class TestHostsThatReceiveNothing:
 
     def test_mail_of_a_local_host_stays_there(self, server, smarthost):
         self.configure(server, {"profile": "local_only", "root_recipient": "alice"})
-        assert self.listening(server) == ["127.0.0.1:25", "[::1]:25"]
+        assert self.listens_to_itself_alone(server)
         self.send(server, "root", lambda: server.exec("cat /var/mail/alice", check=False).stdout)
         server.exec(["sendmail", "-f", "alice", "carol@example.net"], input="Subject: out\n\nx\n")
         log = lambda: server.exec("journalctl -b -t postfix/error").stdout  # noqa: E731

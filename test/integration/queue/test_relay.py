@@ -182,9 +182,8 @@ def test_a_relay_that_is_given_up_takes_its_table_with_it(host, apply):
     assert state_of(results, "postfix_mta_maps")["changes"] == gone
     assert not host.file(TABLE).exists
     # As the package set it.
-    shown = host.check_output("postconf -n").splitlines()
-    assert [line for line in shown if line.startswith(("relayhost", "smtp_sasl", "smtp_tls_wrap"))] == [
-        "relayhost ="
-    ]
+    shown = [line.rstrip() for line in host.check_output("postconf -n").splitlines()]
+    names = ("relayhost", "smtp_sasl", "smtp_tls_wrap")
+    assert [line for line in shown if line.startswith(names)] == ["relayhost ="]
     assert not any(state["changes"] for state in apply(None).values())
     host.check_output("postsuper -d ALL")

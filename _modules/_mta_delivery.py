@@ -266,6 +266,10 @@ class Trial:
     def _ends_here(one: Outcome) -> bool:
         return one.relay == "none" and bool(re.search(NOT_FOUND, one.reason))
 
+    def _sends_nothing(self) -> bool:
+        """Whether mail to others is refused on purpose: ``default_transport = error:…``, as for local_only."""
+        return self.main.get("default_transport", "").partition(":")[0] == "error"
+
     def _judge(self, log: Sequence[str], aliases: set[str]) -> None:
         if not log:
             self.found.notes.append("Delivery was not proven: the mail server's log cannot be read.")
@@ -303,7 +307,10 @@ class Trial:
             if program:
                 self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
         elif one.asked == self.elsewhere and (
-            self._ends_here(one) or NOWHERE not in one.asked or "reply to RCPT" in one.reason
+            self._sends_nothing()
+            or self._ends_here(one)
+            or NOWHERE not in one.asked
+            or "reply to RCPT" in one.reason
         ):
             return
         elif one.asked in aliases and f'unknown user: "{one.asked}"' in one.reason:

@@ -201,3 +201,13 @@ def test_what_smtpd_holds_is_held(healthy, trial):
         "NOQUEUE: hold: RCPT from localhost[127.0.0.1]: <{real}>: triggers HOLD action; to=<{real}>"
     )
     assert "intended: [held]" in trial()[0].problems[0]
+
+
+def test_a_host_that_sends_nothing_on_purpose_is_no_doubt(world, trial):
+    """The profile local_only."""
+    refused = ("error", "5.0.0", "undeliverable", "this host sends no mail to others")
+    world.line("{token}", *refused)
+    world.line("alice@" + HOST, "local", "2.0.0", "deliverable", "delivers to mailbox", POSTMASTER)
+    world.log.append("AB12: removed")
+    assert trial({"default_transport": "error:this host sends no mail to others"})[0].doubts == []
+    assert trial()[0].doubts

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cdaed6a30dd3"
+REVISION = "f8f801d05de6"

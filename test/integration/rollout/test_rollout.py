@@ -229,7 +229,7 @@ class Page(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.inside = tag == "td"
+        self.inside = tag in ("td", "th")
         if self.inside:
             self.cells.append("")
 
@@ -273,7 +273,9 @@ def test_the_data(view):
 
 def test_the_page(view):
     cells = Page(view["html"]).cells
-    assert [cell for cell in cells if cell in MAIL[:5]] == [name for name in MAIL[:5] for _ in range(2)]
+    # What needs somebody comes first.
+    names = [name for name in (MAIL[4], *MAIL[:4]) for _ in range(2)]
+    assert [cell for cell in cells if cell in MAIL[:5]] == names
     assert cells[cells.index(MAIL[5]) + 1] == "UNREACHABLE"
 
 

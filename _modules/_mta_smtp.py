@@ -405,6 +405,9 @@ def turned_away(step: str, reply: str) -> bool:
     RFC 5321, 3.1, and RFC 7504: not even a greeting for some clients is a policy too.
     """
     code, _, rest = reply.partition(" ")
+    if "Service unavailable" in rest:
+        # Postfix says that of a milter that does not answer.
+        return False
     if not code.isdigit() or code[0] not in "45" or step.startswith("AUTH PLAIN of"):
         return code in ("421", "450", "454") and "too many" in rest
     if any(words in rest for words in REFUSALS):

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f8f801d05de6"
+REVISION = "78321c6d1879"

@@ -573,6 +573,7 @@ class TestAnUndo:
 def watched(server):
     """Applies are watched, as on any host."""
     server.container.exec("mv /srv/systemd-run /usr/bin/systemd-run")
+    server.prepare()
     server.converges()
     yield
     server.container.exec("mv /usr/bin/systemd-run /srv/systemd-run")

@@ -548,4 +548,4 @@ class TestRunner:
 
     def test_what_only_the_rollout_itself_needs_is_no_runner(self, runners):
         own = sorted(name for name in runners if name.startswith(("postfix_mta.", "mta_", "_mta_")))
-        assert own == ["postfix_mta.rollout", "postfix_mta.status"]
+        assert own == ["postfix_mta.rollout", "postfix_mta.status", "postfix_mta.zone"]

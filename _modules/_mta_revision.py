@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "78321c6d1879"
+REVISION = "ea12d13f72c0"

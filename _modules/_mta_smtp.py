@@ -405,8 +405,8 @@ def turned_away(step: str, reply: str) -> bool:
     RFC 5321, 3.1, and RFC 7504: not even a greeting for some clients is a policy too.
     """
     code, _, rest = reply.partition(" ")
-    if "Service unavailable" in rest:
-        # Postfix says that of a milter that does not answer.
+    if "Service unavailable" in rest or "not accepting connections" in rest:
+        # Postfix says that where a milter does not answer; the other one before EHLO.
         return False
     if not code.isdigit() or code[0] not in "45" or step.startswith("AUTH PLAIN of"):
         return code in ("421", "450", "454") and "too many" in rest

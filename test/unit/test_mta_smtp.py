@@ -125,6 +125,7 @@ def test_a_file_without_a_certificate_is_an_error(tmp_path, content, words):
         ("EHLO", "504 5.5.2 <x>: Helo command rejected: need fully-qualified hostname", True),
         ("EHLO", "502 5.5.1 no", False),
         ("EHLO", "550 5.5.0 Service unavailable", False),
+        ("banner", "554 mail.example.com ESMTP not accepting connections", False),
         ("STARTTLS", "454 4.7.0 TLS not available due to local problem", False),
         ("EHLO after STARTTLS", "421 4.7.1 mail.example.com Error: No client certificate presented", True),
         ("AUTH PLAIN of an unknown user", "450 4.7.1 Error: too many AUTH commands from 127.0.0.1", True),

@@ -306,7 +306,8 @@ def test_nothing_is_left_behind_by_killed_applies(server):
     drafts = "find /etc /var/spool/postfix/var -newer /etc/hostname -name '.*.*' ! -name .pwd.lock"
     units = "find /etc/systemd/system -name 'postfix-mta-*'"
     assert server.container.exec(f"{drafts}; {units}").stdout.split() == []
-    kept = server.container.exec("ls -A /var/lib/postfix_mta").stdout.split()
+    # A check that needed a stranger's address keeps the file that it has locked, as the transaction keeps its own.
+    kept = server.container.exec("ls -A --ignore='untrusted_client.*.lock' /var/lib/postfix_mta").stdout.split()
     assert kept == [
         "aliases.json",
         "applied.json",

@@ -47,12 +47,15 @@ NICENESS = 5
 ALONE = ("cost",)
 # Suites that take several minutes: they start first, so that none of them runs on alone at the end.
 LONG = (
+    "killed",
     "reactor",
     "states-of-host",
     "rollout",
-    "killed",
+    "arrives",
     "sasl",
     "ways",
+    "judge",
+    "docs",
     "mail-flow",
     "hardened",
     "bad-settings",

@@ -2,7 +2,7 @@
 An apply is killed, or the host loses its power, in the middle: what is on disk is whole, and the next apply, or
 the next boot, finds its way from there.
 
-The environment variable POSTFIX_MTA_KILLS says how often an apply is killed (default 6), and POSTFIX_MTA_SEED
+The environment variable POSTFIX_MTA_KILLS says how often an apply is killed (default 4), and POSTFIX_MTA_SEED
 makes the moments of an earlier run come again.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 from rig.results import state_of
 
-KILLS = int(os.environ.get("POSTFIX_MTA_KILLS", "6"))
+KILLS = int(os.environ.get("POSTFIX_MTA_KILLS", "4"))
 SEED = int(os.environ.get("POSTFIX_MTA_SEED") or random.randrange(10**6))
 
 # Seconds: longer than salt-call takes to come to the lock.

@@ -17,7 +17,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_syntax
-from _mta_minion import APPLIED, Minion
+from _mta_minion import APPLIED, CUT_OFF, Minion
 
 TAG = "postfix_mta/applied"
 FORMULA = "postfix_mta"
@@ -95,6 +95,8 @@ def ended(
     kept = {"parameters": _record(minion).get("parameters", {})}
     whole = _whole(minion, {one["part"] for one in own.values()}, record["result"])
     _remember(minion, {**record, **kept, **whole})
+    if {one["part"] for one in own.values()} >= WHOLE:
+        minion.state.forget(CUT_OFF)
     if record["changed"] or not record["result"]:
         told = ("result", "changed", "failed", "duration")
         minion.functions["event.send"](TAG, {name: record[name] for name in told})

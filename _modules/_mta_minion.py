@@ -12,6 +12,8 @@ from _mta_system import StateDirectory
 # What is remembered of the last apply; the name under which a run of states shares its environment.
 APPLIED = "applied.json"
 SALTENV = "postfix_mta.saltenv"
+# A file that the script leaves which undoes an apply that has died; a whole apply makes up for it, and removes it.
+CUT_OFF = "cut_off"
 
 
 class Minion(NamedTuple):

@@ -17,7 +17,7 @@ import pathlib
 from salt.exceptions import CommandExecutionError
 
 import _mta_system
-from _mta_minion import Minion
+from _mta_minion import CUT_OFF, Minion
 from _mta_system import Path
 
 log = logging.getLogger(__name__)
@@ -244,6 +244,8 @@ for entry in $(ls -r "$journal"); do
 done
 sync
 bring_back
+# For the next start of the minion: somebody wanted that apply.
+echo >"$state/{cut_off}" || true
 if [ -n "$failed" ]; then
     mv "$journal" "$aside" || exit 1
     for number in $(ls -A "$aside"); do
@@ -263,6 +265,7 @@ rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/re
 def script(state_dir: Path, unit_dir: Path = UNIT_DIR, systemd_runs: Path = SYSTEMD_RUNS) -> str:
     """Return the text of the script for a state directory; the other two are the host's."""
     names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT, "version": VERSION, "new": NEW}
+    names["cut_off"] = CUT_OFF
     return TEXT.format(state_dir=state_dir, unit_dir=unit_dir, systemd_runs=systemd_runs, **names)
 
 

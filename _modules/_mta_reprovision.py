@@ -23,7 +23,7 @@ import _mta_beacon
 import _mta_last_apply
 import _mta_queue
 import _mta_system
-from _mta_minion import Minion
+from _mta_minion import CUT_OFF, Minion
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ def due(minion: Minion) -> bool:
     memory = _recall(minion)
     if _held(minion, memory, time.time()):
         return False
-    return _asked(minion) or bool(_mta_beacon.conditions(minion))
+    cut_off = os.path.exists(minion.state.path(CUT_OFF))
+    return cut_off or _asked(minion) or bool(_mta_beacon.conditions(minion))
 
 
 def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "ea12d13f72c0"
+REVISION = "aa6a15c0881d"

@@ -31,7 +31,7 @@ with _mta_guard.library(__file__):
 
 def due():
     """
-    Tell whether an apply has been asked for that did not end, or a condition lasts: a start has to look after it.
+    Tell whether an apply was asked for, or cut off, and did not end, or a condition lasts: a start looks after it.
 
     CLI Example:
 

@@ -9,6 +9,7 @@ from salt.exceptions import SaltInvocationError
 import _mta_last_apply
 import _mta_reprovision
 import _mta_system
+from _mta_minion import CUT_OFF
 
 
 class Clock:
@@ -298,3 +299,10 @@ def test_without_a_salt_call_there_is_no_apply(minion, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setattr("_mta_system.find_program", lambda name: None)
     assert _mta_reprovision._apply(minion) is False
+
+
+def test_an_apply_that_died_and_was_undone_is_made_up_for_at_the_next_start(minion, world):
+    """The script that undoes it leaves a file; an apply of the whole formula removes it."""
+    assert _mta_reprovision.due(minion) is False
+    minion.state.write(CUT_OFF, {})
+    assert _mta_reprovision.due(minion) is True

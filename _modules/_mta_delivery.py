@@ -317,6 +317,8 @@ class Trial:
             self.found.problems.append(f"{text}: Postfix reads other aliases, see alias_maps")
         elif one.asked == self.elsewhere and re.search(LOGIN_OR_TLS, one.reason):
             self.found.problems.append(text)
+        elif self._goes_to_others(one):
+            self.found.notes.append(f"{text}: another host's matter")
         elif one.reason.startswith("unknown user"):
             # Users may come later; until then their mail bounces.
             self.found.notes.append(f"{text}: nobody receives that, and it bounces")
@@ -326,6 +328,14 @@ class Trial:
             self.found.problems.append(text)
         else:
             self.found.doubts.append(text)
+
+    def _goes_to_others(self, one: Outcome) -> bool:
+        """Whether a table or alias names an address elsewhere, whose domain is not in the DNS."""
+        found = re.search(r"Name service error for name=(\S+) ", one.reason)
+        origin = _mta_postfix_syntax.expand(self.main.get("myorigin", "$myhostname"), self.main)
+        origin = _text_of(origin).strip() if origin.startswith("/") else origin
+        domain = one.to.rpartition("@")[2]
+        return one.to != one.asked and domain != origin and bool(found) and found[1] == domain
 
     def _missing(self, recipient: str, log: Sequence[str]) -> None:
         """Nothing was said about a recipient in time."""

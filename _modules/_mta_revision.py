@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "aa6a15c0881d"
+REVISION = "179459b91aea"

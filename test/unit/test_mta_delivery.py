@@ -211,3 +211,12 @@ def test_a_host_that_sends_nothing_on_purpose_is_no_doubt(world, trial):
     world.log.append("AB12: removed")
     assert trial({"default_transport": "error:this host sends no mail to others"})[0].doubts == []
     assert trial()[0].doubts
+
+
+@pytest.mark.parametrize(("main", "noted"), [((), True), ((("myorigin", "gone.example"),), False)])
+def test_an_address_elsewhere_whose_domain_is_not_found_is_another_hosts_matter(healthy, trial, main, noted):
+    """But not where this server has put its own domain to a name."""
+    reason = "Host or domain name not found. Name service error for name=gone.example type=AAAA: Host not found"
+    healthy.line("bob@gone.example", code="5.4.4", reason=reason, asked="info@example.org")
+    found, _ = trial(main, recipients=(POSTMASTER, "info@example.org"))
+    assert [bool(found.notes), bool(found.doubts), found.problems] == [noted, not noted, []]

@@ -191,7 +191,7 @@ def participate(
             ret["comment"] = "\n".join(filter(None, [ret["comment"], undone["comment"]]))
     except BaseException as err:
         if not test:
-            _mta_transaction.undo(minion, f"{subject}: {err!r}")
+            _mta_transaction.undo(minion, f"{subject}: {err!r}", cut_off=not isinstance(err, Exception))
         raise
     finally:
         run.subject = None
@@ -339,7 +339,7 @@ def commit(
     except (CommandExecutionError, OSError) as err:
         problems = [str(err)]
     except BaseException as err:
-        _mta_transaction.undo(minion, f"it was interrupted: {err!r}")
+        _mta_transaction.undo(minion, f"it was interrupted: {err!r}", cut_off=not isinstance(err, Exception))
         raise
     if not problems:
         left = []

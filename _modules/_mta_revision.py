@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "179459b91aea"
+REVISION = "6f9e293b0515"

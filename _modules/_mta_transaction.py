@@ -43,7 +43,7 @@ import _mta_snapshots
 import _mta_system
 import _mta_verdict
 from _mta_journal import Entry
-from _mta_minion import Minion
+from _mta_minion import CUT_OFF, Minion
 from _mta_plan import stronger
 from _mta_run import Run
 from _mta_system import Path
@@ -206,7 +206,7 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
 def _never_closed(minion: Minion) -> None:
     """Undo what is open as the process ends: ``failhard`` ends a run before the state that closes it."""
     if Run.of(minion).transaction:
-        undone = undo(minion, "the run of states ended before the state that closes it")
+        undone = undo(minion, "the run of states ended before the state that closes it", cut_off=True)
         log.error("%s\n%s", Run.of(minion).undone, undone["comment"])
 
 
@@ -482,12 +482,15 @@ def recover(minion: Minion) -> dict[str, list[str]] | None:
         return _recover(minion)
 
 
-def undo(minion: Minion, reason: str) -> dict[str, Any]:
+def undo(minion: Minion, reason: str, cut_off: bool = False) -> dict[str, Any]:
     """
     Undo the transaction that is open in this run.
 
     reason
         Why, as a sentence; the later participants of the run report it.
+
+    cut_off
+        Whether the run ends with it, though nothing was wrong: the next start of the minion makes up for it.
 
     Every file is tried, and the daemons are brought back, whatever happens.
 
@@ -502,6 +505,8 @@ def undo(minion: Minion, reason: str) -> dict[str, Any]:
     run.undone = run.undone or f"This apply was undone: {reason}"
     if not transaction:
         return undone
+    if cut_off:
+        attempt("No start will make up for that", minion.state.write, CUT_OFF, {})
     if not _is_open(minion):
         run.undone = f"This apply was interrupted after its commit: {reason}"
         end(minion)

@@ -335,7 +335,7 @@ class Trial:
         origin = _mta_postfix_syntax.expand(self.main.get("myorigin", "$myhostname"), self.main)
         origin = _text_of(origin).strip() if origin.startswith("/") else origin
         domain = one.to.rpartition("@")[2]
-        return one.to != one.asked and domain != origin and bool(found) and found[1] == domain
+        return one.to != one.asked and domain != origin and found is not None and found[1] == domain
 
     def _missing(self, recipient: str, log: Sequence[str]) -> None:
         """Nothing was said about a recipient in time."""

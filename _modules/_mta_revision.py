@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "6f9e293b0515"
+REVISION = "50b554cc2c3b"

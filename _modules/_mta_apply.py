@@ -76,8 +76,6 @@ STANDALONE = {
 LOG_LINES = 12
 LOG_PATIENCE = 2
 MOST_ALIASES = 10
-# What the check after a change asks beyond a greeting.
-THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}
 
 
 def roll_back(
@@ -327,7 +325,8 @@ def commit(
         elif not _mta_services.status(["postfix"])["postfix"]["active"]:
             notes = ["Not verified, as Postfix does not run and is not enabled."]
         else:
-            checked = _mta_judge.check(minion, patience=15, **{**THOROUGH, **verify}, aliases=_new_aliases(run))
+            asked = {**_mta_transaction.THOROUGH, **verify}
+            checked = _mta_judge.check(minion, patience=15, **asked, aliases=_new_aliases(run))
             problems, notes = _judged(run, transaction, checked)
             transcript = checked["transcript"]
             problems += _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT = 120
 # In seconds: how long an undo waits for a postconf(1) that edits.
 EDIT_PATIENCE = 5
+# What a check of a whole server asks beyond a greeting, before a change as after it.
+THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}
 SERVICES = (_mta_services.SIGNER, "saslauthd", "postfix")
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 ALONE = (
@@ -242,8 +244,7 @@ def _asked(minion: Minion, services: Mapping[str, Mapping[str, bool]]) -> dict[s
     given = verify.get("timeout")
     asked: dict[str, Any] = {"timeout": max(10, given) if isinstance(given, int) else 10}
     if services["postfix"]["active"] and verify.get("enabled") is not False:
-        asked.update(auth="challenge", envelope=True, untrusted_client=True, deliver=True)
-        asked["relay"] = verify.get("relay") is not False
+        asked.update(THOROUGH, relay=verify.get("relay") is not False)
     return asked
 
 

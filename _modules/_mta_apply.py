@@ -419,13 +419,11 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
     def said(text: str) -> bool:
         return bool(_named_by(changed, text))
 
-    verdict = _mta_verdict.compared(transaction.problems, checked["problems"], said)
     doubts = checked.get("doubts", []) + _mta_transaction.doubts_about_logins()
     if transaction.problems is None:
         checked["notes"].extend(doubts)
-    else:
-        doubtful = _mta_verdict.compared(transaction.problems, doubts, said)
-        verdict = _mta_verdict.Verdict(*(one + other for one, other in zip(verdict, doubtful)))
+        doubts = []
+    verdict = _mta_verdict.compared(transaction.problems, checked["problems"] + doubts, said)
     run.known = verdict.earlier + verdict.unseen
     if not run.known:
         return verdict.problems, ["The server answers."]

@@ -37,7 +37,7 @@ from salt.exceptions import CommandExecutionError
 import _mta_recovery
 import _mta_system
 from _mta_minion import Minion
-from _mta_recovery import EDITED, NEW, NOT_RESTORED
+from _mta_recovery import EDITED, NEW, NOT_RESTORED, OLD
 from _mta_run import Run
 from _mta_system import Path
 
@@ -382,7 +382,7 @@ def _draft(path: Path) -> pathlib.Path:
 def _spare(entry: Entry) -> pathlib.Path:
     """The second name that a file has beside it, where the journal is on another file system."""
     path = pathlib.Path(entry["path"])
-    return path.with_name(f".{path.name}.postfix_mta-old")
+    return path.with_name(f".{path.name}{OLD}")
 
 
 def _spare_kept(path: pathlib.Path, entry: Entry) -> None:

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 VERSION = "2"
 EDITED = "edited-meanwhile"
 NOT_RESTORED = "not-restored"
-# How the name ends of what is about to be switched to a place.
-NEW = ".postfix_mta-new"
+# How the name ends of what is about to be switched to a place, and of the second name of what was there.
+NEW, OLD = ".postfix_mta-new", ".postfix_mta-old"
 SCRIPT = "recover.sh"
 SYSTEMD_RUNS = "/run/systemd/system"
 BOOT_UNIT = "postfix-mta-recover.service"
@@ -142,7 +142,7 @@ restore() {{
     kept=
     [ -n "$path" ] && [ -e "$entry/kind" ] || return 1
     draft=${{path%/*}}/.${{path##*/}}{new}
-    spare=${{path%/*}}/.${{path##*/}}.postfix_mta-old
+    spare=${{path%/*}}/.${{path##*/}}{old}
     case $(cat "$entry/kind") in
         file)
             moved || same "$entry/content" "$path" ||
@@ -264,8 +264,8 @@ rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/re
 
 def script(state_dir: Path, unit_dir: Path = UNIT_DIR, systemd_runs: Path = SYSTEMD_RUNS) -> str:
     """Return the text of the script for a state directory; the other two are the host's."""
-    names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT, "version": VERSION, "new": NEW}
-    names["cut_off"] = CUT_OFF
+    names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT, "version": VERSION}
+    names.update(new=NEW, old=OLD, cut_off=CUT_OFF)
     return TEXT.format(state_dir=state_dir, unit_dir=unit_dir, systemd_runs=systemd_runs, **names)
 
 

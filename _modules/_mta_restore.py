@@ -8,7 +8,6 @@ and so does a certificate authority.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pathlib
 import shlex
@@ -31,8 +30,6 @@ from _mta_journal import Entry
 from _mta_minion import Minion
 from _mta_plan import Plan
 from _mta_run import Run
-
-log = logging.getLogger(__name__)
 
 # The parameters of main.cf, and the services of master.cf.
 Configuration = tuple[dict[str, str], dict[str, dict[str, Any]]]

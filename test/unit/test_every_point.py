@@ -151,7 +151,7 @@ class Stage:
         put(tree, str(self.root))
         self.world = copy.deepcopy(world)
         self.host = Host(self.root, self.state, apart, fault, recorded)
-        self.worlds = self.host.worlds = []
+        self.worlds = []
         step, self.snapshot = self.host.step, copy.deepcopy(self.world)
 
         def counted(*args):
@@ -397,11 +397,11 @@ class Trial:
             found.append(f"{name} is {files.get(name)}, not {wanted.get(name)}")
         return found
 
-    def verdict(self, edited=None, failed=(), stores=True, boot=False):
+    def verdict(self, edited=None, stores=True, boot=False):
         """What is wrong with the host after a recovery; nothing: it is wholly old or wholly new."""
         files = self.stage.files()
-        as_old = self.differs(files, self.old, edited, failed)
-        as_new = self.differs(files, self.new, edited, failed)
+        as_old = self.differs(files, self.old, edited)
+        as_new = self.differs(files, self.new, edited)
         problems = []
         if as_old and as_new:
             problems += ["neither old: " + "; ".join(as_old), "nor new: " + "; ".join(as_new)]
@@ -415,7 +415,7 @@ class Trial:
         wanted, world = (self.old_stores, self.before) if not as_old else (self.new_stores, self.after)
         if as_old == as_new == []:  # an undo, which changes no store
             wanted = self.old_stores
-        if there != wanted and not failed and not edited:
+        if there != wanted and not edited:
             keys = [one for one in {**there, **wanted} if there.get(one) != wanted.get(one)]
             problems += [f"of {one} the snapshots have {there.get(one)}, not {wanted.get(one)}" for one in keys]
         now = self.stage.world.services

@@ -247,6 +247,11 @@ def listeners_in(
     return found
 
 
+def ask_saslauthd(listeners: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one of what :func:`listeners` returns lets clients log in by saslauthd."""
+    return any(one.get("auth") and one.get("sasl_type") == "cyrus" for one in listeners)
+
+
 def ports_of(config_directory: str, parameters: Mapping[str, str], services: Mapping[str, Entry]) -> list[int]:
     """Return the TCP ports on which smtpd(8) and postscreen(8) serve other hosts than this one."""
     main, entries = inet(config_directory, parameters, services)

@@ -124,7 +124,7 @@ def _uses_saslauthd(after: Configuration | None) -> bool:
             listeners = _mta_postfix_view.listeners()
     except CommandExecutionError:
         return True
-    return any(one["auth"] and one["sasl_type"] == "cyrus" for one in listeners)
+    return _mta_postfix_view.ask_saslauthd(listeners)
 
 
 def _contents(path: str) -> bytes:

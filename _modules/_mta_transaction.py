@@ -233,8 +233,7 @@ def doubts_about_logins() -> list[str]:
         listeners = _mta_postfix_view.listeners() if reason else []
     except CommandExecutionError:
         return []
-    offers = any(one.get("auth") and one.get("sasl_type") == "cyrus" for one in listeners)
-    return [f"AUTH: {reason}"] if offers else []
+    return [f"AUTH: {reason}"] if _mta_postfix_view.ask_saslauthd(listeners) else []
 
 
 def _asked(minion: Minion, services: Mapping[str, Mapping[str, bool]]) -> dict[str, Any]:

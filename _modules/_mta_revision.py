@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "50b554cc2c3b"
+REVISION = "5c074e6daeba"

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import _mta_x509
 
 Headers = Sequence[tuple[str, str]]
-# What a receiver reads at most of one string of a TXT record (RFC 1035, 3.3.14).
-STRING = 255
 SIGNATURE = "dkim-signature"
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "5c074e6daeba"
+REVISION = "8b6ba01eccf0"

@@ -98,10 +98,10 @@ def _listed(lines):
     return [line.rstrip() if not line.endswith("**  ") else line[:-2] + ":" for line in found]
 
 
-def page(title, about, source, paths, private=()):
+def page(title, about, source, paths):
     """A page about modules: a table of all functions, then each with its docstring."""
     lines = [f"# {title}", "", about, "", MADE.format(source=source), ""]
-    modules = [(path.stem, *functions(path)) for path in sorted(paths) if path.stem not in private]
+    modules = [(path.stem, *functions(path)) for path in sorted(paths)]
     lines += ["| function | what it does |", "| --- | --- |"]
     for name, _, own in modules:
         for one in own:

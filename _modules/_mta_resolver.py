@@ -29,14 +29,20 @@ def lookup(name: str, kind: str, server: str | None = None) -> list[str] | None:
 
     ``[]``: there is none. ``None``: no server answered. Raises ``CommandExecutionError`` where ``dig`` is missing.
     """
-    need_dig()
-    servers = [server] if server else None
-    found = _helper().lookup(f"{name.rstrip('.')}.", kind, method="dig", servers=servers, timeout=TIMEOUT)
+    found = _ask(name, kind, server)
     if found is False or found is None:
         return None
     if kind == "TXT":
         return [re.sub(r'"\s+"', "", text).replace("\\;", ";") for text in found]
     return [text.lower() for text in found]
+
+
+def _ask(name: str, kind: str, server: str | None, **options: Any) -> Any:
+    """What Salt's helper returns for a name, a type and a server."""
+    need_dig()
+    servers = [server] if server else None
+    where = {"method": "dig", "servers": servers, "timeout": TIMEOUT}
+    return _helper().lookup(f"{name.rstrip('.')}.", kind, **where, **options)
 
 
 def _helper() -> Any:
@@ -99,8 +105,4 @@ def everywhere(name: str, kind: str, look_up: Lookup, resolver: str | None = Non
 
 def signed(name: str, kind: str, server: str | None = None) -> bool:
     """Return whether an answer comes with signatures (DNSSEC). Raises as :func:`lookup` does."""
-    need_dig()
-    servers = [server] if server else None
-    return bool(
-        _helper().lookup(f"{name.rstrip('.')}.", kind, method="dig", servers=servers, timeout=TIMEOUT, secure=True)
-    )
+    return bool(_ask(name, kind, server, secure=True))

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8b6ba01eccf0"
+REVISION = "206600919305"

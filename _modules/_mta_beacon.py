@@ -292,10 +292,7 @@ def _connected(opts: Mapping[str, Any]) -> bool:
         return True
     port = f":{int(opts.get('publish_port', 4505)):04X}"
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            table = _mta_system.read(path) or ""
-        except CommandExecutionError:
-            continue
+        table = _mta_system.text_of(path)
         if any(line[2].endswith(port) and line[3] == ESTABLISHED for line in map(str.split, table.splitlines())):
             return True
     return False

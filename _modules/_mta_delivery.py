@@ -121,17 +121,10 @@ def samples(main: Mapping[str, str], hostname: str) -> list[str]:
     for parameter in TABLES:
         value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
         for kind, path in _mta_postfix_syntax.tables(parameter, value):
-            text = path if kind == "inline" else _text_of(path) if kind in SOURCES else ""
+            text = path if kind == "inline" else _mta_system.text_of(path) if kind in SOURCES else ""
             address = re.search(ADDRESS, text, re.MULTILINE)
             found += [address[1]] if address else []
     return found
-
-
-def _text_of(path: str) -> str:
-    try:
-        return _mta_system.read(path) or ""
-    except CommandExecutionError:
-        return ""
 
 
 def message(hostname: str, recipient: str, date: str) -> str:
@@ -333,7 +326,7 @@ class Trial:
         """Whether a table or alias names an address elsewhere, whose domain is not in the DNS."""
         found = re.search(r"Name service error for name=(\S+) ", one.reason)
         origin = _mta_postfix_syntax.expand(self.main.get("myorigin", "$myhostname"), self.main)
-        origin = _text_of(origin).strip() if origin.startswith("/") else origin
+        origin = _mta_system.text_of(origin).strip() if origin.startswith("/") else origin
         domain = one.to.rpartition("@")[2]
         return one.to != one.asked and domain != origin and found is not None and found[1] == domain
 

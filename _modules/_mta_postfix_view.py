@@ -97,12 +97,9 @@ def known_parameters(config_directory: str) -> set[str]:
 
 def queue_directory() -> str:
     """The default instance's queue, whatever else is wrong with main.cf; Postfix's default where none is named."""
-    try:
-        text = _mta_system.read(os.path.join(CONFIG_DIRECTORY, FILES[0])) or ""
-    except CommandExecutionError:
-        text = ""
+    text = _mta_system.text_of(os.path.join(CONFIG_DIRECTORY, FILES[0]))
     named = _mta_postfix_syntax.parameters(text).get("queue_directory", "")
-    return named if named.startswith("/") else "/var/spool/postfix"
+    return named if named.startswith("/") else QUEUE
 
 
 # -- what the package configures ---------------------------------------------------------------

@@ -64,21 +64,13 @@ def _known(name: str) -> str:
     return name
 
 
-def _read(path: str) -> str:
-    """A file's text; empty when it cannot be read."""
-    try:
-        return _mta_system.read(path) or ""
-    except CommandExecutionError:
-        return ""
-
-
 def _alive(pid: int, process: str) -> bool:
     """
     Whether ``pid`` is a living process of that name, in this PID namespace and not in a container's below it.
 
     A process that nobody waits for (PID 1 of a plain container does not) keeps its name, but is dead.
     """
-    text = _read(f"{PROC}/{pid}/status")
+    text = _mta_system.text_of(f"{PROC}/{pid}/status")
     fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     return (
         fields.get("Name") == process
@@ -111,7 +103,7 @@ def _search(name: str) -> list[int]:
 def _belongs(pid: int, name: str) -> bool:
     if manager() == "sysv":
         return True
-    groups = _read(f"{PROC}/{pid}/cgroup").splitlines()
+    groups = _mta_system.text_of(f"{PROC}/{pid}/cgroup").splitlines()
     return any(group.endswith(f"/{name}.service") for group in groups)
 
 
@@ -119,7 +111,7 @@ def _running(name: str) -> list[int]:
     """PIDs of the daemon; none when it does not run."""
     if name == SIGNER and not os.path.exists(DAEMONS[name].program):
         return []
-    text = _read(_pid_file(name)).strip()
+    text = _mta_system.text_of(_pid_file(name)).strip()
     if text.isdigit() and _alive(int(text), DAEMONS[name].process):
         return [int(text)]
     # Postfix itself goes by its PID file alone; other masters may be other instances.
@@ -129,7 +121,7 @@ def _running(name: str) -> list[int]:
 def _children(name: str) -> set[str]:
     """PIDs of the processes that the daemon has started itself."""
     tasks = [task for pid in _running(name) for task in glob.glob(f"{PROC}/{pid}/task/*/children")]
-    return {pid for task in tasks for pid in _read(task).split()}
+    return {pid for task in tasks for pid in _mta_system.text_of(task).split()}
 
 
 def _unit_file(unit: str) -> str | None:
@@ -233,7 +225,7 @@ def _deliveries_ended(name: str) -> Iterator[None]:
     the queue file yet, would be delivered again: so qmgr(8), which gives them their work, is held for as long.
     """
     children = _children(name) if name == "postfix" else set()
-    managers = [pid for pid in children if "\tqmgr\n" in _read(f"{PROC}/{pid}/status")]
+    managers = [pid for pid in children if "\tqmgr\n" in _mta_system.text_of(f"{PROC}/{pid}/status")]
     agents = [pid for pid in children if pid not in managers]
     active = f"{os.path.realpath(_mta_postfix_view.queue_directory())}/active/"
 

@@ -166,6 +166,14 @@ def read(path: Path) -> str | None:
     return None if contents is None else contents.decode("utf-8", "surrogateescape")
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a file as :func:`read` does; empty where there is none, and where it cannot be read."""
+    try:
+        return read(path) or ""
+    except CommandExecutionError:
+        return ""
+
+
 def replace(
     path: Path,
     contents: str | bytes,

@@ -27,11 +27,13 @@ class TestReading:
         (tmp_path / "file").touch()
         for path in (tmp_path / "x", tmp_path / "file" / "x"):
             assert _mta_system.read(path) is None
+            assert _mta_system.text_of(path) == ""
             assert _mta_system.read_bytes(path) is None
 
     def test_what_cannot_be_read_is_an_error_with_its_cause(self, tmp_path):
         with pytest.raises(CommandExecutionError, match=f"Cannot read {tmp_path}: Is a directory") as caught:
             _mta_system.read(tmp_path)
+        assert _mta_system.text_of(tmp_path) == ""
         assert isinstance(caught.value.__cause__, IsADirectoryError)
 
 

@@ -549,7 +549,7 @@ class _Talk:
         try:
             for envelope in request.envelopes:
                 self._try_envelope(envelope)
-            if request.challenge and not request.login and self._offers_plain():
+            if request.challenge and not request.login and self._offers(r"(?i)AUTH[ =].*\bPLAIN\b"):
                 self._log_in_as_nobody()
             if request.last:
                 self._try_envelope(request.last)
@@ -623,13 +623,10 @@ class _Talk:
         code = "435" if lines[0].startswith("435 4.7.8") else "535"
         self.erred = self._expect("AUTH PLAIN of an unknown user", lines, code) or self.erred
 
-    def _offers(self, keyword: str) -> bool:
-        return keyword in (self.found["ehlo_tls"] if self.found["tls"] else self.found["ehlo"])[1:]
-
-    def _offers_plain(self) -> bool:
-        """Whether AUTH PLAIN is offered where the conversation is now."""
+    def _offers(self, pattern: str) -> bool:
+        """Whether a line of what is offered where the conversation is now, is like that."""
         lines = self.found["ehlo_tls"] if self.found["tls"] else self.found["ehlo"]
-        return any(re.match(r"AUTH[ =].*\bPLAIN\b", line, re.IGNORECASE) for line in lines[1:])
+        return any(re.match(pattern, line) for line in lines[1:])
 
     def _note_auth(self, mechanism: str, lines: Sequence[str]) -> None:
         self.found["auth"] = {
@@ -647,7 +644,7 @@ class _Talk:
         if reply.startswith("250"):
             for recipient in envelope.recipients:
                 step = f"RCPT TO:<{recipient}>"
-                command = f"{step} NOTIFY=NEVER" if envelope.silent and self._offers("DSN") else step
+                command = f"{step} NOTIFY=NEVER" if envelope.silent and self._offers(r"DSN\Z") else step
                 tried["recipients"][recipient] = self._unless_fault(step, self.line.command(command, step))
             if envelope.message and any(reply.startswith("25") for reply in tried["recipients"].values()):
                 lines = self.line.command("DATA")

@@ -540,12 +540,16 @@ def check(
     notes += [text for seen in examinations for text in seen.notes]
     if trial:
         delivery = trial.finish(aliases)
-        problems, doubts, notes = (
-            mine + its for mine, its in zip((problems, doubts, notes), dataclasses.astuple(delivery))
-        )
-    wanted, problems = _apart(problems, lambda text: any(f"intended: [{word}]" in text for word in intended))
+        problems += delivery.problems
+        doubts += delivery.doubts
+        notes += delivery.notes
+
+    def wanted(text: str) -> bool:
+        return any(f"intended: [{word}]" in text for word in intended)
+
     # What this run has found to be older than itself fails no state of it.
-    verdict = _mta_verdict.compared(Run.of(minion).known, problems, lambda _: False)
+    faults = [text for text in problems if not wanted(text)]
+    verdict = _mta_verdict.compared(Run.of(minion).known, faults, lambda _: False)
     older = verdict.earlier + verdict.unseen
     conversations = [talk for seen in examinations for _, talk in seen.talks]
     return {
@@ -553,15 +557,15 @@ def check(
         "listening": any(talk["connected"] for talk in conversations),
         "speaking": speaking,
         "problems": verdict.problems,
-        "doubts": [text for text in doubts if not any(f"intended: [{word}]" in text for word in intended)],
-        "notes": notes + wanted + [f"{text} (so it was before this run)" for text in older],
+        "doubts": [text for text in doubts if not wanted(text)],
+        "notes": [
+            *notes,
+            *filter(wanted, problems),
+            *(f"{text} (so it was before this run)" for text in older),
+        ],
         "transcript": [line for seen in examinations for line in seen.transcript],
         "conversations": conversations,
     }
-
-
-def _apart(texts: Sequence[str], belongs: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    return [text for text in texts if belongs(text)], [text for text in texts if not belongs(text)]
 
 
 def _trial(listeners: Sequence[Listener], hostname: str | None, aliases: Sequence[str], relay: bool) -> Trial:

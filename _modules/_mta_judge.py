@@ -178,11 +178,10 @@ def _examine(listener: Listener, target: Target, ask: _Ask) -> Examination:
     envelopes, last = [], None
     if ask.envelope:
         postmaster, unknown, _ = _recipients(hostname)
-        trial = ask.trial if listener["port"] == 25 else None
         last = Envelope("", [unknown])
         envelopes = [
             Envelope("", [postmaster, *filter(None, [ask.user])]),
-            _real(trial) if trial else Envelope(postmaster, [postmaster], _circling(ask.hops, seen)),
+            _real(ask.trial) if ask.trial else Envelope(postmaster, [postmaster], _circling(ask.hops, seen)),
         ]
     challenge = ask.challenge and (listener["auth"] or "AUTH" in listener.get("may_hide", ())) and not ask.login
     found = _mta_smtp.hold(target, Request(envelopes, challenge, last=last))

@@ -115,9 +115,9 @@ def user(hostname: str) -> str | None:
     return f"{names[0]}@{hostname}" if names else None
 
 
-def samples(main: Mapping[str, str], hostname: str) -> list[str]:
-    """Return a user of this host, and an address of each kind of table that has some in a text to be read."""
-    found = [address for address in [user(hostname)] if address]
+def samples(main: Mapping[str, str]) -> list[str]:
+    """Return an address of each kind of table that has some in a text to be read."""
+    found = []
     for parameter in TABLES:
         value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
         for kind, path in _mta_postfix_syntax.tables(parameter, value):

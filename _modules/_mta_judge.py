@@ -523,9 +523,8 @@ def check(
     own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}
     judged, notes = _without(listeners, skip)
     hops = _hops(listeners) if envelope else _mta_postfix_view.HOPCOUNT_LIMIT
-    trial = _trial(judged, hostname, aliases, relay) if deliver and judged else None
+    trial, user = _trial(judged, hostname, aliases, relay) if deliver and judged else (None, None)
     real = trial if trial and trial.begin() else None
-    user = _mta_delivery.user(trial.hostname) if trial else None
     ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops, real, user)
     pairs = [
         (one, target_of(one, (own and one.get("hostname")) or hostname, ca_file, timeout, patience))
@@ -567,12 +566,15 @@ def check(
     }
 
 
-def _trial(listeners: Sequence[Listener], hostname: str | None, aliases: Sequence[str], relay: bool) -> Trial:
-    """A look at delivery, to those whom every server has, and to aliases of this apply."""
+def _trial(
+    listeners: Sequence[Listener], hostname: str | None, aliases: Sequence[str], relay: bool
+) -> tuple[Trial, str | None]:
+    """A look at delivery, to those whom every server has, and to aliases of this apply; and a user's address."""
     name = hostname or next((one["hostname"] for one in listeners if one.get("hostname")), "localhost")
     main = _mta_postfix_view.show()
-    recipients = [f"postmaster@{name}", *_mta_delivery.samples(main, name), *aliases]
-    return Trial(name, main, recipients, relay)
+    user = _mta_delivery.user(name)
+    recipients = [f"postmaster@{name}", *filter(None, [user]), *_mta_delivery.samples(main), *aliases]
+    return Trial(name, main, recipients, relay), user
 
 
 def _examine_all(

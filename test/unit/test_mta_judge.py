@@ -22,6 +22,14 @@ def server(smtp_server):
 
 
 @pytest.fixture
+def port_25(server, listener, monkeypatch):
+    """The listener seems to be at port 25."""
+    real = _mta_smtp._Line
+    monkeypatch.setattr(_mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more))
+    listener["port"] = 25
+
+
+@pytest.fixture
 def check(minion, listener):
     """Check the fake server."""
     return lambda **kwargs: _mta_judge.check(minion, listeners=[listener], **{"timeout": 5, **kwargs})
@@ -99,11 +107,8 @@ def test_a_policy_refusal_is_no_fault_where_logins_are_expected(check, server, r
     assert check(envelope=True)["answers"]
 
 
-def test_on_port_25_the_postmaster_has_to_be_accepted(check, server, listener, monkeypatch):
+def test_on_port_25_the_postmaster_has_to_be_accepted(check, server, port_25):
     server.replies["RCPT TO:<postm"] = b"550 5.1.1 Unknown\r\n"
-    real = _mta_smtp._Line
-    monkeypatch.setattr(_mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more))
-    listener["port"] = 25
     assert f"127.0.0.1:25 RCPT TO:<postmaster@{HOST}>: 550 5.1.1 Unknown" in problem(check(envelope=True))
 
 
@@ -434,14 +439,6 @@ def test_an_unknown_user_has_to_be_turned_away(check, server):
 
 
 # -- delivery ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def port_25(server, listener, monkeypatch):
-    """The listener seems to be at port 25."""
-    real = _mta_smtp._Line
-    monkeypatch.setattr(_mta_smtp, "_Line", lambda target, *more: real(target._replace(port=server.port), *more))
-    listener["port"] = 25
 
 
 @pytest.fixture

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "206600919305"
+REVISION = "596657499fef"

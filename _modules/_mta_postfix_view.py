@@ -287,7 +287,7 @@ def chroots(config_directory: str = CONFIG_DIRECTORY) -> dict[str, bool]:
     files = read_both(config_directory)
     level = files.parameters().get("compatibility_level", "0")
     found = {}
-    for service, entry in (files.services() or {}).items():
+    for service, entry in files.services().items():
         own = entry["overrides"]
         logins = own.get("smtpd_sasl_auth_enable") != "no" and own.get("smtpd_sasl_type", "cyrus") == "cyrus"
         if entry["command"] == "smtpd" and logins:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "596657499fef"
+REVISION = "f01bddb00a56"

@@ -16,7 +16,7 @@ import pwd
 import re
 import socket as sockets
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -124,13 +124,12 @@ def _settings(requested: Request) -> Resource:
     return resource
 
 
-def _smtpd_conf(requested: Request) -> Resource:
-    """libsasl's settings for smtpd."""
+def _smtpd_conf(requested: Request, chroots: Collection[bool]) -> Resource:
+    """libsasl's settings for smtpd. ``chroots``: what :func:`_chroots` returns."""
     path = requested.smtpd_conf
     resource = Resource(needed=[path])
     text = _mta_system.read(path) or ""
-    chrooted = True in _chroots(requested)
-    seen = _mta_saslauthd_files.socket_seen(requested.socket_directory, _asked(requested), chrooted)
+    seen = _mta_saslauthd_files.socket_seen(requested.socket_directory, _asked(requested), True in chroots)
     values = {
         "pwcheck_method": "saslauthd",
         "mech_list": " ".join(requested.mech_list),
@@ -172,14 +171,18 @@ def _drop_in(requested: Request) -> Resource:
     return resource
 
 
-def _link(requested: Request) -> Resource:
-    """The socket at the path where a smtpd(8) outside of the chroot looks for it, if others are inside."""
+def _link(requested: Request, chroots: Collection[bool]) -> Resource:
+    """
+    The socket at the path where a smtpd(8) outside of the chroot looks for it, if others are inside.
+
+    ``chroots``: as for :func:`_smtpd_conf`.
+    """
     resource = Resource()
     name = _asked(requested)
     real, seen = (
         _mta_saslauthd_files.socket_seen(requested.socket_directory, name, chrooted) for chrooted in (False, True)
     )
-    if real == seen or len(_chroots(requested)) == 1:
+    if real == seen or len(chroots) == 1:
         return resource
     if _mta_services.manager() != "systemd":
         resource.notes.append(
@@ -408,11 +411,12 @@ def _membership(requested: Request) -> Resource:
 
 def _resources(minion: Minion, requested: Request) -> list[Resource]:
     conf = _mta_saslauthd_files.option_file(requested, _password(minion, requested))
+    chroots = _chroots(requested)
     resources = [
         _settings(requested),
-        _smtpd_conf(requested),
+        _smtpd_conf(requested, chroots),
         _drop_in(requested),
-        _link(requested),
+        _link(requested, chroots),
         _option_file(requested, conf),
         _proxy(minion, requested, conf),
         _statoverride(requested),

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f01bddb00a56"
+REVISION = "91197e89d932"

@@ -42,6 +42,7 @@ UNIT = f"/etc/systemd/system/{_mta_services.SIGNER}.service"
 MILTER = f"unix:{SOCKET}"
 SUBJECT = "mta_dkim"
 DAY = 86400
+KEY_SIZE = 2048
 # After a reload the former worker signs until the new one is there.
 PATIENCE = 30
 _ACTIVE = re.compile(r"(?m)^# signs: (\S+)$")
@@ -287,22 +288,27 @@ def _obstacles(milters: str) -> list[str]:
     return []
 
 
-def plan(
-    minion: Minion,
-    domains: Sequence[str],
-    selector: str,
-    key_size: int = 2048,
-    key_pillar: str | None = None,
-    networks: Sequence[str] = (),
-    keep_days: int = 7,
-    resolver: str | None = None,
-    milters: str = MILTER,
-) -> Plan:
+def plan(minion: Minion, domains: Sequence[str], selector: str, **arguments: Any) -> Plan:
     """
     Tell what :func:`apply` would change. Reads files; asks the DNS while a selector waits for it.
 
     Parameters: of the state ``mta_dkim.managed``. Raises ``CommandExecutionError`` when a file cannot be read.
     """
+    return _planned(minion, domains, selector, **arguments)[1]
+
+
+def _planned(
+    minion: Minion,
+    domains: Sequence[str],
+    selector: str,
+    key_size: int = KEY_SIZE,
+    key_pillar: str | None = None,
+    networks: Sequence[str] = (),
+    keep_days: int = 7,
+    resolver: str | None = None,
+    milters: str = MILTER,
+) -> tuple[_Wanted, Plan]:
+    """What there is to be, and the plan that leads there; parameters as for :func:`plan`."""
     wanted = _wanted(minion, domains, selector, networks, keep_days, resolver)
     planned = Plan(notes=list(wanted.notes), errors=_obstacles(milters))
     action = (
@@ -325,7 +331,7 @@ def plan(
     found = _mta_restore.obsolete(minion, SUBJECT, [*wanted.files, *map(key_file, wanted.keys)])
     planned.changes.update(found["changes"])
     planned.notes += found["stays"]
-    return planned
+    return wanted, planned
 
 
 def _signs(text: str | None) -> str | None:
@@ -342,7 +348,14 @@ def _given_key(minion: Minion, key_pillar: str | None) -> bytes | None:
     return _mta_pem.source(minion, key_pillar, private=True) if key_pillar else None
 
 
-def apply(minion: Minion, domains: Sequence[str], selector: str, **arguments: Any) -> None:
+def apply(
+    minion: Minion,
+    domains: Sequence[str],
+    selector: str,
+    key_size: int = KEY_SIZE,
+    key_pillar: str | None = None,
+    **others: Any,
+) -> None:
     """
     Make what :func:`plan` tells true, through the transaction that is open.
 
@@ -350,23 +363,15 @@ def apply(minion: Minion, domains: Sequence[str], selector: str, **arguments: An
     """
     if not os.path.exists(PROGRAM):
         raise CommandExecutionError(f"{PROGRAM} is missing: install the package rspamd first")
-    planned = plan(minion, domains, selector, **arguments)
-    wanted = _wanted(
-        minion,
-        domains,
-        selector,
-        arguments.get("networks", ()),
-        arguments.get("keep_days", 7),
-        arguments.get("resolver"),
-    )
+    wanted, planned = _planned(minion, domains, selector, key_size, key_pillar, **others)
     # First, so that a run that is killed in between is made up for.
     _mta_transaction.need(minion, planned.activate)
     if not os.path.isdir(FOLDER):
         _mta_transaction.directory(minion, FOLDER)
     for name in wanted.keys:
         if key_file(name) in planned.changes:
-            pem = _given_key(minion, arguments.get("key_pillar")) if name == selector else None
-            pem = pem or _mta_x509_make.make_key("rsa", arguments.get("key_size", 2048))
+            pem = _given_key(minion, key_pillar) if name == selector else None
+            pem = pem or _mta_x509_make.make_key("rsa", key_size)
             _mta_transaction.write(minion, key_file(name), pem, USER, USER, "0600")
     for path, text in wanted.files.items():
         if path in planned.changes:

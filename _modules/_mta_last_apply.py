@@ -93,9 +93,9 @@ def ended(
     record = {**_summary(own), "time": int(time.time()), "revision": revision, "files": files}
     record.update(saltenv=saltenv, pillarenv=minion.opts.get("pillarenv"))
     kept = {"parameters": _record(minion).get("parameters", {})}
-    whole = _whole(minion, {one["part"] for one in own.values()}, record["result"])
-    _remember(minion, {**record, **kept, **whole})
-    if {one["part"] for one in own.values()} >= WHOLE:
+    complete = {one["part"] for one in own.values()} >= WHOLE
+    _remember(minion, {**record, **kept, **_whole(minion, complete, record["result"])})
+    if complete:
         minion.state.forget(CUT_OFF)
     if record["changed"] or not record["result"]:
         told = ("result", "changed", "failed", "duration")
@@ -103,10 +103,10 @@ def ended(
     return record
 
 
-def _whole(minion: Minion, parts: set[str], good: bool) -> dict[str, Any]:
+def _whole(minion: Minion, complete: bool, good: bool) -> dict[str, Any]:
     """What an apply of the whole formula is remembered by: the digest of its pillar, and the host's own name."""
     known = _record(minion)
-    if not parts >= WHOLE:
+    if not complete:
         return {name: known.get(name) for name in ("pillar", "fqdn")}
     given = minion.pillar.get(FORMULA)
     named = isinstance(given, Mapping) and given.get("hostname") is not None

@@ -33,6 +33,8 @@ KEY_SIZES: dict[str, tuple[Any, ...]] = {
 RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 # The signer's socket, relative to Postfix's queue, which is where its daemons are, in a chroot or not.
 SIGNER_SOCKET = "postfix_mta_signer/milter"
+# Where its files are, which are removed when nothing is to be signed any more.
+SIGNER_FILES = "/etc/postfix-mta-signer"
 TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 # Types of tables that are no file.
 FILELESS = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "91197e89d932"
+REVISION = "c80ed60fb333"

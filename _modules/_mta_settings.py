@@ -23,7 +23,16 @@ from salt.utils.yaml import safe_load
 
 import _mta_system
 from _mta_minion import SALTENV, Minion
-from _mta_pillar_schema import FILELESS, MAILBOXES, PRESETS, RELAY_PORTS, SIGNER_SOCKET, TABLE, TABLE_NAME
+from _mta_pillar_schema import (
+    FILELESS,
+    MAILBOXES,
+    PRESETS,
+    RELAY_PORTS,
+    SIGNER_FILES,
+    SIGNER_SOCKET,
+    TABLE,
+    TABLE_NAME,
+)
 from _mta_pillar_types import mapping, table
 from _mta_revision import REVISION
 
@@ -34,8 +43,6 @@ GRAINS = ("fqdn", "os_family", "oscodename")
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
 SENDERS_TABLE = "sender_logins"
-# Where the signer's files are, which are removed when nothing is to be signed any more.
-SIGNER_FILES = "/etc/postfix-mta-signer"
 TABLE_REFERENCE = re.compile(rf"\{{maps\.({TABLE_NAME})\}}")
 _REFERENCE = re.compile(r"\{([a-z_.]+)\}")
 _DEFAULT_KEYTAB = "/etc/krb5.keytab"

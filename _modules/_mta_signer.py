@@ -30,12 +30,12 @@ import _mta_transaction
 import _mta_x509
 import _mta_x509_make
 from _mta_minion import Minion
+from _mta_pillar_schema import SIGNER_FILES as FOLDER
 from _mta_pillar_schema import SIGNER_SOCKET as SOCKET
 from _mta_plan import Plan
 
 PROGRAM = "/usr/bin/rspamd"
 USER = "_rspamd"
-FOLDER = "/etc/postfix-mta-signer"
 CONF = f"{FOLDER}/rspamd.conf"
 UNIT = f"/etc/systemd/system/{_mta_services.SIGNER}.service"
 # Relative to Postfix's queue, which is where its daemons are, in a chroot or not.

@@ -410,7 +410,8 @@ def plan(
     notes += [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
     if asked.theirs:
         notes.append(f"Not restored, as somebody has changed it since: {', '.join(asked.theirs)}")
-    return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes)
+    replaced = [name, name + SUFFIXES.get(_database_type(name) or "", "")] if changes else []
+    return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes, replaced=replaced)
 
 
 def apply(

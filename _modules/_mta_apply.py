@@ -21,6 +21,7 @@ import _mta_fleet_ca
 import _mta_journal
 import _mta_judge
 import _mta_last_apply
+import _mta_obstacles
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_restore
@@ -161,6 +162,9 @@ def participate(
         What the comment calls the thing; default: the name.
     """
     part = PARTICIPANTS[participant]
+    rehearsal = Run.of(minion).rehearsal
+    if rehearsal is not None:
+        minion, test = minion._replace(context=rehearsal), True
     run = Run.of(minion)
     run.subject = part.subject
     subject = subject or name
@@ -229,13 +233,22 @@ def _carry_out(
 
 
 def _planned(minion: Minion, part: Participant, arguments: Mapping[str, Any], test: bool) -> Plan:
-    """A participant's plan: the one that is made under the lock, where it is to be applied."""
+    """
+    A participant's plan: the one that is made under the lock, where it is to be applied.
+
+    Its errors include the files that cannot be replaced: of its own, and of those that come after it.
+    """
     plan = part.plan(minion, **arguments)
-    if test or Run.of(minion).transaction or plan.errors or not plan.changes:
+    if plan.errors or not plan.changes:
+        return plan
+    if test or Run.of(minion).transaction:
+        plan.errors += _mta_obstacles.check(minion, plan)
         return plan
     _mta_transaction.begin(minion)
     try:
         plan = part.plan(minion, **arguments)
+        if plan.changes and not plan.errors:
+            plan.errors += _mta_obstacles.check(minion, plan)
     except BaseException:
         _mta_transaction.withdraw(minion)
         raise

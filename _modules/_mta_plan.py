@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 
@@ -30,12 +31,27 @@ class Plan:
 
     notes
         Lines for the state's comment, whether something changes or not.
+
+    replaced
+        Paths of the files that are replaced. Default: the paths that ``changes`` has.
     """
 
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     activate: dict[str, str] = dataclasses.field(default_factory=dict)
     errors: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    replaced: list[str] | None = dataclasses.field(default=None, compare=False)
+
+    def paths(self) -> list[str]:
+        """
+        Return the files that are replaced or removed, as far as it is known; directories may be among them.
+
+        A symbolic link is followed where a file is written.
+        """
+        if self.replaced is not None:
+            return [os.path.realpath(path) for path in self.replaced]
+        named = {item: change for item, change in self.changes.items() if item.startswith("/")}
+        return [item if change.get("new") is None else os.path.realpath(item) for item, change in named.items()]
 
 
 class Participant(NamedTuple):

@@ -525,6 +525,8 @@ def plan(
         if not run.transaction:
             run.preflight.clear()
         staged = _mta_postfix_check.staged(minion, prepared)
+        there = zip(_mta_postfix_view.FILES, prepared.files, staged.files)
+        result.replaced = [os.path.join(name, file) for file, old, new in there if new != (old or "")]
         result.errors = list(staged.errors)
         result.notes += staged.notes
         # What earlier states have announced in test mode may be what is missing; apply() looks again.

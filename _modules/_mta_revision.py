@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "c80ed60fb333"
+REVISION = "cd950bd8bc3c"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Callable
 
 from _mta_minion import Minion
 
@@ -49,6 +49,15 @@ class Run:
     tables
         What :py:mod:`_mta_tables` has found out and not yet recorded.
 
+    ahead
+        The states that take part in the transaction of this run, each as its function and its arguments.
+
+    obstacles
+        Why files that this run would change cannot be replaced; ``None``: nobody has looked.
+
+    rehearsal
+        The context of a dry run within this run, as long as it lasts.
+
     known
         What was wrong with the server before this run, and still is.
 
@@ -67,6 +76,9 @@ class Run:
     preflight: dict[Any, Any] = dataclasses.field(default_factory=dict)
     authorities: dict[str, Any] = dataclasses.field(default_factory=dict)
     tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ahead: list[tuple[Callable[..., Any], dict[str, Any]]] = dataclasses.field(default_factory=list)
+    obstacles: list[str] | None = None
+    rehearsal: dict[str, Any] | None = None
     known: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -80,3 +92,4 @@ class Run:
         """Begin anew, but for what has been found out of the host."""
         self.undone, self.subject, self.transaction = None, None, None
         self.changes, self.activate, self.notes, self.known = {}, {}, [], []
+        self.ahead, self.obstacles = [], None

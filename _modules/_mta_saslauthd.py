@@ -438,8 +438,10 @@ def _obsolete(minion: Minion, resources: Sequence[Resource]) -> Resource:
 
 
 def _joined(resources: Sequence[Resource]) -> Plan:
-    plan = Plan()
+    replaced: list[str] = []
+    plan = Plan(replaced=replaced)
     for resource in resources:
+        replaced += [*resource.files, *(item for item in resource.restored if item.startswith("/"))]
         plan.changes.update(resource.changes)
         plan.activate = stronger(plan.activate, resource.activate)
         plan.errors += resource.errors

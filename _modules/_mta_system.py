@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import secrets
@@ -18,7 +17,6 @@ import shutil
 import signal
 import socket
 import stat
-import struct
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
@@ -28,9 +26,6 @@ from salt.exceptions import CommandExecutionError
 Path = Union[str, "os.PathLike[str]"]
 
 STATE_DIRECTORY = "/var/lib/postfix_mta"
-# Of linux/fs.h.
-FS_IOC_GETFLAGS = 0x80086601
-APPEND_ONLY, IMMUTABLE = 0x20, 0x10
 # As in the C locale's isspace(3), which Postfix uses.
 BLANKS = " \t\n\v\f\r"
 # Those of /proc/PID/ go while they are read.
@@ -254,34 +249,6 @@ def attributes(path: Path) -> dict[str, bytes]:
             with contextlib.suppress(OSError):
                 found[name] = os.getxattr(path, name, follow_symlinks=False)
     return found
-
-
-def irreplaceable(path: Path) -> str | None:
-    """Return why a file can be neither replaced nor removed, and what to do about it; ``None`` when it can be."""
-    path = os.fspath(path)
-    # The fifth field; blanks are octal there.
-    mounted = (read("/proc/self/mountinfo") or "").splitlines()
-    if path.replace(" ", "\\040") in [line.split(" ")[4] for line in mounted]:
-        return "it is a mount of its own (a bind mount, say): unmount it, or mount its directory instead"
-    for one in (path, os.path.dirname(path)):
-        if _flags(one) & (IMMUTABLE | APPEND_ONLY):
-            return f"{one} has been made immutable: chattr -i -a {one}"
-    return None
-
-
-def _flags(path: str) -> int:
-    """The flags of a file or directory as chattr(1) sets them; none where there are no such flags."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return 0
-    try:
-        flags = fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, struct.pack("l", 0))
-        return int(struct.unpack("l", flags)[0])
-    except OSError:
-        return 0
-    finally:
-        os.close(descriptor)
 
 
 def clear(path: Path) -> None:

@@ -123,7 +123,10 @@ def plan(minion: Minion, name: str, **table: Any) -> Plan:
     found = _prepare(minion, Request(name, **table))
     if found is None:
         return Plan()
-    return Plan(found.changes, {"postfix": "reload"} if found.changes else {}, found.errors, found.notes)
+    suffixes = [""] * found.writes + [SUFFIXES.get(found.kind or "", "")]
+    replaced = [name + suffix for suffix in suffixes]
+    activate = {"postfix": "reload"} if found.changes else {}
+    return Plan(found.changes, activate, found.errors, found.notes, replaced)
 
 
 def apply(minion: Minion, name: str, **table: Any) -> None:

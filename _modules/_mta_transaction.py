@@ -34,6 +34,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_journal
 import _mta_judge
 import _mta_last_apply
+import _mta_obstacles
 import _mta_postfix_lock
 import _mta_postfix_view
 import _mta_recovery
@@ -444,13 +445,18 @@ def _bring_back_service(minion: Minion, name: str, was: Mapping[str, bool], acti
         _mta_services.enable(name)
 
 
-def pending(minion: Minion) -> list[str] | None:
+def pending(minion: Minion, ahead: Sequence[tuple[Callable[..., Any], dict[str, Any]]] = ()) -> list[str] | None:
     """
     Begin a new run: forget what an earlier one in this process did, and tell whether one left a journal.
 
+    ahead
+        The states that take part in its transaction, each as its function and its arguments. Default: none.
+
     Returns the list of the paths in the journal, or ``None`` when there is nothing to resolve.
     """
-    Run.of(minion).reset()
+    run = Run.of(minion)
+    run.reset()
+    run.ahead = list(ahead)
     if not _is_open(minion):
         return None
     return [entry["path"] for entry in _mta_journal.entries(minion)]
@@ -573,9 +579,8 @@ def _mode(mode: str) -> int:
 
 def _refuse_irreplaceable(path: Path) -> None:
     """Raise for a file that no rename replaces, before anything is done with it."""
-    reason = _mta_system.irreplaceable(path)
-    if reason:
-        raise CommandExecutionError(f"Cannot change {path}: {reason}")
+    for text in _mta_obstacles.sentences([path]):
+        raise CommandExecutionError(text)
 
 
 def write(

@@ -18,9 +18,12 @@ with _mta_guard.library(__file__):
     import _mta_transaction
 
 
-def pending():
+def pending(ahead=()):
     """
     Begin a new run: forget what an earlier one in this process did, and tell whether one left a journal.
+
+    ahead (list, default none)
+        The states that take part in its transaction, each as its function and its arguments: for states.
 
     Returns the list of the paths in the journal, or ``None`` when there is nothing to resolve.
 
@@ -30,7 +33,7 @@ def pending():
 
         salt '*' mta_transaction.pending
     """
-    return _mta_transaction.pending(_mta_minion.Minion.of(globals()))
+    return _mta_transaction.pending(_mta_minion.Minion.of(globals()), ahead)
 
 
 def under_way():

@@ -26,6 +26,7 @@ The states between the two take part when they name the transaction:
 """
 
 from salt.exceptions import CommandExecutionError
+from salt.state import STATE_INTERNAL_KEYWORDS
 
 
 def recovered(name):
@@ -36,7 +37,7 @@ def recovered(name):
         The transaction's name, as the participants give it.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "No interrupted apply was left behind."}
-    left = __salt__["mta_transaction.pending"]()
+    left = __salt__["mta_transaction.pending"](_participants(name))
     recovered = None
     try:
         if not __opts__["test"]:
@@ -58,6 +59,19 @@ def recovered(name):
     part = " in part only" if recovered["failed"] else ""
     ret["comment"] = "\n".join([f"An interrupted apply has been undone{part}.", *recovered["notes"]])
     return ret
+
+
+def _participants(transaction):
+    """The states of this run that take part in a transaction, each as its function and its arguments."""
+    # Salt sets it for the call of a state, and not for others.
+    chunks = [chunk for chunk in globals().get("__lowstate__") or () if chunk.get("transaction") == transaction]
+    return [
+        (
+            __states__[f"{chunk['state']}.{chunk['fun']}"],
+            {key: value for key, value in chunk.items() if key not in STATE_INTERNAL_KEYWORDS},
+        )
+        for chunk in chunks
+    ]
 
 
 def committed(name, services=None, verify=None, signed=None):

@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_apply
 import _mta_journal
+import _mta_obstacles
 import _mta_run
 import _mta_system
 import _mta_transaction
@@ -316,7 +317,7 @@ def test_what_cannot_be_replaced_is_refused_by_name_before_anything_is_done(
     read = _mta_system.read
     mounted = line.format(path=main_cf)
     monkeypatch.setattr(_mta_system, "read", lambda path: mounted if path.endswith("mountinfo") else read(path))
-    monkeypatch.setattr(_mta_system, "_flags", lambda path: flags)
+    monkeypatch.setattr(_mta_obstacles, "_flags", lambda path: flags)
     for function, *more in (("write", "new\n"), ("remove",)):
         with pytest.raises(CommandExecutionError) as refused:
             transaction(function, str(main_cf), *more)

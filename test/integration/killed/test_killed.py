@@ -35,6 +35,9 @@ FILES = [
     "/etc/ssl/private/smtpd.key",
 ]
 
+# What an apply with the next pillar changes of them.
+CHANGING = [path for path in FILES if path != "/etc/ssl/private/smtpd.key"]
+
 # What is there: each file's hash, owner and mode, what the journal would put back, and what programs say of it.
 INSPECT = """
 import hashlib, json, os, pathlib, subprocess, sys
@@ -236,7 +239,7 @@ def tell_what_is_not_whole(before, now):
     if now["journal"] is None:
         if now["certificate"] != now["key"]:
             yield f"key and certificate are no pair: {now['certificate']} {now['key']}"
-        if different and different != [path for path in FILES if path != "/etc/ssl/private/smtpd.key"]:
+        if different and different != CHANGING:
             yield f"there is no journal, and only some files are new: {different}"
         return
     for path in different:
@@ -424,8 +427,8 @@ class TestAnUndo:
         """Afterwards nothing is mounted or set aside."""
         yield
         # A path may have several mounts, one over the other.
-        unmount = "while umount -l $path 2>/dev/null; do :; done"
-        server.container.exec(f"for path in /etc/aliases /etc/postfix {STATE}; do {unmount}; done")
+        unmount = "chattr -i $path; while umount -l $path 2>/dev/null; do :; done"
+        server.container.exec(f"for path in {' '.join(FILES)} /etc/postfix {STATE}; do {unmount}; done")
         server.container.exec(f"rm -rf {STATE}/not-restored-*; find /etc -name '*.edited-meanwhile-*' -delete")
         server.container.exec("if [ -e /srv/journalctl ]; then mv /srv/journalctl /usr/bin/journalctl; fi")
         server.container.exec("systemctl restart postfix")
@@ -452,14 +455,27 @@ class TestAnUndo:
         assert server.container.exec("systemctl is-active postfix saslauthd").stdout.split() == ["active"] * 2
         server.delivers(f"after-undo-{server.number}-{len(paths)}")
 
-    def test_a_file_that_cannot_be_switched_is_no_obstacle_to_the_undo(self, server):
+    def test_files_that_cannot_be_replaced_are_named_before_anything_is_changed(self, server):
         before = server.prepare()
-        server.container.exec("mount --bind /etc/aliases /etc/aliases")
-        results = server.container.apply()
-        comments = "\n".join(state["comment"] for state in results.values() if state["result"] is False)
-        assert "Cannot change /etc/aliases: it is a mount of its own" in comments
-        assert "NOT UNDONE" not in comments
-        self.is_whole_but_for(server, before, [])
+        bound, immutable = CHANGING[::2], CHANGING[1::2]
+        server.container.exec(f"for path in {' '.join(bound)}; do mount --bind $path $path; done")
+        server.container.exec(["chattr", "+i", *immutable])
+        for test in (True, False):
+            results = server.container.apply(test=test)
+            comments = "\n".join(state["comment"] for state in results.values() if state["result"] is False)
+            for path in bound:
+                assert f"Cannot change {path}: it is a mount of its own" in comments
+            for path in immutable:
+                assert f"Cannot change {path}: {path} has been made immutable" in comments
+            assert "Undone: " not in comments
+            assert server.inspect() == before
+        server.container.exec(["chattr", "-i", *immutable])
+        server.container.exec(f"for path in {' '.join(bound)}; do umount $path; done")
+        # What the apply does not change is not in its way.
+        server.container.exec("chattr +i /etc/ssl/private/smtpd.key")
+        server.converges()
+        server.container.exec("chattr -i /etc/ssl/private/smtpd.key")
+        assert f"ESMTP {server.number}\n" in server.inspect()["main.cf"]
 
     def test_a_file_that_cannot_be_restored_keeps_nothing_else_from_being(self, server):
         before = server.interrupt("SIGSTOP", "/etc/aliases", **UNANSWERABLE)

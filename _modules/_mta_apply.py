@@ -285,20 +285,25 @@ def _named_by(changes: Mapping[str, Any], text: str) -> list[str]:
     """The changed parameters and services that the server's words name, by name, else by value."""
 
     def said(word: str) -> bool:
-        return bool(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text))
+        before = r"(?<![\w.])" if word[:1].isalnum() else ""
+        return bool(re.search(rf"{before}{re.escape(word)}(?![\w])", text))
+
+    def says(value: str) -> bool:
+        """Whether the value is there, or a path or address in it; one such as "no" or "1" is in any text."""
+        words = [word for word in re.split(r"[\s,{}=]+|(?<=[a-z]):", value) if re.search(r"[/\[]", word)]
+        return any(len(word) > 3 and said(word) for word in (value, *words))
 
     def parts(name: str, change: Mapping[str, Any]) -> list[tuple[str, str]]:
         new = change.get("new")
         fields = new.items() if isinstance(new, dict) else [(name, new)]
         return [(field.replace("-o ", ""), "" if value is None else str(value)) for field, value in fields]
 
-    # A value such as "no" or "1" is in any text.
     by_name, by_value = [], []
     for name, change in changes.items():
         found = parts(name, change)
         if said(name.split()[-1]) or any(said(field) for field, _ in found):
             by_name.append(name)
-        elif any(len(value) > 3 and said(value) for _, value in found):
+        elif any(says(value) for _, value in found):
             by_value.append(name)
     return by_name or by_value
 
@@ -442,7 +447,7 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
         return verdict.problems, ["The server answers."]
     notes = ["The server does not answer as it should, and did not before this apply, which is kept:"]
     notes += [f"  {text} (so it was before)" for text in verdict.earlier]
-    notes += [f"  {text} (before, no conversation got that far)" for text in verdict.unseen]
+    notes += [f"  {text} (before, another fault came first)" for text in verdict.unseen]
     if transaction.drifted:
         names = ", ".join(transaction.drifted)
         notes.append(f"Since this formula has last written main.cf, somebody else has changed there: {names}")

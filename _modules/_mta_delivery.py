@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import email.utils
 import os
 import pwd
 import re
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from salt.exceptions import CommandExecutionError
 
 import _mta_mail_log
+import _mta_milter
 import _mta_postfix_syntax
 import _mta_system
 
@@ -48,7 +50,11 @@ WORDS = {
     "redirect": "redirected",
     "filter": "filtered",
 }
-TABLES = ("virtual_alias_maps", "virtual_mailbox_maps")
+# Tables of addresses, each with the list of their domains.
+VIRTUAL = {
+    "virtual_alias_maps": "virtual_alias_domains",
+    "virtual_mailbox_maps": "virtual_mailbox_domains",
+}
 SOURCES = ("hash", "btree", "lmdb", "cdb", "texthash")
 ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
 COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
@@ -118,12 +124,47 @@ def user(hostname: str) -> str | None:
 def samples(main: Mapping[str, str]) -> list[str]:
     """Return an address of each kind of table that has some in a text to be read."""
     found = []
-    for parameter in TABLES:
+    for parameter in VIRTUAL:
         value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
         for kind, path in _mta_postfix_syntax.tables(parameter, value):
             text = path if kind == "inline" else _mta_system.text_of(path) if kind in SOURCES else ""
             address = re.search(ADDRESS, text, re.MULTILINE)
             found += [address[1]] if address else []
+    return found
+
+
+def twice(hostname: str, main: Mapping[str, str]) -> list[tuple[str, str]]:
+    """
+    Return the domains that are local and virtual at once, each with the name of the other list that has it.
+
+    Postfix takes such a domain for a local one, and says in its log at every message not to list it twice.
+    """
+    known = {
+        "myhostname": hostname,
+        "mydomain": hostname.partition(".")[2],
+        "mydestination": "$myhostname, localhost.$mydomain, localhost",
+        **{domains: f"${tables}" for tables, domains in VIRTUAL.items()},
+        **main,
+    }
+    listed = {
+        name: _mta_postfix_syntax.expand(known[name], known) for name in ("mydestination", *VIRTUAL.values())
+    }
+    local = [one for one in _mta_postfix_syntax.items_of(listed["mydestination"].lower()) if ":" not in one]
+    return [
+        (one, domains)
+        for tables, domains in VIRTUAL.items()
+        for one in sorted({*local} & _domains_of(tables, listed[domains], local))
+    ]
+
+
+def _domains_of(key: str, value: str, asked: Sequence[str]) -> set[str]:
+    """The domains that a list names, and those of ``asked`` that its tables have."""
+    found = {one.lower() for one in _mta_postfix_syntax.items_of(value)}
+    for kind, path in _mta_postfix_syntax.tables(key, value):
+        with contextlib.suppress(CommandExecutionError):
+            argv = ["postmap", "-q", "-", f"{kind}:{path}"]
+            done = _mta_system.run(argv, stdin="\n".join(asked), timeout=SECONDS, check=False)
+            found |= {line.partition("\t")[0] for line in done.text.splitlines()}
     return found
 
 
@@ -159,6 +200,10 @@ class Trial:
         relayed = bool(main.get("relayhost")) and not relay
         self.elsewhere = f"probe-{token}@{hostname if relayed else NOWHERE}"
         self.real = f"probe-{token}-m@{NOWHERE}"
+        # Where mail for others goes to a smarthost, a filter is tried with a message to a user like this one.
+        self.nobody = f"probe-{token}-n@{hostname}"
+        filtered = bool(main.get("relayhost") and main.get("content_filter"))
+        self.asking = [*self.recipients, *[self.nobody] * filtered, self.elsewhere]
         self.queue = main.get("queue_directory", "/var/spool/postfix")
         self.began = time.time()
         self.asked = False
@@ -177,14 +222,30 @@ class Trial:
             return False
         try:
             # cleanup(8) names the last one when it holds or refuses the message.
-            _mta_system.run([*argv, *self.recipients, self.elsewhere], timeout=SECONDS)
+            done = _mta_system.run([*argv, *self.asking], timeout=SECONDS, check=False)
         except CommandExecutionError as err:
             self.found.notes.append(f"Delivery was not tried: {err}")
             return False
+        if done.code:
+            self.found.doubts.append(f"delivery to anybody by sendmail(1): {done.message}")
+            return False
         self.asked = True
         self._wait(lambda log: any(self.elsewhere in line for line in self._results(log)), SECONDS / 2)
-        direct = [one for one in self._outcomes(self._lines()) if one.to == one.asked == self.elsewhere]
-        return bool(direct) and self._ends_here(direct[0]) and not self._copied()
+        direct = [one for one in self._outcomes(self._lines()) if one.to == one.asked]
+        if self._copied():
+            return False
+        if any(self._ends_here(one) for one in direct if one.asked == self.nobody in self.asking):
+            self._submit()
+        return any(self._ends_here(one) for one in direct if one.asked == self.elsewhere)
+
+    def _submit(self) -> None:
+        """Send the real message without a conversation, to a user who does not exist; a filter gets it first."""
+        self.real = self.nobody.replace("-n@", "-m@")
+        argv = [_mta_system.find_program("sendmail") or "/usr/sbin/sendmail", "-i", "-f", "<>", self.real]
+        text = message(self.hostname, self.real, email.utils.format_datetime(_mta_system.now()))
+        with contextlib.suppress(CommandExecutionError):
+            _mta_system.run(argv, stdin=text, timeout=SECONDS)
+            self.reply = "250 taken by sendmail(1)"
 
     def finish(self, aliases: Sequence[str] = ()) -> Found:
         """
@@ -193,10 +254,16 @@ class Trial:
         aliases
             Recipients that this apply has made: who does not know them reads another table.
         """
+        for domain, other in twice(self.hostname, self.main):
+            text = f"delivery to {domain}: it is in mydestination and in {other}, and taken for a local domain"
+            # Aliases are looked up for local domains, too.
+            (self.found.notes if "alias" in other else self.found.doubts).append(text)
         if self.asked:
             log = self._wait(self._complete, SECONDS)
             try:
                 self._judge(log, {*aliases})
+                if self.reply is None or not self.real.endswith(NOWHERE):
+                    self._ask_milters()
             finally:
                 self._clean_up(log)
         return self.found
@@ -243,7 +310,7 @@ class Trial:
         ids = self._ids(log)
         outcomes = self._outcomes(log)
         stopped = any(re.search(ACTION, line) and not line.startswith(NO_ID) for line in self._results(log))
-        told = {self.elsewhere, *self.recipients} <= {one.asked for one in outcomes}
+        told = {*self.asking} <= {one.asked for one in outcomes}
         if (self.reply or "").startswith("250"):
             told = told and any(self._ends_here(one) for one in outcomes if self.real in (one.asked, one.to))
         stuck = any(re.search(STUCK, line) for line in log)
@@ -255,8 +322,9 @@ class Trial:
 
     # -- what it means --------------------------------------------------------------------------
 
-    @staticmethod
-    def _ends_here(one: Outcome) -> bool:
+    def _ends_here(self, one: Outcome) -> bool:
+        if one.to in (self.nobody, self.real) and one.relay != "none":
+            return one.reason.startswith("unknown user")
         return one.relay == "none" and bool(re.search(NOT_FOUND, one.reason))
 
     def _sends_nothing(self) -> bool:
@@ -292,8 +360,11 @@ class Trial:
 
     def _judge_recipient(self, one: Outcome, aliases: set[str]) -> None:
         name = "elsewhere" if one.asked == self.elsewhere else one.asked
-        text = f"delivery to {name}: {one.reason}" + (f" (as {one.to})" if one.to != one.asked else "")
+        text = f"delivery to {name}: {one.code} {one.reason}" + (f" (as {one.to})" if one.to != one.asked else "")
         if one.status == "deliverable":
+            if one.asked == self.elsewhere and one.to != one.asked:
+                said = f"delivery to {name}: goes to {one.to}"
+                self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
             if one.relay == "none":
                 self._problem(name, f"discarded: {one.reason}", "discarded")
             program = _missing_program(one.reason)
@@ -354,6 +425,23 @@ class Trial:
             )
         else:
             self.found.doubts.append(f"delivery to any recipient: after {reply!r} the message was not seen again")
+
+    def _ask_milters(self) -> None:
+        """Ask milters what they would do with the message that is not sent to this server by SMTP."""
+        text = message(self.hostname, self.real, email.utils.format_datetime(_mta_system.now()))
+        head, _, body = text.partition("\n\n")
+        headers = [(name, value) for name, _, value in (line.partition(": ") for line in head.splitlines())]
+        asked = _mta_milter.Message("", self.real, headers, body.replace("\n", "\r\n").encode())
+        value = _mta_postfix_syntax.expand(self.main.get("smtpd_milters", ""), self.main)
+        for item in _mta_postfix_syntax.items_of(value):
+            name = re.split(r"[\s,]+", item.strip("{ "))[0]
+            # Whether one that does not answer is a fault depends on milter_default_action, and shows in SMTP.
+            with contextlib.suppress(CommandExecutionError):
+                verdict = _mta_milter.send(name, asked, self.hostname, SECONDS / 2, self.queue).verdict
+                if verdict in ("discarded", "held"):
+                    self._problem("any message", f"{verdict} by the milter {name}", verdict)
+                elif verdict != "accepted":
+                    self.found.doubts.append(f"delivery to any message: {verdict} by the milter {name}")
 
     # -- what would leave something behind ------------------------------------------------------
 

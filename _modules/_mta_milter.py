@@ -8,6 +8,8 @@ bytes, a letter, and data. Names in comments are those of mfdef.h.
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ UNANSWERED = {
 HEADER_WITH_BLANK = 0x100000  # SMFIP_HDR_LEADSPC
 # What ends a message: accept, continue, discard, reject, tempfail, a reply of the milter's own.
 LAST = {b"a": "accepted", b"c": "accepted", b"d": "discarded", b"r": "rejected", b"t": "put off", b"y": "refused"}
-ADD_HEADER, INSERT_HEADER = b"h", b"i"
+ADD_HEADER, INSERT_HEADER, QUARANTINE = b"h", b"i", b"q"
 LONGEST = 1 << 20
 
 
@@ -43,34 +45,49 @@ class Message:
 
 @dataclasses.dataclass
 class Outcome:
-    """What a milter did: in one word, and the header fields that it added."""
+    """What a milter did: in a word (``LAST``, or held), and the header fields that it added."""
 
     verdict: str
     headers: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def send(path: str, message: Message, hostname: str, timeout: float = 10) -> Outcome:
+def send(
+    name: str, message: Message, hostname: str, timeout: float = 10, queue: str = "/var/spool/postfix"
+) -> Outcome:
     """
-    Send a message of this host's own through the milter behind a UNIX-domain socket.
+    Send a message of this host's own through a milter.
 
-    path
-        The socket's path.
+    name
+        As in ``smtpd_milters``: ``inet:host:port``, ``unix:path``, or a socket's path.
 
     timeout
         Seconds that each answer may take.
 
+    queue
+        Path of the queue directory, below which relative paths are, and those that a chroot leads to.
+
     Raises ``CommandExecutionError`` when the milter cannot be reached, or does not answer as one does.
     """
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout)
-            connection.connect(path)
-            with connection.makefile("rb") as answers:
-                return _converse(_Wire(connection, answers), message, hostname)
+        with _connected(name, timeout, queue) as connection, connection.makefile("rb") as answers:
+            return _converse(_Wire(connection, answers), message, hostname)
     except OSError as err:
-        raise CommandExecutionError(f"The milter at {path} does not answer: {err.strerror or err}") from err
+        raise CommandExecutionError(f"The milter at {name} does not answer: {err.strerror or err}") from err
     except (struct.error, ValueError) as err:
-        raise CommandExecutionError(f"What answers at {path} is no milter: {err}") from err
+        raise CommandExecutionError(f"What answers at {name} is no milter: {err}") from err
+
+
+def _connected(name: str, timeout: float, queue: str) -> socket.socket:
+    """A connection to a milter."""
+    if name.startswith("inet:"):
+        host, _, port = name[len("inet:") :].rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), timeout)
+    path = re.sub(r"^(?:unix|local):", "", name)
+    below = os.path.join(queue, path.lstrip("/"))
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    connection.connect(below if os.path.exists(below) else path)
+    return connection
 
 
 class _Wire(NamedTuple):
@@ -135,11 +152,14 @@ def _converse(wire: _Wire, message: Message, hostname: str) -> Outcome:
 def _ending(wire: _Wire) -> Outcome:
     """What the milter does at the end of a message."""
     added: list[tuple[str, str]] = []
+    held = False
     while True:
         letter, data = wire.read()
         if letter in LAST:
             wire.write(b"Q")
-            return Outcome(LAST[letter], added)
+            verdict = LAST[letter]
+            return Outcome("held" if held and verdict == "accepted" else verdict, added)
+        held = held or letter == QUARANTINE
         if letter in (ADD_HEADER, INSERT_HEADER):
             name, value = data[4 if letter == INSERT_HEADER else 0 :].split(b"\0")[:2]
             added.append((name.decode(), value.decode(errors="surrogateescape")))

@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
         What is wrong, and was so before.
 
     unseen
-        What is wrong, where nobody could see before whether it was so.
+        What is wrong, where nobody could see before whether it was so: another fault came first.
     """
 
     problems: list[str]
@@ -75,6 +75,19 @@ def _kind(line: _Line) -> tuple[object, ...]:
     )
 
 
+def _words(line: _Line) -> str:
+    """What was said, without what is another each time: queue ids, made-up names, addresses, seconds."""
+    if OPEN_RELAY in line.rest:
+        return OPEN_RELAY
+    return re.sub(r"<[^>]*>|\bprobe-\w+(?:-m)?\b|\b[0-9A-F]{8,}\b|\b[\d.]+ ?s\b", "", line.rest)
+
+
+def _severity(line: _Line) -> int:
+    """1: the other side may try again, and what is mended meanwhile loses nothing; 2: mail is lost; 0: not told."""
+    code = re.search(r": ([45])(?:\d\d |\.\d+\.\d+ )", line.rest)
+    return 0 if not code else 1 if code[1] == "4" else 2
+
+
 def _hides(before: _Line, now: _Line) -> bool:
     """Whether a conversation ended with ``before``, so that nobody got as far as ``now``."""
     if before.where.replace(UNTRUSTED, "") != now.where.replace(UNTRUSTED, "") or now.step not in STEPS:
@@ -87,6 +100,9 @@ def _hides(before: _Line, now: _Line) -> bool:
 def compared(before: Sequence[str] | None, now: Sequence[str], said: Callable[[str], bool]) -> Verdict:
     """
     Tell what got worse from what was so before.
+
+    A step that failed before, and now fails for another reason, is a problem when mail fares worse (it is refused
+    for good, and not for now), or when the new reason names something that this apply has changed.
 
     before
         The problems of the same check before the change; ``None``: it could not be held, as of a server that did
@@ -102,9 +118,12 @@ def compared(before: Sequence[str] | None, now: Sequence[str], said: Callable[[s
     known = [_parsed(text) for text in before or ()]
     for text in now:
         line = _parsed(text)
-        if any(_same(one, line) for one in known):
+        alike = [one for one in known if _same(one, line)]
+        hidden = alike or any(_hides(one, line) for one in known) and OPEN_RELAY not in text
+        worse = alike and 0 < max(map(_severity, alike)) < _severity(line)
+        if any(_words(one) == _words(line) for one in alike):
             earlier.append(text)
-        elif any(_hides(one, line) for one in known) and OPEN_RELAY not in text and not said(text):
+        elif hidden and not worse and not said(text):
             unseen.append(text)
         else:
             problems.append(text)

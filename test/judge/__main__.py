@@ -2,6 +2,7 @@
 Whether the formula judges changes rightly: it commits what works, and undoes what breaks mail.
 
     bin/test judge [N] [SEED]          N changes of working servers by chance (default 60), and the named cases
+    bin/test judge --drawn [N] [SEED]  without the named cases
     bin/test judge --case NAME…        single cases, by the seed that the report shows, or by name
     bin/test judge --named             the named cases only
     bin/test judge --servers           no changes: whether the servers to begin from work, a feature at a time
@@ -39,7 +40,7 @@ def chosen(options):
             for profile in ("guide", "hardened")
             for name in servers.fitting(profile)
         ]
-    found = list(cases.named().values())
+    found = [] if options.drawn else list(cases.named().values())
     if not options.named:
         first = options.seed * 100_000
         found += [cases.draw(first + number) for number in range(options.number)]
@@ -56,14 +57,14 @@ def bundles(found):
 
 def try_all(found, instance, number, labels, tell):
     """
-    Try cases on a number of hosts at a time; their outcomes.
+    Try cases on a number of hosts at a time.
 
-    labels: of the hosts, who are named after the first. tell: called with each outcome, and how many there are.
+    labels: of the hosts, who are named after the first. tell: called with each outcome.
     """
     work = queue.SimpleQueue()
     for bundle in bundles(found):
         work.put(bundle)
-    done, hosts = [], []
+    hosts = []
 
     def serve(index):
         host = Host.start(f"{labels[0].replace('=', '-')}-{index}", instance, labels)
@@ -71,9 +72,7 @@ def try_all(found, instance, number, labels, tell):
         with contextlib.suppress(queue.Empty):
             while True:
                 for case in work.get_nowait():
-                    outcome = outcomes.assess(case, host.try_case(case.job()))
-                    done.append(outcome)
-                    tell(outcome, len(done))
+                    tell(outcomes.assess(case, host.try_case(case.job())))
 
     with concurrent.futures.ThreadPoolExecutor(number) as pool:
         jobs = [pool.submit(serve, index) for index in range(min(number, work.qsize()))]
@@ -87,8 +86,12 @@ def try_all(found, instance, number, labels, tell):
                     work.get_nowait()
             for host in hosts:
                 host.stop()
+
+
+def in_order(tried, found):
+    """Outcomes in the order of their cases."""
     order = {case.name: place for place, case in enumerate(found)}
-    return sorted(done, key=lambda outcome: order[outcome.case.name])
+    return sorted(tried, key=lambda outcome: order[outcome.case.name])
 
 
 def show_all():
@@ -108,6 +111,7 @@ def main():
     parser.add_argument("number", metavar="N", type=int, nargs="?", default=60)
     parser.add_argument("seed", metavar="SEED", type=int, nargs="?", default=random.randrange(1000))
     parser.add_argument("--case", metavar="NAME", nargs="+")
+    parser.add_argument("--drawn", action="store_true")
     parser.add_argument("--named", action="store_true")
     parser.add_argument("--servers", action="store_true")
     parser.add_argument("--list", action="store_true")
@@ -122,12 +126,12 @@ def main():
     label = f"{PREFIX}-judge={os.getpid()}"
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     path = options.results or venvs.cache() / f"judge-{options.seed}.jsonl"
-    began = time.monotonic()
+    began, tried = time.monotonic(), []
     with contextlib.ExitStack() as stack:
         stack.callback(remove_all, label)
         file = stack.enter_context(open(path, "w", encoding="utf-8", buffering=1))
 
-        def tell(outcome, number):
+        def tell(outcome):
             line = {
                 "case": outcome.case.name,
                 "wrong": outcome.wrong,
@@ -138,16 +142,23 @@ def main():
             wrong = "; ".join(text.splitlines()[0] for text in outcome.wrong)
             mark = f"WRONG: {wrong}" if wrong else "right"
             names = " + ".join(change.name for change in outcome.case.changes)
+            tried.append(outcome)
             print(
-                f"{number}/{len(found)} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}",
+                f"{len(tried)}/{len(found)} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}\n"
+                f"    {outcomes.spent(outcome)}; so far: {outcomes.summary(tried)}",
                 flush=True,
             )
 
-        results = try_all(found, instance, options.hosts, [label], tell)
-    print(
-        f"\n{outcomes.report(results)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s, all of it: {path}"
-    )
-    return int(not all(outcome.is_right for outcome in results))
+        try:
+            try_all(found, instance, options.hosts, [label], tell)
+        finally:
+            # Also of a run that is ended early.
+            print(
+                f"\n{outcomes.report(in_order(tried, found))}\n\n{len(tried)} of {len(found)} cases, seed "
+                f"{options.seed}, {time.monotonic() - began:.0f} s, all of it: {path}",
+                flush=True,
+            )
+    return int(not all(outcome.is_right for outcome in tried))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 import textwrap
 
 WORKS, BROKEN, DIFFERS = "mail works", "mail is broken", "mail and label differ"
+ROWS = (WORKS, BROKEN, DIFFERS)
 COMMITTED, UNDONE = "committed", "undone"
 BESIDE = ("notes", "strays")
 
@@ -88,21 +89,40 @@ def failing(truth):
     return {name: one["what"] for name, one in truth.items() if name not in BESIDE and not one["ok"]}
 
 
-def matrix(outcomes):
-    """The confusion matrix as text."""
-    rows = [WORKS, BROKEN, DIFFERS]
-    counts = {(row, column): 0 for row in rows for column in (COMMITTED, UNDONE)}
+def counted(outcomes):
+    """How many cases are in each field of the matrix."""
+    counts = {(row, column): 0 for row in ROWS for column in (COMMITTED, UNDONE)}
     for outcome in outcomes:
         if (outcome.row, outcome.column) in counts:
             counts[outcome.row, outcome.column] += 1
+    return counts
+
+
+def summary(outcomes):
+    """The matrix's wrong fields in a line, and how many were wrong in other ways."""
+    counts = counted(outcomes)
+    nothing, through = counts[WORKS, UNDONE], counts[BROKEN, COMMITTED]
+    others = sum(not one.is_right for one in outcomes) - nothing - through
+    return f"{nothing} undone for nothing, {through} faults let through, {others} wrong otherwise"
+
+
+def spent(outcome):
+    """What has taken how many seconds, in a line."""
+    parts = outcome.result.get("spent", {})
+    return ", ".join([f"{sum(parts.values()):.1f} s", *(f"{name} {seconds}" for name, seconds in parts.items())])
+
+
+def matrix(outcomes):
+    """The confusion matrix as text."""
+    counts = counted(outcomes)
     marks = {(WORKS, UNDONE): "  <- undone for nothing", (BROKEN, COMMITTED): "  <- faults let through"}
     lines = [f"{'':<24}{COMMITTED:>10}{UNDONE:>10}"]
-    for row in rows:
+    for row in ROWS:
         numbers = "".join(f"{counts[row, column]:>10}" for column in (COMMITTED, UNDONE))
         lines.append(
             f"{row:<24}{numbers}" + "".join(marks.get((row, c), "") for c in (COMMITTED, UNDONE) if counts[row, c])
         )
-    lacking = sum(outcome.row not in rows for outcome in outcomes)
+    lacking = sum(outcome.row not in ROWS for outcome in outcomes)
     if lacking:
         lines.append(f"no result: {lacking}")
     return "\n".join(lines)

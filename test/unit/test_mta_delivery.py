@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 import _mta_delivery
 import _mta_mail_log
+import _mta_milter
 import _mta_system
 
 HOST = "mail.example.com"
@@ -14,10 +16,14 @@ NOT_FOUND = "Host or domain name not found. Name service error for name=probe.in
 
 
 class World:
-    """A host whose log the test writes; ``{token}`` is the first message's recipient, ``{real}`` the second's."""
+    """
+    A host whose log the test writes; ``{token}`` is the first message's recipient, ``{real}`` the second's.
+
+    nobody: the recipient that a filter is tried with. code: of sendmail(1). tables: what postmap(1) finds.
+    """
 
     def __init__(self):
-        self.log, self.commands = [], []
+        self.log, self.commands, self.code, self.tables = [], [], 0, b""
 
     def line(self, to="{token}", relay="none", code="5.4.4", status="undeliverable", reason=NOT_FOUND, asked=None):
         was = f" orig_to=<{asked}>," if asked else ""
@@ -25,7 +31,9 @@ class World:
 
     def run(self, argv, **_):
         self.commands.append(argv[0].rpartition("/")[2])
-        return _mta_system.Finished(0, b"", b"")
+        if self.commands[-1] == "postmap":
+            return _mta_system.Finished(0, self.tables, b"")
+        return _mta_system.Finished(self.code, b"", b"it said so")
 
 
 @pytest.fixture
@@ -42,10 +50,10 @@ def trial(world, monkeypatch, tmp_path):
 
     def look(main=(), aliases=(), recipients=(POSTMASTER,), reply="250 2.0.0 Ok: queued as CD34"):
         one = _mta_delivery.Trial(HOST, {"queue_directory": str(tmp_path), **dict(main)}, recipients)
-        lines = lambda *_: [line.format(token=one.elsewhere, real=one.real) for line in world.log]  # noqa: E731
+        lines = lambda *_: [line.format(token=one.elsewhere, real=one.real, nobody=one.nobody) for line in world.log]  # noqa: E731
         monkeypatch.setattr(_mta_mail_log, "lines", lines)
         sent = one.begin()
-        one.reply = reply if sent else None
+        one.reply = reply if sent else one.reply
         return one.finish(aliases), sent
 
     return look
@@ -219,3 +227,99 @@ def test_an_address_elsewhere_whose_domain_is_not_found_is_another_hosts_matter(
     healthy.line("bob@gone.example", code="5.4.4", reason=reason, asked="info@example.org")
     found, _ = trial(main, recipients=(POSTMASTER, "info@example.org"))
     assert [bool(found.notes), bool(found.doubts), found.problems] == [noted, not noted, []]
+
+
+def test_a_sendmail_that_takes_nothing_is_a_doubt(world, trial):
+    world.code = 75
+    found, sent = trial()
+    assert not sent
+    assert found.doubts == ["delivery to anybody by sendmail(1): it said so"]
+
+
+def test_mail_for_others_that_comes_to_a_user_here_is_a_doubt(world, trial):
+    world.line("bob@" + HOST, "local", "2.0.0", "deliverable", "delivers to maildir", "{token}")
+    found, sent = trial()
+    assert not sent
+    assert "goes to bob@mail.example.com (if that is intended" in found.doubts[0]
+    assert "[redirected]" in found.doubts[0]
+
+
+@pytest.mark.parametrize(
+    ("main", "expected"),
+    [
+        ({}, []),
+        ({"virtual_mailbox_domains": "example.org, $mydestination"}, ["localhost", "localhost.example.com", HOST]),
+        ({"mydestination": "Example.org", "virtual_mailbox_domains": "example.ORG"}, ["example.org"]),
+        ({"mydestination": "example.org", "virtual_mailbox_domains": "hash:/x"}, ["example.org"]),
+        ({"mydestination": "example.org", "virtual_mailbox_domains": "example.net"}, []),
+    ],
+)
+def test_a_domain_that_is_local_and_has_virtual_users_is_a_doubt(healthy, trial, main, expected):
+    healthy.tables = b"example.org\tx\n"
+    found = trial(main)[0]
+    assert [text.split()[2].rstrip(":") for text in found.doubts] == expected
+
+
+def test_a_domain_that_is_local_and_has_virtual_aliases_keeps_its_mail(healthy, trial):
+    found = trial({"virtual_alias_domains": HOST})[0]
+    assert (found.problems, found.doubts) == ([], [])
+    assert "virtual_alias_domains" in found.notes[0]
+
+
+SMARTHOST = {"relayhost": "[smarthost.example.net]"}
+FILTER = {**SMARTHOST, "content_filter": "smtp:[127.0.0.1]:10024"}
+
+
+@pytest.fixture
+def relaying(world):
+    """A server that sends to a smarthost, and does not know the user whom nobody knows."""
+    world.line(relay="smarthost.example.net[192.0.2.1]:25", code="2.0.0", status="deliverable", reason="250 Ok")
+    world.line("alice@" + HOST, "local", "2.0.0", "deliverable", "delivers to maildir", POSTMASTER)
+    world.line("{nobody}", "local", "5.1.1", reason='unknown user: "probe"')
+    world.log.append("AB12: removed")
+    return world
+
+
+def test_a_filter_before_a_smarthost_gets_a_message_that_ends_at_an_unknown_user(relaying, trial):
+    relaying.log += [
+        "CD34: to=<{real}>, relay=127.0.0.1[127.0.0.1]:10024, delay=0, dsn=2.0.0, status=sent (250 Ok)",
+        'EF56: to=<{real}>, relay=local, delay=0, dsn=5.1.1, status=bounced (unknown user: "probe")',
+        "CD34: removed",
+        "EF56: removed",
+    ]
+    found, sent = trial(FILTER)
+    assert not sent
+    assert relaying.commands == ["sendmail", "sendmail"]
+    assert (found.problems, found.doubts) == ([], [])
+
+
+def test_a_filter_before_a_smarthost_that_is_down_is_a_doubt(relaying, trial):
+    reason = "connect to 127.0.0.1[127.0.0.1]:10024: Connection refused"
+    relaying.log.append(f"CD34: to=<{{real}}>, relay=none, delay=0, dsn=4.4.1, status=deferred ({reason})")
+    found, _ = trial(FILTER)
+    assert "Connection refused" in found.doubts[0]
+
+
+def test_without_a_filter_nothing_is_sent_where_mail_goes_to_a_smarthost(relaying, trial):
+    assert not trial(SMARTHOST)[1]
+    assert relaying.commands == ["sendmail"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "problems", "doubts"),
+    [("accepted", 0, 0), ("discarded", 1, 0), ("held", 1, 0), ("rejected", 0, 1), (None, 0, 0)],
+)
+def test_milters_are_asked_where_no_real_message_is_sent(relaying, trial, monkeypatch, verdict, problems, doubts):
+    asked = []
+
+    def send(name, *_):
+        asked.append(name)
+        if verdict is None:
+            raise CommandExecutionError("it does not answer")
+        return _mta_milter.Outcome(verdict)
+
+    monkeypatch.setattr(_mta_milter, "send", send)
+    milters = "inet:127.0.0.1:8891, { unix:/run/x, connect_timeout=3s }"
+    found, _ = trial({**SMARTHOST, "smtpd_milters": milters})
+    assert asked == ["inet:127.0.0.1:8891", "unix:/run/x"]
+    assert (len(found.problems), len(found.doubts)) == (2 * problems, 2 * doubts)

@@ -63,6 +63,36 @@ def test_an_untrusted_client_is_another_conversation():
 
 
 @pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("451 4.3.0 Temporary lookup failure", "550 5.1.1 User unknown"),
+        ("4.4.1 connect to mx: Connection refused", "5.4.4 Host or domain name not found"),
+    ],
+)
+def test_a_step_that_failed_for_now_and_fails_for_good_is_a_problem(before, now):
+    where = f"{HERE} RCPT TO:<alice@mail.example.com>: "
+    assert compared([where + before], [where + now]).problems == [where + now]
+    assert compared([where + now], [where + before]) == ([], [], [where + before])
+
+
+def test_a_step_that_fails_for_a_reason_that_this_apply_has_brought_is_a_problem():
+    before, now = (
+        f"delivery to alice@mail.example.com: 4.4.1 connect to mail.example.com[private/{name}]: No such file"
+        for name in ("lmtp", "dovecot")
+    )
+    assert compared([before], [now]).unseen == [now]
+    assert compared([before], [now], ["private/dovecot"]).problems == [now]
+
+
+def test_the_same_reason_may_have_another_queue_id_and_other_seconds():
+    before, now = (
+        f"delivery to elsewhere: 4.4.2 mx said after {seconds} s: lost <probe-{id_}@probe.invalid>, {id_}"
+        for seconds, id_ in ((3, "1CFD15ACD63"), (4.5, "31FBF5ACD61"))
+    )
+    assert compared([before], [now], ["elsewhere"]).earlier == [now]
+
+
+@pytest.mark.parametrize(
     ("problems", "expected"),
     [
         ([], True),

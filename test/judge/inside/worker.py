@@ -421,10 +421,19 @@ def by_hand(change):
 
 
 class Worker:
-    """Tries cases; remembers the base."""
+    """Tries cases; remembers the base. spent: seconds of the case at hand, by what took them."""
 
     def __init__(self):
-        self.base, self.about = None, None
+        self.base, self.about, self.spent = None, None, {}
+
+    @contextlib.contextmanager
+    def clocked(self, what):
+        """Add the time that the block takes to what such blocks have taken."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[what] = round(self.spent.get(what, 0) + time.monotonic() - began, 1)
 
     def make(self, base):
         """Make the base server; what is known about it."""
@@ -469,31 +478,35 @@ class Worker:
     def try_case(self, case):
         """One case."""
         base, change = case["base"], case.get("change")
+        self.spent = {}
         if self.base != base:
             self.base = None
-            self.make(base)
+            with self.clocked("server"):
+                self.make(base)
         if not change:
-            return {"base": self.about}
-        restore("base")
-        run("systemctl", "start", "dovecot")
-        put(change.get("files", {}))
-        shell(change.get("host", ""))
-        began = time.monotonic()
-        applied = apply(case["pillar"])
-        result = {"base": self.about, "applied": applied}
+            return {"base": self.about, "spent": self.spent}
+        with self.clocked("reset"):
+            restore("base")
+            run("systemctl", "start", "dovecot")
+            put(change.get("files", {}))
+            shell(change.get("host", ""))
+        with self.clocked("apply"):
+            applied = apply(case["pillar"])
+        result = {"base": self.about, "applied": applied, "spent": self.spent}
         checks = [*base["checks"], *change.get("checks", [])]
         time.sleep(0.2)
         result["left"] = left_over()
         if applied["result"]:
             result["verdict"], result["how"] = "committed", "as the formula left it"
-            result["truth"] = truth(checks)
+            with self.clocked("real mail"):
+                result["truth"] = truth(checks)
             result["left"] += result["truth"].pop("strays", [])
         else:
             result["verdict"] = "undone"
-            result["differences"] = differences("base")
-            restore("base")
+            with self.clocked("reset"):
+                result["differences"] = differences("base")
+                restore("base")
             result.update(self.without_formula(case, checks))
-        result["seconds"] = round(time.monotonic() - began, 1)
         return result
 
     def without_formula(self, case, checks):
@@ -502,17 +515,20 @@ class Worker:
         put(change.get("files", {}))
         shell(change.get("host", ""))
         if change.get("pillar"):
-            applied = apply(without_verdict(case["pillar"]))
+            with self.clocked("apply"):
+                applied = apply(without_verdict(case["pillar"]))
             if not applied["result"]:
                 return {"how": "not in force: refused also without verify", "truth": {}}
             how = "applied with verify.enabled: false"
         else:
             try:
-                by_hand(change)
+                with self.clocked("by hand"):
+                    by_hand(change)
             except RuntimeError as err:
                 return {"how": f"not in force: {err}", "truth": {}}
             how = "put in force by hand"
-        return {"how": how, "truth": truth(checks)}
+        with self.clocked("real mail"):
+            return {"how": how, "truth": truth(checks)}
 
 
 def left_over():

@@ -3,7 +3,7 @@ Whether the formula judges changes rightly: it commits what works, and undoes wh
 
     bin/test judge [N] [SEED]          N changes of working servers by chance (default 60), and the named cases
     bin/test judge --drawn [N] [SEED]  without the named cases
-    bin/test judge --case NAME…        single cases, by the seed that the report shows, or by name
+    bin/test judge --case NAME…        single cases, by the seed that the report shows, or by name; or changes
     bin/test judge --named             the named cases only
     bin/test judge --servers           no changes: whether the servers to begin from work, a feature at a time
     bin/test judge --list              every change and every named case
@@ -29,11 +29,17 @@ from rig import PREFIX, kitchen, venvs
 from rig.container import remove_all
 
 
+def by_name(name):
+    """A case: by the seed that drew it, by its name, or one of a change by that one's."""
+    if name.isdigit():
+        return cases.draw(int(name))
+    return cases.named().get(name) or cases.of_change(name.removeprefix("change: "))
+
+
 def chosen(options):
     """The cases that the command line asks for."""
     if options.case:
-        known = cases.named()
-        return [known[name] if name in known else cases.draw(int(name)) for name in options.case]
+        return [by_name(name) for name in options.case]
     if options.servers:
         return [
             cases.of_server(profile, name)
@@ -48,11 +54,12 @@ def chosen(options):
 
 
 def bundles(found):
-    """Cases with the same server, together."""
+    """Cases with the same server, together, but not so many that one host has all the work."""
     groups = {}
     for case in found:
         groups.setdefault(json.dumps(case.server.job(), sort_keys=True), []).append(case)
-    return list(groups.values())
+    most = 2 * cases.GROUP
+    return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
 
 def try_all(found, instance, number, labels, tell):

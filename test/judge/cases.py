@@ -87,8 +87,8 @@ class Case:
 
     @property
     def named(self):
-        """Whether somebody has given it its name."""
-        return not self.name.isdigit()
+        """Whether somebody has decided what is right for it, or that real mail decides."""
+        return not self.name.isdigit() and not self.name.startswith("change: ")
 
     @property
     def harmful(self):
@@ -137,6 +137,14 @@ def of_server(profile, feature):
     """A case without a change: a server with one feature, or ``None``."""
     server = servers.make(profile, [feature] if feature else [])
     return Case(f"server: {server.name}", server, ())
+
+
+def of_change(name):
+    """A case with one change, by its name: on a plain server, or else the first one that it fits."""
+    change = next(changes(kind)[name] for kind in KINDS if name in changes(kind))
+    plain = (servers.make(profile, []) for profile in ("guide", "hardened"))
+    server = next(one for one in (*plain, *map(servers.draw, range(400))) if change.fits(one))
+    return Case(f"change: {name}", server, (change,))
 
 
 @functools.lru_cache

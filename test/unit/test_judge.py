@@ -69,6 +69,16 @@ def test_cases_with_the_same_server_are_tried_one_after_the_other():
     assert [len(group) for group in groups] == [cases.GROUP, cases.GROUP]
 
 
+def test_no_host_gets_all_cases_of_a_server():
+    assert [len(group) for group in bundles([cases.draw(0)] * 20)] == [16, 4]
+
+
+def test_a_change_is_tried_by_its_name():
+    one = cases.of_change("a smarthost without a login")
+    assert (one.name, one.server.name) == ("change: a smarthost without a login", "guide")
+    assert "pipe" in cases.of_change("a pipe to a program that is missing").server.name
+
+
 def test_every_named_case_says_what_is_expected():
     known = ("undo", "commit", "unchanged", "any", "truth")
     bad = [

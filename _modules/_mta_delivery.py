@@ -312,7 +312,7 @@ class Trial:
         stopped = any(re.search(ACTION, line) and not line.startswith(NO_ID) for line in self._results(log))
         told = {*self.asking} <= {one.asked for one in outcomes}
         if (self.reply or "").startswith("250"):
-            told = told and any(self._ends_here(one) for one in outcomes if self.real in (one.asked, one.to))
+            told = told and self._has_come_back(log)
         stuck = any(re.search(STUCK, line) for line in log)
         # With soft_bounce it waits where it should end.
         soft = {
@@ -326,6 +326,12 @@ class Trial:
         if one.to in (self.nobody, self.real) and one.relay != "none":
             return one.reason.startswith("unknown user")
         return one.relay == "none" and bool(re.search(NOT_FOUND, one.reason))
+
+    def _has_come_back(self, log: Sequence[str]) -> bool:
+        """Whether the real message has got to where it ends, or a filter wanted to bring it back to nobody."""
+        if any(self._ends_here(one) for one in self._outcomes(log) if self.real in (one.asked, one.to)):
+            return True
+        return any(self._is_about_ours(line) and "User unknown" in line for line in log)
 
     def _sends_nothing(self) -> bool:
         """Whether mail to others is refused on purpose: ``default_transport = error:…``, as for local_only."""
@@ -351,7 +357,7 @@ class Trial:
             if not own and not self.found.problems:
                 self._missing(recipient, log)
         if self.reply is not None:
-            self._judge_real([one for one in outcomes if self.real in (one.asked, one.to)])
+            self._judge_real([one for one in outcomes if self.real in (one.asked, one.to)], log)
 
     def _problem(self, what: str, text: str, word: str) -> None:
         text = f"delivery to {what}: {text} ({INTENDED.format(word=word)})"
@@ -410,12 +416,12 @@ class Trial:
         else:
             self.found.doubts.append(f"delivery to {name}: the queue has not done anything within {SECONDS} s")
 
-    def _judge_real(self, outcomes: Sequence[Outcome]) -> None:
+    def _judge_real(self, outcomes: Sequence[Outcome], log: Sequence[str]) -> None:
         """What became of the real message, which was taken or refused with ``self.reply``."""
         reply = self.reply or ""
         if not reply.startswith("250"):
             self.found.doubts.append(f"delivery to any recipient: {reply}")
-        elif any(self._ends_here(one) for one in outcomes) or self.found.problems:
+        elif self._has_come_back(log) or self.found.problems:
             return
         elif outcomes:
             last = outcomes[-1]

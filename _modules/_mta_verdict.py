@@ -83,7 +83,7 @@ def _words(line: _Line) -> str:
 
 
 def _severity(line: _Line) -> int:
-    """1: the other side may try again, and what is mended meanwhile loses nothing; 2: mail is lost; 0: not told."""
+    """0: not told; 1: the other side tries again, so that a fault that is mended loses nothing; 2: mail is lost."""
     code = re.search(r": ([45])(?:\d\d |\.\d+\.\d+ )", line.rest)
     return 0 if not code else 1 if code[1] == "4" else 2
 
@@ -119,7 +119,7 @@ def compared(before: Sequence[str] | None, now: Sequence[str], said: Callable[[s
     for text in now:
         line = _parsed(text)
         alike = [one for one in known if _same(one, line)]
-        hidden = alike or any(_hides(one, line) for one in known) and OPEN_RELAY not in text
+        hidden = alike or (any(_hides(one, line) for one in known) and OPEN_RELAY not in text)
         worse = alike and 0 < max(map(_severity, alike)) < _severity(line)
         if any(_words(one) == _words(line) for one in alike):
             earlier.append(text)

@@ -150,11 +150,9 @@ def main():
             mark = f"WRONG: {wrong}" if wrong else "right"
             names = " + ".join(change.name for change in outcome.case.changes)
             tried.append(outcome)
-            print(
-                f"{len(tried)}/{len(found)} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}\n"
-                f"    {outcomes.spent(outcome)}; so far: {outcomes.summary(tried)}",
-                flush=True,
-            )
+            number = f"{len(tried)}/{len(found)}"
+            print(f"{number} {outcome.case.name} [{outcome.row}, {outcome.column}] {names}: {mark}")
+            print(f"    {outcomes.spent(outcome)}; so far: {outcomes.summary(tried)}", flush=True)
 
         try:
             try_all(found, instance, options.hosts, [label], tell)

@@ -50,7 +50,10 @@ def trial(world, monkeypatch, tmp_path):
 
     def look(main=(), aliases=(), recipients=(POSTMASTER,), reply="250 2.0.0 Ok: queued as CD34"):
         one = _mta_delivery.Trial(HOST, {"queue_directory": str(tmp_path), **dict(main)}, recipients)
-        lines = lambda *_: [line.format(token=one.elsewhere, real=one.real, nobody=one.nobody) for line in world.log]  # noqa: E731
+
+        def lines(*_):
+            return [line.format(token=one.elsewhere, real=one.real, nobody=one.nobody) for line in world.log]
+
         monkeypatch.setattr(_mta_mail_log, "lines", lines)
         sent = one.begin()
         one.reply = reply if sent else one.reply
@@ -290,6 +293,16 @@ def test_a_filter_before_a_smarthost_gets_a_message_that_ends_at_an_unknown_user
     found, sent = trial(FILTER)
     assert not sent
     assert relaying.commands == ["sendmail", "sendmail"]
+    assert (found.problems, found.doubts) == ([], [])
+
+
+def test_a_filter_that_cannot_bring_back_what_nobody_gets_has_done_its_work(relaying, trial):
+    unknown = "Recipient address rejected: User unknown in local recipient table"
+    relaying.log += [
+        f"NOQUEUE: reject: RCPT from localhost[127.0.0.1]: 550 5.1.1 <{{real}}>: {unknown}; to=<{{real}}>",
+        "CD34: to=<{real}>, relay=127.0.0.1[127.0.0.1]:10024, delay=0, dsn=5.7.1, status=bounced (it said no)",
+    ]
+    found, _ = trial(FILTER)
     assert (found.problems, found.doubts) == ([], [])
 
 

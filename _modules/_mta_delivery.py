@@ -271,7 +271,8 @@ class Trial:
     # -- the log --------------------------------------------------------------------------------
 
     def _lines(self) -> list[str]:
-        return _mta_mail_log.lines(self.began, self.main.get("maillog_file", ""))
+        main = self.main
+        return _mta_mail_log.lines(self.began, main.get("maillog_file", ""), main.get("syslog_facility", "mail"))
 
     def _wait(self, enough: Callable[[Sequence[str]], bool], seconds: float) -> list[str]:
         """Read the log until it is enough, or time is up."""
@@ -339,7 +340,9 @@ class Trial:
 
     def _judge(self, log: Sequence[str], aliases: set[str]) -> None:
         if not log:
-            self.found.notes.append("Delivery was not proven: the mail server's log cannot be read.")
+            self.found.notes.append(
+                "Delivery was not proven: the mail server's log cannot be read, or is elsewhere."
+            )
             return
         for line in self._results(log):
             action = re.search(ACTION, line)
@@ -477,12 +480,15 @@ class Trial:
         for id_ in sorted(ids - _removed(log)):
             with contextlib.suppress(CommandExecutionError):
                 _mta_system.run(["postsuper", "-d", id_], timeout=SECONDS, check=False)
-        # Without pickup(8) it has no line in the log.
+        for path in [] if ids else self._waiting():
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _waiting(self) -> list[str]:
+        """The files of the first message that pickup(8) has not taken: they have no line in the log."""
         folder = os.path.join(self.queue, "maildrop")
-        for name in os.listdir(folder) if not ids and os.path.isdir(folder) else ():
-            if self._is_ours(os.path.join(folder, name)):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(folder, name))
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return [path for path in (os.path.join(folder, name) for name in names) if self._is_ours(path)]
 
     def _is_ours(self, path: str) -> bool:
         with contextlib.suppress(OSError), open(path, "rb") as handle:

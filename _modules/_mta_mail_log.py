@@ -17,15 +17,23 @@ TAIL = 262_144
 PREFIX = r"^.*? postfix[^ ]*\[\d+\]: "
 
 
-def lines(since: float, file: str = "") -> list[str]:
+FACILITIES = {"auth": 4, "authpriv": 10, "cron": 9, "daemon": 3, "ftp": 11, "lpr": 6, "mail": 2, "news": 7}
+FACILITIES.update({"syslog": 5, "user": 1, "uucp": 8}, **{f"local{number}": 16 + number for number in range(8)})
+
+
+def lines(since: float, file: str = "", facility: str = "mail") -> list[str]:
     """
     Return what Postfix's programs have logged, oldest first, without time, host and program.
 
     since
-        Unix time of the first line. A file's lines are not told by it: they are its last ones.
+        Unix time of the first line. A file's lines are not told by it: they are its last ones, unless nobody has
+        written to it since then, as where Postfix's lines go elsewhere.
 
     file
         Path of ``maillog_file``, where Postfix writes it itself. Empty: it does not.
+
+    facility
+        As ``syslog_facility`` says.
 
     Empty, where there is no log that can be read within two seconds.
     """
@@ -35,7 +43,7 @@ def lines(since: float, file: str = "") -> list[str]:
             "--quiet",
             "--no-pager",
             "--output=cat",
-            "SYSLOG_FACILITY=2",
+            f"SYSLOG_FACILITY={FACILITIES.get(facility, 2)}",
             f"--since=@{int(since)}",
         ]
         try:
@@ -47,7 +55,10 @@ def lines(since: float, file: str = "") -> list[str]:
     for path in filter(None, (file, *FILES)):
         try:
             with open(path, "rb") as handle:
-                handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL))
+                status = os.fstat(handle.fileno())
+                if status.st_mtime < since - 1:
+                    continue
+                handle.seek(max(0, status.st_size - TAIL))
                 text = handle.read().decode(errors="replace")
         except OSError:
             continue

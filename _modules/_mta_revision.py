@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cd950bd8bc3c"
+REVISION = "1257ca95b9e2"

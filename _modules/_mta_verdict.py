@@ -83,7 +83,7 @@ def _words(line: _Line) -> str:
 
 
 def _severity(line: _Line) -> int:
-    """0: not told; 1: the other side tries again, so that a fault that is mended loses nothing; 2: mail is lost."""
+    """2: mail is lost; 1: the other side tries again, so that a fault that is mended loses none; 0: not told."""
     code = re.search(r": ([45])(?:\d\d |\.\d+\.\d+ )", line.rest)
     return 0 if not code else 1 if code[1] == "4" else 2
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "1257ca95b9e2"
+REVISION = "f981e4846fdf"

@@ -3,7 +3,7 @@
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "1257ca95b9e2"
+REVISION = "f981e4846fdf"
 
 
 def run():

@@ -195,10 +195,11 @@ def _of_spf(domain: str, addresses: Sequence[str], policy: _mta_spf.Policy) -> I
         yield Finding(domain, "TXT", "wrong", "there is more than one SPF record: receivers take none")
     if len(texts) != 1:
         return
-    passed = policy.lets(domain, addresses)
-    if policy.lookups > _mta_spf.MOST_LOOKUPS:
-        reason = f"SPF needs {policy.lookups} look-ups or more: receivers stop after {_mta_spf.MOST_LOOKUPS}"
+    lookups = policy.lookups(domain)
+    if lookups > _mta_spf.MOST_LOOKUPS:
+        reason = f"SPF needs {lookups} look-ups or more: receivers stop after {_mta_spf.MOST_LOOKUPS}"
         yield Finding(domain, "TXT", "wrong", reason)
+    passed = policy.lets(domain, addresses)
     lacking = [address for address in addresses if address not in passed]
     if lacking:
         yield Finding(domain, "TXT", "wrong", f"SPF does not let {', '.join(lacking)} send: {texts[0]}")

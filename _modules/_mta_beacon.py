@@ -29,7 +29,7 @@ import _mta_saslauthd_view
 import _mta_system
 import _mta_transaction
 import _mta_x509
-from _mta_minion import APPLIED, Minion
+from _mta_minion import APPLIED, DNS, Minion
 from _mta_plan import Plan
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,9 @@ LOWER = 0.9
 # = 100 clients and max_idle = 100 s.
 SETTLED = 300
 CONFIGURATION = ("/etc/postfix/main.cf", "/etc/postfix/master.cf")
-SETTINGS = {"interval", "queue_limit", "certificates", "renew_days", "saslauthd", "revision", "enabled"}
+SETTINGS = {"interval", "queue_limit", "certificates", "renew_days", "saslauthd", "dns", "revision", "enabled"}
+# What no apply can end: a zone is changed by its administrator.
+NOT_OURS = ("dns",)
 ESTABLISHED = "01"  # proc_net_tcp: TCP_ESTABLISHED
 
 Details = dict[str, Any]
@@ -64,6 +66,8 @@ def problems(settings: Settings) -> list[str]:
         found.append("certificates is not a list of absolute paths")
     if settings.get("saslauthd") is not None and not _absolute(settings["saslauthd"]):
         found.append("saslauthd is not an absolute path")
+    if not isinstance(settings.get("dns") or False, bool):
+        found.append("dns is neither true nor false")
     return found
 
 
@@ -177,12 +181,24 @@ def _queue(look: _Look) -> Details | None:
     return {"messages": messages, "limit": limit}
 
 
+def _dns(look: _Look) -> Details | None:
+    """What the last look at the DNS has found, which an apply or ``mta_dns.check`` has kept: nobody is asked."""
+    if not look.settings.get("dns"):
+        return None
+    signature = _signature([look.minion.state.path(DNS)])
+    if look.seen.get("dns", {}).get("signature") != signature:
+        look.seen["dns"] = {"signature": signature, **look.minion.state.read(DNS)}
+    seen = look.seen["dns"]
+    return {"findings": seen["findings"], "looked": utc(seen["time"])} if seen.get("findings") else None
+
+
 LOOKS: dict[str, Callable[[_Look], Details | None]] = {
     "certificate_renewal": _renewal,
     "certificate_served": _served,
     "configuration": _configuration,
     "saslauthd": _saslauthd,
     "queue": _queue,
+    "dns": _dns,
 }
 
 

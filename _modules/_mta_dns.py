@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import _mta_signer
 import _mta_spf
 import _mta_x509
 from _mta_dns_records import Facts, Record
-from _mta_minion import Minion
+from _mta_minion import DNS, Minion
 from _mta_resolver import Lookup
 
 
@@ -114,6 +115,11 @@ def check(minion: Minion, look_up: Lookup = _mta_resolver.lookup) -> list[Findin
     return list(dict.fromkeys(found))
 
 
+def remember(minion: Minion, found: Sequence[Finding]) -> None:
+    """Keep what a look has found: the beacon and the status tell it, and ask nobody."""
+    minion.state.write(DNS, {"time": int(time.time()), "findings": [one._asdict() for one in found]})
+
+
 def _compared(record: Record, look_up: Lookup, resolver: str | None) -> Iterator[Finding]:
     """Look for a record at all of its name servers, and at the resolver."""
     try:
@@ -177,8 +183,9 @@ def _same(record: Record, text: str) -> bool:
 def _of_senders(wanted: Facts, look_up: Lookup, resolver: str | None) -> Iterator[Finding]:
     """What receivers make of SPF and DMARC."""
     if wanted.policies.get("spf"):
+        policy = _mta_spf.Policy(_mended(wanted, look_up), resolver)
         for domain in dict.fromkeys([wanted.hostname, *wanted.domains]):
-            yield from _of_spf(domain, wanted.addresses, _mta_spf.Policy(look_up, resolver))
+            yield from _of_spf(domain, wanted.addresses, policy)
     for domain in wanted.domains if wanted.policies.get("dmarc") else ():
         found = [
             text for text in look_up(f"_dmarc.{domain}", "TXT", resolver) or [] if _purpose(text) == "v=dmarc1"
@@ -187,6 +194,20 @@ def _of_senders(wanted: Facts, look_up: Lookup, resolver: str | None) -> Iterato
             yield Finding(f"_dmarc.{domain}", "TXT", "wrong", "there is more than one: receivers take none")
         elif found and _mta_dkim.tags(found[0]).get("p") not in ("none", "quarantine", "reject"):
             yield Finding(f"_dmarc.{domain}", "TXT", "wrong", f"{found[0]}: its p= is none, quarantine or reject")
+
+
+def _mended(wanted: Facts, look_up: Lookup) -> Lookup:
+    """The DNS with the addresses and MX that there should be: where they are wrong, they are named, and not SPF."""
+    ours: dict[tuple[str, str], list[str]] = {}
+    for record in _mta_dns_records.records(wanted):
+        if record.type in ("A", "AAAA", "MX"):
+            ours.setdefault((record.name, record.type), []).append(record.data)
+
+    def mended(name: str, kind: str, server: str | None = None) -> list[str] | None:
+        found, more = look_up(name, kind, server), ours.get((name.rstrip("."), kind), [])
+        return found if not more else list(dict.fromkeys([*(found or []), *more]))
+
+    return mended
 
 
 def _of_spf(domain: str, addresses: Sequence[str], policy: _mta_spf.Policy) -> Iterator[Finding]:

@@ -14,6 +14,8 @@ APPLIED = "applied.json"
 SALTENV = "postfix_mta.saltenv"
 # A file that the script leaves which undoes an apply that has died; a whole apply makes up for it, and removes it.
 CUT_OFF = "cut_off"
+# What the last look at the DNS has found: ``time`` (Unix time), ``findings`` as of ``mta_dns.check``.
+DNS = "dns.json"
 
 
 class Minion(NamedTuple):

@@ -70,7 +70,7 @@ def due(minion: Minion) -> bool:
     if _held(minion, memory, time.time()):
         return False
     cut_off = os.path.exists(minion.state.path(CUT_OFF))
-    return cut_off or _asked(minion) or bool(_mta_beacon.conditions(minion))
+    return cut_off or _asked(minion) or bool(_ours(_mta_beacon.conditions(minion)))
 
 
 def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
@@ -84,8 +84,8 @@ def request(minion: Minion, reason: str = "reprovision") -> dict[str, Any]:
             "The minion's configuration has test: True, and every apply that events ask for would be a dry run"
         )
         return {"accepted": False, "comment": comment}
-    if reason == "beacon" and not _mta_beacon.conditions(minion):
-        return {"accepted": False, "comment": "The beacon knows of no condition"}
+    if reason == "beacon" and not _ours(_mta_beacon.conditions(minion)):
+        return {"accepted": False, "comment": "The beacon knows of no condition that an apply ends"}
     if reason == "pillar" and not _pillar_changed(minion):
         return {"accepted": False, "comment": "The pillar is that of the last apply"}
     now = time.time()
@@ -139,7 +139,7 @@ def _answer(minion: Minion) -> tuple[int, bool]:
     """Answer what has been asked for by now, with as many applies as it takes; return (number, result)."""
     settings = _settings(minion)
     begin = _recall(minion)["asked"] + SETTLE
-    if not _mta_beacon.found(minion):
+    if not _ours(_mta_beacon.found(minion)):
         begin = max(begin, _mta_last_apply.last(minion).get("time", 0) + settings["pause"])
     # Not longer, whatever the clock does.
     time.sleep(max(0, min(begin - time.time(), SETTLE + WINDOW_OF_ALL + settings["pause"])))
@@ -161,9 +161,14 @@ def _answer(minion: Minion) -> tuple[int, bool]:
     return settings["attempts"], False
 
 
+def _ours(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the beacon's conditions that an apply may end."""
+    return {name: details for name, details in conditions.items() if name not in _mta_beacon.NOT_OURS}
+
+
 def _remaining(minion: Minion) -> dict[str, Any]:
     """The conditions that an apply should have ended. A queue takes its time, and is told to begin now."""
-    found = _mta_beacon.found(minion)
+    found = _ours(_mta_beacon.found(minion))
     if found.pop("queue", None):
         try:
             _mta_queue.flush(everything=True)

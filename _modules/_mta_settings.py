@@ -472,6 +472,7 @@ def _add_beacon(settings: Settings) -> None:
         certificates=[pair["chain_file"] or pair["certificate"] for pair in settings["pairs"]],
         renew_days=settings["certificate"]["renew_days"],
         saslauthd=f"{sasl['socket_directory']}/mux" if sasl["saslauthd"] else None,
+        dns=settings["dns"]["check"] != "none" or None,
     )
 
 

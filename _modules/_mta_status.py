@@ -21,7 +21,7 @@ import _mta_services
 import _mta_snapshots
 import _mta_x509
 from _mta_judge import Listener
-from _mta_minion import Minion
+from _mta_minion import DNS, Minion
 
 PROBE_TIMEOUT = 20
 # Of the record of the last apply.
@@ -64,6 +64,7 @@ def report(
     row["drift"] = gather("drift", _mta_last_apply.differing, minion)
     row["commit"] = gather("commit", _mta_snapshots.last_commit, minion)
     row["conditions"] = gather("conditions", _conditions, minion, look)
+    row["dns"] = gather("dns", _dns, minion, settings)
     return row
 
 
@@ -84,6 +85,14 @@ def _runs() -> bool:
 
 def _conditions(minion: Minion, look: bool) -> list[str]:
     return sorted(_mta_beacon.found(minion) if look else _mta_beacon.conditions(minion))
+
+
+def _dns(minion: Minion, settings: Mapping[str, Any]) -> list[str] | None:
+    """What the last look at the DNS has found; ``None`` where applies do not look."""
+    if settings.get("dns", {}).get("check", "none") == "none":
+        return None
+    findings = minion.state.read(DNS).get("findings", [])
+    return [f"{one['name']} {one['type']}, {one['kind']}: {one['reason']}" for one in findings]
 
 
 def _conversation(

@@ -17,6 +17,11 @@ What can become wrong with a running mail server, and whether it is: the conditi
 ``queue``
     More messages wait than the limit. It ends at nine tenths of that. ``messages``, ``limit``.
 
+``dns``
+    The last look at the DNS, by an apply with ``dns.check`` or by ``mta_dns.check``, found that it is not as this
+    server's mail needs it. ``findings`` (as ``mta_dns.check`` returns them), ``looked`` (UTC). The beacon asks no
+    name server, and no apply is asked for by this condition.
+
 Each is an event when it begins and one when it ends: ``condition``, ``state`` (``begin`` or ``end``), ``since``
 (UTC) and ``details`` (the names above).
 """
@@ -35,8 +40,8 @@ def problems(settings, **job):
     settings (dict)
         ``queue_limit`` (number of messages, 1 or more; not given: no condition), ``certificates`` (list of
         absolute paths; none), ``renew_days`` (days; not given: a third of the lifetime, 30 at most),
-        ``saslauthd`` (absolute path of its socket; not given: no condition), ``interval`` (seconds) and
-        ``revision`` (of the formula whose modules the minion has loaded).
+        ``saslauthd`` (absolute path of its socket; not given: no condition), ``dns`` (bool; not given: no
+        condition), ``interval`` (seconds) and ``revision`` (of the formula whose modules the minion has loaded).
 
     Refused as a job.
     """

@@ -38,9 +38,12 @@ def records(format="zone", zone=None):
     return _mta_dns_records.formatted(found, format, zone)
 
 
-def check():
+def check(remember=True):
     """
     Ask the domains' own name servers and the resolver, and return what is not as it should be.
+
+    remember (bool, default True)
+        Keep it for the beacon's condition ``dns`` and for ``mta_status.report``, until the next look.
 
     Returns a list of dictionaries: ``name`` and ``type`` of the record, ``kind`` (``missing``, ``wrong``, or
     ``risk``: it is about to break something), and ``reason``. Empty: all is well. Raises ``CommandExecutionError``
@@ -52,4 +55,8 @@ def check():
 
         salt mail.example.com mta_dns.check
     """
-    return [one._asdict() for one in _mta_dns.check(_mta_minion.Minion.of(globals()))]
+    minion = _mta_minion.Minion.of(globals())
+    found = _mta_dns.check(minion)
+    if remember:
+        _mta_dns.remember(minion, found)
+    return [one._asdict() for one in found]

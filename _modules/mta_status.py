@@ -40,6 +40,7 @@ def report(thorough=False, login=True, look=False):
     - ``last_apply`` (see :func:`mta_apply.last`, without ``files``), ``commit`` (when one last changed a file of
       the mail server for good, Unix time)
     - ``conditions`` (names of those that the beacon has seen begin and not end, or that there are now)
+    - ``dns`` (what the last look at the DNS found, as text; ``None`` without ``dns.check``)
     - ``time`` (Unix time), ``errors`` (part to text)
 
     CLI Example:

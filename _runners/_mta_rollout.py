@@ -29,6 +29,8 @@ REPORT_TIMEOUT = 15
 # For a minion that is busy with an apply to say so, and for a busy master to take its answer, seconds.
 BUSY_PATIENCE = 60
 LONGEST_REASON = 2000
+# A condition that no apply begins or ends.
+ZONE = "dns"
 # What a minion is to the rollout; those in OPEN are still to be changed.
 OPEN = ("pending", "applying", "failed")
 # A number of servers, or a part of them, such as "25%".
@@ -199,7 +201,7 @@ def faults(row: object, normal: int, known: Collection[str] = ()) -> list[str]:
         found.append(f"{total} messages are in the queue, and {normal} are normal")
     if said["drift"]:
         found.append(f"changed since the apply: {', '.join(said['drift'])}")
-    new = [one for one in said["conditions"] or [] if one not in known]
+    new = [one for one in said["conditions"] or [] if one not in (*known, ZONE)]
     return found + ([f"the beacon reports {', '.join(new)}"] if new else [])
 
 

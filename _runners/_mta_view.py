@@ -139,6 +139,7 @@ def row(answer: object) -> Row:
             "failed": _texts(applied.get("failed")) or [],
         },
         "problems": _texts(said.get("problems")) or [],
+        "dns": _texts(said.get("dns")) or [],
         "errors": {part: _line(why) for part, why in _named(said.get("errors"))},
     }
 
@@ -224,6 +225,8 @@ def _notes(view: View) -> Iterator[tuple[str, str]]:
             yield minion, f"the last apply failed: {', '.join(row['last_apply']['failed'])}"
         for problem in row["problems"]:
             yield minion, problem
+        for finding in row["dns"]:
+            yield minion, f"the DNS: {finding}"
         for part, why in row["errors"].items():
             yield minion, f"{part}: {why}"
     yield from view["failed"].items()

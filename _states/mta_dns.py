@@ -24,7 +24,7 @@ def published(name, required=True):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "The DNS is in the correct state."}
     try:
-        found = __salt__["mta_dns.check"]()
+        found = __salt__["mta_dns.check"](remember=not __opts__["test"])
     except CommandExecutionError as err:
         ret.update(result=not required, comment=f"The DNS cannot be asked: {err}")
         return ret

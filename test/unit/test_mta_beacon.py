@@ -405,3 +405,16 @@ def test_a_minion_that_runs_without_it_gets_it(states, modules, file, pretend):
     (file.parents[2] / "run" / "minion_event_0_pull.ipc").touch()
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["old"] is None
     assert fired == [("manage_beacons", "add"), ("module_refresh", None)]
+
+
+def test_what_the_last_look_at_the_dns_found_is_a_condition_until_the_next_one(minion, observe, world):
+    finding = {"name": "x.example", "type": "MX", "kind": "missing", "reason": "it should be m"}
+    assert observe(dns=True) == []
+    minion.state.write("dns.json", {"time": 1000, "findings": [finding]})
+    assert observe() == []
+    assert observe(dns=True) == [("dns", "begin")]
+    details = _mta_beacon.conditions(minion)["dns"]["details"]
+    assert details == {"findings": [finding], "looked": "1970-01-01T00:16:40Z"}
+    assert observe(dns=True) == []
+    minion.state.write("dns.json", {"time": 2000, "findings": []})
+    assert observe(dns=True) == [("dns", "end")]

@@ -72,8 +72,20 @@ def test_what_is_not_right_is_named(findings, name, kind, data, found):
     assert (name, kind, found) in findings({(name, kind): data})
 
 
+def test_what_a_look_found_is_kept(minion):
+    _mta_dns.remember(minion, [_mta_dns.Finding("x.example", "MX", "missing", "it should be m")])
+    kept = minion.state.read("dns.json")
+    assert [one["name"] for one in kept["findings"]] == ["x.example"]
+    assert kept["time"] > 0
+
+
 def test_a_name_server_that_does_not_answer_is_named(findings):
     assert ("example.com", "MX", "missing") in findings(silent=["192.0.2.53"])
+
+
+def test_what_is_wrong_is_named_once_and_not_what_follows_from_it(findings):
+    assert findings({("mail.example.com", "A"): ["192.0.2.7"]}) == {("mail.example.com", "A", "wrong")}
+    assert findings({("example.com", "MX"): []}) == {("example.com", "MX", "missing")}
 
 
 def test_what_is_about_to_break_is_told(findings):

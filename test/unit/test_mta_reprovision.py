@@ -306,3 +306,14 @@ def test_an_apply_that_died_and_was_undone_is_made_up_for_at_the_next_start(mini
     assert _mta_reprovision.due(minion) is False
     minion.state.write(CUT_OFF, {})
     assert _mta_reprovision.due(minion) is True
+
+
+def test_a_condition_of_the_dns_is_the_zones_administrator_s_and_no_apply_s(minion, request_, world):
+    world["conditions"]["dns"] = {}
+    assert request_("beacon") == {
+        "accepted": False,
+        "comment": "The beacon knows of no condition that an apply ends",
+    }
+    assert _mta_reprovision.due(minion) is False
+    world.update(heals=False)
+    assert request_()["applies"] == 1 and world["events"] == []

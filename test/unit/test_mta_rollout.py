@@ -235,6 +235,7 @@ class TestJudgement:
             ({"drift": None}, None),
             ({"conditions": ["known"]}, None),
             ({"conditions": ["known", "queue"]}, "queue"),
+            ({"conditions": ["dns"], "dns": ["a.example A, missing: it should be 192.0.2.1"]}, None),
         ],
     )
     def test_a_server_is_healthy_or_says_why_not(self, change, word):

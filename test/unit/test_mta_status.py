@@ -194,3 +194,11 @@ def test_the_beacons_conditions_are_remembered_or_looked_at(report, pretend):
     pretend("_mta_beacon.found", lambda: {"saslauthd": {"socket": "/mux"}})
     assert report()["conditions"] == ["queue"]
     assert report(look=True)["conditions"] == ["saslauthd"]
+
+
+def test_what_the_last_look_at_the_dns_found_is_told_where_applies_look(minion, report, settings):
+    finding = {"name": "x.example", "type": "MX", "kind": "missing", "reason": "it should be m"}
+    minion.state.write("dns.json", {"time": 1000, "findings": [finding]})
+    assert report()["dns"] is None
+    settings["dns"] = {"check": "report"}
+    assert report()["dns"] == ["x.example MX, missing: it should be m"]

@@ -112,6 +112,10 @@ def test_a_minion_on_which_it_failed_is_told():
         ({"certificate_days": None, "errors": {"certificate_expires": "no such file"}}, "no such file"),
         ({"drift": ["/etc/postfix/main.cf"]}, "main.cf"),
         ({"conditions": ["queue"]}, "queue"),
+        (
+            {"dns": ["x.example MX, missing: it should be m"]},
+            "mail1: the DNS: x.example MX, missing: it should be m",
+        ),
         ({"last_apply": {"result": False, "failed": ["config"], "time": NOW - 8000}}, "FAILED 2 h ago"),
         ({"last_apply": {"result": False, "failed": ["config"], "time": NOW}}, "the last apply failed: config"),
         ({"last_apply": None}, "-"),

@@ -25,8 +25,25 @@ PILLAR = {
     "parameters": {"mydestination": ["$myhostname", "example.com", "localhost"]},
     "certificate": {"key_size": 2048},
     "dkim": {"domains": ["example.com"], "selector": "key0"},
-    "dns": {"check": "report", "tls_reports": "mailto:tls@{domain}"},
+    "dns": {"check": "report", "mta_sts": "testing", "tls_reports": "mailto:tls@{domain}"},
 }
+# What is wrong in place of what there should be: by type, of TXT by how the text begins.
+BROKEN = {
+    "A": "192.0.2.7",
+    "MX": "10 elsewhere.example.com.",
+    "TLSA": f"3 1 1 {'00' * 32}",
+    "SRV": "0 10 25 elsewhere.example.com.",
+    "v=spf1": '"v=spf1 ip4:192.0.2.7 -all"',
+    "v=DKIM1": '"v=DKIM1; k=rsa; p=AAAA"',
+    "v=DMARC1": '"v=DMARC1; p=no"',
+    "v=STSv1": '"v=STSv1; id=0"',
+    "v=TLSRPTv1": '"v=TLSRPTv1; rua=mailto:else@example.com"',
+}
+# Mail from the host that it runs on, by SMTP, so that it has a client's address; arguments: that, and the sender.
+STRANGER = (
+    "import smtplib, sys; client = smtplib.SMTP(sys.argv[1]); "
+    "client.sendmail(sys.argv[2], ['bob@peer.test'], sys.stdin.buffer.read())"
+)
 
 
 class Zones:
@@ -166,15 +183,25 @@ class TestRecords:
             assert "_smtp._tls.example.com" in {name for name, _ in missing} or "_smtp" not in str(named)
         served.serve(zone, reverse)
 
-    def test_what_is_wrong_is_named(self, server, served):
+    def test_each_record_that_is_wrong_is_named_and_no_other(self, server, served):
         zone, reverse = lines_of(server)
-        for old, new, reason in (
-            ("v=spf1 mx -all", "v=spf1 ip4:192.0.2.1 -all", "SPF does not let"),
-            ("10 mail.example.com.", "10 elsewhere.example.com.", "should be"),
-            ("v=spf1 mx -all", "v=spf1 " + "a:x.example.com " * 11 + "mx -all", "look-ups"),
-        ):
-            served.serve(zone.replace(old, new), reverse)
-            assert reason in str(server.call("mta_dns.check"))
+        lines = [line for line in zone.splitlines() if line and not line.startswith(";")]
+        kinds = set()
+        for number, line in enumerate(lines):
+            name, _, _, kind, _ = line.split("\t")
+            begin = BROKEN if kind != "TXT" else {key: text for key, text in BROKEN.items() if f'"{key}' in line}
+            (wrong,) = [text for key, text in begin.items() if kind in ("TXT", key)]
+            kinds.add(next(iter(begin)) if kind == "TXT" else kind)
+            changed = [*lines[:number], "\t".join([*line.split("\t")[:4], wrong]), *lines[number + 1 :]]
+            served.serve("".join(f"{one}\n" for one in changed), reverse)
+            named = {(one["name"], one["type"]) for one in server.call("mta_dns.check")}
+            assert named == {(name.rstrip("."), kind)}, line
+        assert kinds == {*BROKEN}
+        served.serve(zone, reverse.replace("mail.example.com", "elsewhere.example.com"))
+        assert {one["type"] for one in server.call("mta_dns.check")} == {"PTR"}
+        served.serve(zone.replace("v=spf1 mx", "v=spf1 " + "a:mail.example.com " * 11 + "mx"), reverse)
+        (one,) = server.call("mta_dns.check")
+        assert "look-ups" in one["reason"]
         served.serve(zone, reverse)
 
     def test_an_apply_tells_and_undoes_nothing(self, server, served):
@@ -183,6 +210,12 @@ class TestRecords:
         report = server.apply(sls="postfix_mta.verify")
         (state,) = [state for key, state in report.items() if key.startswith("mta_dns_|")]
         assert state["result"] is True and "_dmarc.example.com TXT, missing" in state["comment"]
+        # Between applies the beacon and the status go by that, and ask nobody.
+        assert [one.split(":")[0] for one in server.call("mta_status.report", login=False)["dns"]] == [
+            "_dmarc.example.com TXT, missing"
+        ]
+        (finding,) = server.call("mta_beacon.found", settings={"dns": True})["dns"]["findings"]
+        assert (finding["name"], finding["kind"]) == ("_dmarc.example.com", "missing")
         pillar = {**PILLAR, "dns": {**PILLAR["dns"], "check": "required"}}
         required = server.apply(sls="postfix_mta.verify", pillar={"postfix_mta": pillar})
         (state,) = [state for key, state in required.items() if key.startswith("mta_dns_|")]
@@ -201,18 +234,19 @@ class TestMail:
         }
 
     def test_what_a_stranger_forges_does_not(self, server, served, peer):
+        # Without a signature, and with one that was made for another text.
+        honest = peer.exec("cat $(grep -rl '^Subject: honest' /home/bob/Maildir/new)").stdout
+        taken = honest[honest.index("DKIM-Signature:") :].replace("hello", "pay here")
+        for text in ("From: alice@example.com\nSubject: forged\n\npay here\n", taken.replace("honest", "forged")):
+            peer.exec(["python3", "-c", STRANGER, peer.ip, "alice@example.com"], input=text)
+        for one in judged(peer, "forged", 2):
+            assert (one["spf"], one["dkimpy"], one["dmarc"]) == ("fail", False, "fail"), one
+            assert "pass" not in (one["mail-dkim"], one.get("dkim")), one
+
+    def test_what_others_send_is_not_signed(self, server, served):
         with smtplib.SMTP(server.ip, 25) as client:
             client.sendmail("x@example.org", ["alice@example.com"], "From: alice@example.com\n\nsubject-less\n")
-        peer.exec(
-            ["sendmail", "-f", "alice@example.com", "bob@peer.test"],
-            input="From: alice@example.com\nSubject: forged\n\nhello\n",
-        )
-        # Its own sendmail has no client; what counts is that nothing signs it.
         deadline = time.monotonic() + 20
-        while not peer.exec("grep -rl forged /home/bob/Maildir/new", check=False).stdout:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert "DKIM-Signature" not in peer.exec("cat $(grep -rl forged /home/bob/Maildir/new)").stdout
         mail = "cat $(grep -rl subject-less /home/alice/Maildir/new 2>/dev/null) /dev/null"
         while "subject-less" not in (stranger := server.exec(mail).stdout):
             assert time.monotonic() < deadline

@@ -13,6 +13,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_dane
 import _mta_findings
 import _mta_judge
 import _mta_pem
@@ -62,6 +63,7 @@ def audit(minion: Minion, timeout: float = 120) -> dict[str, Any]:
         "files": _guarded_files(minion, listeners, parameters),
         "certificates": certificates,
         "authorities": authorities,
+        "validates": bool(_mta_dane.look(parameters)),
     }
     return {"findings": _mta_findings.findings(facts), "notes": notes}
 

@@ -197,7 +197,7 @@ def _of_senders(wanted: Facts, look_up: Lookup, resolver: str | None) -> Iterato
 
 
 def _mended(wanted: Facts, look_up: Lookup) -> Lookup:
-    """The DNS with the addresses and MX that there should be: where they are wrong, they are named, and not SPF."""
+    """The DNS with the addresses and MX that there should be: where they are wrong, it is not SPF that is."""
     ours: dict[tuple[str, str], list[str]] = {}
     for record in _mta_dns_records.records(wanted):
         if record.type in ("A", "AAAA", "MX"):

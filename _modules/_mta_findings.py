@@ -115,6 +115,7 @@ def findings(facts: Facts) -> list[dict[str, str]]:
         - ``files``: list of :class:`GuardedFile`
         - ``certificates``: path to a list of what ``mta_x509.describe`` returns, with ``days_left``
         - ``authorities``: list of those paths that hold authorities
+        - ``validates``: whether the resolver does (DNSSEC)
 
     Returns a list of dictionaries as of ``mta_probe.audit``.
     """
@@ -229,6 +230,28 @@ def _of_sending(facts: Facts) -> Iterator[Weakness]:
             "smtp_tls_loglevel",
             "the log does not say which mail was sent in clear, and which under TLS",
             "parameters: {smtp_tls_loglevel: 1}",
+        )
+    level = facts["parameters"].get("smtp_tls_security_level", "")
+    if level in ("", "none") and facts["parameters"].get("smtp_use_tls") != ON:
+        yield (
+            "medium",
+            "smtp_tls_security_level",
+            "mail goes out in clear, also to servers that have TLS",
+            "parameters: {smtp_tls_security_level: may}",
+        )
+    elif level == "may" and facts["validates"]:
+        yield (
+            "low",
+            "smtp_tls_security_level",
+            "the resolver validates, but the keys that other servers publish in the DNS are ignored (DANE)",
+            "parameters: {smtp_tls_security_level: dane, smtp_dns_support_level: dnssec}",
+        )
+    elif level in ("dane", "dane-only") and not facts["validates"]:
+        yield (
+            "low",
+            "smtp_tls_security_level",
+            "the resolver does not validate (DNSSEC): DANE has no effect, or no mail goes out",
+            f"{NO_SETTING}name a validating resolver in /etc/resolv.conf, best one on this host",
         )
 
 

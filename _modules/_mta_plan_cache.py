@@ -124,3 +124,8 @@ def remember(
     kept = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
     with contextlib.suppress(CommandExecutionError):
         minion.state.write(_name(subject), kept)
+
+
+def forget(minion: Minion, subject: str) -> None:
+    """Forget what was said of a subject."""
+    minion.state.forget(_name(subject))

@@ -20,6 +20,7 @@ from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_dane
 import _mta_kept
 import _mta_postfix_check
 import _mta_postfix_kept
@@ -131,6 +132,7 @@ def prepare(
     unmanaged: str = "keep",
     revert: Sequence[str] | None = None,
     optional: Sequence[str] | None = None,
+    dane: bool = False,
 ) -> Prepared:
     """
     Read what is there and find what has to change; without a process, unless a name in ``optional`` is new.
@@ -142,9 +144,12 @@ def prepare(
     for label, names in (("revert", revert), ("optional", optional)):
         if not isinstance(names or [], (list, tuple)):
             raise SaltInvocationError(f"{label} is a list of names, not {names!r}")
-    wanted = _mta_postfix_syntax.wanted_parameters(parameters)
     present = _Present.of(name)
     main, master = present.main, present.master
+    wanted = _mta_postfix_syntax.wanted_parameters(parameters)
+    if dane and _mta_dane.possible(minion, {**main, **_texts(wanted)}):
+        wanted.update({key: Wanted(text) for key, text in _mta_dane.PARAMETERS.items()})
+        revert = None if revert is None else [*revert, *_mta_dane.PARAMETERS]
     unknown = _unknown(name, wanted, main, optional or [])
     wanted = {key: value for key, value in wanted.items() if key not in unknown}
     if isinstance(services, dict):
@@ -183,6 +188,11 @@ def prepare(
         notes=_notes(unknown, theirs, kept.strange, strange) + notes,
         record=kept.after(new_parameters, new_services),
     )
+
+
+def _texts(wanted: Mapping[str, Wanted]) -> dict[str, str]:
+    """The parameters that are to be in main.cf, without DANE's."""
+    return {key: text for key, (text, _) in wanted.items() if text is not None and key not in _mta_dane.PARAMETERS}
 
 
 def changed_parameters(main: Mapping[str, str], wanted: Mapping[str, Wanted]) -> dict[str, str | None]:
@@ -503,17 +513,18 @@ def plan(
     unmanaged: str = "keep",
     revert: Sequence[str] | None = None,
     optional: Sequence[str] | None = None,
+    dane: bool = False,
 ) -> Plan:
     """
     Tell what :func:`apply` would change. Only when there is something, Postfix checks it on a private copy.
 
-    name, parameters, services, unmanaged, revert, optional
+    name, parameters, services, unmanaged, revert, optional, dane
         As for the state ``postconf.managed``.
 
     In the changes services are ``master.cf smtp/inet``. Raises ``SaltInvocationError`` for an argument that
     cannot be.
     """
-    prepared = prepare(minion, name, parameters, services, unmanaged, revert, optional)
+    prepared = prepare(minion, name, parameters, services, unmanaged, revert, optional, dane)
     result = Plan(dict(prepared.changes), prepared.activate, notes=list(prepared.notes))
     run = Run.of(minion)
     run.configuration = {"key": (name, prepared.files), "prepared": prepared}
@@ -542,11 +553,12 @@ def apply(
     unmanaged: str = "keep",
     revert: Sequence[str] | None = None,
     optional: Sequence[str] | None = None,
+    dane: bool = False,
 ) -> None:
     """
     Make the changes that :func:`plan` tells, as a part of the transaction.
 
-    name, parameters, services, unmanaged, revert, optional
+    name, parameters, services, unmanaged, revert, optional, dane
         As for the state ``postconf.managed``.
 
     main.cf and master.cf are switched only if they are still what the new ones were made from; a file that
@@ -557,11 +569,11 @@ def apply(
     Run.of(minion).configuration = {}
     if not _mta_postfix_view.installed():
         raise CommandExecutionError("Postfix is not installed: there is no postconf")
-    if not prepare(minion, name, parameters, services, unmanaged, revert, optional).changes:
+    if not prepare(minion, name, parameters, services, unmanaged, revert, optional, dane).changes:
         return
     _mta_transaction.begin(minion)
     for _ in range(ATTEMPTS):
-        prepared = prepare(minion, name, parameters, services, unmanaged, revert, optional)
+        prepared = prepare(minion, name, parameters, services, unmanaged, revert, optional, dane)
         if not prepared.changes:
             return
         staged = _mta_postfix_check.staged(minion, prepared)

@@ -198,6 +198,8 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     settings["main_cf"].update(relayed)
     _add_signer(settings, mapping(given.get("dkim")))
     settings["main_cf"].update(settings["parameters"])
+    chosen = {"smtp_tls_security_level", "smtp_dns_support_level"} & {*settings["parameters"], *relayed}
+    settings["dane"] = profile.get("dane", False) and not chosen
     settings["revert"] = [*settings["main_cf"], *settings["services"]]
     return settings
 

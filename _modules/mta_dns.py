@@ -7,6 +7,7 @@ The zones stay the administrator's: nothing here changes them.
 import _mta_guard
 
 with _mta_guard.library(__file__):
+    import _mta_dane
     import _mta_dns
     import _mta_dns_records
     import _mta_minion
@@ -59,4 +60,5 @@ def check(remember=True):
     found = _mta_dns.check(minion)
     if remember:
         _mta_dns.remember(minion, found)
+        _mta_dane.forget(minion)
     return [one._asdict() for one in found]

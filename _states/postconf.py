@@ -67,6 +67,7 @@ def managed(
     unmanaged="keep",
     revert=None,
     optional=None,
+    dane=False,
     transaction=None,
 ):
     """
@@ -100,6 +101,11 @@ def managed(
         List of names of parameters; one that this version of Postfix does not have is left out, and the comment
         says so. Default: none.
 
+    dane
+        Whether mail goes out with DANE (``smtp_tls_security_level = dane``, RFC 7672) where the host's resolver
+        validates, over what ``parameters`` says. The resolver is asked when /etc/resolv.conf names another one,
+        and after a look at the DNS (``mta_dns.check``). Default: false.
+
     transaction
         Name of the transaction whose closing state activates and verifies the change. Default: this state
         does both itself, and rolls the change back when the server does not answer as it should.
@@ -112,6 +118,7 @@ def managed(
         "unmanaged": unmanaged,
         "revert": revert,
         "optional": optional,
+        "dane": dane,
     }
     return __salt__["mta_apply.participate"](
         "postconf.managed", name, args, transaction, __opts__["test"], f"Postfix's configuration in {name}"

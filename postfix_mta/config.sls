@@ -20,6 +20,7 @@ postfix_mta_config:
     - unmanaged: {{ mta.unmanaged | json }}
     - revert: {{ mta.revert | json }}
     - optional: {{ mta.of_profile | json }}
+    - dane: {{ mta.dane | json }}
     - transaction: postfix_mta
     - require:
       - mta_package: postfix_mta_package

@@ -21,6 +21,7 @@ def audit(minion, pretend, listener, certificates, tmp_path):
     pretend("mta_settings.effective", lambda saltenv: {"certificate": {"ca": {"key": "/nonexistent"}}})
     pretend("_mta_postfix_view.in_force", lambda: {"queue_directory": str(tmp_path)})
     pretend("_mta_postfix_view.services", dict)
+    pretend("_mta_dane.look", lambda main: False)
     pretend("_mta_tables.of_parameter", lambda parameter: [])
     pretend("_mta_saslauthd_view.settings", lambda: {"socket_directory": str(tmp_path / "sasl")})
     return functools.partial(_mta_audit.audit, minion)

@@ -19,6 +19,7 @@ GOOD = {
         "smtpd_sender_login_maps": "regexp:/etc/postfix/sender_logins",
         "smtpd_sender_restrictions": "reject_sender_login_mismatch",
         "smtp_tls_loglevel": "1",
+        "smtp_tls_security_level": "may",
         "message_size_limit": "52428800",
         "disable_vrfy_command": "yes",
         "smtpd_helo_required": "yes",
@@ -69,6 +70,7 @@ GOOD = {
         ],
     },
     "authorities": ["/etc/ssl/certs/cacert.pem"],
+    "validates": False,
 }
 SMTPD = "/etc/ssl/certs/smtpd.crt"
 
@@ -101,6 +103,15 @@ def test_there_is_nothing_to_say_about_a_good_server(findings):
         (("listeners", 0, "taken"), ["TLS 1.0"], "medium", "tls-1.0 127.0.0.1:25", "smtpd_tls_protocols"),
         (("listeners", 0, "reports"), True, "low", "reports-for-strangers 127.0.0.1:25", "ehlo_keywords: [silent"),
         (("parameters", "smtp_tls_loglevel"), "0", "low", "smtp_tls_loglevel", ": 1}"),
+        (("parameters", "smtp_tls_security_level"), "", "medium", "smtp_tls_security_level", ": may}"),
+        (
+            ("parameters", "smtp_tls_security_level"),
+            "dane",
+            "low",
+            "smtp_tls_security_level",
+            "validating resolver",
+        ),
+        (("validates",), True, "low", "smtp_tls_security_level", ": dane, smtp_dns_support_level: dnssec}"),
         (("parameters", "smtpd_sender_login_maps"), "", "medium", "any-sender submission/inet", "senders: own"),
         (("parameters", "smtpd_sender_restrictions"), "", "medium", "any-sender submission/inet", "senders: own"),
         (("listeners", 0, "taken"), ["weak ciphers"], "high", "weak-ciphers 127.0.0.1:25", "exclude_ciphers"),

@@ -10,6 +10,7 @@ import pytest
 from conftest import MAIN, MASTER
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_dane
 import _mta_postfix_edit
 import _mta_postfix_lock
 import _mta_postfix_view
@@ -264,7 +265,7 @@ class TestRevert:
     @pytest.fixture
     def apply(self, configuration, commands, written, monkeypatch):
         """Apply without a transaction; ``postconf -d`` knows what is in here."""
-        known = {"biff", "smtpd_helo_required", "smtpd_banner"}
+        known = {"biff", "smtpd_helo_required", "smtpd_banner", *_mta_dane.PARAMETERS}
         monkeypatch.setattr(_mta_postfix_view, "known_parameters", lambda config_directory: known)
         return configuration.apply
 
@@ -293,6 +294,20 @@ class TestRevert:
     def test_a_second_run_changes_nothing(self, configuration, apply):
         apply(**HARDENED)
         assert configuration.changes(**HARDENED) == {}
+
+    def test_mail_goes_out_with_dane_while_the_resolver_validates(self, configuration, apply, pretend):
+        says = [True]
+        pretend("_mta_dane.possible", lambda main: says[0])
+        level = {"smtp_tls_security_level": "may"}
+        arguments = {"parameters": level, "revert": [*level], "dane": True}
+        apply(**arguments)
+        there = configuration.show()
+        assert (there["smtp_tls_security_level"], there["smtp_dns_support_level"]) == ("dane", "dnssec")
+        assert configuration.changes(**arguments) == {}
+        says[0] = False
+        apply(**arguments)
+        there = configuration.show()
+        assert (there["smtp_tls_security_level"], there.get("smtp_dns_support_level")) == ("may", None)
 
     def test_what_others_set_since_is_theirs(self, configuration, apply):
         apply(**HARDENED)

@@ -21,8 +21,13 @@ ROTATIONS = int(os.environ.get("POSTFIX_MTA_ROTATIONS", "2"))
 QUIET = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update >/dev/null && apt-get -qq -y install"
 INSTALL = f"{QUIET} --no-install-recommends"
 PILLAR = {
+    "profile": "hardened",
     "root_recipient": "alice",
-    "parameters": {"mydestination": ["$myhostname", "example.com", "localhost"]},
+    "parameters": {
+        "mydestination": ["$myhostname", "example.com", "localhost"],
+        # Here nobody answers for the root zone.
+        "dnssec_probe": "ns:example.com",
+    },
     "certificate": {"key_size": 2048},
     "dkim": {"domains": ["example.com"], "selector": "key0"},
     "dns": {"check": "report", "mta_sts": "testing", "tls_reports": "mailto:tls@{domain}"},
@@ -159,10 +164,8 @@ def judged(peer, subject, count=1):
     return [json.loads(line) for line in lines]
 
 
-def send(server, subject, sender="alice@example.com"):
-    server.exec(
-        ["sendmail", "-f", sender, "bob@peer.test"], input=f"From: {sender}\nSubject: {subject}\n\nhello\n"
-    )
+def send(server, subject, sender="alice@example.com", recipient="bob@peer.test"):
+    server.exec(["sendmail", "-f", sender, recipient], input=f"From: {sender}\nSubject: {subject}\n\nhello\n")
 
 
 class TestRecords:
@@ -265,6 +268,51 @@ class TestMail:
             "stat -c '%U %G %a' /var/spool/postfix/postfix_mta_signer /etc/postfix-mta-signer/key0.key"
         ).stdout
         assert shown == "_rspamd postfix 750\n_rspamd _rspamd 600\n"
+
+
+class TestDane:
+    """Servers whose keys are in a signed zone, and what is sent to them."""
+
+    def test_it_is_on_where_the_resolver_validates_and_no_later_apply_asks(self, server, served):
+        announced = server.apply(test=True, sls="postfix_mta.config")
+        done = server.apply(sls="postfix_mta.config")
+        assert results.failures(done) == []
+        assert results.difference(announced, done) == []
+        level = server.exec("postconf -h smtp_tls_security_level smtp_dns_support_level").stdout
+        assert level == "dane\ndnssec\n"
+        asked = "unbound-control stats_noreset | grep ^total.num.queries="
+        before = server.exec(asked).stdout
+        assert results.announced(server.apply(sls="postfix_mta.config")) == set()
+        assert server.exec(asked).stdout == before
+        assert "smtp_tls_security_level" not in str(server.call("mta_probe.audit")["findings"])
+
+    def test_a_right_key_is_sent_to_and_a_wrong_one_is_not(self, server, served, peer):
+        zone, reverse = lines_of(server)
+        key = peer.exec(
+            "openssl x509 -in $(postconf -xh smtpd_tls_cert_file) -pubkey -noout"
+            " | openssl pkey -pubin -outform DER | sha256sum"
+        ).stdout.split()[0]
+        extra = ""
+        for name, digest in (("right", key), ("wrong", "00" * 32)):
+            host = f"mx.{name}.example.com."
+            extra += f"{name}.example.com. IN MX 10 {host}\n{host} IN A {peer.ip}\n"
+            extra += f"_25._tcp.{host} IN TLSA 3 1 1 {digest}\n"
+        served.serve(zone + extra, reverse)
+        peer.exec("postconf -e 'mydestination = peer.test right.example.com wrong.example.com' && postfix reload")
+        for name in ("right", "wrong"):
+            send(server, f"dane-{name}", recipient=f"bob@{name}.example.com")
+        assert len(judged(peer, "dane-right")) == 1
+        deadline = time.monotonic() + 30
+        while "wrong.example.com" not in (waits := server.exec("mailq").stdout) or "not trusted" not in waits:
+            assert time.monotonic() < deadline, waits
+            time.sleep(0.3)
+        assert (
+            "Verified TLS connection established to mx.right"
+            in server.exec("journalctl -o cat -t postfix/smtp").stdout
+        )
+        assert peer.exec("grep -rl '^Subject: dane-wrong' /home/bob/Maildir/new", check=False).stdout == ""
+        server.exec("postsuper -d ALL")
+        served.serve(zone, reverse)
 
 
 class TestRotation:

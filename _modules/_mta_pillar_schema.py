@@ -329,6 +329,7 @@ SCHEMA: Schema = {
             },
         ),
         "keep_days": Value("integer", {"low": 0, "high": 365, "unit": " days"}),
+        "results": _BOOLEAN,
         "milter": Value(
             "text",
             {

@@ -637,7 +637,7 @@ def _add_signer(settings: Settings, given: Mapping[str, Any]) -> None:
         settings["signer"] = {
             "name": dkim["selector"],
             "key_pillar": dkim["private_key"],
-            **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days")},
+            **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days", "results")},
             "resolver": settings["dns"]["resolver"],
             "milters": settings["parameters"].get("smtpd_milters", milters["smtpd_milters"]),
         }

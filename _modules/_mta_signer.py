@@ -45,6 +45,8 @@ DAY = 86400
 KEY_SIZE = 2048
 # After a reload the former worker signs until the new one is there.
 PATIENCE = 30
+# With all public suffixes to read it takes up to half a minute by itself.
+LONG_PATIENCE = 120
 _ACTIVE = re.compile(r"(?m)^# signs: (\S+)$")
 _KEPT = re.compile(r"(?m)^# kept: (\S+) since (\d+)$")
 
@@ -58,7 +60,7 @@ CONF_TEXT = """\
   tempdir = "/run/{service}";
   hs_cache_dir = "/run/{service}";
   control_socket = "/run/{service}/control mode=0600";
-  url_tld = "{folder}/tld";
+  url_tld = "{tld}";
   filters = "dkim";
   disable_hyperscan = true;
   local_addrs = [{networks}];
@@ -75,7 +77,7 @@ worker "rspamd_proxy" {{
 worker "hs_helper" {{ count = -1; }}
 modules {{ path = "/usr/share/rspamd/plugins/dkim_signing.lua"; }}
 dkim {{ }}
-actions {{ }}
+{results}actions {{ }}
 dkim_signing {{
   sign_authenticated = true;
   sign_local = true;
@@ -89,6 +91,24 @@ dkim_signing {{
 {domains}  }}
 }}
 """
+# What others' mail is worth, in its header; nothing is refused by it. DMARC has to know all public suffixes.
+RESULTS_TEXT = """\
+modules {
+  path = "/usr/share/rspamd/plugins/spf.lua";
+  path = "/usr/share/rspamd/plugins/dmarc.lua";
+  path = "/usr/share/rspamd/plugins/milter_headers.lua";
+}
+spf { }
+dmarc { }
+milter_headers {
+  use = ["authentication-results"];
+  skip_local = true;
+  skip_authenticated = true;
+  authenticated_headers = [];
+  routines { "authentication-results" { remove = 0; } }
+}
+"""
+PUBLIC_NAMES = "/usr/share/rspamd/effective_tld_names.dat"
 DOMAIN_TEXT = '    "{domain}" {{ selector = "{selector}"; path = "{path}"; }}\n'
 UNIT_TEXT = """\
 # Made by the Salt formula postfix_mta; changes of this file are undone.
@@ -238,6 +258,7 @@ def _wanted(
     networks: Sequence[str],
     keep_days: int,
     resolver: str | None,
+    results: bool,
 ) -> _Wanted:
     chosen = selectors(minion, domains, selector, keep_days, resolver)
     path = key_file(chosen.active)
@@ -250,6 +271,8 @@ def _wanted(
         networks=quoted,
         queue=_queue(),
         socket=SOCKET,
+        tld=PUBLIC_NAMES if results else f"{FOLDER}/tld",
+        results=RESULTS_TEXT if results else "",
         domains="".join(
             DOMAIN_TEXT.format(domain=domain, selector=chosen.active, path=path) for domain in domains
         ),
@@ -307,9 +330,10 @@ def _planned(
     keep_days: int = 7,
     resolver: str | None = None,
     milters: str = MILTER,
+    results: bool = False,
 ) -> tuple[_Wanted, Plan]:
     """What there is to be, and the plan that leads there; parameters as for :func:`plan`."""
-    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver)
+    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver, results)
     planned = Plan(notes=list(wanted.notes), errors=_obstacles(milters))
     action = (
         "reload" if _mta_services.status([_mta_services.SIGNER])[_mta_services.SIGNER]["active"] else "restart"
@@ -341,7 +365,8 @@ def _signs(text: str | None) -> str | None:
         return text and "another version"
     domains = re.findall(r'(?m)^    "([^"]+)" {', text or "")
     kept = [name for name, _ in _KEPT.findall(text or "")]
-    return f"{found[1]} signs for {', '.join(domains)}" + f"; kept: {', '.join(kept)}" * bool(kept)
+    told = "; Authentication-Results" * (RESULTS_TEXT in (text or ""))
+    return f"{found[1]} signs for {', '.join(domains)}" + f"; kept: {', '.join(kept)}" * bool(kept) + told
 
 
 def _given_key(minion: Minion, key_pillar: str | None) -> bytes | None:
@@ -408,17 +433,20 @@ def absent_apply(minion: Minion) -> None:
 # -- as it is verified -------------------------------------------------------------------------
 
 
-def problems(domains: Sequence[str], patience: float = PATIENCE) -> list[str]:
+def problems(domains: Sequence[str], patience: float | None = None) -> list[str]:
     """
     Send a message of each domain through the signer, and verify the signature by the key that the DNS should have.
 
     patience
-        Seconds within which the right signature has to come: a signer that has been reloaded takes some.
+        Seconds within which the right signature has to come: a signer that has been reloaded takes some. Default:
+        by what it has to read.
     """
     there = state()
     public = public_key(there.active) if there else None
     if there is None or public is None:
         return [f"There is no signer: {CONF} or its key is missing"]
+    if patience is None:
+        patience = LONG_PATIENCE if PUBLIC_NAMES in (_mta_system.read(CONF) or "") else PATIENCE
     deadline = time.monotonic() + patience
     found: list[str] = []
     for domain in domains:

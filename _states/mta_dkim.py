@@ -19,6 +19,7 @@ def managed(
     keep_days=7,
     resolver=None,
     milters=None,
+    results=False,
     transaction=None,
 ):
     """
@@ -46,6 +47,10 @@ def managed(
     resolver
         IP address of the server that is asked for the domains' name servers. Default: the host's resolver.
 
+    results
+        Whether mail from others gets a header Authentication-Results with what SPF, DKIM and DMARC say of it.
+        Nothing is refused by it. Default: false.
+
     milters
         What smtpd_milters is to be in main.cf: whether another milter that is there may stay. Default: the signer.
 
@@ -60,6 +65,7 @@ def managed(
         "networks": networks or [],
         "keep_days": keep_days,
         "resolver": resolver,
+        "results": results,
     }
     args.update({"milters": milters} if milters else {})
     return __salt__["mta_apply.participate"](

@@ -34,6 +34,13 @@ postfix_mta_ca:
     - require_in:
       - mta_transaction: postfix_mta_committed
 {%- endfor %}
+{%- if certificate.source != 'local_ca' and not mta.pairs %}
+
+# Were there no state, Salt would have to render all files in every run.
+postfix_mta_no_certificate:
+  test.nop:
+    - name: nothing here needs a certificate
+{%- endif %}
 {%- if certificate.source == 'fleet_ca' and certificate.fleet.trust_store %}
 
 postfix_mta_trust_store:

@@ -142,3 +142,12 @@ def test_a_signer_that_is_not_there_is_a_problem(host, tmp_path, monkeypatch):
     host("# signs: new\n")
     monkeypatch.setattr(_mta_signer, "_queue", lambda: str(tmp_path))
     assert "does not answer" in _mta_signer.problems(["example.com"], patience=0)[0]
+
+
+def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, pretend):
+    pretend("_mta_postfix_view.queue_directory", lambda: "/var/spool/postfix")
+    for asked in (False, True):
+        wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, asked)
+        text = wanted.files[_mta_signer.CONF]
+        assert (_mta_signer.RESULTS_TEXT in text, _mta_signer.PUBLIC_NAMES in text) == (asked, asked)
+        assert _mta_signer._signs(text) == "new signs for example.com" + "; Authentication-Results" * asked

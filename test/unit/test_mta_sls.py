@@ -77,6 +77,12 @@ def test_the_states_are_those_that_salt_makes_of_the_files(highstate, pillar):
         assert highstate(pillar, "postfix_mta") == ordinary
 
 
+@pytest.mark.parametrize("profile", ["guide", "hardened", "satellite", "local_only", "none"])
+def test_every_part_has_a_state_so_that_what_was_rendered_is_remembered(highstate, profile):
+    high = highstate({"profile": profile}, "postfix_mta", together=False)
+    assert {f"postfix_mta.{part}" for part in PARTS} <= {body["__sls__"] for body in high.values()}
+
+
 @pytest.mark.parametrize("include", [["postfix_mta", "postfix_mta.sasl"], ["postfix_mta.sasl", "postfix_mta"]])
 def test_a_file_of_users_may_include_a_part_as_well_and_extend_it(highstate, include):
     (highstate.own / "own.sls").write_text(

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f981e4846fdf"
+REVISION = "8ef654e84f75"

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -378,7 +379,8 @@ def test_a_seed_that_nobody_knows_is_said(environment, capsys):
 
 
 def test_the_same_seed_draws_the_same(tmp_path):
-    """A property that fails for some values: which ones, two runs agree about."""
+    """A property that fails for some values: which ones, two runs agree about, where ``CI`` is set as well."""
+    shutil.copy(REPOSITORY / "test" / "conftest.py", tmp_path)
     (tmp_path / "test_draw.py").write_text(
         "from hypothesis import given, strategies as st\n"
         "drawn = []\n"
@@ -391,7 +393,7 @@ def test_the_same_seed_draws_the_same(tmp_path):
 
     def draws(*seed):
         argv = [sys.executable, "-m", "rig", "pytest", *seed, "-q", "-s", "-p", "no:cacheprovider", str(tmp_path)]
-        env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "test"), "PYTEST_ADDOPTS": ""}
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "test"), "PYTEST_ADDOPTS": "", "CI": "true"}
         done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
         return re.search("DRAWN .*", done.stdout)[0]
 

@@ -395,15 +395,20 @@ def _spare_kept(path: pathlib.Path, entry: Entry) -> None:
         _mta_system.host.link(path, spare)
 
 
-def switch(path: Path, contents: str | bytes, uid: int, gid: int, mode: int) -> None:
+def switch(
+    path: Path, contents: str | bytes, uid: int, gid: int, mode: int, times: tuple[int, int] | None = None
+) -> None:
     """
     Replace a file that :func:`record` has saved. What is left of that by a run that died goes with the journal.
+
+    times
+        Access and modification time in nanoseconds. Default: now.
 
     Raises ``OSError``.
     """
     draft = _draft(path)
     _mta_system.clear(draft)
-    _mta_system.switch(path, contents, uid, gid, mode, draft=draft)
+    _mta_system.switch(path, contents, uid, gid, mode, times, draft)
 
 
 def make_safe(folder: Path) -> None:

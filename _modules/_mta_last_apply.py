@@ -97,7 +97,7 @@ def ended(
     _remember(minion, {**record, **kept, **_whole(minion, complete, record["result"])})
     if complete:
         minion.state.forget(CUT_OFF)
-    if record["changed"] or not record["result"]:
+    if (record["changed"] or not record["result"]) and minion.heard:
         told = ("result", "changed", "failed", "duration")
         minion.functions["event.send"](TAG, {name: record[name] for name in told})
     return record

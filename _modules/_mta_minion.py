@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Callable, NamedTuple
 
@@ -54,6 +55,18 @@ class Minion(NamedTuple):
         """The environment that holds the formula: that of this run of states, or else of the last apply."""
         known = self.context.get(SALTENV) or self.opts.get("saltenv") or self.state.read(APPLIED).get("saltenv")
         return str(known or "base")
+
+    @property
+    def heard(self) -> bool:
+        """
+        Whether an event would reach anybody: a masterless call has no bus but that of a minion beside it.
+
+        Salt waits a second for a bus that is not there.
+        """
+        masterless = self.opts.get("file_client") == "local" and not self.opts.get("use_master_when_local")
+        if not masterless or self.opts.get("ipc_mode") != "ipc":
+            return True
+        return bool(glob.glob(f"{glob.escape(str(self.opts['sock_dir']))}/minion_event_*_pull.ipc"))
 
     def settings(self) -> dict[str, Any]:
         """Return the effective settings, of the environment that holds the formula."""

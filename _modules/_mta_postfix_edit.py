@@ -596,7 +596,8 @@ def _switch(minion: Minion, prepared: Prepared, files: Files) -> None:
     for file_name, old, new in zip(_mta_postfix_view.FILES, prepared.files, files):
         if new != (old or ""):
             contents = (new or "").encode("utf-8", "surrogateescape")
-            _mta_transaction.write(minion, os.path.join(name, file_name), contents, activate=prepared.activate)
+            path, times = os.path.join(name, file_name), _mta_postfix_stage.settled()
+            _mta_transaction.write(minion, path, contents, activate=prepared.activate, times=times)
     if prepared.record is not None and prepared.record != _mta_kept.read(minion.state, RECORD, name):
         text = json.dumps(_mta_kept.whole(minion.state, RECORD, name, prepared.record), indent=1)
         _mta_transaction.write(minion, minion.state.path(RECORD), text, mode="0600")

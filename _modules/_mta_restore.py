@@ -432,7 +432,8 @@ def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
         content = pathlib.Path(entry["folder"]) / "content"
         status = content.stat()
         mode = f"{stat.S_IMODE(status.st_mode):o}"
-        _mta_transaction.write(minion, path, content.read_bytes(), status.st_uid, status.st_gid, mode)
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        _mta_transaction.write(minion, path, content.read_bytes(), status.st_uid, status.st_gid, mode, times=times)
     elif kind == "absent":
         _mta_transaction.remove(minion, path)
     elif kind == "directory":

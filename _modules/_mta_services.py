@@ -289,14 +289,15 @@ def stop(name: str, for_good: bool = True) -> None:
 
 
 def _refuse_unstartable(name: str) -> None:
-    """
-    Raise when Postfix would not come back with the files on disk.
-
-    postfix(1) looks at main.cf, postconf(1) at the entries of master.cf: over what is wrong there master(8) dies.
-    """
+    """Raise when Postfix would not come back with the files on disk."""
     if name == "postfix" and _running(name):
         _command([DAEMONS[name].program, "check"])
-        _command(["postconf", "-M"])
+        _refuse_bad_entries()
+
+
+def _refuse_bad_entries() -> None:
+    """Raise for an entry of master.cf over which master(8) dies: ``postfix check`` does not see it."""
+    _command(["postconf", "-M"])
 
 
 def restart(name: str) -> None:
@@ -321,9 +322,10 @@ def reload(name: str) -> None:
     if name == SIGNER:
         _control("reload", name)
         return
-    _refuse_unstartable(name)
+    _refuse_bad_entries()
     before = _children(name)
-    # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done.
+    # What the units do too. Through Debian 12's wrapper systemctl returns before the reload is done. What is wrong
+    # with main.cf ends postfix(1) itself, before it signals master(8).
     try:
         _command([DAEMONS[name].program, "reload"])
     except CommandExecutionError as err:

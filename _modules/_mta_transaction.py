@@ -592,6 +592,7 @@ def write(
     mode: str | None = None,
     activate: Mapping[str, str] | None = None,
     protect: Iterable[str] = (),
+    times: tuple[int, int] | None = None,
 ) -> None:
     """
     Replace a file as part of the transaction; the old one comes back when the transaction is undone.
@@ -615,6 +616,9 @@ def write(
         Stores (``previous``, ``originals``) that forget at the commit what is there now, as the change is to
         protect it: a key that was not encrypted. Until then it comes back as all else does. Default: none.
 
+    times
+        Access and modification time in nanoseconds. Default: now.
+
     Raises ``CommandExecutionError`` when the file cannot be written; ``SaltInvocationError`` for a bad mode.
     """
     path = pathlib.Path(os.path.realpath(path))
@@ -628,7 +632,7 @@ def write(
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
         _record(minion, path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
         need(minion, activate)
-        _mta_journal.switch(path, contents, uid, gid, bits)
+        _mta_journal.switch(path, contents, uid, gid, bits, times)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 

@@ -1,4 +1,4 @@
-"""For all tests: how long an example of hypothesis takes says something about the machine only, and the seed is ours.
+"""For all tests: how long an example of hypothesis takes tells of the machine only, and the seed is ours.
 
 Where ``CI`` is set, hypothesis would draw by a rule of its own (``derandomize``), whatever the seed.
 """

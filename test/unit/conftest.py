@@ -233,10 +233,12 @@ def written(pretend):
     """The transaction's part: files are written at once; a list of what was needed and written."""
     calls = []
 
-    def write(path, contents, activate=None, mode=None):
+    def write(path, contents, activate=None, mode=None, times=None):
         calls.append((os.path.basename(path), activate))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         pathlib.Path(path).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+        if times:
+            os.utime(path, ns=times)
 
     pretend("_mta_transaction.begin", lambda: None)
     pretend("_mta_transaction.write", write)

@@ -111,6 +111,12 @@ def test_thirty_parameters_take_one_write_process(configuration, commands, writt
     assert configuration.changes(parameters) == {}
 
 
+def test_no_program_of_postfix_waits_for_a_new_main_cf_to_grow_older(configuration, commands, written):
+    """They read it again as long as its modification time, in whole seconds, is not two seconds past."""
+    configuration.apply(parameters={"biff": True})
+    assert int(os.stat(configuration.directory / "main.cf").st_mtime) < int(time.time()) - 1
+
+
 def test_bytes_that_are_not_utf_8_survive_a_change(configuration, commands, written):
     configuration.write(b"# gr\xfc\xdfe\na = \xff\xfe\n")
     configuration.apply(parameters={"b": "1"})

@@ -1,6 +1,7 @@
 """What the last apply changed comes back, if nobody has touched it since."""
 
 import functools
+import os
 import stat
 
 import pytest
@@ -23,6 +24,7 @@ def changed(transaction, main_cf, tmp_path):
     """A commit: main.cf is another, new.cf and a directory are new, old.cf is gone. Returns the paths."""
     old = tmp_path / "old.cf"
     old.write_text("old\n")
+    os.utime(main_cf, (10**9, 10**9))
     transaction("write", str(main_cf), "myhostname = new\n", mode="0644", activate={"postfix": "restart"})
     transaction("write", str(tmp_path / "new.cf"), "x")
     transaction("directory", str(tmp_path / "made"))
@@ -38,6 +40,8 @@ def test_everything_comes_back_and_is_put_in_force(transaction, roll_back, serve
     assert outcome["result"] is True, outcome["comment"]
     assert main_cf.read_text() == "myhostname = old\n"
     assert stat.S_IMODE(main_cf.stat().st_mode) == 0o640
+    # A program of Postfix would wait for a younger one.
+    assert main_cf.stat().st_mtime == 10**9
     assert not new.exists()
     assert old.read_text() == "old\n"
     assert ("restart", "postfix") in server.actions

@@ -235,8 +235,15 @@ def test_the_formula_s_own_daemons_end_with_their_unit_files(host, monkeypatch, 
     assert called == [*([] if there else [stop]), ["daemon-reload"]]
 
 
-@pytest.mark.parametrize("action", ["reload", "restart"])
-@pytest.mark.parametrize("refusal", [["postfix", "check"], ["postconf", "-M"]])
+@pytest.mark.parametrize(
+    "action, refusal",
+    [
+        ("reload", ["postconf", "-M"]),
+        ("reload", ["postfix", "reload"]),
+        ("restart", ["postfix", "check"]),
+        ("restart", ["postconf", "-M"]),
+    ],
+)
 def test_a_postfix_that_would_not_come_back_is_let_alone(host, monkeypatch, action, refusal):
     write(host / "queue/pid/master.pid", "832\n")
     process(host, 832, "master")

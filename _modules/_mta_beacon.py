@@ -29,7 +29,7 @@ import _mta_saslauthd_view
 import _mta_system
 import _mta_transaction
 import _mta_x509
-from _mta_minion import APPLIED, DNS, Minion
+from _mta_minion import APPLIED, CUT_OFF, DNS, Minion
 from _mta_plan import Plan
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,13 @@ def _dns(look: _Look) -> Details | None:
     return {"findings": seen["findings"], "looked": utc(seen["time"])} if seen.get("findings") else None
 
 
+def _apply(look: _Look) -> Details | None:
+    """The mark that an apply leaves which was cut off and undone; one that is complete takes it away."""
+    return {"cut_off": True} if os.path.exists(look.minion.state.path(CUT_OFF)) else None
+
+
 LOOKS: dict[str, Callable[[_Look], Details | None]] = {
+    "apply": _apply,
     "certificate_renewal": _renewal,
     "certificate_served": _served,
     "configuration": _configuration,

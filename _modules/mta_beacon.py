@@ -8,6 +8,9 @@ What can become wrong with a running mail server, and whether it is: the conditi
 ``certificate_served``
     A listener serves another certificate than the one on disk. ``listeners``.
 
+``apply``
+    An apply ended before its time and was undone, and none has been complete since. ``cut_off``.
+
 ``configuration``
     main.cf or master.cf are not what the last apply left, or are not there. ``files``.
 

@@ -15,6 +15,7 @@ import _mta_revision
 import _mta_system
 import _mta_x509
 import _mta_x509_make
+from _mta_minion import CUT_OFF
 
 CERTIFICATE = "/etc/ssl/certs/smtpd.crt"
 
@@ -82,6 +83,13 @@ def test_a_condition_is_said_once_when_it_begins_and_once_when_it_ends(observe, 
     world["facts"][fact] = well
     assert observe() == [(condition, "end")]
     assert observe() == []
+
+
+def test_an_apply_that_was_cut_off_is_a_condition_until_one_is_complete(observe, minion):
+    minion.state.write(CUT_OFF, {})
+    assert observe() == [("apply", "begin")]
+    minion.state.forget(CUT_OFF)
+    assert observe() == [("apply", "end")]
 
 
 def test_an_event_says_since_when_and_what(minion, world):

@@ -40,6 +40,8 @@ TLS_1_2 = ssl.TLSVersion.TLSv1_2
 HOP = b"Received: probe\r\n"
 # How a server refuses whoever comes, or a recipient that it is there for: no rule that some clients meet.
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
+# In seconds, for a server that did not answer when it was asked just before.
+SILENT_TIMEOUT = 5
 # How many of them are still sent.
 MOST_HOPS = 5000
 
@@ -518,6 +520,8 @@ def check(
         raise SaltInvocationError(f"auth must be 'offered' or 'challenge', not {auth!r}")
     if listeners is None:
         listeners = _mta_postfix_view.listeners()
+    if Run.of(minion).silent:
+        timeout = min(timeout, SILENT_TIMEOUT)
     problems = [] if listeners else ["master.cf has no SMTP listener"]
     # A service with its own `-o myhostname` goes by that name; but somebody has to go by the expected one.
     own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}

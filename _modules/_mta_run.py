@@ -18,6 +18,9 @@ class Run:
     undone
         Why this run's transaction was undone, as a sentence; ``None``: it was not.
 
+    silent
+        Whether the server did not answer even after that.
+
     changes
         Subject (such as ``postconf``) to what it has changed; in a dry run, to what it would change.
 
@@ -66,6 +69,7 @@ class Run:
     """
 
     undone: str | None = None
+    silent: bool = False
     changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     activate: dict[str, str] = dataclasses.field(default_factory=dict)
     subject: str | None = None
@@ -90,6 +94,6 @@ class Run:
 
     def reset(self) -> None:
         """Begin anew, but for what has been found out of the host."""
-        self.undone, self.subject, self.transaction = None, None, None
+        self.undone, self.silent, self.subject, self.transaction = None, False, None, None
         self.changes, self.activate, self.notes, self.known = {}, {}, [], []
         self.ahead, self.obstacles = [], None

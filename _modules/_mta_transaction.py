@@ -54,6 +54,9 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT = 120
 # In seconds: how long an undo waits for a postconf(1) that edits.
 EDIT_PATIENCE = 5
+# After an undo, in seconds: a conversation, and before it how long a listener may refuse the connection. By whether
+# the server answered before it.
+PATIENCE = {True: (20, 15), False: (5, 5)}
 # What a check of a whole server asks beyond a greeting, before a change as after it.
 THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}
 SERVICES = (_mta_services.SIGNER, "saslauthd", "postfix")
@@ -521,8 +524,10 @@ def undo(minion: Minion, reason: str, cut_off: bool = False) -> dict[str, Any]:
         undone.update(_roll_back(minion, transaction.before, transaction.activated))
         if transaction.before["services"]["postfix"]["active"]:
             # Also when it did not answer before: this returns when it is up again.
-            answers = attempt("The server cannot be asked", _answers_now, minion, 20, 15)
-            undone["answers"] = answers or (False if transaction.before["answers"] else None)
+            answered = transaction.before["answers"]
+            answers = attempt("The server cannot be asked", _answers_now, minion, *PATIENCE[answered])
+            undone["answers"] = answers or (False if answered else None)
+            run.silent = not answers
     except OSError as err:
         undone["notes"].append(f"The journal cannot be removed, and the next apply undoes it again: {err}")
     finally:

@@ -147,6 +147,17 @@ def test_a_slow_server_does_not_outlast_the_deadline(check, server, slow):
     assert time.monotonic() - started < 1.5
 
 
+def test_a_server_that_did_not_answer_after_the_undo_is_asked_once_more_and_not_for_long(
+    check, server, minion, monkeypatch
+):
+    monkeypatch.setattr(_mta_judge, "SILENT_TIMEOUT", 0.3)
+    Run.of(minion).silent = True
+    server.slow = 60
+    began = time.monotonic()
+    assert "no answer in time" in problem(check(timeout=30))
+    assert time.monotonic() - began < 3
+
+
 def test_a_server_that_falls_silent_does_not_outlast_the_deadline(check, server):
     server.replies["STARTTLS"] = None
     started = time.monotonic()

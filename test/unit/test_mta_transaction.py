@@ -326,6 +326,23 @@ def test_what_cannot_be_replaced_is_refused_by_name_before_anything_is_done(
     assert transaction("pending") is None
 
 
+@pytest.mark.parametrize(("before", "timeout"), [("STARTTLS is not offered", 20), ("banner: no answer in time", 5)])
+def test_a_server_that_did_not_answer_before_is_not_waited_for_long(
+    transaction, minion, main_cf, pretend, before, timeout
+):
+    asked = []
+
+    def check(**ask):
+        asked.append(ask["timeout"])
+        return {"problems": [f"127.0.0.1:25 {before}"], "speaking": [], "notes": [], "transcript": []}
+
+    pretend("_mta_judge.check", check)
+    transaction("write", str(main_cf), "new\n")
+    transaction("undo", "it is a test")
+    assert asked[1:] == [timeout]
+    assert _mta_run.Run.of(minion).silent == (timeout == 5)
+
+
 def test_a_run_that_ends_before_its_last_state_leaves_nothing_open(transaction, server, main_cf):
     child = os.fork()
     if not child:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8ef654e84f75"
+REVISION = "e684f47e42fb"

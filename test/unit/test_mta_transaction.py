@@ -326,7 +326,9 @@ def test_what_cannot_be_replaced_is_refused_by_name_before_anything_is_done(
     assert transaction("pending") is None
 
 
-@pytest.mark.parametrize(("before", "timeout"), [("STARTTLS is not offered", 20), ("banner: no answer in time", 5)])
+@pytest.mark.parametrize(
+    ("before", "timeout"), [("EHLO: STARTTLS is not offered", 20), ("banner: no answer in time", 5)]
+)
 def test_a_server_that_did_not_answer_before_is_not_waited_for_long(
     transaction, minion, main_cf, pretend, before, timeout
 ):

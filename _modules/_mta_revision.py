@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "e684f47e42fb"
+REVISION = "0c6778b1e6df"

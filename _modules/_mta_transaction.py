@@ -54,8 +54,8 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT = 120
 # In seconds: how long an undo waits for a postconf(1) that edits.
 EDIT_PATIENCE = 5
-# After an undo, in seconds: a conversation, and before it how long a listener may refuse the connection. By whether
-# the server answered before it.
+# After an undo, in seconds: a conversation, and before it how long a listener may refuse the connection; by
+# whether the server answered before.
 PATIENCE = {True: (20, 15), False: (5, 5)}
 # What a check of a whole server asks beyond a greeting, before a change as after it.
 THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}

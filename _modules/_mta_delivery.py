@@ -55,7 +55,6 @@ VIRTUAL = {
     "virtual_alias_maps": "virtual_alias_domains",
     "virtual_mailbox_maps": "virtual_mailbox_domains",
 }
-SOURCES = ("hash", "btree", "lmdb", "cdb", "texthash")
 ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
 COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
 RULES = {"header_checks": "-hmq", "mime_header_checks": "-hmq", "body_checks": "-bmq"}
@@ -127,10 +126,33 @@ def samples(main: Mapping[str, str]) -> list[str]:
     for parameter in VIRTUAL:
         value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
         for kind, path in _mta_postfix_syntax.tables(parameter, value):
-            text = path if kind == "inline" else _mta_system.text_of(path) if kind in SOURCES else ""
+            text = (
+                path
+                if kind == "inline"
+                else _mta_system.text_of(path)
+                if kind in _mta_postfix_syntax.SOURCES
+                else ""
+            )
             address = re.search(ADDRESS, text, re.MULTILINE)
             found += [address[1]] if address else []
     return found
+
+
+def _known(hostname: str, main: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that main.cf sets, and some of Postfix's defaults."""
+    return {
+        "myhostname": hostname,
+        "mydomain": hostname.partition(".")[2],
+        "mydestination": "$myhostname, localhost.$mydomain, localhost",
+        **{domains: f"${tables}" for tables, domains in VIRTUAL.items()},
+        **main,
+    }
+
+
+def _local_domains(known: Mapping[str, str]) -> list[str]:
+    """The domains that ``mydestination`` names; what is in its tables is not known."""
+    value = _mta_postfix_syntax.expand(known["mydestination"], known)
+    return [one for one in _mta_postfix_syntax.items_of(value.lower()) if ":" not in one]
 
 
 def twice(hostname: str, main: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -139,17 +161,9 @@ def twice(hostname: str, main: Mapping[str, str]) -> list[tuple[str, str]]:
 
     Postfix takes such a domain for a local one, and says in its log at every message not to list it twice.
     """
-    known = {
-        "myhostname": hostname,
-        "mydomain": hostname.partition(".")[2],
-        "mydestination": "$myhostname, localhost.$mydomain, localhost",
-        **{domains: f"${tables}" for tables, domains in VIRTUAL.items()},
-        **main,
-    }
-    listed = {
-        name: _mta_postfix_syntax.expand(known[name], known) for name in ("mydestination", *VIRTUAL.values())
-    }
-    local = [one for one in _mta_postfix_syntax.items_of(listed["mydestination"].lower()) if ":" not in one]
+    known = _known(hostname, main)
+    local = _local_domains(known)
+    listed = {domains: _mta_postfix_syntax.expand(known[domains], known) for domains in VIRTUAL.values()}
     return [
         (one, domains)
         for tables, domains in VIRTUAL.items()
@@ -376,6 +390,9 @@ class Trial:
                 self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
             if one.relay == "none":
                 self._problem(name, f"discarded: {one.reason}", "discarded")
+            if self._goes_astray(one):
+                said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
+                self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
             program = _missing_program(one.reason)
             if program:
                 self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
@@ -401,6 +418,14 @@ class Trial:
             self.found.problems.append(text)
         else:
             self.found.doubts.append(text)
+
+    def _goes_astray(self, one: Outcome) -> bool:
+        """Whether mail for a user of this host leaves it although the domain is local, and nobody says by what."""
+        main = self.main
+        if not main.get("transport_maps") or main.get("local_transport") or main.get("mailbox_transport"):
+            return False
+        local = _local_domains(_known(self.hostname, main))
+        return one.to.rpartition("@")[2].lower() in local and bool(re.search(r"\[[\d.:a-f]+\]:\d+$", one.relay))
 
     def _goes_to_others(self, one: Outcome) -> bool:
         """Whether a table or alias names an address elsewhere, whose domain is not in the DNS."""

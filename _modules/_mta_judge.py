@@ -42,6 +42,12 @@ HOP = b"Received: probe\r\n"
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5
+# How a conversation must not begin, RFC 8314.
+STARTS = {
+    25: "TLS begins at once, and no other mail server does that at port 25",
+    465: "TLS does not begin at once, as every client does at port 465",
+    587: "TLS begins at once, and no client does that at port 587",
+}
 # How many of them are still sent.
 MOST_HOPS = 5000
 
@@ -222,8 +228,8 @@ def _unlike(listener: Listener, found: Conversation, hostname: str | None) -> It
             yield f"banner: {banner} (expected the host name {hostname})"
         if greeting.lower() != hostname.lower():
             yield f"EHLO: the server calls itself {greeting} (expected {hostname})"
-    if listener["port"] == 25 and listener["wrappermode"]:
-        yield "banner: TLS begins at once, and no other mail server does that at port 25"
+    if listener["port"] in STARTS and listener["wrappermode"] != (listener["port"] == 465):
+        yield f"banner: {STARTS[listener['port']]}"
     hides = listener.get("may_hide", ())
     if not listener["wrappermode"]:
         offered = "STARTTLS" in found["ehlo"][1:]
@@ -488,6 +494,16 @@ def _without(listeners: Sequence[Listener], skip: Collection[str]) -> tuple[list
     return [listener for listener in listeners if listener["service"] not in skip], notes
 
 
+def _barred(listeners: Sequence[Listener]) -> list[str]:
+    """Where users are to send, and may not, as the configuration says: a login of one is not at hand."""
+    ports = {587, 465} & {listener["port"] for listener in listeners if listener["auth"]} or {25}
+    return [
+        f"{label_of(listener)} AUTH: who logs in may not send, by {listener['bars_users']}"
+        for listener in listeners
+        if listener["port"] in ports and listener.get("bars_users")
+    ]
+
+
 def _hops(listeners: Iterable[Listener]) -> int:
     """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
     everywhere = [*listeners, *_mta_postfix_view.listeners()]
@@ -538,7 +554,7 @@ def check(
     problems += [text for seen in examinations for text in seen.problems]
     if judged:
         problems += _lacking(capabilities, [talk for seen in examinations for _, talk in seen.talks])
-    doubts = [text for seen in examinations for text in seen.doubts]
+    doubts = [text for seen in examinations for text in seen.doubts] + _barred(judged) * envelope
     notes += [text for seen in examinations for text in seen.notes]
     if trial:
         delivery = trial.finish(aliases)

@@ -339,6 +339,11 @@ def defaults(config_directory: str) -> dict[str, str]:
     }
 
 
+# What refuses whom nothing before it has permitted; the last two only mail for others.
+BARRING = ("reject", "defer", "reject_unauth_destination", "defer_unauth_destination")
+RELAYING = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
+
+
 def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
     """What a listener offers by its parameters, postconf(5)."""
 
@@ -355,8 +360,9 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
     hidden = {item.upper() for item in _list(parameters, "smtpd_discard_ehlo_keywords")} & {"AUTH", "STARTTLS"}
     # postscreen(8) has no AUTH of its own; it hands known clients on.
     auth = daemon == "smtpd" and enabled("smtpd_sasl_auth_enable") and "AUTH" not in hidden
-    # With chain files Postfix ignores the others.
-    pairs = [(path, path) for path in _list(parameters, "smtpd_tls_chain_files")] or [
+    # With chain files Postfix ignores the others; who asks for the server by name gets what a table has for it.
+    chains = _by_name(parameters, value("myhostname")) or _list(parameters, "smtpd_tls_chain_files")
+    pairs = [(path, path) for path in chains] or [
         (value(f"smtpd_tls_{kind}cert_file"), value(f"smtpd_tls_{kind}key_file")) for kind in ("", "ec")
     ]
     pairs = [pair for pair in pairs if pair[0] not in ("", "none")]
@@ -365,6 +371,7 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
         "wrappermode": wrapped,
         "starttls": offered and not wrapped and "STARTTLS" not in hidden,
         "auth": auth,
+        "bars_users": _bars_users(parameters) if auth else "",
         "may_hide": _may_hide(parameters, daemon),
         "proxy": value(f"{daemon}_upstream_proxy_protocol"),
         "auth_before_tls": auth and not wrapped and not enforced and not enabled("smtpd_tls_auth_only"),
@@ -377,6 +384,21 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
     }
 
 
+def _by_name(parameters: Mapping[str, str], hostname: str) -> list[str]:
+    """The PEM files that ``tls_server_sni_maps`` has for a name, or for the domains above it."""
+    labels = hostname.lower().split(".")
+    names = [".".join(labels), *(f".{'.'.join(labels[first:])}" for first in range(1, len(labels)))]
+    value = _mta_postfix_syntax.expand(parameters.get("tls_server_sni_maps", ""), parameters)
+    for kind, path in _mta_postfix_syntax.tables("tls_server_sni_maps", value):
+        text = _mta_system.text_of(path) if kind in _mta_postfix_syntax.SOURCES else ""
+        lines = [line.split(None, 1) for line, _ in _mta_system.logical_lines(text)]
+        entries = {line[0].lower(): line[1] for line in lines if len(line) == 2}
+        for name in names:
+            if name in entries:
+                return _mta_postfix_syntax.items_of(entries[name])
+    return []
+
+
 def _may_hide(parameters: Mapping[str, str], daemon: str) -> list[str]:
     """Of AUTH (in clear: ``AUTH in clear``) and STARTTLS, what some clients are shown and others are not."""
     # To whom: a table knows.
@@ -386,6 +408,19 @@ def _may_hide(parameters: Mapping[str, str], daemon: str) -> list[str]:
     if "noplaintext" in _list(parameters, "smtpd_sasl_security_options"):
         found.append("AUTH in clear")
     return sorted(set(found))
+
+
+def _bars_users(parameters: Mapping[str, str]) -> str:
+    """The restrictions by which nobody may send who comes from elsewhere and has logged in; empty: not told."""
+    for name in (f"smtpd_{what}_restrictions" for what in ("client", "helo", "sender", "relay", "recipient")):
+        items = _list(parameters, name)
+        for previous, item in zip(["", *items], items):
+            if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):
+                break
+            barring = BARRING if name in RELAYING else BARRING[:2]
+            if item in barring and previous != "warn_if_reject":
+                return name
+    return ""
 
 
 def _hopcount_limit(main: Mapping[str, str], services: Mapping[str, Entry]) -> int:

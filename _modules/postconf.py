@@ -223,7 +223,8 @@ def listeners(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> lis
         Path, ``/etc/postfix``.
 
     Each is a dictionary: ``service`` (``smtp/inet``), ``host``, ``port``, ``wrappermode``, ``starttls``,
-    ``auth``, ``auth_before_tls`` (booleans), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
+    ``auth``, ``auth_before_tls`` (booleans), ``bars_users`` (the parameter by which nobody may send who has logged
+    in, if there is one), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
     ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
     ``hostname``, ``may_hide`` (of AUTH and STARTTLS, what some clients are not shown), ``proxy`` (the protocol of
     the proxy that it asks for), ``hopcount_limit`` (number of ``Received:`` headers with which a message is

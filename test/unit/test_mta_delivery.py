@@ -336,3 +336,20 @@ def test_milters_are_asked_where_no_real_message_is_sent(relaying, trial, monkey
     found, _ = trial({**SMARTHOST, "smtpd_milters": milters})
     assert asked == ["inet:127.0.0.1:8891", "unix:/run/x"]
     assert (len(found.problems), len(found.doubts)) == (2 * problems, 2 * doubts)
+
+
+@pytest.mark.parametrize(
+    ("main", "doubts"),
+    [
+        ({"transport_maps": "static:smtp:[mx.example.net]"}, 1),
+        ({"transport_maps": "hash:/x", "mailbox_transport": "lmtp:store.example.net"}, 0),
+        ({"transport_maps": "hash:/x", "mydestination": ""}, 0),
+        ({}, 0),
+    ],
+)
+def test_mail_of_a_local_domain_that_leaves_by_a_table_is_a_doubt(world, trial, main, doubts):
+    world.line()
+    world.line(POSTMASTER, "mx.example.net[192.0.2.1]:25", "2.0.0", "deliverable", "250 Ok")
+    world.log.append("AB12: removed")
+    found = trial(main, reply="250 2.0.0 Ok")[0]
+    assert sum("[redirected]" in text for text in found.doubts) == doubts

@@ -647,3 +647,27 @@ def test_nothing_is_known_of_a_server_that_does_not_talk_and_there_is_nothing_to
     server.stop()
     listener["starttls"] = True
     assert stale() is None
+
+
+@pytest.mark.parametrize(
+    ("port", "wrapped", "words"),
+    [
+        (587, True, "no client does that"),
+        (465, False, "as every client does"),
+        (465, True, None),
+        (587, False, None),
+    ],
+)
+def test_how_a_conversation_begins_at_a_port_for_users(listener, port, wrapped, words):
+    listener.update(port=port, wrappermode=wrapped)
+    found = {"banner": "220 x", "ehlo": ["x", "STARTTLS"], "ehlo_tls": ["x"], "tls": None}
+    texts = " ".join(_mta_judge._unlike(listener, found, None))
+    assert (words in texts) if words else "at port" not in texts
+
+
+def test_users_who_may_not_send_where_they_should_is_a_doubt(check, listener):
+    listener.update(bars_users="smtpd_client_restrictions")
+    assert check(envelope=True)["doubts"] == []
+    listener["port"] = 587
+    found = _mta_judge._barred([listener])
+    assert "who logs in may not send, by smtpd_client_restrictions" in found[0]

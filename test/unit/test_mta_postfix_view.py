@@ -59,6 +59,7 @@ def test_the_stock_server_listens_on_port_25(configuration):
             "wrappermode": False,
             "starttls": True,
             "auth": False,
+            "bars_users": "",
             "auth_before_tls": False,
             "may_hide": [],
             "proxy": "",
@@ -209,3 +210,39 @@ pickup unix n - y 60 1 pickup
 def test_a_parameter_in_place_of_the_directory_is_told_where_it_belongs(function):
     with pytest.raises(SaltInvocationError, match=r"absolute path, not 'message_size_limit'.*postconf\.get"):
         function("message_size_limit")
+
+
+@pytest.mark.parametrize(
+    ("main", "expected"),
+    [
+        ("smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject", ""),
+        ("smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination", "smtpd_relay_restrictions"),
+        ("smtpd_client_restrictions = permit_mynetworks, reject", "smtpd_client_restrictions"),
+        ("smtpd_client_restrictions = check_client_access cidr:/x, reject", ""),
+        ("smtpd_client_restrictions = reject_unauth_destination", ""),
+        ("smtpd_recipient_restrictions = warn_if_reject reject, permit", ""),
+        ("smtpd_recipient_restrictions = $mua\nmua = reject", "smtpd_recipient_restrictions"),
+    ],
+)
+def test_restrictions_that_bar_who_has_logged_in(tmp_path, main, expected):
+    (tmp_path / "main.cf").write_text(f"smtpd_sasl_auth_enable = yes\n{main}\n")
+    (tmp_path / "master.cf").write_text("smtp inet n - y - - smtpd\n")
+    assert [one["bars_users"] for one in _mta_postfix_view.listeners(str(tmp_path))] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("mail.example.com /etc/a.pem, /etc/b.pem", ["/etc/a.pem", "/etc/b.pem"]),
+        (".example.com\n  /etc/a.pem", ["/etc/a.pem"]),
+        ("other.example.com /etc/a.pem", ["/etc/own.pem"]),
+        ("# nothing", ["/etc/own.pem"]),
+    ],
+)
+def test_who_asks_for_the_server_by_name_gets_the_certificate_of_a_table(tmp_path, entry, expected):
+    (tmp_path / "sni").write_text(f"{entry}\n")
+    table = f"tls_server_sni_maps = hash:{tmp_path}/sni"
+    names = "myhostname = mail.example.com\nsmtpd_tls_chain_files = /etc/own.pem"
+    (tmp_path / "main.cf").write_text(f"{names}\n{table}\n")
+    (tmp_path / "master.cf").write_text("smtp inet n - y - - smtpd\n")
+    assert _mta_postfix_view.listeners(str(tmp_path))[0]["certificates"] == expected

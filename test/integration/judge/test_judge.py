@@ -24,6 +24,19 @@ def parameters(**values):
     return {"parameters": values}
 
 
+def certificate(name):
+    """A script that makes a certificate of its own, and a table that gives it to who asks for a name."""
+    return f"""
+    cd /etc/postfix
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN={name} \\
+        -addext subjectAltName=DNS:{name} -keyout key.pem -out own.pem
+    cat key.pem own.pem >chain.pem
+    echo '{name} /etc/postfix/chain.pem' >sni
+    postmap -F hash:/etc/postfix/sni
+    """
+
+
+BY_NAME = {"tls_server_sni_maps": "hash:/etc/postfix/sni"}
 POLICY = {
     "a full name in HELO": parameters(
         smtpd_helo_required="yes",
@@ -61,11 +74,26 @@ POLICY = {
     },
 }
 HARMLESS = {
+    "a certificate by its name": {**parameters(**BY_NAME), "host": certificate("mail.example.com")},
+    "a certificate by another name": {**parameters(**BY_NAME), "host": certificate("www.example.com")},
+    # Sockets, too, are the same by another name.
+    "the queue elsewhere": {
+        **parameters(queue_directory="/srv/queue"),
+        "host": "systemctl stop postfix; cp -al /var/spool/postfix /srv/queue; rm -f /srv/queue/pid/*",
+    },
     "one subject is held": rules("/^Subject: .*confidential/ HOLD"),
     "copies of everything": parameters(always_bcc="alice@mail.example.com"),
     "a mailbox command": parameters(mailbox_command="/bin/cat >/dev/null"),
 }
 HARMFUL = {
+    "a key of another certificate by its name": {
+        **parameters(**BY_NAME),
+        "host": certificate("mail.example.com") + "openssl genpkey -algorithm ed25519 | cat - own.pem >chain.pem\n"
+        "postmap -F hash:/etc/postfix/sni",
+    },
+    "a domain of virtual users that is local": parameters(virtual_mailbox_domains="mail.example.com"),
+    "everybody is rewritten": parameters(recipient_canonical_maps="static:alice@mail.example.com"),
+    "a hundred bytes": parameters(message_size_limit="100"),
     "held by its headers": rules("/^Subject:/ HOLD"),
     "discarded by its headers": rules("/^Received:/ DISCARD"),
     "refused by its headers": rules("/^Message-ID:/ REJECT"),

@@ -3,9 +3,9 @@ Puts changes of this mail server in force by hand, says what the check makes of 
 
     verdict.py MODULES        lines of JSON come, and one goes back for each
 
-A line has ``parameters``, ``services`` (name to its entry of master.cf, or null) and ``aliases`` that the change
-is said to have written. Back comes what got worse (``problems``), ``notes``, and ``left``: paths of messages that
-are still somewhere.
+A line has ``host`` (a script to run before), ``parameters``, ``services`` (name to its entry of master.cf, or null)
+and ``aliases`` that the change is said to have written. Back comes what got worse (``problems``), ``notes``, and
+``left``: paths of messages that are still somewhere.
 """
 
 import json
@@ -65,6 +65,7 @@ def left():
 
 def put_in_force(change):
     """Make a change by hand."""
+    run("sh", "-ec", change.get("host", ""))
     for name, value in change.get("parameters", {}).items():
         run("postconf", "-e", f"{name} = {value}")
     for name, entry in change.get("services", {}).items():
@@ -73,7 +74,8 @@ def put_in_force(change):
 
 
 def put_back():
-    """Make the server what it was."""
+    """Make the server what it was; what finds the one that runs may be what has changed."""
+    run("systemctl", "stop", "postfix")
     for path in KEPT:
         source = f"{SAVED}{path}"
         if os.path.isdir(source):

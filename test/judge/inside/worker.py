@@ -169,7 +169,7 @@ def mailbox_texts(mailboxes=MAILBOXES):
     """``{path: text}`` of everything in mailboxes; dotfiles are no messages."""
     found = {}
     for path in (path for mailbox in mailboxes for path in files_in(mailbox)):
-        if not path.name.startswith(("dovecot", ".")):
+        if not path.name.startswith(("dovecot", "maildirfolder", ".")):
             with contextlib.suppress(OSError):
                 found[str(path)] = path.read_text(errors="replace")
     return found

@@ -127,6 +127,8 @@ FEATURES = {
             "parameters": {
                 "virtual_mailbox_domains": "example.info",
                 "virtual_mailbox_base": "/var/vmail",
+                # The hardened profile takes larger messages than virtual(8) by its default.
+                "virtual_mailbox_limit": 0,
                 "virtual_mailbox_maps": "hash:/etc/postfix/vmailbox",
                 "virtual_uid_maps": "static:5000",
                 "virtual_gid_maps": "static:5000",

@@ -9,6 +9,7 @@ import _mta_delivery
 import _mta_mail_log
 import _mta_milter
 import _mta_system
+import _mta_verdict
 
 HOST = "mail.example.com"
 POSTMASTER = f"postmaster@{HOST}"
@@ -139,6 +140,15 @@ def test_a_daemon_that_dies_is_named(world, trial):
     world.line()
     world.log.append("fatal: configuration error: mailbox_size_limit is smaller than message_size_limit")
     assert "mailbox_size_limit is smaller" in trial()[0].problems[0]
+
+
+def test_whoever_waits_for_a_daemon_that_dies_the_fault_is_the_same(world, trial):
+    world.log.append("fatal: configuration error: virtual_mailbox_limit is smaller than message_size_limit")
+    before = trial(recipients=(POSTMASTER, "info@example.info"))[0].problems
+    world.line()
+    now = trial(recipients=("info@example.info",))[0].problems
+    assert before != now and len(before) == len(now) == 1
+    assert _mta_verdict.compared(before, now, lambda _: False).earlier == now
 
 
 def test_a_message_that_a_filter_has_not_brought_back_is_a_doubt(healthy, trial):

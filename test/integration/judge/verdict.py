@@ -3,9 +3,9 @@ Puts changes of this mail server in force by hand, says what the check makes of 
 
     verdict.py MODULES        lines of JSON come, and one goes back for each
 
-A line has ``host`` (a script to run before), ``parameters``, ``services`` (name to its entry of master.cf, or null)
-and ``aliases`` that the change is said to have written. Back comes what got worse (``problems``), ``notes``, and
-``left``: paths of messages that are still somewhere.
+A line has ``host`` (a script that runs first), ``parameters``, ``services`` (name to its entry of master.cf, or
+null) and ``aliases`` that the change is said to have written. Back comes what got worse (``problems``), ``notes``,
+and ``left``: paths of messages that are still somewhere.
 """
 
 import json

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "0c6778b1e6df"
+REVISION = "aa276f5ab882"

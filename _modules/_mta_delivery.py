@@ -56,6 +56,8 @@ VIRTUAL = {
     "virtual_mailbox_maps": "virtual_mailbox_domains",
 }
 ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
+# A command for every user's mail that keeps nothing, and cannot.
+SWALLOWS = r"delivers to command: (?:exec )?(?:/usr)?(?:/bin/)?(?:cat *>+ */dev/null|true|:|exit 0)\Z"
 COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
 RULES = {"header_checks": "-hmq", "mime_header_checks": "-hmq", "body_checks": "-bmq"}
 MESSAGE = """\
@@ -400,6 +402,8 @@ class Trial:
             if self._goes_astray(one):
                 said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
                 self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
+            if re.match(SWALLOWS, one.reason) and one.reason.endswith(f": {self.main.get('mailbox_command')}"):
+                self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
             program = _missing_program(one.reason)
             if program:
                 self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")

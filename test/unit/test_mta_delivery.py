@@ -363,3 +363,20 @@ def test_mail_of_a_local_domain_that_leaves_by_a_table_is_a_doubt(world, trial, 
     world.log.append("AB12: removed")
     found = trial(main, reply="250 2.0.0 Ok")[0]
     assert sum("[redirected]" in text for text in found.doubts) == doubts
+
+
+@pytest.mark.parametrize(
+    ("command", "mailbox_command", "problems"),
+    [
+        ("cat >/dev/null", "cat >/dev/null", 1),
+        ("/bin/true", "/bin/true", 1),
+        ("/bin/cat", "/bin/cat", 0),
+        ("cat >/dev/null", "procmail", 0),
+    ],
+)
+def test_a_command_that_keeps_no_users_mail_is_a_problem(world, trial, command, mailbox_command, problems):
+    world.line("alice@" + HOST, "local", "2.0.0", "deliverable", f"delivers to command: {command}", POSTMASTER)
+    world.line()
+    world.log.append("AB12: removed")
+    found = trial({"mailbox_command": mailbox_command})[0]
+    assert sum("[discarded]" in text for text in found.problems) == problems

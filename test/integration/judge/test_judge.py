@@ -83,7 +83,7 @@ HARMLESS = {
     },
     "one subject is held": rules("/^Subject: .*confidential/ HOLD"),
     "copies of everything": parameters(always_bcc="alice@mail.example.com"),
-    "a mailbox command": parameters(mailbox_command="/bin/cat >/dev/null"),
+    "a mailbox command": parameters(mailbox_command="/usr/bin/tee -a $HOME/mail"),
 }
 HARMFUL = {
     "a key of another certificate by its name": {
@@ -103,6 +103,7 @@ HARMFUL = {
     "discarded for every client": parameters(smtpd_client_restrictions="check_client_access static:DISCARD"),
     "local mail is deferred": parameters(defer_transports="local"),
     "mailbox and message limits": parameters(message_size_limit="204800000", mailbox_size_limit="51200000"),
+    "a mailbox command that keeps nothing": parameters(mailbox_command="/bin/cat >/dev/null"),
     "a mailbox command that is missing": parameters(mailbox_command="/usr/bin/nope -d $USER"),
     "a mailbox transport that does not answer": parameters(mailbox_transport="lmtp:unix:private/nothing"),
     "a content filter that does not answer": parameters(content_filter="smtp:[127.0.0.1]:9"),

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "aa276f5ab882"
+REVISION = "87168d5d0793"

@@ -152,19 +152,27 @@ def bytecode():
 
 
 def unit(args, lines=None, niceness=0):
-    """The unit tests' counts, with each Salt line, or with some. niceness: see nice(1)."""
+    """
+    The unit tests' counts, with each Salt line, or with some. niceness: see nice(1).
 
-    def tests(line):
-        with timed("unit tests", f"Salt {line}"):
+    Of all tests those of which nothing depends on Salt (the mark ``once``) run with one line, by themselves.
+    """
+
+    def tests(what, line, chosen):
+        with timed("unit tests", what):
             pytest = ["nice", f"-n{niceness}", venvs.python(line), "-m", "pytest"]
-            output, code = run([*pytest, *(args or ["test/unit"])], bytecode(), live=False)
+            output, code = run([*pytest, *chosen], bytecode(), live=False)
         with output_lock:
-            say(f"unit tests with Salt {line}")
+            say(f"unit tests, {what}")
             print(output, end="", flush=True)
         return results.count(output, code, chosen=bool(args))
 
+    lines = lines or venvs.lines()
+    runs = [(f"Salt {line}", line, args or ["test/unit", "-m", "not once"]) for line in lines]
+    if not args:
+        runs.append(("any Salt", lines[0], ["test/unit", "-m", "once"]))
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(tests, lines or venvs.lines()))
+        return list(pool.map(tests, *zip(*runs)))
 
 
 def build(platforms):

@@ -17,6 +17,8 @@ import time
 import pytest
 from conftest import load_program
 
+pytestmark = pytest.mark.once
+
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "apply"
 
 

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import load_program
 
+pytestmark = pytest.mark.once
+
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bin" / "export"
 
 

@@ -24,7 +24,6 @@ import subprocess
 import tempfile
 
 import pytest
-import salt.version
 from fault_host import Died, Fault, Host, look, put
 from salt.exceptions import CommandExecutionError
 
@@ -51,9 +50,7 @@ EDIT = b"# by hand\n"
 # Of each transaction, in every run.
 POWER_LOSSES, FAILURES, RECOVERIES, SCRIPTS = 60, 40, 20, 3
 
-pytestmark = pytest.mark.skipif(
-    salt.version.__saltstack_version__.major < 3008, reason="nothing of it depends on Salt: it runs with one line"
-)
+pytestmark = pytest.mark.once
 
 
 class World:

@@ -14,6 +14,8 @@ import yaml
 
 from rig import REPOSITORY, __main__, container, engine, fleet, gate, images, kitchen, programs, results, venvs
 
+pytestmark = pytest.mark.once
+
 KITCHEN = """
 driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
 provisioner:
@@ -491,6 +493,24 @@ def test_unit_tests_run_beside_container_suites_and_nothing_beside_what_measures
     assert len(__main__.everything()) == 5
     assert run_of_everything.index("sysv begins") < run_of_everything.index(f"unit {__main__.NICENESS} ends")
     assert run_of_everything[-4:] == ["default begins", "default ends"] * 2
+
+
+def test_what_does_not_depend_on_salt_runs_with_one_line_unless_it_is_chosen(monkeypatch):
+    ran = []
+
+    def run(argv, _env, live):
+        ran.append((argv[2], argv[5:]))
+        return "== 1 passed in 1s ==", 0
+
+    monkeypatch.setattr(__main__, "run", run)
+    monkeypatch.setattr(venvs, "lines", lambda: ["3008", "3006"])
+    monkeypatch.setattr(venvs, "python", lambda line: line)
+    __main__.unit([])
+    most, one = ["test/unit", "-m", "not once"], ["test/unit", "-m", "once"]
+    assert sorted(ran) == [("3006", most), ("3008", most), ("3008", one)]
+    ran.clear()
+    __main__.unit(["test/unit/test_rig.py"], ["3006"])
+    assert ran == [("3006", ["test/unit/test_rig.py"])]
 
 
 def test_an_interrupted_run_ends_what_it_has_started(run_of_everything, monkeypatch):

@@ -64,7 +64,7 @@ def entries(minion: Minion, store: str = "journal") -> list[Entry]:
     Returns a list of dictionaries: ``folder`` (of the entry), ``path`` (of what it saved, or the name of what a
     command changed), ``kind`` (``file``, ``absent``, ``directory``, ``no-directory``, ``command``).
     """
-    folder = _store(minion, store)
+    folder = str(_store(minion, store))
     try:
         # A dotted name is a draft: not complete.
         names = sorted(name for name in os.listdir(folder) if name.isdigit())
@@ -75,10 +75,16 @@ def entries(minion: Minion, store: str = "journal") -> list[Entry]:
         # Whoever only looks holds no lock: an entry may be forgotten meanwhile.
         # One that is damaged is among :func:`damaged`.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-            path, kind = ((folder / name / fact_).read_text() for fact_ in ("path", "kind"))
-            if path and kind:
-                found.append({"folder": str(folder / name), "path": path, "kind": kind})
+            entry = {"folder": f"{folder}/{name}", "path": _text(folder, name, "path")}
+            entry["kind"] = _text(folder, name, "kind")
+            if entry["path"] and entry["kind"]:
+                found.append(entry)
     return found
+
+
+def _text(*path: str) -> str:
+    with open("/".join(path)) as handle:
+        return handle.read()
 
 
 def damaged(minion: Minion) -> list[Entry]:
@@ -115,13 +121,14 @@ def fact(entry: Entry, name: str) -> str:
     name
         ``module``: the participant that made the change. ``left``, of an original: the :func:`fingerprint` of
         what the last apply that changed it left. ``owner`` and ``mode`` of a directory. ``runtime``: names of
-        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command.
+        files that a daemon leaves in it, one in a line. ``do``, ``undo`` and ``evidence`` of a command;
+        ``removes``: it is in force where there is no evidence.
         ``protect``: names of the stores that forget it at the commit. ``wrote``: the SHA-256 of each content
         that the transaction has written, or was about to write, one in a line. ``saved``: the SHA-256 of the saved
         file, or where the saved symbolic link leads to.
     """
     try:
-        return (pathlib.Path(entry["folder"]) / name).read_text()
+        return _text(entry["folder"], name)
     except FileNotFoundError:
         return ""
 
@@ -396,19 +403,25 @@ def _spare_kept(path: pathlib.Path, entry: Entry) -> None:
 
 
 def switch(
-    path: Path, contents: str | bytes, uid: int, gid: int, mode: int, times: tuple[int, int] | None = None
+    path: Path,
+    contents: str | bytes,
+    uid: int,
+    gid: int,
+    mode: int,
+    times: tuple[int, int] | None = None,
+    like: Path | None = None,
 ) -> None:
     """
     Replace a file that :func:`record` has saved. What is left of that by a run that died goes with the journal.
 
-    times
-        Access and modification time in nanoseconds. Default: now.
+    times, like
+        As for ``_mta_system.switch``.
 
     Raises ``OSError``.
     """
     draft = _draft(path)
     _mta_system.clear(draft)
-    _mta_system.switch(path, contents, uid, gid, mode, times, draft)
+    _mta_system.switch(path, contents, uid, gid, mode, times, draft, like)
 
 
 def make_safe(folder: Path) -> None:
@@ -462,7 +475,7 @@ def restore(entry: Entry) -> str | None:
         remove_directory(entry)
     elif kind == "command":
         done = _mta_system.host.run(["/bin/sh", os.path.join(entry["folder"], "undo")], check=False)
-        if done.code and _in_force(entry):
+        if done.code and bool(_in_force(entry)) is not bool(fact(entry, "removes")):
             raise CommandExecutionError(done.message)
     else:
         raise CommandExecutionError(f"the journal's entry is {kind}")

@@ -29,6 +29,8 @@ NOT_RESTORED = "not-restored"
 # How the name ends of what is about to be switched to a place, and of the second name of what was there.
 NEW, OLD = ".postfix_mta-new", ".postfix_mta-old"
 SCRIPT = "recover.sh"
+# In seconds: how long an undo waits for a postconf(1) that edits.
+EDIT_PATIENCE = 5
 SYSTEMD_RUNS = "/run/systemd/system"
 BOOT_UNIT = "postfix-mta-recover.service"
 UNIT_DIR = "/etc/systemd/system"
@@ -117,17 +119,18 @@ keep() {{
         number=$((number + 1))
         kept=$path.{edited}-$now-$number
     done
-    ln "$path" "$kept" 2>/dev/null || cp -pP "$path" "$kept" || {{ rm -f "$kept"; return 1; }}
+    ln "$path" "$kept" 2>/dev/null || cp -a "$path" "$kept" || {{ rm -f "$kept"; return 1; }}
 }}
 
 # Put the saved file at $path. Where its second name is on the same file system that needs no room on the disk.
+# A copy has the access control lists, attributes and labels of the file, if this cp knows of them.
 put_back() {{
     rm -f "$draft" || return 1
     if ln "$entry/content" "$draft" 2>/dev/null; then
         mv -f "$draft" "$path"
     elif [ -e "$spare" ] && same "$entry/content" "$spare"; then
         mv -f "$spare" "$path"
-    elif cp -pP "$entry/content" "$draft" && sync; then
+    elif cp -a "$entry/content" "$draft" && sync; then
         mv -f "$draft" "$path"
     elif [ "$(stat -c %d "$entry/content")" = "$(stat -c %d "${{path%/*}}")" ]; then
         rm -f "$draft"
@@ -135,6 +138,32 @@ put_back() {{
     else
         return 1
     fi
+}}
+
+# Keep `postconf -e` from main.cf or master.cf while it is restored, by its own lock; not for ever, when it hangs.
+keep_out() {{
+    locked=
+    case ${{path##*/}} in main.cf|master.cf) ;; *) return 0 ;; esac
+    command -v flock >/dev/null || return 0
+    tries=0
+    while [ $tries -lt {patience} ]; do
+        tries=$((tries + 1))
+        # A redirection of exec that fails ends the script.
+        true >>"$path.tmp" || return 0
+        exec 7>>"$path.tmp"
+        if flock -n 7 && [ "$path.tmp" -ef /proc/self/fd/7 ]; then
+            locked=$path.tmp
+            return 0
+        fi
+        exec 7>&-
+        sleep 1
+    done
+}} 2>/dev/null
+
+let_in() {{
+    [ -n "$locked" ] || return 0
+    rm -f "$locked"
+    exec 7>&-
 }}
 
 # Restore one entry.
@@ -162,11 +191,17 @@ restore() {{
             rmdir "$path" 2>/dev/null || [ ! -d "$path" ] && return 0
             [ -n "$(ls -A "$path")" ] && echo "postfix_mta: $path stays, as there is something in it" ;;
         command)
-            # One that was not done, or is undone, cannot be undone; then there is no evidence of it.
+            # One that was not done, or is undone, cannot be undone; then there is no evidence of it. Of one that
+            # takes the evidence away there is.
             sh "$entry/undo" >/dev/null 2>&1 && return 0
             [ -e "$entry/pattern" ] || return 0
             grep -qP -f "$entry/pattern" "$(cat "$entry/in")" 2>/dev/null
-            [ $? = 1 ] || [ ! -e "$(cat "$entry/in")" ] ;;
+            found=$?
+            if [ -e "$entry/removes" ]; then
+                [ $found = 0 ]
+            else
+                [ $found = 1 ] || [ ! -e "$(cat "$entry/in")" ]
+            fi ;;
         *)
             return 1 ;;
     esac
@@ -233,7 +268,11 @@ for entry in $(ls -r "$journal"); do
     entry=$journal/$number
     path=$(cat "$entry/path" 2>/dev/null)
     case $path in "{unit_dir}"/*) units=1 ;; esac
-    if restore; then
+    keep_out
+    restore
+    restored=$?
+    let_in
+    if [ $restored = 0 ]; then
         [ -z "$kept" ] || echo "postfix_mta: $path has been edited meanwhile; that version is now $kept"
     else
         # What has not been replaced needs no other name.
@@ -265,7 +304,7 @@ rm -f "{unit_dir}/{unit}" "{unit_dir}/multi-user.target.wants/{unit}" "$state/re
 def script(state_dir: Path, unit_dir: Path = UNIT_DIR, systemd_runs: Path = SYSTEMD_RUNS) -> str:
     """Return the text of the script for a state directory; the other two are the host's."""
     names = {"edited": EDITED, "not_restored": NOT_RESTORED, "unit": BOOT_UNIT, "version": VERSION}
-    names.update(new=NEW, old=OLD, cut_off=CUT_OFF)
+    names.update(new=NEW, old=OLD, cut_off=CUT_OFF, patience=str(EDIT_PATIENCE))
     return TEXT.format(state_dir=state_dir, unit_dir=unit_dir, systemd_runs=systemd_runs, **names)
 
 

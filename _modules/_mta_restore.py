@@ -432,8 +432,8 @@ def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
         content = pathlib.Path(entry["folder"]) / "content"
         status = content.stat()
         mode = f"{stat.S_IMODE(status.st_mode):o}"
-        times = (status.st_atime_ns, status.st_mtime_ns)
-        _mta_transaction.write(minion, path, content.read_bytes(), status.st_uid, status.st_gid, mode, times=times)
+        owner, times = (status.st_uid, status.st_gid), (status.st_atime_ns, status.st_mtime_ns)
+        _mta_transaction.write(minion, path, content.read_bytes(), *owner, mode, times=times, like=content)
     elif kind == "absent":
         _mta_transaction.remove(minion, path)
     elif kind == "directory":
@@ -442,7 +442,8 @@ def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
     elif kind == "command" and _mta_journal.changed(entry):
         scripts = (_mta_journal.fact(entry, name).splitlines() for name in ("undo", "do"))
         undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)
-        _mta_transaction.command(minion, path, undo_, do, json.loads(_mta_journal.fact(entry, "evidence")))
+        evidence = json.loads(_mta_journal.fact(entry, "evidence"))
+        _mta_transaction.command(minion, path, undo_, do, evidence, removes=True)
     run.subject = caller
     if forget:
         transaction.restored.append(path)

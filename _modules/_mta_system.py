@@ -215,6 +215,7 @@ def switch(
     mode: int,
     times: tuple[int, int] | None = None,
     draft: Path | None = None,
+    like: Path | None = None,
 ) -> None:
     """
     Replace a file as :func:`replace` does, for a caller that has something to do when it fails.
@@ -225,13 +226,16 @@ def switch(
     draft
         A name beside it for the new one until it is complete. Default: one that nobody has.
 
+    like
+        The file whose extended attributes and access control lists it gets. Default: the one that is replaced.
+
     Raises ``OSError``.
     """
     data = contents.encode("utf-8", "surrogateescape") if isinstance(contents, str) else contents
     directory, name = os.path.split(path)
     draft = draft or os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
     try:
-        host.draft(draft, data, uid, gid, mode, attributes(path), times)
+        host.draft(draft, data, uid, gid, mode, attributes(path if like is None else like), times)
         host.sync(draft)
         host.rename(draft, path)
     except BaseException:

@@ -52,8 +52,6 @@ from _mta_system import Path
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 120
-# In seconds: how long an undo waits for a postconf(1) that edits.
-EDIT_PATIENCE = 5
 # After an undo, in seconds: a conversation, and before it how long a listener may refuse the connection; by
 # whether the server answered before.
 PATIENCE = {True: (20, 15), False: (5, 5)}
@@ -354,7 +352,7 @@ def _edits_kept_out(entry: Entry) -> Iterator[None]:
     folder, name = os.path.split(entry["path"])
     with contextlib.ExitStack() as locks:
         if name in _mta_postfix_view.FILES:
-            lock = _mta_postfix_lock.held(folder, EDIT_PATIENCE)
+            lock = _mta_postfix_lock.held(folder, _mta_recovery.EDIT_PATIENCE)
             attempt("main.cf and master.cf are restored without a lock", locks.enter_context, lock)
         yield
 
@@ -598,6 +596,7 @@ def write(
     activate: Mapping[str, str] | None = None,
     protect: Iterable[str] = (),
     times: tuple[int, int] | None = None,
+    like: Path | None = None,
 ) -> None:
     """
     Replace a file as part of the transaction; the old one comes back when the transaction is undone.
@@ -624,6 +623,9 @@ def write(
     times
         Access and modification time in nanoseconds. Default: now.
 
+    like
+        The file whose extended attributes and access control lists it gets. Default: the one that is there.
+
     Raises ``CommandExecutionError`` when the file cannot be written; ``SaltInvocationError`` for a bad mode.
     """
     path = pathlib.Path(os.path.realpath(path))
@@ -637,7 +639,7 @@ def write(
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
         _record(minion, path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
         need(minion, activate)
-        _mta_journal.switch(path, contents, uid, gid, bits, times)
+        _mta_journal.switch(path, contents, uid, gid, bits, times, like)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 
@@ -706,7 +708,12 @@ def directory(
 
 
 def command(
-    minion: Minion, item: str, do: Sequence[Sequence[str]], undo: Sequence[Sequence[str]], evidence: Sequence[str]
+    minion: Minion,
+    item: str,
+    do: Sequence[Sequence[str]],
+    undo: Sequence[Sequence[str]],
+    evidence: Sequence[str],
+    removes: bool = False,
 ) -> None:
     """
     Change what only a command of the system may change, as part of the transaction: an entry in its database.
@@ -723,11 +730,16 @@ def command(
     evidence
         ``[path, regular expression]``: a file in which a match shows that the change is in force.
 
+    removes
+        Whether it is one that takes the evidence away. Default: no.
+
     Raises ``CommandExecutionError`` when a command of ``do`` fails.
     """
     begin(minion)
     # The latter two for sh(1).
     facts = {"evidence": json.dumps(evidence), "in": evidence[0], "pattern": evidence[1]}
+    if removes:
+        facts["removes"] = "yes"
     try:
         _record(minion, item, "command", {"do": _script(do), "undo": _script(undo), **facts})
     except OSError as err:

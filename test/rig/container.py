@@ -204,6 +204,15 @@ class Container:
     def restart(self):
         """Restart the container, as a reboot of the host."""
         docker("restart", "--time=30", self.name)
+        self._booted()
+
+    def cut_power(self):
+        """Start the container anew, after no process of it had a chance to end."""
+        docker("kill", "--signal=KILL", self.name)
+        docker("start", self.name)
+        self._booted()
+
+    def _booted(self):
         if uses_systemd({"run_command": docker("inspect", "--format={{.Config.Cmd}}", self.name)}):
             self.wait_for_systemd()
 

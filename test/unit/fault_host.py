@@ -9,7 +9,6 @@ leaves: of what was not synced, any part may be missing.
 import os
 import re
 import shlex
-import shutil
 import stat
 
 from salt.exceptions import CommandExecutionError
@@ -318,16 +317,19 @@ class Disk:
 
 
 def _read(path):
-    with open(path, "rb") as handle:
-        return handle.read()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 20)
+    finally:
+        os.close(descriptor)
 
 
 def put(tree, root):
     """Have nothing but a tree below a directory."""
-    shutil.rmtree(root, ignore_errors=True)
-    os.mkdir(root)
+    clear(root)
     links = {}
     directories = []
+    own = os.geteuid(), os.getegid()
     for name, (kind, data, mode, uid, gid, number) in tree.items():
         path = f"{root}/{name}"
         if number in links:
@@ -336,18 +338,34 @@ def put(tree, root):
         if kind == "link":
             os.symlink(data, path)
         elif kind == "directory":
-            os.mkdir(path)
+            os.mkdir(path, 0o700)
             directories.append((path, mode, uid, gid))
             continue
         else:
-            with open(path, "wb") as handle:
-                handle.write(data)
-            os.chown(path, uid, gid)
-            os.chmod(path, mode)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.write(descriptor, data)
+            if (uid, gid) != own:
+                os.fchown(descriptor, uid, gid)
+            if mode != 0o600:
+                os.fchmod(descriptor, mode)
+            os.close(descriptor)
         links[number] = path
     for path, mode, uid, gid in reversed(directories):
-        os.chown(path, uid, gid)
-        os.chmod(path, mode)
+        if (uid, gid) != own:
+            os.chown(path, uid, gid)
+        if mode != 0o700:
+            os.chmod(path, mode)
+
+
+def clear(root):
+    """Have nothing at all below a directory, which is made where there is none."""
+    os.makedirs(root, exist_ok=True)
+    for entry in os.scandir(root):
+        if entry.is_dir(follow_symlinks=False):
+            clear(entry.path)
+            os.rmdir(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def look(root, without=""):

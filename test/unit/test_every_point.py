@@ -6,7 +6,9 @@ after it; the power goes, and with it any part of what was not synced; or the op
 After the recovery, by the formula or by the script, the host is wholly old or wholly new, nothing of anybody else
 is lost, and what was reported is true. docs/guarantees.md explains the counts that this prints.
 
-POSTFIX_MTA_POINTS: how many times more draws than in every run (default 1), POSTFIX_MTA_SEED: which.
+POSTFIX_MTA_POINTS: how many times more draws than in every run (default 1), or ``all``: every operation fails with
+every error, every part of what was not synced is lost, and every recovery dies at each of its operations.
+POSTFIX_MTA_SEED: which draws.
 """
 
 import contextlib
@@ -41,14 +43,15 @@ from _mta_minion import Minion
 from _mta_plan import Participant, Plan
 from _mta_run import Run
 
-MORE = int(os.environ.get("POSTFIX_MTA_POINTS", "1"))
+ALL = os.environ.get("POSTFIX_MTA_POINTS") == "all"
+MORE = 1 if ALL else int(os.environ.get("POSTFIX_MTA_POINTS", "1"))
 SEED = int(os.environ.get("POSTFIX_MTA_SEED", "1"))
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EPERM, errno.EBUSY, errno.EROFS)
 SHELLS = [["dash"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
 EDIT = b"# by hand\n"
 
 # Of each transaction, in every run.
-POWER_LOSSES, FAILURES, RECOVERIES, SCRIPTS = 60, 40, 20, 3
+POWER_LOSSES, FAILURES, RECOVERIES, SCRIPTS = 40, 30, 20, len(SHELLS)
 
 pytestmark = pytest.mark.once
 
@@ -306,8 +309,8 @@ def not_restored(text):
 
 
 def without_drafts(problems):
-    """Without what was neither in force nor could be removed: it waits for the next apply."""
-    return [one for one in problems if ".postfix_mta-" not in one]
+    """Without what was neither in force nor could be removed: it waits for the next apply, or for postconf(1)."""
+    return [one for one in problems if ".postfix_mta-" not in one and ".cf.tmp is" not in one]
 
 
 # -- what is tried -----------------------------------------------------------------------------
@@ -519,8 +522,8 @@ class Trial:
                 self.wrong(number, f"then the power goes, and with it {what}", problem)
 
     def sample(self, chances, number):
-        """Some of what could be tried; with POSTFIX_MTA_POINTS all of it, at last."""
-        return self.draw.sample(chances, min(len(chances), number * MORE))
+        """Some of what could be tried, or all of it."""
+        return chances if ALL else self.draw.sample(chances, min(len(chances), number * MORE))
 
     def powered(self, tree, world):
         key_ = self.key_of(tree, world, "boot")
@@ -590,20 +593,26 @@ class Trial:
             self.wrong(number, f"{fault}; that is mended", f"{done}; {problem}", host)
 
     def interrupt_recovery(self):
-        """The recovery itself dies, loses its power or fails at each of its operations."""
-        for tree, world in self.sample(self.journals, 1):
+        """
+        The recovery itself dies at each of its operations, loses its power, or fails.
+
+        That of the apply that had done most; with ``all`` that of each.
+        """
+        for tree, world in self.journals[:] if ALL else self.journals[-1:]:
             self.stage.set_up(tree, world, self.apart, recorded=True)
             self.stage.recover()
-            host, worlds, after = self.stage.host, self.stage.worlds, self.stage.world
+            host, worlds = self.stage.host, [*self.stage.worlds, self.stage.world]
             points = [*enumerate([*host.disk.operations, len(host.disk.log)])]
             chances = [(*point, lost) for point in points for lost in self.lost(host.disk.pending(point[1]))]
-            deaths = [(*point, ()) for point in self.sample(points, RECOVERIES)]
-            for number, length, lost in deaths + self.sample(chances, RECOVERIES):
+            numbers = range(1, len(host.history) + 1)
+            draws = 1 if ALL else RECOVERIES * MORE
+            losses, failures = (self.draw.sample(one, min(len(one), draws)) for one in (chances, numbers))
+            for number, length, lost in [*((*point, ()) for point in points), *losses]:
                 self.count("power losses in a recovery" if lost else "deaths of a recovery")
-                for problem in self.outcome(host.disk.after(length, set(lost)), [*worlds, after][number]):
+                for problem in self.outcome(host.disk.after(length, set(lost)), worlds[number]):
                     what = [host.disk.log[one][:2] for one in lost]
                     self.wrong(number, f"then the recovery dies, and with it goes {what}", problem, host)
-            for number in self.sample(range(1, len(host.history) + 1), RECOVERIES):
+            for number in failures:
                 self.fail_recovery(tree, world, number)
 
     def fail_recovery(self, tree, world, number):
@@ -625,7 +634,8 @@ class Trial:
     def recover_by_script(self, directory):
         """The script restores what the formula does, and may die, too."""
         script = Script(self.stage, directory)
-        for number, (tree, world) in enumerate(self.sample(self.journals, SCRIPTS)):
+        journals = self.draw.sample(self.journals, min(len(self.journals), SCRIPTS * (10 if ALL else MORE)))
+        for number, (tree, world) in enumerate(journals):
             shell = SHELLS[number % len(SHELLS)]
             for edited in (None, "etc/postfix/main.cf"):
                 self.stage.set_up(tree, world, self.apart)
@@ -637,8 +647,8 @@ class Trial:
                 done, steps = script.run(shell, self.apart)
                 self.count(f"recoveries by {' '.join(shell)}")
                 self.told(done, edited, f"recovery by {' '.join(shell)}")
-            for step in self.sample(range(1, steps + 1), 1):
-                for dies in (True, False):
+            for step in range(1, steps + 1) if ALL else self.draw.sample(range(1, steps + 1), min(steps, MORE)):
+                for dies in (True, False) if ALL else [self.draw.random() < 0.5]:
                     self.stage.set_up(tree, world, self.apart)
                     done, _ = script.run(shell, self.apart, step, dies)
                     failed = not_restored(done.stdout)

@@ -319,6 +319,20 @@ def test_of_rules_that_run_none_is_lost(managed, absent, host):
     assert (host / "rules").read_text() == RULES
 
 
+def test_a_file_that_would_shut_out_sshd_is_never_in_force_by_an_apply(managed, host):
+    """The file, which a boot would load, knows nothing of the port at which sshd listens."""
+    running = RUNNING.replace("22", "2222")
+    (host / "running").write_text(running)
+    assert "2222" not in RULES
+    done = managed(ports=[25], rules_file=str(host / "rules"))
+    assert done["result"] is True, done
+    there = (host / "running").read_text().splitlines()
+    assert [rule for rule in there if rule not in running.splitlines()] == [
+        "-A INPUT -p tcp -m tcp --dport 25 -j ACCEPT"
+    ]
+    assert [rule for rule in running.splitlines() if rule not in there] == []
+
+
 def test_where_nothing_is_dropped_the_file_is_not_loaded_either(managed, host):
     """Rules run, fail2ban's say, and yet the firewall of the file is off."""
     running = "-P INPUT ACCEPT\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n"

@@ -1,18 +1,22 @@
 """Entries of the journal are put back, by the formula and by the boot; a draft is none."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import struct
 import subprocess
 
 import pytest
 
+import _mta_apply
 import _mta_journal
 import _mta_recovery
 import _mta_system
 from _mta_run import Run
 
+NOBODY = 0xFFFFFFFF
 SHELLS = [["sh"], ["bash", "--posix"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
 
 
@@ -244,6 +248,78 @@ def test_the_old_file_itself_comes_back(main_cf, transaction, roll_back):
     transaction("write", str(main_cf), "new\n")
     roll_back()
     assert main_cf.samefile(other_name)
+
+
+def test_a_membership_that_cannot_be_given_back_is_reported(changed, transaction, roll_back, tmp_path):
+    database = changed["database"]
+    assert transaction("commit")["result"] is True
+    take = ["sed", "-i", "s/postfix//", str(database)]
+    transaction("command", "group", [take], [["false"]], [str(database), "^sasl:postfix$"], removes=True)
+    assert "group could not be restored" in roll_back()
+    assert database.read_text() == "sasl:\n"
+
+
+def test_a_membership_that_was_not_taken_yet_needs_not_be_given_back(changed, transaction, roll_back, tmp_path):
+    database = changed["database"]
+    assert transaction("commit")["result"] is True
+    transaction("command", "group", [["true"]], [["false"]], [str(database), "^sasl:postfix$"], removes=True)
+    assert "could not be restored" not in roll_back()
+    assert database.read_text() == "sasl:postfix\n"
+
+
+# As setfacl -m u:12345:r makes it: version 2, then tag, permissions and who of each entry.
+ACCESS_LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, permissions, who)
+    for tag, permissions, who in [(1, 6, NOBODY), (2, 4, 12345), (4, 4, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)]
+)
+BELONGS = {"user.note": b"kept", "system.posix_acl_access": ACCESS_LIST}
+
+
+@pytest.fixture
+def marked(main_cf):
+    """main.cf with an attribute and an access control list; what of these a file has."""
+    try:
+        for name, value in BELONGS.items():
+            os.setxattr(main_cf, name, value)
+    except OSError as err:
+        pytest.skip(f"the file system of {main_cf} takes no attributes: {err}")
+    return lambda path: {name: value for name, value in _mta_system.attributes(path).items() if name in BELONGS}
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["linked", "copied"])
+def test_attributes_and_access_control_lists_go_over_to_the_new_file_and_come_back(
+    main_cf, marked, transaction, roll_back, monkeypatch, request, tmp_path, copied
+):
+    def refuse(path, name):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if copied:
+        if "busybox" in request.node.name:
+            pytest.skip("its cp does not know of them: this is on another file system only")
+        monkeypatch.setattr(_mta_system.host, "link", refuse)
+    transaction("write", str(main_cf), "new\n")
+    assert marked(main_cf) == BELONGS
+    for name in BELONGS:
+        os.removexattr(main_cf, name)
+    if copied:
+        # For the script, to which nobody refuses anything.
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        (programs / "ln").write_text("#!/bin/sh\nexit 1\n")
+        (programs / "ln").chmod(0o755)
+    roll_back(**({"PATH": f"{tmp_path}/programs:{os.environ['PATH']}"} if copied else {}))
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert marked(main_cf) == BELONGS
+
+
+def test_a_removed_file_has_them_again_when_it_is_restored_from_a_snapshot(
+    main_cf, marked, transaction, minion, context
+):
+    transaction("remove", str(main_cf))
+    assert transaction("commit")["result"] is True
+    _mta_apply.roll_back(minion)
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert marked(main_cf) == BELONGS
 
 
 def test_a_symbolic_link_that_was_removed_comes_back_as_one(main_cf, transaction, roll_back, tmp_path):

@@ -1,6 +1,8 @@
 """The script that undoes a transaction without Salt: when it does so, and how daemons come back."""
 
+import fcntl
 import os
+import pathlib
 import shutil
 import subprocess
 
@@ -149,3 +151,41 @@ def test_without_systemd_there_is_the_script_alone(transaction, main_cf, command
     assert commands == []
     assert (tmp_path / "state/recover.sh").exists()
     transaction("undo", "no reason")
+
+
+@pytest.fixture
+def edited(main_cf):
+    """main.cf is locked, as postconf(1) does it while it edits; gives the function that unlocks it."""
+    with open(f"{main_cf}.tmp", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def end():
+            # Then it has a new main.cf, and the lock is gone with its file.
+            os.rename(lock.name, main_cf)
+            lock.close()
+
+        yield end
+
+
+def test_it_waits_for_a_postconf_that_edits(transaction, minion, main_cf, script, commands, tmp_path, edited):
+    transaction("write", str(main_cf), "new\n")
+    Run.of(minion).transaction.close()
+    job = script("hand")
+    with pytest.raises(subprocess.TimeoutExpired):
+        job.wait(1.5)
+    assert main_cf.read_text() == "new\n"
+    pathlib.Path(f"{main_cf}.tmp").write_text("by postconf\n")
+    edited()
+    said = job.communicate()[0]
+    assert main_cf.read_text() == "myhostname = old\n"
+    (kept,) = tmp_path.glob("main.cf.edited-meanwhile-*")
+    assert (kept.read_text(), str(kept) in said) == ("by postconf\n", True)
+    assert not os.path.exists(f"{main_cf}.tmp")
+
+
+def test_it_does_not_wait_for_ever(transaction, minion, main_cf, script, commands, edited):
+    transaction("write", str(main_cf), "new\n")
+    Run.of(minion).transaction.close()
+    assert script("hand").wait(30) == 0
+    assert main_cf.read_text() == "myhostname = old\n"
+    assert os.path.exists(f"{main_cf}.tmp")

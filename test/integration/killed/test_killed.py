@@ -2,14 +2,15 @@
 An apply is killed, or the host loses its power, in the middle: what is on disk is whole, and the next apply, or
 the next boot, finds its way from there.
 
-The environment variable POSTFIX_MTA_KILLS says how often an apply is killed (default 4), and POSTFIX_MTA_SEED
-makes the moments of an earlier run come again.
+The environment variable POSTFIX_MTA_KILLS says how often an apply is killed (default 4), POSTFIX_MTA_CUTS how
+often the power is cut (1), and POSTFIX_MTA_SEED makes the moments of an earlier run come again.
 """
 
 import concurrent.futures
 import json
 import os
 import random
+import shlex
 import time
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from rig.results import state_of
 
 KILLS = int(os.environ.get("POSTFIX_MTA_KILLS", "4"))
+CUTS = int(os.environ.get("POSTFIX_MTA_CUTS", "1"))
 SEED = int(os.environ.get("POSTFIX_MTA_SEED") or random.randrange(10**6))
 
 # Seconds: longer than salt-call takes to come to the lock.
@@ -634,6 +636,30 @@ class TestAnApplyThatIsWatched:
             print(f"\nseed {SEED}: healed within {max(took):.1f} s after each of {len(took)} kills")
         assert not problems, "\n".join(problems)
         server.delivers("after-watched-kills")
+
+    def test_one_whose_host_loses_its_power_is_undone_by_the_boot(self, server, capsys):
+        server.prepare()
+        timing = server.container.exec(["python3", "-c", TIME, JOURNAL, *server.command])
+        begin, end, _ = json.loads(timing.stdout)
+        draw, problems, undone = random.Random(SEED), [], 0
+        for _ in range(CUTS):
+            before = server.prepare()
+            server.container.exec(f"setsid --fork {shlex.join(server.command)} >/dev/null 2>&1")
+            moment = draw.uniform(begin, end)
+            time.sleep(moment)
+            server.container.cut_power()
+            self.healed(server)
+            now = server.inspect()
+            new = f"ESMTP {server.number}\n" in now["main.cf"] and now["certificate"] == now["key"]
+            undone += now["files"] == before["files"]
+            if now["files"] != before["files"] and not new:
+                problems.append(f"after {moment:.3f} s: there was {before}, there is {now}")
+            if server.container.exec("systemctl is-active postfix saslauthd").stdout.split() != ["active"] * 2:
+                problems.append(f"after {moment:.3f} s: a daemon does not run")
+        with capsys.disabled():
+            print(f"\nseed {SEED}: of {CUTS} applies that lost their power {undone} were undone")
+        assert not problems, "\n".join(problems)
+        server.delivers("after-power-cuts")
 
     def test_daemons_that_it_holds_come_back(self, server):
         before = server.interrupt("SIGSTOP")

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "87168d5d0793"
+REVISION = "c5255065a540"

@@ -185,7 +185,7 @@ def prepare(
         services=new_services,
         changes=changes,
         activate={"postfix": _activation(main, new_parameters)} if changes else {},
-        notes=_notes(unknown, theirs, kept.strange, strange) + notes,
+        notes=_notes(unknown, theirs, kept.strange, strange) + notes + _of_instances(main),
         record=kept.after(new_parameters, new_services),
     )
 
@@ -393,6 +393,13 @@ def _notes(
         "Unmanaged": [*strange.parameters, *(f"{service} in master.cf" for service in strange.services)],
     }
     return [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
+
+
+def _of_instances(main: Mapping[str, str]) -> list[str]:
+    """What is to be said where this is one of several Postfix instances (postmulti(1))."""
+    others = ", ".join(_mta_postfix_syntax.items_of(main.get("multi_instance_directories", "")))
+    what = "is read, changed, reloaded and verified: not the instances in"
+    return [f"Only the default instance of Postfix {what} {others}"] if others else []
 
 
 def _activation(main: Mapping[str, str], changed: Mapping[str, str | None]) -> str:

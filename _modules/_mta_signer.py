@@ -114,6 +114,7 @@ UNIT_TEXT = """\
 # Made by the Salt formula postfix_mta; changes of this file are undone.
 [Unit]
 Description=DKIM signer of Postfix
+RequiresMountsFor={queue}
 Before=postfix.service postfix@-.service
 
 [Service]
@@ -280,6 +281,7 @@ def _wanted(
     unit = UNIT_TEXT.format(
         user=USER,
         service=_mta_services.SIGNER,
+        queue=_queue(),
         directory=os.path.dirname(f"{_queue()}/{SOCKET}"),
         program=PROGRAM,
         conf=CONF,

@@ -256,6 +256,14 @@ def test_a_service_takes_the_place_of_one_at_the_same_port_which_comes_back(conf
     assert back["master.cf smtps/inet"]["new"]["command"] == "smtpd"
 
 
+def test_a_host_with_several_instances_is_told_which_one_is_managed(configuration):
+    assert configuration.plan(parameters={"biff": True}).notes == []
+    configuration.write(MAIN + "multi_instance_directories = /etc/postfix-in /etc/postfix-out\n")
+    (note,) = configuration.plan(parameters={"biff": True}).notes
+    assert note.startswith("Only the default instance of Postfix is read, changed")
+    assert note.endswith("/etc/postfix-in, /etc/postfix-out")
+
+
 # -- restored when nothing asks for it any more ------------------------------------------------
 
 

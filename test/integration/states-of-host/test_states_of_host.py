@@ -32,6 +32,10 @@ STATES = {
     "no master.cf": "rm /etc/postfix/master.cf",
     "no main.cf": "rm /etc/postfix/main.cf",
     "a line in master.cf that is none": "echo 'this is no service' >> /etc/postfix/master.cf",
+    "the queue on another volume": """
+        systemctl stop postfix 'postfix@*' saslauthd && cp -a /var/spool/postfix /root/queue
+        mount -t tmpfs tmpfs /var/spool/postfix && cp -a /root/queue/. /var/spool/postfix
+    """,
     "no certificate": "rm /etc/ssl/certs/smtpd.crt /etc/ssl/private/smtpd.key",
     "no aliases": "rm /etc/aliases*",
 }

@@ -1,7 +1,8 @@
 """
-DKIM: the record of a public key, and whether a signature is one by that key (RFC 6376, RFC 8301).
+DKIM: the record of a public key, and whether a signature is one by that key (RFC 6376, RFC 8301, RFC 8463).
 
-Signatures are verified as the signer of this formula makes them: ``rsa-sha256`` over ``relaxed/relaxed``.
+Signatures are verified as the signer of this formula makes them: ``rsa-sha256`` or ``ed25519-sha256`` over
+``relaxed/relaxed``.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ import _mta_x509
 
 Headers = Sequence[tuple[str, str]]
 SIGNATURE = "dkim-signature"
+# What stands before the 32 bytes of a public Ed25519 key as DER (RFC 8410). rspamd reads a private one as the seed
+# and the public key, in Base64.
+ED25519, ED25519_SIZE = bytes.fromhex("302a300506032b6570032100"), 32
 
 
 def record(public: bytes) -> str:
     """
-    Return the text of the TXT record for a public RSA key.
+    Return the text of the TXT record for a public key, RSA or Ed25519.
 
     public
         The key as DER (SubjectPublicKeyInfo).
     """
+    if public.startswith(ED25519):
+        return f"v=DKIM1; k=ed25519; p={base64.b64encode(public[len(ED25519) :]).decode()}"
     return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
 
 
@@ -56,20 +62,20 @@ def problem(signature: str, headers: Headers, body: bytes, public: bytes) -> str
         The public key as DER.
     """
     found = tags(signature)
-    if found.get("a") != "rsa-sha256" or found.get("c") != "relaxed/relaxed":
-        return f"it is made by {found.get('a')} over {found.get('c')}, and not by rsa-sha256 over relaxed/relaxed"
+    kind = "ed25519-sha256" if public.startswith(ED25519) else "rsa-sha256"
+    if found.get("a") != kind or found.get("c") != "relaxed/relaxed":
+        return f"it is made by {found.get('a')} over {found.get('c')}, and not by {kind} over relaxed/relaxed"
     digest = base64.b64encode(hashlib.sha256(_relaxed_body(body)).digest()).decode()
     if found.get("bh") != digest:
         return "the message's body is not the one that was signed"
     library = _mta_x509.library()
     try:
         key = library.serialization.load_der_public_key(public)
-        key.verify(
-            base64.b64decode(found.get("b", "")),
-            _signed(signature, found.get("h", ""), headers),
-            library.padding.PKCS1v15(),
-            library.hashes.SHA256(),
-        )
+        made, text = base64.b64decode(found.get("b", "")), _signed(signature, found.get("h", ""), headers)
+        if public.startswith(ED25519):
+            key.verify(made, hashlib.sha256(text).digest())
+        else:
+            key.verify(made, text, library.padding.PKCS1v15(), library.hashes.SHA256())
     except library.errors:
         return "it is not by the key whose record the DNS should have"
     return None

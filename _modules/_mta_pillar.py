@@ -415,6 +415,14 @@ def _root(pillar: Pillar) -> Problems:
         yield f"{path}: not what {pillar.path('root_recipient')} says; give one of them"
 
 
+def _dkim(pillar: Pillar) -> Problems:
+    """A second key that servers with a common one would not have in common."""
+    given = pillar.section("dkim")
+    if given.get("private_key") is not None and given.get("key_type") == "rsa+ed25519":
+        path = pillar.path("dkim")
+        yield f"{path}:key_type: rsa+ed25519 makes a key on each server, but {path}:private_key is one for several"
+
+
 def _profile(pillar: Pillar) -> Problems:
     """What a profile needs, or contradicts."""
     profile, relay = pillar.settings["profile"], pillar.section("relay")
@@ -462,4 +470,5 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pillar], Problems]], ...] = (
     ((), _root),
     (("profile", "relay", "root_recipient"), _profile),
     (("hostname",), _myhostname),
+    (("dkim",), _dkim),
 )

@@ -317,7 +317,7 @@ SCHEMA: Schema = {
         "selector": Value(
             "text", {"what": "a selector, such as mta1", "pattern": "[a-z0-9]([a-z0-9-]*[a-z0-9])?"}
         ),
-        "key_type": Value("choice", {"allowed": ("rsa",)}),
+        "key_type": Value("choice", {"allowed": ("rsa", "rsa+ed25519")}),
         "key_size": Value("integer", {"low": 2048, "high": 4096, "unit": " bits"}),
         "private_key": Value("pem", {"kind": "private key"}),
         "networks": Value(

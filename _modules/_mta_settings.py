@@ -638,6 +638,7 @@ def _add_signer(settings: Settings, given: Mapping[str, Any]) -> None:
             "name": dkim["selector"],
             "key_pillar": dkim["private_key"],
             **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days", "results")},
+            "ed25519": dkim["key_type"] == "rsa+ed25519",
             "resolver": settings["dns"]["resolver"],
             "milters": settings["parameters"].get("smtpd_milters", milters["smtpd_milters"]),
         }

@@ -10,6 +10,7 @@ docs/arriving.md says why it is rspamd, and what it costs.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import time
@@ -47,6 +48,9 @@ KEY_SIZE = 2048
 PATIENCE = 30
 # With all public suffixes to read it takes up to half a minute by itself.
 LONG_PATIENCE = 120
+# The name of a selector's second key, which is Ed25519.
+SECOND = "-ed25519"
+_SECOND = re.compile(r"(?m)^# also signs: (\S+)$")
 _ACTIVE = re.compile(r"(?m)^# signs: (\S+)$")
 _KEPT = re.compile(r"(?m)^# kept: (\S+) since (\d+)$")
 
@@ -55,7 +59,7 @@ _KEPT = re.compile(r"(?m)^# kept: (\S+) since (\d+)$")
 CONF_TEXT = """\
 # Made by the Salt formula postfix_mta; changes of this file are undone.
 # signs: {selector}
-{kept}options {{
+{second}{kept}options {{
   pidfile = "/run/{service}/pid";
   tempdir = "/run/{service}";
   hs_cache_dir = "/run/{service}";
@@ -109,7 +113,8 @@ milter_headers {
 }
 """
 PUBLIC_NAMES = "/usr/share/rspamd/effective_tld_names.dat"
-DOMAIN_TEXT = '    "{domain}" {{ selector = "{selector}"; path = "{path}"; }}\n'
+DOMAIN_TEXT = '    "{domain}" {{ selectors [{keys}] }}\n'
+KEY_TEXT = '{{ selector = "{selector}"; path = "{path}"; }}'
 UNIT_TEXT = """\
 # Made by the Salt formula postfix_mta; changes of this file are undone.
 [Unit]
@@ -136,11 +141,17 @@ PROBE_BODY = b"This message went through the signer, and nowhere else.\r\n"
 
 
 class Selectors(NamedTuple):
-    """The selector that signs, those that are kept and since when (Unix time), and one that waits for the DNS."""
+    """
+    The selector that signs, those that are kept and since when (Unix time), and one that waits for the DNS.
+
+    second
+        The name of the Ed25519 key that signs beside it; ``None``: none, or it waits for the DNS.
+    """
 
     active: str
     kept: dict[str, int]
     waiting: str | None = None
+    second: str | None = None
 
 
 # -- what there is -----------------------------------------------------------------------------
@@ -152,7 +163,9 @@ def state() -> Selectors | None:
     active = _ACTIVE.search(text)
     if not active:
         return None
-    return Selectors(active[1], {name: int(since) for name, since in _KEPT.findall(text)})
+    second = _SECOND.search(text)
+    kept = {name: int(since) for name, since in _KEPT.findall(text)}
+    return Selectors(active[1], kept, second=second and second[1])
 
 
 def known() -> list[str]:
@@ -173,6 +186,8 @@ def public_key(selector: str) -> bytes | None:
     pem = _mta_system.read_bytes(key_file(selector))
     if pem is None:
         return None
+    if not pem.startswith(b"-"):
+        return _mta_dkim.ED25519 + base64.b64decode(pem)[_mta_dkim.ED25519_SIZE :]
     public: bytes = _mta_x509.describe_key(pem)["public"]
     return public
 
@@ -214,6 +229,22 @@ def selectors(
     if public is None or unpublished(domains, selector, public, resolver, look_up):
         return Selectors(there.active, kept, waiting=selector)
     return Selectors(selector, {**kept, there.active: int(now)})
+
+
+def _with_second(
+    chosen: Selectors,
+    domains: Sequence[str],
+    resolver: str | None,
+    look_up: Callable[..., Any] = _mta_resolver.lookup,
+) -> Selectors:
+    """The selectors, with the Ed25519 key beside the one that signs once all name servers have its record, too."""
+    name, there = chosen.active + SECOND, state()
+    if there is not None and there.second == name:
+        return chosen._replace(second=name)
+    public = public_key(name)
+    if public is None or unpublished(domains, name, public, resolver, look_up):
+        return chosen
+    return chosen._replace(second=name)
 
 
 def unpublished(
@@ -260,12 +291,17 @@ def _wanted(
     keep_days: int,
     resolver: str | None,
     results: bool,
+    ed25519: bool,
 ) -> _Wanted:
     chosen = selectors(minion, domains, selector, keep_days, resolver)
-    path = key_file(chosen.active)
+    if ed25519:
+        chosen = _with_second(chosen, domains, resolver)
+    signing = [name for name in (chosen.active, chosen.second) if name]
+    keys = ", ".join(KEY_TEXT.format(selector=name, path=key_file(name)) for name in signing)
     quoted = ", ".join(f'"{network}"' for network in ("127.0.0.0/8", "::1", *networks))
     text = CONF_TEXT.format(
         selector=chosen.active,
+        second=f"# also signs: {chosen.second}\n" if chosen.second else "",
         kept="".join(f"# kept: {name} since {since}\n" for name, since in chosen.kept.items()),
         service=_mta_services.SIGNER,
         folder=FOLDER,
@@ -274,9 +310,7 @@ def _wanted(
         socket=SOCKET,
         tld=PUBLIC_NAMES if results else f"{FOLDER}/tld",
         results=RESULTS_TEXT if results else "",
-        domains="".join(
-            DOMAIN_TEXT.format(domain=domain, selector=chosen.active, path=path) for domain in domains
-        ),
+        domains="".join(DOMAIN_TEXT.format(domain=domain, keys=keys) for domain in domains),
     )
     unit = UNIT_TEXT.format(
         user=USER,
@@ -293,8 +327,15 @@ def _wanted(
             f"{chosen.active} signs until all name servers have the record of {chosen.waiting}: mta_dns.records"
             " shows it, and the first apply after that switches."
         )
-    keys = [name for name in (chosen.active, chosen.waiting, *chosen.kept) if name]
-    return _Wanted({CONF: text, f"{FOLDER}/tld": "com\n", UNIT: unit}, chosen, keys, notes)
+    names = [name for name in (chosen.active, chosen.waiting, *chosen.kept) if name]
+    seconds = [name + SECOND for name in names]
+    if ed25519:
+        # Of one that is kept only what there has been.
+        fresh = (chosen.active + SECOND, f"{chosen.waiting}{SECOND}")
+        names += [name for name in seconds if name in fresh or os.path.exists(key_file(name))]
+    if ed25519 and not chosen.second:
+        notes.append(f"{chosen.active}{SECOND} signs, too, after all name servers have its record.")
+    return _Wanted({CONF: text, f"{FOLDER}/tld": "com\n", UNIT: unit}, chosen, names, notes)
 
 
 def _obstacles(milters: str) -> list[str]:
@@ -333,9 +374,10 @@ def _planned(
     resolver: str | None = None,
     milters: str = MILTER,
     results: bool = False,
+    ed25519: bool = False,
 ) -> tuple[_Wanted, Plan]:
     """What there is to be, and the plan that leads there; parameters as for :func:`plan`."""
-    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver, results)
+    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver, results, ed25519)
     planned = Plan(notes=list(wanted.notes), errors=_obstacles(milters))
     action = (
         "reload" if _mta_services.status([_mta_services.SIGNER])[_mta_services.SIGNER]["active"] else "restart"
@@ -350,7 +392,7 @@ def _planned(
         given = _given_key(minion, key_pillar) if name == selector else None
         there = _mta_system.read_bytes(key_file(name))
         if there is None or (given is not None and there != given):
-            kind = f"RSA {key_size}" if given is None else "from pillar"
+            kind = "Ed25519" if name.endswith(SECOND) else f"RSA {key_size}" if given is None else "from pillar"
             planned.changes[key_file(name)] = {"old": there and "another key", "new": kind}
             if name == wanted.selectors.active:
                 planned.activate.setdefault(_mta_services.SIGNER, action)
@@ -367,12 +409,24 @@ def _signs(text: str | None) -> str | None:
         return text and "another version"
     domains = re.findall(r'(?m)^    "([^"]+)" {', text or "")
     kept = [name for name, _ in _KEPT.findall(text or "")]
-    told = "; Authentication-Results" * (RESULTS_TEXT in (text or ""))
+    also = _SECOND.search(text or "")
+    told = f"; also {also[1]}" if also else ""
+    told += "; Authentication-Results" * (RESULTS_TEXT in (text or ""))
     return f"{found[1]} signs for {', '.join(domains)}" + f"; kept: {', '.join(kept)}" * bool(kept) + told
 
 
 def _given_key(minion: Minion, key_pillar: str | None) -> bytes | None:
     return _mta_pem.source(minion, key_pillar, private=True) if key_pillar else None
+
+
+def _ed25519_key() -> bytes:
+    """A new private key as rspamd reads it: seed and public key in Base64."""
+    pem = _mta_x509_make.make_key("ed25519", None)
+    formats = _mta_x509.library().serialization
+    how = (formats.Encoding.Raw, formats.PrivateFormat.Raw, formats.NoEncryption())
+    seed: bytes = _mta_x509.load_key(pem).private_bytes(*how)
+    public: bytes = _mta_x509.describe_key(pem)["public"]
+    return base64.b64encode(seed + public[len(_mta_dkim.ED25519) :])
 
 
 def apply(
@@ -398,7 +452,7 @@ def apply(
     for name in wanted.keys:
         if key_file(name) in planned.changes:
             pem = _given_key(minion, key_pillar) if name == selector else None
-            pem = pem or _mta_x509_make.make_key("rsa", key_size)
+            pem = pem or (_ed25519_key() if name.endswith(SECOND) else _mta_x509_make.make_key("rsa", key_size))
             _mta_transaction.write(minion, key_file(name), pem, USER, USER, "0600")
     for path, text in wanted.files.items():
         if path in planned.changes:
@@ -451,9 +505,12 @@ def problems(domains: Sequence[str], patience: float | None = None) -> list[str]
         patience = LONG_PATIENCE if PUBLIC_NAMES in (_mta_system.read(CONF) or "") else PATIENCE
     deadline = time.monotonic() + patience
     found: list[str] = []
-    for domain in domains:
+    keys = {there.active: public}
+    if there.second:
+        keys[there.second] = public_key(there.second) or b""
+    for domain, selector in ((domain, selector) for domain in domains for selector in keys):
         while True:
-            wrong = _wrong(domain, there.active, public)
+            wrong = _wrong(domain, selector, keys[selector])
             if wrong is None or time.monotonic() > deadline:
                 break
             time.sleep(0.1)

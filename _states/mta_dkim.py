@@ -20,6 +20,7 @@ def managed(
     resolver=None,
     milters=None,
     results=False,
+    ed25519=False,
     transaction=None,
 ):
     """
@@ -51,6 +52,10 @@ def managed(
         Whether mail from others gets a header Authentication-Results with what SPF, DKIM and DMARC say of it.
         Nothing is refused by it. Default: false.
 
+    ed25519
+        Whether an Ed25519 key (RFC 8463), whose selector is the name with ``-ed25519``, signs beside the RSA key
+        once all name servers have its record. Default: false.
+
     milters
         What smtpd_milters is to be in main.cf: whether another milter that is there may stay. Default: the signer.
 
@@ -66,6 +71,7 @@ def managed(
         "keep_days": keep_days,
         "resolver": resolver,
         "results": results,
+        "ed25519": ed25519,
     }
     args.update({"milters": milters} if milters else {})
     return __salt__["mta_apply.participate"](

@@ -99,6 +99,11 @@ BROKEN = [
         "allowed: guide, hardened, satellite, local_only, none; did you mean hardened?",
     ),
     (
+        "dkim: {domains: [example.com], key_type: rsa+ed25519, private_key: /root/dkim.pem}",
+        "dkim:key_type",
+        "makes a key on each server",
+    ),
+    (
         "{profile: hardened, certificate: {key_type: ec}}",
         "certificate:second:key_type",
         "allowed: another, or none",

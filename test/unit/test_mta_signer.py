@@ -1,5 +1,9 @@
 """The signer: which selector signs, and what its check makes of what a milter answers."""
 
+import base64
+import hashlib
+import pathlib
+import re
 import socket
 import struct
 import threading
@@ -53,15 +57,17 @@ def record(pem):
 
 
 def test_the_first_selector_signs_at_once(host, choose):
-    assert choose({}) == ("new", {}, None)
+    assert choose({}) == _mta_signer.Selectors("new", {}, None)
 
 
 def test_another_one_waits_for_all_name_servers(host, choose, record):
     host("# signs: old\n")
-    assert choose({}) == ("old", {}, "new")
-    assert choose({"192.0.2.1": [record]}) == ("old", {}, "new")
-    assert choose({"192.0.2.1": [record], "192.0.2.2": ["v=DKIM1; p=AAAA"]}) == ("old", {}, "new")
-    assert choose({"192.0.2.1": [record], "192.0.2.2": [record]}) == ("new", {"old": 1000 * DAY}, None)
+    assert choose({}) == _mta_signer.Selectors("old", {}, "new")
+    assert choose({"192.0.2.1": [record]}) == _mta_signer.Selectors("old", {}, "new")
+    waits = _mta_signer.Selectors("old", {}, "new")
+    assert choose({"192.0.2.1": [record], "192.0.2.2": ["v=DKIM1; p=AAAA"]}) == waits
+    switches = _mta_signer.Selectors("new", {"old": 1000 * DAY}, None)
+    assert choose({"192.0.2.1": [record], "192.0.2.2": [record]}) == switches
 
 
 def test_an_old_one_is_kept_until_its_mail_is_through(host, choose):
@@ -147,7 +153,60 @@ def test_a_signer_that_is_not_there_is_a_problem(host, tmp_path, monkeypatch):
 def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, pretend):
     pretend("_mta_postfix_view.queue_directory", lambda: "/var/spool/postfix")
     for asked in (False, True):
-        wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, asked)
+        wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, asked, False)
         text = wanted.files[_mta_signer.CONF]
         assert (_mta_signer.RESULTS_TEXT in text, _mta_signer.PUBLIC_NAMES in text) == (asked, asked)
         assert _mta_signer._signs(text) == "new signs for example.com" + "; Authentication-Results" * asked
+
+
+class TestSecond:
+    """An Ed25519 key beside the one that signs."""
+
+    @pytest.fixture
+    def wanted(self, host, minion, pretend, monkeypatch, tmp_path):
+        pretend("_mta_postfix_view.queue_directory", lambda: "/var/spool/postfix")
+        (tmp_path / "new-ed25519.key").write_bytes(_mta_signer._ed25519_key())
+        lacking = []
+        monkeypatch.setattr(_mta_signer, "unpublished", lambda *_: lacking)
+
+        def wanted(*names, ed25519=True):
+            lacking[:] = names
+            return _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, False, ed25519)
+
+        return wanted
+
+    def test_its_record_and_its_signatures_are_those_of_rfc_8463(self, wanted):
+        public = _mta_signer.public_key("new-ed25519")
+        assert re.fullmatch(r"v=DKIM1; k=ed25519; p=[A-Za-z0-9+/]{43}=", _mta_dkim.record(public))
+        seed = base64.b64decode(pathlib.Path(_mta_signer.key_file("new-ed25519")).read_bytes())[:32]
+        key = _mta_x509.library().ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+        digest = base64.b64encode(hashlib.sha256(b"x\r\n").digest()).decode()
+        text = f"v=1; a=ed25519-sha256; c=relaxed/relaxed; d=x.example; s=k; h=a; bh={digest}; b="
+        made = key.sign(hashlib.sha256(f"a:X\r\ndkim-signature:{text}".encode()).digest())
+        signature = text + base64.b64encode(made).decode()
+        assert _mta_dkim.problem(signature, [("A", "X")], b"x\r\n", public) is None
+        assert "not by the key" in _mta_dkim.problem(signature, [("A", "Y")], b"x\r\n", public)
+
+    def test_it_signs_once_its_record_is_there_and_goes_on(self, host, wanted):
+        host("# signs: new\n")
+        waits = wanted("a name server")
+        assert (waits.selectors.second, waits.keys) == (None, ["new", "new-ed25519"])
+        assert "new-ed25519 signs, too, after" in str(waits.notes)
+        there = wanted()
+        assert (there.selectors.second, there.notes) == ("new-ed25519", [])
+        text = there.files[_mta_signer.CONF]
+        assert _mta_signer._signs(text) == "new signs for example.com; also new-ed25519"
+        host(text)
+        assert _mta_signer.state().second == "new-ed25519"
+        assert wanted("a name server").selectors.second == "new-ed25519"
+
+    def test_it_goes_when_nobody_asks_for_it(self, host, wanted):
+        host(wanted().files[_mta_signer.CONF])
+        gone = wanted(ed25519=False)
+        assert (gone.keys, gone.selectors.second) == (["new"], None)
+        assert "ed25519" not in gone.files[_mta_signer.CONF]
+
+    def test_after_a_rotation_the_old_one_is_kept_as_well(self, host, wanted, tmp_path):
+        (tmp_path / "old-ed25519.key").write_bytes(_mta_signer._ed25519_key())
+        host("# signs: old\n# also signs: old-ed25519\n")
+        assert wanted().keys == ["new", "old", "new-ed25519", "old-ed25519"]

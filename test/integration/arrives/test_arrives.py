@@ -89,7 +89,7 @@ def peer(container, new_container):
     """The second mail server, with the name server and what verifies mail."""
     other = new_container(platform="debian-12", provision=False, hostname="mx.peer.test")
     other.exec(
-        f"{INSTALL} postfix nsd ldnsutils python3-authheaders python3-dkim python3-spf python3-dns"
+        f"{INSTALL} postfix nsd ldnsutils python3-authheaders python3-dkim python3-nacl python3-spf python3-dns"
         " libmail-dkim-perl >/dev/null 2>&1"
     )
     network = ".".join(reversed(other.ip.split(".")[:2]))
@@ -232,7 +232,7 @@ class TestMail:
         send(server, "honest")
         (one,) = judged(peer, "honest")
         assert one == {
-            **{"subject": "honest", "selector": "key0", "dkimpy": True, "mail-dkim": "pass"},
+            **{"subject": "honest", "signatures": 1, "selector": "key0", "dkimpy": True, "mail-dkim": "pass"},
             **{"spf": "pass", "dkim": "pass", "dmarc": "pass"},
         }
 
@@ -343,6 +343,22 @@ class TestResults:
                 break
         (found,) = re.findall(r"(?m)^Authentication-Results: (.*(?:\n\s.*)*)", mail)
         assert "dmarc=fail" in found and "spf=pass" not in found and "dkim=none" in found, found
+
+
+class TestTwoKeys:
+    def test_an_ed25519_key_signs_as_well_once_its_record_is_there(self, server, served, peer):
+        pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "key_type": "rsa+ed25519"}}
+        waits = server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim")
+        assert results.failures(waits) == []
+        assert "key0-ed25519 signs, too, after all name servers have its record" in str(waits)
+        served.serve(*lines_of(server))
+        announced = server.apply(test=True, sls="postfix_mta.dkim")
+        done = server.apply(sls="postfix_mta.dkim")
+        assert results.failures(done) == []
+        assert results.difference(announced, done) == []
+        send(server, "twice")
+        (one,) = judged(peer, "twice")
+        assert (one["signatures"], one["dkimpy"], one["mail-dkim"], one["dmarc"]) == (2, True, "pass", "pass")
 
 
 class TestRotation:

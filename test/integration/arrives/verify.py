@@ -24,6 +24,7 @@ def judge(path):
     # What was delivered has these before what was signed.
     bare = re.sub(rb"(?s)^Return-Path:.*?\r?\nX-Original-To:.*?\r?\nDelivered-To:[^\n]*\n", b"", message)
     bare = bare.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    signatures = len(re.findall(r"(?mi)^DKIM-Signature:", text))
     perl = "use Mail::DKIM::Verifier; my $d = Mail::DKIM::Verifier->new; $d->PRINT(join '', <STDIN>); $d->CLOSE;"
     other = subprocess.run(["perl", "-e", f"{perl} print $d->result"], input=bare, capture_output=True, check=True)
     results = authheaders.authenticate_message(
@@ -32,8 +33,9 @@ def judge(path):
     found = dict(re.findall(r"(?<![.\w])(spf|dkim|dmarc)=(\w+)", results))
     return {
         "subject": re.search(r"(?m)^Subject: (.*)", text)[1].strip(),
+        "signatures": signatures,
         "selector": (re.search(r"(?s)DKIM-Signature:.*?\bs=([\w-]+);", text) or [None, None])[1],
-        "dkimpy": dkim.verify(bare),
+        "dkimpy": signatures > 0 and all(dkim.DKIM(bare).verify(idx=number) for number in range(signatures)),
         "mail-dkim": other.stdout.decode(),
         **found,
     }

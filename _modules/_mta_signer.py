@@ -233,18 +233,27 @@ def selectors(
 
 def _with_second(
     chosen: Selectors,
+    wanted: bool,
     domains: Sequence[str],
     resolver: str | None,
     look_up: Callable[..., Any] = _mta_resolver.lookup,
 ) -> Selectors:
-    """The selectors, with the Ed25519 key beside the one that signs once all name servers have its record, too."""
+    """
+    The selectors, with the Ed25519 key beside the one that signs once all name servers have its record, too.
+
+    One that has signed, and does no longer, is kept like others.
+    """
     name, there = chosen.active + SECOND, state()
-    if there is not None and there.second == name:
-        return chosen._replace(second=name)
-    public = public_key(name)
-    if public is None or unpublished(domains, name, public, resolver, look_up):
-        return chosen
-    return chosen._replace(second=name)
+    former = there.second if there else None
+    second = name if wanted and former == name else None
+    if wanted and not second:
+        public = public_key(name)
+        if public is not None and not unpublished(domains, name, public, resolver, look_up):
+            second = name
+    kept = dict(chosen.kept)
+    if former and former != second:
+        kept[former] = int(time.time())
+    return chosen._replace(second=second, kept={one: since for one, since in kept.items() if one != second})
 
 
 def unpublished(
@@ -294,8 +303,7 @@ def _wanted(
     ed25519: bool,
 ) -> _Wanted:
     chosen = selectors(minion, domains, selector, keep_days, resolver)
-    if ed25519:
-        chosen = _with_second(chosen, domains, resolver)
+    chosen = _with_second(chosen, ed25519, domains, resolver)
     signing = [name for name in (chosen.active, chosen.second) if name]
     keys = ", ".join(KEY_TEXT.format(selector=name, path=key_file(name)) for name in signing)
     quoted = ", ".join(f'"{network}"' for network in ("127.0.0.0/8", "::1", *networks))
@@ -328,14 +336,11 @@ def _wanted(
             " shows it, and the first apply after that switches."
         )
     names = [name for name in (chosen.active, chosen.waiting, *chosen.kept) if name]
-    seconds = [name + SECOND for name in names]
     if ed25519:
-        # Of one that is kept only what there has been.
-        fresh = (chosen.active + SECOND, f"{chosen.waiting}{SECOND}")
-        names += [name for name in seconds if name in fresh or os.path.exists(key_file(name))]
+        names += [name + SECOND for name in (chosen.active, chosen.waiting) if name]
     if ed25519 and not chosen.second:
         notes.append(f"{chosen.active}{SECOND} signs, too, after all name servers have its record.")
-    return _Wanted({CONF: text, f"{FOLDER}/tld": "com\n", UNIT: unit}, chosen, names, notes)
+    return _Wanted({CONF: text, f"{FOLDER}/tld": "com\n", UNIT: unit}, chosen, list(dict.fromkeys(names)), notes)
 
 
 def _obstacles(milters: str) -> list[str]:

@@ -200,13 +200,25 @@ class TestSecond:
         assert _mta_signer.state().second == "new-ed25519"
         assert wanted("a name server").selectors.second == "new-ed25519"
 
-    def test_it_goes_when_nobody_asks_for_it(self, host, wanted):
+    def test_it_is_kept_and_goes_when_nobody_asks_for_it(self, host, wanted):
         host(wanted().files[_mta_signer.CONF])
         gone = wanted(ed25519=False)
-        assert (gone.keys, gone.selectors.second) == (["new"], None)
-        assert "ed25519" not in gone.files[_mta_signer.CONF]
+        # Mail that it has signed is on its way.
+        assert (gone.keys, gone.selectors.second) == (["new", "new-ed25519"], None)
+        assert _mta_signer._signs(gone.files[_mta_signer.CONF]) == "new signs for example.com; kept: new-ed25519"
+        host("# signs: new\n# kept: new-ed25519 since 1000\n")
+        assert wanted(ed25519=False).keys == ["new"]
+        # Asked for again meanwhile, it signs again.
+        host(gone.files[_mta_signer.CONF])
+        again = wanted()
+        assert (again.keys, again.selectors.second, again.selectors.kept) == (
+            ["new", "new-ed25519"],
+            "new-ed25519",
+            {},
+        )
 
     def test_after_a_rotation_the_old_one_is_kept_as_well(self, host, wanted, tmp_path):
         (tmp_path / "old-ed25519.key").write_bytes(_mta_signer._ed25519_key())
         host("# signs: old\n# also signs: old-ed25519\n")
-        assert wanted().keys == ["new", "old", "new-ed25519", "old-ed25519"]
+        assert wanted().keys == ["new", "old", "old-ed25519", "new-ed25519"]
+        assert wanted(ed25519=False).keys == ["new", "old", "old-ed25519"]

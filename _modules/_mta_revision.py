@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "c5255065a540"
+REVISION = "cc9fae2e654e"

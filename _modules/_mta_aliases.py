@@ -410,7 +410,9 @@ def plan(
     notes += [f"Left as it is in {name}: " + "; ".join(complaints)] if complaints else []
     if asked.theirs:
         notes.append(f"Not restored, as somebody has changed it since: {', '.join(asked.theirs)}")
-    replaced = [name, name + SUFFIXES.get(_database_type(name) or "", "")] if changes else []
+    compiled = SUFFIXES.get(_database_type(name) or "") if changes else None
+    # What is compiled anew only stays as it is.
+    replaced = [name] * (edited(text, asked.wanted) != text) + [f"{name}{compiled}"] * bool(compiled)
     return Plan(changes, {"postfix": "reload"} if changes else {}, notes=notes, replaced=replaced)
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cc9fae2e654e"
+REVISION = "784799e35a4c"

@@ -236,6 +236,8 @@ def test_only_a_missing_older_or_damaged_compiled_form_is_a_change(plan, apply, 
     compiled = path.with_name("aliases.db")
     item = f"{path} (compiled)"
     assert plan(postmaster="root").changes == {item: {"old": "missing", "new": "up to date"}}
+    assert plan(postmaster="root").paths() == [str(compiled)]
+    assert plan(postmaster="root", bob="x").paths() == [str(path), str(compiled)]
     assert apply(postmaster="root") == [("aliases.db", "0644", {"postfix": "reload"})]
     assert plan(postmaster="root").changes == {}
     compiled.write_text("POSTMASTER: X\n")

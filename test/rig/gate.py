@@ -23,7 +23,7 @@ class Gate:
     # Seconds after an entrance before the next one: until then the last one shows in the CPU time.
     SETTLE = 8
     # The share of CPU time that has to be left for one more.
-    LEFT = 0.2
+    LEFT = 0.12
 
     def __init__(self, few, times=cpu_times, clock=time.monotonic, sleep=time.sleep):
         self.few = few

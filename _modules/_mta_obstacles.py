@@ -1,5 +1,5 @@
 """
-Files that can be neither replaced nor removed: found before an apply changes anything, and named
+Files that can be neither replaced nor removed: found before an apply changes anything, and named.
 
 Such are a mount of its own (a bind mount), a file that chattr(1) has made immutable, one on a read-only file
 system. Only files that an apply is about to change are of interest. Which these are each participant knows by

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "784799e35a4c"
+REVISION = "b391fc2616cd"

@@ -303,7 +303,7 @@ JOURNAL = "/var/lib/postfix_mta/journal"
 
 def when_switched(host, command):
     """Let a host run a command by itself as soon as an apply has begun to switch files."""
-    wait = f"timeout 120 sh -c 'until [ -e {JOURNAL} ]; do sleep 0.02; done' && {{ {command}; }}"
+    wait = f"timeout 200 sh -c 'until [ -e {JOURNAL} ]; do sleep 0.02; done' && {{ {command}; }}"
     argv = ["systemd-run", "--quiet", "--collect", "--unit=interrupt", "sh", "-c"]
     host.exec([*argv, f"{wait} && touch /root/interrupted"])
 
@@ -317,8 +317,9 @@ def test_an_apply_that_a_cut_network_or_a_restart_interrupts_is_made_up_for(flee
     rules = "; ".join(f"iptables -{{0}} {way} {fleet.master.ip} -j DROP" for way in ("INPUT -s", "OUTPUT -d"))
     when_switched(first, f"{rules.format('I')}; sleep 8; {rules.format('D')}")
     when_switched(second, "systemctl restart salt-minion")
-    fleet.master.exec(["salt", "--async", "--list", ",".join(MAIL), "state.apply", "postfix_mta"])
-    until(lambda: second.exec(f"ls {JOURNAL} /root/interrupted", check=False).stdout, 60, "no apply has begun")
+    # Late events of the storm may have begun an apply meanwhile: this one comes after it.
+    fleet.master.exec(["salt", "--async", "--list", ",".join(MAIL), "state.apply", "postfix_mta", "queue=True"])
+    until(lambda: second.exec(f"ls {JOURNAL} /root/interrupted", check=False).stdout, 150, "no apply has begun")
     fleet.master.exec(["systemctl", "restart", "salt-master"])
 
     def converged():

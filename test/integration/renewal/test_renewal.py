@@ -365,7 +365,10 @@ class TestDisks:
         ("ruin", "words"),
         [
             ("dd if=/dev/zero of=/srv/disk/filler bs=4k 2>/dev/null; true", "No space left on device"),
-            ("mount -o remount,ro /srv/disk", "Read-only file system"),
+            (
+                "mount -o remount,ro /srv/disk",
+                "is on a file system that is read-only: mount -o remount,rw /srv/disk",
+            ),
         ],
     )
     def test_nothing_is_replaced(self, server, pair, ruin, words):

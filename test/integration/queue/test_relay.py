@@ -109,7 +109,7 @@ def test_a_wrong_password_is_found_before_mail_waits_for_it(apply, container, se
     states = apply({"password": "wrong"}, parameters=parameters, verify={"relay": True})
     committed = state_of(states, "postfix_mta_committed")
     assert committed["result"] is False
-    assert "delivery to elsewhere: SASL authentication failed" in committed["comment"]
+    assert "delivery to elsewhere: 4.7.8 SASL authentication failed" in committed["comment"]
     assert "535 5.7.8" in committed["comment"]
     assert container.exec("find /var/spool/postfix/*/ -type f | xargs -r grep -l probe-", check=False).stdout == ""
     container.set_pillar({"postfix_mta": settings})

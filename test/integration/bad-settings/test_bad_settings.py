@@ -4,7 +4,7 @@ Settings that break mail, one at a time, on a healthy server: refused or undone,
 Most of them are refused before anything is switched: then not a single connection may fail. The others show only
 under the live conversation (``live``); the gap that a client sees until they are undone is measured and printed.
 
-The environment variable POSTFIX_MTA_SETTINGS says how many of them are tried (default 32, drawn by chance), and
+The environment variable POSTFIX_MTA_SETTINGS says how many of them are tried (default 20, drawn by chance), and
 POSTFIX_MTA_SEED draws those of an earlier run again.
 """
 
@@ -229,7 +229,7 @@ OTHERS = {
 SETTINGS = {**MEASURED, **OTHERS}
 SEED = int(os.environ.get("POSTFIX_MTA_SEED") or random.randrange(10**6))
 TRIED = random.Random(SEED).sample(
-    sorted(SETTINGS), min(len(SETTINGS), int(os.environ.get("POSTFIX_MTA_SETTINGS", "32")))
+    sorted(SETTINGS), min(len(SETTINGS), int(os.environ.get("POSTFIX_MTA_SETTINGS", "20")))
 )
 
 

@@ -1,7 +1,7 @@
 """
 Certificates are renewed while clients connect all the time, in time, and never for the worse.
 
-The environment variable POSTFIX_MTA_RENEWALS says how many renewals there are (default 12).
+The environment variable POSTFIX_MTA_RENEWALS says how many renewals there are (default 8).
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 
 from rig.results import state_of
 
-RENEWALS = int(os.environ.get("POSTFIX_MTA_RENEWALS", "12"))
+RENEWALS = int(os.environ.get("POSTFIX_MTA_RENEWALS", "8"))
 HERE = pathlib.Path(__file__).parent
 CA, CA_KEY = "/etc/ssl/certs/cacert.pem", "/etc/ssl/private/cakey.pem"
 CERTIFICATE, KEY, CHAIN = "/etc/ssl/certs/smtpd.crt", "/etc/ssl/private/smtpd.key", "/etc/ssl/private/smtpd.pem"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "b391fc2616cd"
+REVISION = "3e3df941269f"

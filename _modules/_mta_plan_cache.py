@@ -26,7 +26,18 @@ def _name(subject: str) -> str:
 def _digest(evidence: Evidence) -> str:
     # Other code may judge otherwise.
     # repr() of text, numbers, bytes, lists and tuples of them tells all differences; a dictionary's order counts.
-    return hashlib.sha256(repr((REVISION, evidence)).encode()).hexdigest()
+    return hashlib.sha256(repr((REVISION, _plain(evidence))).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same in Python's own dictionaries and lists: repr() of those of Salt 3008 hides what is in them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, _plain(getattr(value, field.name))) for field in dataclasses.fields(value)]
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
 
 
 def _same(evidence: Callable[[], Evidence | None], basis: Evidence) -> bool:

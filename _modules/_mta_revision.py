@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3e3df941269f"
+REVISION = "d2ee6f9190eb"

@@ -1,5 +1,6 @@
 """What was found good is believed for as long as it rests on the same, and not longer."""
 
+import dataclasses
 import datetime
 import os
 import stat
@@ -85,3 +86,29 @@ def test_a_disk_that_cannot_be_written_is_no_error(minion, tmp_path):
     (tmp_path / "state" / "verdicts").write_text("not a directory")
     _mta_plan_cache.remember(minion, "pair", EVIDENCE, SAID, 100, 200)
     assert _mta_plan_cache.recall(minion, "pair", EVIDENCE, 150) is None
+
+
+class Masked(dict):
+    """As the pillar is on a minion with Salt 3008."""
+
+    def __repr__(self):
+        return str({key: "**********" for key in self})
+
+
+@dataclasses.dataclass
+class Asked:
+    """What a participant is asked for."""
+
+    pillar: dict
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda value: value, lambda value: [value], Asked], ids=["", "list", "dataclass"]
+)
+def test_a_value_that_salt_hides_from_repr_is_a_difference_all_the_same(minion, wrap):
+    def evidence(size):
+        return [wrap(Masked(parameters=Masked(message_size_limit=size)))]
+
+    _mta_plan_cache.remember(minion, "states", evidence(20000000), {"states": "old"}, 0, 100)
+    assert _mta_plan_cache.recall(minion, "states", evidence(20000000), 50) == {"states": "old"}
+    assert _mta_plan_cache.recall(minion, "states", evidence(30000000), 50) is None

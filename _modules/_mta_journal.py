@@ -402,26 +402,15 @@ def _spare_kept(path: pathlib.Path, entry: Entry) -> None:
         _mta_system.host.link(path, spare)
 
 
-def switch(
-    path: Path,
-    contents: str | bytes,
-    uid: int,
-    gid: int,
-    mode: int,
-    times: tuple[int, int] | None = None,
-    like: Path | None = None,
-) -> None:
+def new_draft(path: Path) -> pathlib.Path:
     """
-    Replace a file that :func:`record` has saved. What is left of that by a run that died goes with the journal.
+    Return the name, beside a file that :func:`record` has saved, for what is about to be switched to it.
 
-    times, like
-        As for ``_mta_system.switch``.
-
-    Raises ``OSError``.
+    What a run that died has left there goes; what this one leaves goes with the journal. Raises ``OSError``.
     """
     draft = _draft(path)
     _mta_system.clear(draft)
-    _mta_system.switch(path, contents, uid, gid, mode, times, draft, like)
+    return draft
 
 
 def make_safe(folder: Path) -> None:

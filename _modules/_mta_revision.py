@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d2ee6f9190eb"
+REVISION = "062fa9fa4dfb"

@@ -639,7 +639,8 @@ def write(
             bits = stat.S_IMODE(path.stat().st_mode) if exists else 0o644
         _record(minion, path, "file" if exists else "absent", {"protect": " ".join(protect)}, contents)
         need(minion, activate)
-        _mta_journal.switch(path, contents, uid, gid, bits, times, like)
+        draft = _mta_journal.new_draft(path)
+        _mta_system.switch(path, contents, uid, gid, bits, times, draft, like)
     except OSError as err:
         raise CommandExecutionError(f"Cannot write {path}: {err.strerror or err}") from err
 

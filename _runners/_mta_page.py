@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Optional
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional
 
 import jinja2
 import markupsafe
@@ -19,13 +21,64 @@ import markupsafe
 Cell = tuple[str, Optional[str]]
 # How often there is what, and how that is meant to be looked at.
 Sum = tuple[int, str, Optional[str]]
+# The small line: how wide a mark is, how high the ticks below it are, and where the queue's line has room.
+WIDTH = 2
+TICKS = {"good": 2, "warning": 4, "bad": 7}
+TOP, BOTTOM, HEIGHT = 1, 13, 22
+# A queue of so many messages is at least needed to fill the height; the scale is logarithmic.
+HIGH = 100
+
+
+class Line(NamedTuple):
+    """
+    What was seen of a server in the last days.
+
+    words
+        The same for those who do not see it.
+
+    length
+        How many marks there may be.
+
+    ticks, queue
+        Place of a mark, and how it is meant to be looked at; and the number of messages. In order.
+    """
+
+    words: str
+    length: int
+    ticks: Sequence[tuple[int, str]]
+    queue: Sequence[tuple[int, int]]
+
+
+class Row(NamedTuple):
+    """A server: the first cell is its FQDN, or says why nothing else is known of it."""
+
+    minion: str
+    first: Cell
+    cells: Sequence[Cell]
+    line: Line | None
+
+    @property
+    def bad(self) -> bool:
+        """Whether something is wrong with it."""
+        return any(level == "bad" for _, level in (self.first, *self.cells))
+
+
+class Tick(NamedTuple):
+    """A rectangle below the line, for marks beside each other that are alike."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    level: str
+
 
 # Makes the columns sort. The page is complete without it; the policy lets no other script run.
 SCRIPT = """
 "use strict";
 const units = {s: 1, min: 60, h: 3600, d: 86400};
 function value(row, column) {
-  const text = row.cells[column].textContent.trim();
+  const text = row.cells[column] ? row.cells[column].textContent.trim() : "";
   const number = text.replace(/^FAILED /, "").match(/^(-?[0-9.]+) ?(s|min|h|d)?( ago)?$/);
   return number ? Number(number[1]) * (units[number[2]] || 1) : text;
 }
@@ -33,7 +86,7 @@ function compare(one, other) {
   const numbers = typeof one === "number" && typeof other === "number";
   return numbers ? one - other : String(one).localeCompare(String(other));
 }
-for (const head of document.querySelectorAll("thead th")) {
+for (const head of document.querySelectorAll("thead th:not(.line)")) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = head.textContent;
@@ -76,7 +129,8 @@ ul.sum b { font-size: 1.25rem; margin-right: .35rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { overflow-wrap: break-word; min-width: 3.2em; }
-tbody th, td:nth-child(2) { overflow-wrap: anywhere; min-width: 11em; }
+tbody th { overflow-wrap: anywhere; min-width: 11em; }
+tbody th small { display: block; font-weight: 400; color: var(--soft); }
 thead th { font-size: .78rem; color: var(--soft); white-space: nowrap; }
 thead button { all: unset; cursor: pointer; }
 thead button:focus-visible { outline: 2px solid currentColor; }
@@ -88,6 +142,11 @@ tbody th { font-weight: 600; }
 .warning::before { content: "\\25b2  "; color: var(--warning); }
 td.bad::before, li.bad::before { content: "\\25a0  "; color: var(--bad); }
 td.bad, li.bad { font-weight: 600; }
+svg { display: block; }
+svg path { fill: none; stroke: var(--soft); }
+svg .good { fill: var(--good); }
+svg .warning { fill: var(--warning); }
+svg .bad { fill: var(--bad); }
 @media (max-width: 60rem) {
   table.servers thead { position: absolute; clip-path: inset(50%); }
   table.servers tr { display: block; border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 .8rem; }
@@ -108,15 +167,26 @@ td.bad, li.bad { font-weight: 600; }
 {%- endfor %}
 </ul>
 <table class="servers">
-<thead><tr>{% for word in heading %}<th scope="col">{{ word }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{%- for word in heading %}<th scope="col">{{ word }}</th>{% endfor %}<th scope="col" class="line">last 7 days</th>
+</tr></thead>
 <tbody>
 {%- for row in rows %}
-<tr{% if row | selectattr(1, "equalto", "bad") | list %} class="bad"{% endif %}>
-{%- for text, level in row %}
-{%- if loop.first %}<th scope="row">{{ text }}</th>
-{%- else %}<td data-label="{{ heading[loop.index0] }}"{% if level %} class="{{ level }}"{% endif %}>{{ text }}</td>
-{%- endif %}
-{%- endfor %}</tr>
+<tr{% if row.bad %} class="bad"{% endif %}><th scope="row">{{ row.minion }}
+{%- if not row.first[1] and row.first[0] not in (row.minion, "-") %}<small>{{ row.first[0] }}</small>
+{%- endif %}</th>
+{%- if row.first[1] %}<td class="{{ row.first[1] }}" colspan="{{ heading | length - 1 }}">{{ row.first[0] }}</td>
+{%- else %}
+{%- for text, level in row.cells %}<td data-label="{{ heading[loop.index] }}"
+{%- if level %} class="{{ level }}"{% endif %}>{{ text }}</td>
+{%- endfor %}
+{%- endif %}<td data-label="last 7 days">
+{%- if row.line %}<svg role="img" width="{{ row.line.length * width }}" height="{{ height }}">
+{#- #}<title>{{ row.line.words }}</title>
+{%- for tick in ticks(row.line) %}<rect class="{{ tick.level }}" x="{{ tick.x }}" y="{{ tick.y }}"
+{#- #} width="{{ tick.width }}" height="{{ tick.height }}"/>{% endfor %}
+{%- if row.line.queue %}<path d="{{ path(row.line) }}"/>{% endif %}</svg>
+{%- endif %}</td></tr>
 {%- endfor %}
 </tbody>
 </table>
@@ -140,15 +210,52 @@ td.bad, li.bad { font-weight: 600; }
 """
 
 
+def ticks(line: Line) -> Iterator[Tick]:
+    """Yield the ticks below a line."""
+    for level, alike in itertools.groupby(line.ticks, key=lambda tick: tick[1]):
+        start = end = -1
+        for place, _ in alike:
+            if place != end:
+                if start >= 0:
+                    yield _tick(start, end, level)
+                start = place
+            end = place + 1
+        yield _tick(start, end, level)
+
+
+def _tick(start: int, end: int, level: str) -> Tick:
+    height = TICKS[level]
+    return Tick(start * WIDTH, HEIGHT - height, (end - start) * WIDTH, height, level)
+
+
+def path(line: Line) -> str:
+    """Return the queue's line, as the ``d`` of an SVG path; it has gaps where nothing was seen."""
+    scale = math.log1p(max(HIGH, *(queue for _, queue in line.queue)))
+    drawn, end = [], -1
+    for place, queue in line.queue:
+        y = round(BOTTOM - (BOTTOM - TOP) * math.log1p(max(0, queue)) / scale, 1)
+        drawn.append(f"V{y}" if place == end else f"M{place * WIDTH} {y}")
+        drawn.append(f"H{(place + 1) * WIDTH}")
+        end = place + 1
+    return "".join(drawn)
+
+
 def render(
     when: str,
     sums: Iterable[Sum],
     heading: Sequence[str],
-    rows: Iterable[Sequence[Cell]],
+    rows: Iterable[Row],
     notes: Sequence[tuple[str, str]],
     without: Sequence[str],
 ) -> str:
-    """Return the page; it loads nothing."""
+    """
+    Return the page; it loads nothing.
+
+    heading
+        Of the columns: the minion, those of ``Row.cells``.
+    """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     said = {"when": when, "sums": sums, "heading": heading, "rows": rows, "notes": notes, "without": without}
-    return environment.from_string(TEMPLATE).render(said, policy=POLICY, script=markupsafe.Markup(SCRIPT))
+    drawing = {"ticks": ticks, "path": path, "width": WIDTH, "height": HEIGHT}
+    script = markupsafe.Markup(SCRIPT)
+    return environment.from_string(TEMPLATE).render(said, **drawing, policy=POLICY, script=script)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+import _mta_history
 import _mta_page
-from _mta_page import Cell, Sum
+from _mta_page import Cell, Line, Sum
 
 # How a cell is meant to be looked at.
 GOOD, WARNING, BAD = "good", "warning", "bad"
 # The worst first; a cell may be none of it.
 URGENCY: list[str | None] = [BAD, WARNING, GOOD, None]
+LEVELS = {_mta_history.GOOD: GOOD, _mta_history.WARNING: WARNING, _mta_history.BAD: BAD}
 FEW_DAYS = 14
 LONGEST = 300
 LARGEST = 2**53
@@ -261,11 +263,55 @@ def text(view: View) -> str:
     return "\n".join([*shown, *([""] if notes else []), *notes, "", f"{_when(view['time'])}: {sums}"]) + "\n"
 
 
-def html(view: View) -> str:
-    """Return a view as an HTML page that loads nothing; the servers with the worst problems come first."""
-    heading, rows = _table(view)
-    rows.sort(key=lambda row: min(URGENCY.index(level) for _, level in row))
+def _worst(cells: Iterable[Cell]) -> str | None:
+    """How a row is meant to be looked at: as its worst cell."""
+    return min((level for _, level in cells), key=URGENCY.index)
+
+
+def _trouble(level: str | None) -> int:
+    return {WARNING: _mta_history.WARNING, BAD: _mta_history.BAD}.get(level or GOOD, _mta_history.GOOD)
+
+
+def seen(view: View) -> dict[str, tuple[int, int | None]]:
+    """Return what ``_mta_history`` keeps of a view: minion id to its trouble and its queue."""
+    found: dict[str, tuple[int, int | None]] = {}
+    for cells in _table(view)[1]:
+        minion = cells[0][0]
+        total = view["minions"].get(minion, {"queue": {}})["queue"].get("total")
+        found[minion] = _trouble(_worst(cells)), None if total is None else int(total)
+    return found
+
+
+def html(view: View, marks: _mta_history.Marks | None = None) -> str:
+    """
+    Return a view as an HTML page that loads nothing; the servers with the worst problems come first.
+
+    marks
+        What has been seen in the last days; ``None``: nothing is known.
+    """
+    heading, table = _table(view)
+    # The FQDN has no column of its own: it is below the minion's id, where it is another.
+    del heading[1]
+    table.sort(key=lambda cells: URGENCY.index(_worst(cells)))
+    rows = [
+        _mta_page.Row(cells[0][0], cells[1], cells[2:], _line_of((marks or {}).get(cells[0][0], []), view["time"]))
+        for cells in table
+    ]
     return _mta_page.render(_when(view["time"]), _sums(view), heading, rows, list(_notes(view)), view["without"])
+
+
+def _line_of(marks: Sequence[_mta_history.Mark], now: float) -> Line | None:
+    """The last days of a server as a small line."""
+    if not marks:
+        return None
+    first = int(now // _mta_history.SPAN) - _mta_history.KEPT + 1
+    hours = _mta_history.SPAN // 3600 * sum(mark.trouble == _mta_history.BAD for mark in marks)
+    longest = max((mark.queue for mark in marks if mark.queue is not None), default=None)
+    words = [f"problems in {hours} h" if hours else "no problems"]
+    words += [] if longest is None else [f"at most {longest} messages in the queue"]
+    ticks = [(mark.span - first, LEVELS[mark.trouble]) for mark in marks]
+    queue = [(mark.span - first, mark.queue) for mark in marks if mark.queue is not None]
+    return Line(", ".join(words), _mta_history.KEPT, ticks, queue)
 
 
 # -- what a monitoring system sees -------------------------------------------------------------

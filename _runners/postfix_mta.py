@@ -5,6 +5,7 @@ Look after a fleet of mail servers from the master: show them all, and change th
 """
 
 import json
+import logging
 import pathlib
 import time
 
@@ -15,14 +16,18 @@ import _mta_guard
 
 with _mta_guard.library(__file__):
     import _mta_files
+    import _mta_history
     import _mta_rollout
     import _mta_view
 
+log = logging.getLogger(__name__)
+
+# From what has been asked now, and what was seen before.
 FORMATS = {
-    "text": _mta_view.text,
-    "json": lambda view: json.dumps(view, indent=2) + "\n",
+    "text": lambda view, marks: _mta_view.text(view),
+    "json": lambda view, marks: json.dumps(view, indent=2) + "\n",
     "html": _mta_view.html,
-    "prometheus": _mta_view.prometheus,
+    "prometheus": lambda view, marks: _mta_view.prometheus(view),
 }
 TIMEOUT = 15
 
@@ -36,7 +41,8 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
 
     format (str, default ``text``)
         ``text``; ``json``: the rows as data; ``html``: a page that needs nothing else, for people who would rather
-        look than read; ``prometheus``: the exposition format, for a node exporter's textfile directory.
+        look than read, with a small line for the last days of each server; ``prometheus``: the exposition format,
+        for a node exporter's textfile directory.
 
     path (str)
         Write it to this file of the master, which is replaced atomically and readable by all. A node exporter's
@@ -47,6 +53,9 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
 
     timeout (int, default 15)
         Seconds for a minion to answer; those that do not are listed.
+
+    What is seen is kept for seven days in the master's cache directory, for that line: how each server was at
+    worst in three hours, and its longest queue.
 
     Raises ``SaltInvocationError`` for a bad argument. When no minion matches, or the file cannot be written, the
     reason is returned, and ``salt-run`` exits with 1.
@@ -67,10 +76,12 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
         answers, unreachable = _ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
     except CommandExecutionError as err:
         return _reason(err)
-    view = _mta_view.collect(answers, unreachable, time.time())
+    now = time.time()
+    view = _mta_view.collect(answers, unreachable, now)
+    marks = _kept(view, now)
     if format == "json" and not path:
         return {"outputter": "json", "data": view}
-    text = FORMATS[format](view)
+    text = FORMATS[format](view, marks)
     if path:
         try:
             _mta_files.replace(pathlib.Path(path), text, 0o644)
@@ -78,6 +89,15 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
             return _reason(err)
         return f"The view of {len(view['minions'])} mail servers has been written to {path}"
     return {"outputter": "txt", "data": text.rstrip("\n")}
+
+
+def _kept(view, now):
+    """What has been seen in the last days, and is seen now; nothing, where that cannot be written."""
+    try:
+        return _mta_history.History(__opts__["cachedir"]).add(_mta_view.seen(view), now)
+    except CommandExecutionError as err:
+        log.warning("%s; the status page shows no last days", err)
+        return {}
 
 
 def zone(tgt="*", tgt_type="glob", zone=None, timeout=TIMEOUT):

@@ -13,6 +13,7 @@ Run this formula's tests.
     bin/test image PLATFORM                  build one
     bin/test scale [MINIONS...]              what a fleet costs its master (test/scale.py); not part of everything
     bin/test judge [N] [SEED]                whether changes are judged rightly (test/judge); neither is that
+    bin/test page                            the status page in a browser (test/page.py); nor that
 
 An option and everything after it goes to pytest, but for two options, which stand anywhere after the command:
 
@@ -354,6 +355,9 @@ def main(command="all", *words):
     if command == "judge":
         with clean_engine():
             return run([sys.executable, "-m", "judge", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
+    if command == "page" and not words:
+        path = os.pathsep.join(str(REPOSITORY / name) for name in ("test", "_runners"))
+        return run([sys.executable, "test/page.py"], {"PYTHONPATH": path})[1]
     if command == "pytest":
         os.chdir(REPOSITORY)
         os.environ.update(bytecode())

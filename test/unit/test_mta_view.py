@@ -5,10 +5,12 @@ import hashlib
 import html
 import html.parser
 import json
+import pathlib
 import re
 
 import pytest
 
+import _mta_history
 import _mta_page
 import _mta_view
 
@@ -144,14 +146,61 @@ def test_no_script_can_run_but_the_one_that_sorts():
 
 def test_the_servers_with_problems_come_first():
     answers = {"a": ROW, "b": {**ROW, "drift": ["/etc/postfix/main.cf"]}, "c": {**ROW, "auth": False}, "d": ROW}
-    rows = re.findall(r'<th scope="row">(\w)</th>', show("html", answers))
+    rows = re.findall(r'<th scope="row">(\w)<', show("html", answers))
     assert rows[:4] == ["c", "b", "a", "d"]
-    assert '<tr class="bad"><th scope="row">c</th>' in show("html", answers)
+    assert '<tr class="bad"><th scope="row">c<' in show("html", answers)
+
+
+def test_a_name_that_is_not_the_minions_id_is_below_it():
+    assert '<th scope="row">mail1<small>mail1.example.com</small></th>' in show("html", {"mail1": ROW})
+    assert "<small>" not in show("html", {"mail1.example.com": ROW})
+
+
+class TestLastDays:
+    """The small line of each server."""
+
+    def page(self, marks, answers=None, unreachable=()):
+        span = NOW // _mta_history.SPAN
+        kept = {
+            name: [_mta_history.Mark(span - ago, *mark) for ago, *mark in them] for name, them in marks.items()
+        }
+        return _mta_view.html(collect(answers or {"mail1": ROW}, unreachable), kept)
+
+    def test_it_says_in_words_what_it_shows(self):
+        page = self.page({"mail1": [(2, 2, 12), (1, 2, None), (0, 0, 3)]})
+        assert "<title>problems in 6 h, at most 12 messages in the queue</title>" in page
+        assert "<title>no problems</title>" in self.page({"mail1": [(0, 0, None)]})
+
+    def test_marks_beside_each_other_that_are_alike_are_one(self):
+        page = self.page({"mail1": [(55, 0, 0), (54, 0, 0), (3, 0, 0), (2, 1, 0), (1, 2, 0), (0, 2, 0)]})
+        ticks = re.findall(r'<rect class="(\w+)" x="(\d+)" y="\d+" width="(\d+)"', page)
+        assert ticks == [("good", "0", "4"), ("good", "104", "2"), ("warning", "106", "2"), ("bad", "108", "4")]
+
+    def test_the_queue_has_gaps_where_nothing_was_seen(self):
+        page = self.page({"mail1": [(55, 0, 0), (54, 0, 100), (1, 0, 100), (0, 0, -5)]})
+        assert re.findall(r'<path d="(.*?)"', page) == ["M0 13.0H2V1.0H4M108 1.0H110V13.0H112"]
+
+    def test_one_that_cannot_be_reached_has_its_line(self):
+        page = self.page({"mail2": [(1, 0, 4), (0, 2, None)]}, unreachable=["mail2"])
+        assert page.count("<svg") == 1 and "problems in 3 h" in page
+
+    def test_what_was_never_seen_has_none(self):
+        assert "<svg" not in show("html", {"mail1": ROW})
+
+    def test_what_is_kept_of_a_view(self):
+        answers = {
+            "a": ROW,
+            "b": {**ROW, "drift": ["/etc/postfix/main.cf"]},
+            "c": {**ROW, "auth": False},
+            "e": "x",
+        }
+        kept = _mta_view.seen(collect(answers, ["d"]))
+        assert kept == {"a": (0, 5), "b": (1, 5), "c": (2, 5), "d": (2, None), "e": (2, None)}
 
 
 def test_every_cell_says_its_column_where_there_is_no_room_for_a_table():
     cells = re.findall(r"<td data-label=\"(.*?)\"", show("html", {"mail1": ROW}))
-    heading = re.findall(r'<th scope="col">(.*?)</th>', show("html", {"mail1": ROW}))
+    heading = re.findall(r'<th scope="col"(?: class="line")?>(.*?)</th>', show("html", {"mail1": ROW}))
     assert cells == heading[1:]
 
 
@@ -165,7 +214,7 @@ def nasty(value=ROW):
 
 
 def test_no_text_of_a_minion_becomes_markup_or_a_terminals_command():
-    answers, unreachable = {NASTY: nasty(), "other": NASTY}, [f"{NASTY}2"]
+    answers, unreachable = {f"{NASTY}1": nasty(), "other": NASTY}, [f"{NASTY}2"]
     plain = Page(show("html", {"mail1": {**ROW, "problems": ["x"]}, "other": "y"}, ["z"])).tags
     page = show("html", answers, unreachable)
     assert set(Page(page).tags) == set(plain)
@@ -311,6 +360,18 @@ class TestStatus:
         assert "mail1" in path.read_text()
         if form == "json":
             assert json.loads(path.read_text())["unreachable"] == ["mail2"]
+
+    def test_what_is_seen_is_kept_for_the_page(self, status):
+        status()
+        page = status(format="html")["data"]
+        assert page.count("<title>") == 3
+        assert "<title>no problems, at most 5 messages in the queue</title>" in page
+
+    def test_what_cannot_be_kept_keeps_nobody_from_seeing(self, status, runners):
+        cache = pathlib.Path(runners.opts["cachedir"])
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / "postfix_mta").write_text("no directory")
+        assert "mail1" in status(format="html")["data"]
 
     def test_bad_arguments(self, status, tmp_path):
         with pytest.raises(Exception, match="format must be one of"):

@@ -29,6 +29,7 @@ import _mta_postfix_outlook
 import _mta_postfix_view
 import _mta_restore
 import _mta_secrets
+import _mta_services
 import _mta_system
 import _mta_transaction
 import _mta_x509
@@ -295,7 +296,8 @@ def plan(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -
     Tell what :func:`apply` would change; reads only, and asks no other host.
 
     A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
-    put in force. That is asked in a conversation, once for each content of the files.
+    put in force. That is asked in a conversation, once for each content of the files, and again while an smtpd(8)
+    lives that began before they were there: the next client may be its.
 
     name, key
         Absolute paths of the certificate and the private key.
@@ -312,12 +314,20 @@ def plan(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -
 
     def judge() -> dict[str, Any]:
         found = _survey(minion, now, requested)
-        if not found.changes and _mta_judge.stale([name, *filter(None, [requested.chain_file])]):
+        served = [name, *filter(None, [requested.chain_file])]
+        if not found.changes and _mta_judge.stale(served):
             found.changes[name] = {"old": "another certificate is served", "new": "served"}
-        return {"changes": found.changes, "notes": found.notes, "holds": found.holds}
+        holds = (now, now) if _are_read_before([*served, key]) else found.holds
+        return {"changes": found.changes, "notes": found.notes, "holds": holds}
 
     found: Plan = _mta_plan_cache.plan(minion, name, lambda: _evidence(minion, requested), judge, now)
     return found
+
+
+def _are_read_before(paths: Iterable[str]) -> bool:
+    """Whether an smtpd(8) lives that may have read these files before their last change."""
+    changed = [os.stat(path).st_ctime for path in paths if os.path.exists(path)]
+    return any(start < max(changed, default=0) for start in _mta_services.started("smtpd"))
 
 
 def _evidence(minion: Minion, requested: Requested) -> list[Any] | None:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "062fa9fa4dfb"
+REVISION = "8043a6e13fb7"

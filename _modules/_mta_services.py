@@ -124,6 +124,17 @@ def _children(name: str) -> set[str]:
     return {pid for task in tasks for pid in _mta_system.text_of(task).split()}
 
 
+def started(program: str) -> list[float]:
+    """Return the Unix times at which Postfix's processes of that name began (proc(5), ``/proc/PID/stat``)."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    times = []
+    for pid in _children("postfix"):
+        name, _, rest = _mta_system.text_of(f"{PROC}/{pid}/stat").partition(" (")[2].rpartition(") ")
+        if name == program:
+            times.append(booted + int(rest.split()[19]) / os.sysconf("SC_CLK_TCK"))
+    return times
+
+
 def _unit_file(unit: str) -> str | None:
     """The path of the unit file that systemd would use; ``None`` when there is none."""
     return next((f"{base}/{unit}" for base in UNIT_DIRS if os.path.lexists(f"{base}/{unit}")), None)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import stat
+import time
 import types
 
 import pytest
@@ -1136,3 +1137,13 @@ def test_a_good_pair_that_is_not_served_is_put_in_force(host, pretend):
     number = len(asked)
     assert host.pair()["changes"] == {}
     assert len(asked) == number
+
+
+def test_a_pair_is_asked_for_again_while_a_process_lives_that_may_serve_the_one_before(host, pretend):
+    host.settle()
+    pretend("_mta_services.started", lambda _program: [os.stat(host.certificate).st_ctime - 1, time.time()])
+    pretend("_mta_judge.stale", lambda _paths: [])
+    host.certificate.write_bytes(host.certificate.read_bytes() + b"\n")
+    assert host.pair()["changes"] == {}
+    pretend("_mta_judge.stale", lambda _paths: ["127.0.0.1:25"])
+    assert host.pair()["changes"]["activation"] == "reload"

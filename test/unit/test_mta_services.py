@@ -1,6 +1,7 @@
 """What is true about the daemons, whatever systemd believes, and how they are started and stopped."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -216,6 +217,19 @@ def test_the_instance_behind_debian_12s_wrapper_is_stopped_with_it(host):
     write(host / "usr/lib/systemd/system/postfix@.service")
     assert _mta_services._units("postfix") == ["postfix.service", "postfix@-.service"]
     assert _mta_services._units("saslauthd") == ["saslauthd.service"]
+
+
+def test_when_a_process_of_postfix_began(host, monkeypatch):
+    monkeypatch.setattr(_mta_services, "PROC", "/proc")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(_mta_services, "_children", lambda name: {"postfix": {str(child.pid), "999999999"}}[name])
+    try:
+        # The kernel has the name from the program's file.
+        name = pathlib.Path(f"/proc/{child.pid}/comm").read_text().strip()
+        assert _mta_services.started(name) == [pytest.approx(time.time(), abs=2)]
+        assert _mta_services.started("another") == []
+    finally:
+        child.communicate(b"\n")
 
 
 def test_where_systemd_does_not_run_there_is_nothing_to_reload(host, monkeypatch):

@@ -7,12 +7,14 @@ import pathlib
 import shlex
 import subprocess
 import tarfile
+import tempfile
 import time
 
 import yaml
 
 from rig import PREFIX, REPOSITORY
 from rig.engine import DockerError, docker
+from rig.inside import Inside, NotLocal
 
 # What kitchen-salt copies beside the formula by itself.
 EXTENSIONS = ("_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
@@ -107,6 +109,7 @@ class Container:
     def __init__(self, name, root="/"):
         self.name = name
         self.root = root
+        self._inside = None
 
     @classmethod
     def start(cls, name, driver, image, labels=()):
@@ -138,13 +141,29 @@ class Container:
         """
         argv = ["sh", "-c", argv] if isinstance(argv, str) else [str(arg) for arg in argv]
         data = input.encode() if isinstance(input, str) else input
-        command = ["docker", "exec", *([] if data is None else ["--interactive"]), self.name, *argv]
         stdin = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
-        done = subprocess.run(command, **stdin, capture_output=True, timeout=timeout, check=False)
-        done.stdout, done.stderr = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        command, env = self._command(argv, interactive=data is not None)
+        # Files, not pipes: a daemon that it starts may keep them open.
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            output = {"stdout": stdout, "stderr": stderr}
+            done = subprocess.run(command, **stdin, **output, env=env, timeout=timeout, check=False)
+            for name, file in output.items():
+                file.seek(0)
+                setattr(done, name, file.read().decode(errors="replace"))
+        if done.returncode < 0:  # by a signal, in a shell's words
+            done.returncode = 128 - done.returncode
         if check:
             assert done.returncode == 0, f"{shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
+
+    def _command(self, argv, interactive):
+        """What runs a command inside, and its environment: by itself, or by the engine where that is not here."""
+        try:
+            if not (self._inside and self._inside.valid()):
+                self._inside = Inside(self.name)
+            return self._inside.command(argv), self._inside.environment
+        except (NotLocal, DockerError):
+            return ["docker", "exec", *(["--interactive"] if interactive else []), self.name, *argv], None
 
     def put(self, files, **kwargs):
         """

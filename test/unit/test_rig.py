@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -12,7 +13,20 @@ import threading
 import pytest
 import yaml
 
-from rig import REPOSITORY, __main__, container, engine, fleet, gate, images, kitchen, programs, results, venvs
+from rig import (
+    REPOSITORY,
+    __main__,
+    container,
+    engine,
+    fleet,
+    gate,
+    images,
+    inside,
+    kitchen,
+    programs,
+    results,
+    venvs,
+)
 
 pytestmark = pytest.mark.once
 
@@ -174,6 +188,70 @@ def test_a_host_without_systemd_keeps_the_other_settings():
     changed = container.without_systemd(driver)
     assert not container.uses_systemd(changed)
     assert changed["run_options"] == {"tmpfs": ["/run"], "init": True}
+
+
+MOUNTS = """
+23 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:2 - cgroup cgroup rw,cpu,cpuacct
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/lib/agent,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+42 31 0:38 /docker/other /mnt rw,relatime - cgroup2 cgroup2 rw
+"""
+
+
+def test_a_program_enters_the_containers_cgroup_of_each_hierarchy():
+    hierarchies = inside.mounts(MOUNTS.strip())
+    text = "3:cpu,cpuacct:/docker/c0ffee\n2:name=systemd:/docker/c0ffee/x\n0::/a/docker-c0ffee.scope/init.scope\n"
+    root = pathlib.Path("/sys/fs/cgroup")
+    assert inside.cgroups("c0ffee", text, hierarchies) == [
+        (root / "cpu,cpuacct/docker/c0ffee", root / "cpu,cpuacct/docker/c0ffee"),
+        (root / "systemd/docker/c0ffee", root / "systemd/docker/c0ffee/x"),
+        (root / "unified/a/docker-c0ffee.scope", root / "unified/a/docker-c0ffee.scope/init.scope"),
+    ]
+    for other in ("0::/\n", "0::/user.slice\n", "1:freezer:/docker/c0ffee\n"):
+        with pytest.raises(inside.NotLocal):
+            inside.cgroups("c0ffee", other, hierarchies)
+
+
+def fake_docker(monkeypatch, pid):
+    """An engine whose containers have the process ``pid``; the list of what it was asked."""
+    asked = []
+
+    def docker(*argv, **_):
+        asked.append(argv)
+        return f"c0ffee {pid}" if argv[0] == "inspect" else "1024\nCapBnd:\t00000000000000e1\nPATH=/bin\0A=b=c\0"
+
+    monkeypatch.setattr(inside, "docker", docker)
+    return asked
+
+
+def test_the_engine_runs_programs_in_containers_of_another_machine(monkeypatch):
+    """There the process id is another process, or none."""
+    for pid in (os.getpid(), 0):
+        fake_docker(monkeypatch, pid)
+        command, env = container.Container("far")._command(["id"], interactive=False)
+        assert (command, env) == (["docker", "exec", "far", "id"], None)
+    command, _ = container.Container("far")._command(["cat"], interactive=True)
+    assert command == ["docker", "exec", "--interactive", "far", "cat"]
+
+
+def test_the_engine_is_asked_once_for_each_boot(monkeypatch):
+    monkeypatch.setattr(inside, "cgroups", lambda *_: [(pathlib.Path("/own"), pathlib.Path("/init"))])
+    monkeypatch.setattr(inside.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(inside.shutil, "which", lambda _: "/usr/bin/nsenter")
+    boots = ["first"]
+    monkeypatch.setattr(inside, "born", lambda _: boots[-1])
+    asked = fake_docker(monkeypatch, os.getpid())
+    host = container.Container("near")
+    for _ in range(3):
+        command, env = host._command(["id", "-u"], interactive=False)
+    assert len(asked) == 2
+    assert env == {"PATH": "/bin", "A": "b=c"}
+    assert command[4:10] == ["1024", str(os.getpid()), "/usr/bin/nsenter", "1", "/own", "/init"]
+    assert command[-3:] == ["--bounding-set=-all,+cap_0,+cap_5,+cap_6,+cap_7", "id", "-u"]
+    boots.append("second")
+    host._command(["id"], interactive=False)
+    assert len(asked) == 4
 
 
 def test_a_minion_gets_what_kitchen_salt_copies(tmp_path):

@@ -286,6 +286,27 @@ class Disk:
         kind, what, *_ = self.log[index]
         return what[0][0] == number if kind == "name" else what == number
 
+    def told(self, index):
+        """What an entry of the log has done, for people."""
+        paths, left = {self.base: ""}, [*self.first.items(), *self._named_in_log()]
+        while len(left) != len(left := [one for one in left if one[1] is not None and one[1] not in paths]):
+            for (directory, name), number in left:
+                if directory in paths:
+                    paths.setdefault(number, f"{paths[directory]}/{name}")
+        kind, what, *_ = self.log[index]
+        if kind == "data":
+            return f"what is in {paths[what][1:]}, its owner and mode"
+        changes = [
+            f"{paths[directory][1:]}/{name}".lstrip("/") + (" is gone" if number is None else " is there")
+            for directory, name, number in what
+        ]
+        return "that " + ", and that ".join(changes)
+
+    def _named_in_log(self):
+        for kind, what, *_ in self.log:
+            for directory, name, number in what if kind == "name" else ():
+                yield (directory, name), number
+
     def after(self, length, lost=()):
         """What is there after the first ``length`` entries of the log, without those that are lost: a tree."""
         names, facts = dict(self.first), {}
@@ -325,15 +346,18 @@ def _read(path):
 
 
 def put(tree, root):
-    """Have nothing but a tree below a directory."""
-    clear(root)
-    links = {}
+    """Have nothing but a tree below a directory. What is so already is left alone."""
+    os.makedirs(root, exist_ok=True)
+    places = {}
+    kept = _kept(tree, str(root), "", places, {})
     directories = []
     own = os.geteuid(), os.getegid()
     for name, (kind, data, mode, uid, gid, number) in tree.items():
+        if name in kept:
+            continue
         path = f"{root}/{name}"
-        if number in links:
-            os.link(links[number], path, follow_symlinks=False)
+        if number in places:
+            os.link(places[number][0], path, follow_symlinks=False)
             continue
         if kind == "link":
             os.symlink(data, path)
@@ -349,12 +373,55 @@ def put(tree, root):
             if mode != 0o600:
                 os.fchmod(descriptor, mode)
             os.close(descriptor)
-        links[number] = path
+        places[number] = (path, None)
     for path, mode, uid, gid in reversed(directories):
         if (uid, gid) != own:
             os.chown(path, uid, gid)
         if mode != 0o700:
             os.chmod(path, mode)
+
+
+def _kept(tree, folder, prefix, places, numbers):
+    """
+    Remove what is below a directory and not as in a tree; the names of what stays.
+
+    places: where each file of the tree is, number to path and inode; numbers: inode to number.
+    """
+    kept = set()
+    for entry in list(os.scandir(folder)):
+        name = prefix + entry.name
+        wanted = tree.get(name)
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            if wanted and wanted[0] == "directory" and wanted[2:5] == _rights(status):
+                kept.add(name)
+                kept |= _kept(tree, entry.path, f"{name}/", places, numbers)
+            else:
+                clear(entry.path)
+                os.rmdir(entry.path)
+            continue
+        if wanted and _is(entry.path, status, wanted):
+            number, inode = wanted[5], status.st_ino
+            if numbers.get(inode, number) == number and places.get(number, (None, inode))[1] == inode:
+                numbers[inode] = number
+                places.setdefault(number, (entry.path, inode))
+                kept.add(name)
+                continue
+        os.unlink(entry.path)
+    return kept
+
+
+def _rights(status):
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+def _is(path, status, wanted):
+    """Whether a file or symbolic link is like one of a tree."""
+    if stat.S_ISLNK(status.st_mode):
+        return wanted[0] == "link" and os.readlink(path) == wanted[1]
+    if wanted[0] != "file" or wanted[2:5] != _rights(status) or status.st_size != len(wanted[1]):
+        return False
+    return _read(path) == wanted[1]
 
 
 def clear(root):

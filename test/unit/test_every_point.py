@@ -14,6 +14,7 @@ POSTFIX_MTA_SEED: which draws.
 import contextlib
 import copy
 import errno
+import functools
 import hashlib
 import itertools
 import logging
@@ -52,6 +53,8 @@ EDIT = b"# by hand\n"
 
 # Of each transaction, in every run.
 POWER_LOSSES, FAILURES, RECOVERIES, SCRIPTS = 40, 30, 20, len(SHELLS)
+# With ``all``: of how many recoveries of a transaction one meets every error and loses its power at every point.
+PART = 25
 
 pytestmark = pytest.mark.once
 
@@ -183,13 +186,12 @@ class Stage:
         return found
 
     def stores(self):
-        """What the snapshots have, and what the last apply left."""
-        minion = self.minion()
+        """The entries of the snapshots, those that have a name. When they were taken is another matter."""
         found = {}
         for store in ("originals", "previous"):
-            for entry in _mta_journal.entries(minion, store):
-                saved = _mta_journal.fingerprint(entry, saved=True)
-                found[store, entry["path"]] = entry["kind"], saved, _mta_journal.fact(entry, "left")
+            for folder in sorted((self.state / store).glob("[0-9]*")):
+                facts = look(folder)
+                found.update({f"{store}/{folder.name}/{name}": facts[name] for name in facts if name[0] != "."})
         return found
 
 
@@ -197,88 +199,123 @@ class Stage:
 
 
 class Transaction:
-    """One of those that are tried, over the host that the ones before it have left."""
+    """
+    One of those that are tried, over the host that the ones before it have left.
 
-    def __init__(self, name, before=(), verdict=True, activate=None):
-        self.name, self.before, self.verdict = name, before, verdict
+    before
+        Transactions.
+
+    steps
+        Names of those of :data:`STEPS` that it takes. Default: all.
+    """
+
+    def __init__(self, name, before=(), verdict=True, activate=None, steps=None):
+        self.name, self.before, self.verdict = name, list(before), verdict
         self.activate = activate or {"postfix": "reload"}
+        self.steps = list(STEPS.get(name, ())) if steps is None else steps
 
     def __call__(self, stage, minion):
         if self.name == "roll back":
             return _mta_apply.roll_back(minion)
         if self.name == "clean":
             return _mta_apply.participate(minion, "mta_transaction.restored", "t", {})
-        do = {"first": first, "change": change, "switch": switch, "key": key}[self.name]
-        arguments = {"do": lambda minion: do(stage.root, minion), "activate": self.activate}
-        return _mta_apply.participate(minion, "tested", "t", arguments)
+
+        def do(minion):
+            for step in self.steps:
+                STEPS[self.name][step](stage.root, minion)
+
+        return _mta_apply.participate(minion, "tested", "t", {"do": do, "activate": self.activate})
 
     def __str__(self):
         return self.name + ("" if self.verdict else ", judged bad")
 
+    def told(self):
+        """What it does, for people."""
+        all_of_it = [*self.before, self]
+        return ", then ".join(f"{one} ({', '.join(one.steps)})" if one.steps else f"{one}" for one in all_of_it)
 
-def first(root, minion):
-    """The how-to's: files that are there and that are not, directories, a command, a service to enable."""
-    etc = root / "etc"
-    write, directory = _mta_transaction.write, _mta_transaction.directory
-    write(minion, etc / "postfix/main.cf", "myhostname = new\n")
-    write(minion, etc / "postfix/master.cf", "smtp inet smtpd -o new\n")
-    write(minion, etc / "aliases", "root: alice\n")
-    directory(minion, etc / "postfix/sasl")
-    write(minion, etc / "postfix/sasl/smtpd.conf", "pwcheck_method: saslauthd\n")
-    directory(minion, etc / "ssl/private", mode="0700")
-    write(minion, etc / "ssl/private/smtpd.key", "key 1\n", mode="0600")
-    write(minion, etc / "ssl/smtpd.crt", "certificate 1\n")
-    directory(minion, root / "run/saslauthd", mode="0710", runtime=["mux"])
-    add, delete = (["sed", "-i", f"s/{edit}/", str(etc / "group")] for edit in ("::/:postfix:", ":postfix:/::"))
-    _mta_transaction.command(minion, "group", [add], [delete], [str(etc / "group"), "^sasl:postfix:"])
+    def simpler(self):
+        """The same with less to do: with one step only, or without one; the same of what is before it."""
+        fewer = [[step] for step in self.steps] + [[*filter(step.__ne__, self.steps)] for step in self.steps]
+        for steps in fewer if len(self.steps) > 1 else ():
+            yield self._like(self.before, steps)
+        for number, one in enumerate(self.before):
+            rest = [self.before[:number], self.before[number + 1 :]]
+            yield self._like([*rest[0], *rest[1]], self.steps)
+            for less in one.simpler():
+                yield self._like([*rest[0], less, *rest[1]], self.steps)
 
-
-def change(root, minion):
-    """Five files, and two services."""
-    etc = root / "etc"
-    texts = {
-        "postfix/main.cf": "myhostname = newer\n",
-        "aliases": "root: bob\n",
-        "ssl/smtpd.crt": "certificate 2\n",
-    }
-    for name, text in {
-        **texts,
-        "default/saslauthd": "THREADS=3\n",
-        "postfix/sasl/smtpd.conf": "mech_list: plain\n",
-    }.items():
-        _mta_transaction.write(minion, etc / name, text)
+    def _like(self, before, steps):
+        return Transaction(self.name, before, self.verdict, self.activate, steps)
 
 
-def switch(root, minion):
-    """To a profile without logins."""
-    _mta_transaction.write(minion, root / "etc/postfix/main.cf", "myhostname = satellite\n")
-    _mta_transaction.remove(minion, root / "etc/postfix/sasl/smtpd.conf")
-    _mta_transaction.remove(minion, root / "etc/postfix/link")
-    _mta_restore.restore(minion, [str(root / "etc/aliases"), "group"])
+def write(name, text, **more):
+    return lambda root, minion: _mta_transaction.write(minion, root / name, text, **more)
 
 
-def key(root, minion):
-    """A key and its certificate, while Postfix stands."""
-    ran = _mta_transaction.halt(minion)
-    _mta_transaction.write(
-        minion, root / "etc/ssl/private/smtpd.key", "key 3\n", mode="0600", protect=["previous"]
-    )
-    _mta_transaction.write(minion, root / "etc/ssl/smtpd.crt", "certificate 3\n")
-    if ran:
-        _mta_services.start("postfix")
+def directory(name, **more):
+    return lambda root, minion: _mta_transaction.directory(minion, root / name, **more)
 
+
+def remove(name):
+    return lambda root, minion: _mta_transaction.remove(minion, root / name)
+
+
+def join_group(root, minion):
+    group = str(root / "etc/group")
+    add, delete = (["sed", "-i", f"s/{edit}/", group] for edit in ("::/:postfix:", ":postfix:/::"))
+    _mta_transaction.command(minion, "group", [add], [delete], [group, "^sasl:postfix:"])
+
+
+# What the transactions do. The how-to's has files that are there and that are not, directories, a command, a
+# service to enable; a change has five files and two services; a switch is to a profile without logins; a key and
+# its certificate are switched while Postfix stands.
+STEPS = {
+    "first": {
+        "main.cf": write("etc/postfix/main.cf", "myhostname = new\n"),
+        "master.cf": write("etc/postfix/master.cf", "smtp inet smtpd -o new\n"),
+        "aliases": write("etc/aliases", "root: alice\n"),
+        "sasl": directory("etc/postfix/sasl"),
+        "smtpd.conf": write("etc/postfix/sasl/smtpd.conf", "pwcheck_method: saslauthd\n"),
+        "private": directory("etc/ssl/private", mode="0700"),
+        "smtpd.key": write("etc/ssl/private/smtpd.key", "key 1\n", mode="0600"),
+        "smtpd.crt": write("etc/ssl/smtpd.crt", "certificate 1\n"),
+        "run": directory("run/saslauthd", mode="0710", runtime=["mux"]),
+        "group": join_group,
+    },
+    "change": {
+        "main.cf": write("etc/postfix/main.cf", "myhostname = newer\n"),
+        "aliases": write("etc/aliases", "root: bob\n"),
+        "smtpd.crt": write("etc/ssl/smtpd.crt", "certificate 2\n"),
+        "saslauthd": write("etc/default/saslauthd", "THREADS=3\n"),
+        "smtpd.conf": write("etc/postfix/sasl/smtpd.conf", "mech_list: plain\n"),
+    },
+    "switch": {
+        "main.cf": write("etc/postfix/main.cf", "myhostname = satellite\n"),
+        "no smtpd.conf": remove("etc/postfix/sasl/smtpd.conf"),
+        "no link": remove("etc/postfix/link"),
+        "restore": lambda root, minion: _mta_restore.restore(minion, [str(root / "etc/aliases"), "group"]),
+    },
+    "key": {
+        "halt": lambda root, minion: _mta_transaction.halt(minion),
+        "smtpd.key": write("etc/ssl/private/smtpd.key", "key 3\n", mode="0600", protect=["previous"]),
+        "smtpd.crt": write("etc/ssl/smtpd.crt", "certificate 3\n"),
+        "start": lambda root, minion: _mta_services.start("postfix"),
+    },
+}
 
 RESTARTS = {"postfix": "reload", "saslauthd": "restart"}
+FIRST, CHANGE = (Transaction(name, activate=RESTARTS) for name in ("first", "change"))
 TRANSACTIONS = [
-    Transaction("first", activate=RESTARTS),
+    FIRST,
     Transaction("first", activate=RESTARTS, verdict=False),
-    Transaction("change", ["first"], activate=RESTARTS),
-    Transaction("change", ["first"], activate=RESTARTS, verdict=False),
-    Transaction("switch", ["first", "change"], activate={"postfix": "restart", "saslauthd": "stop"}),
-    Transaction("key", ["first"]),
-    Transaction("key", ["first"], verdict=False),
-    Transaction("roll back", ["first", "change"]),
-    Transaction("clean", ["first", "change"]),
+    Transaction("change", [FIRST], activate=RESTARTS),
+    Transaction("change", [FIRST], activate=RESTARTS, verdict=False),
+    Transaction("switch", [FIRST, CHANGE], activate={"postfix": "restart", "saslauthd": "stop"}),
+    Transaction("key", [FIRST]),
+    Transaction("key", [FIRST], verdict=False),
+    Transaction("roll back", [FIRST, CHANGE]),
+    Transaction("clean", [FIRST, CHANGE]),
 ]
 
 
@@ -323,16 +360,24 @@ class Trial:
     counts
         What was tried how often.
 
+    thorough
+        Whether nothing is a sample.
+
+    hasty
+        Whether the first that goes wrong, at the earliest point, is enough.
+
     problems
         ``(length of the history, text)`` of what was wrong.
     """
 
-    def __init__(self, stage, transaction, apart, counts):
+    def __init__(self, stage, transaction, apart, counts, thorough=False, hasty=False):
         self.stage, self.transaction, self.apart = stage, transaction, apart
         self.counts, self.problems = counts, []
+        self.thorough, self.hasty = thorough, hasty
         self.draw = random.Random(f"{SEED} {transaction} {apart}")
         self.seen = {}
-        self.journals = []
+        # Hosts on which an apply, or its recovery, has died; how many were an apply's; how much that one had done.
+        self.journals, self.died, self.at = [], 0, 0
 
     def count(self, what, number=1):
         self.counts[what] = self.counts.get(what, 0) + number
@@ -347,9 +392,9 @@ class Trial:
         stage.set_up(tree, world, self.apart)
         stage.verdict = True
         world.loaded["postfix"] = stage.configuration()
-        for name in self.transaction.before:
+        for earlier in self.transaction.before:
             stage.set_up(tree, world, self.apart, recorded=True)
-            done = stage.run(lambda minion, name=name: Transaction(name, activate=RESTARTS)(stage, minion))
+            done = stage.run(lambda minion, earlier=earlier: earlier(stage, minion))
             assert done["result"], done
             # Not what is not synced: a transaction ends with all of it safe.
             length = len(stage.host.disk.log)
@@ -368,17 +413,22 @@ class Trial:
     def run(self):
         return self.stage.run(lambda minion: self.transaction(self.stage, minion))
 
-    def history(self, number, host=None):
-        lines = [f"{operation} {' '.join(paths)}" for operation, paths in (host or self.host).history[:number]]
+    def history(self, number, host=None, recovery=False):
+        done = (host or self.host).history[:number]
+        if recovery:
+            done = [*self.host.history[: self.at], ("it dies, and is recovered", []), *done]
+        lines = [f"{operation} {' '.join(paths)}" for operation, paths in done]
         lines = [line.replace(f"{self.stage.root}/", "") for line in lines]
-        return "\n".join(f"    {line}" for line in lines[-12:])
+        if not self.thorough:
+            del lines[:-12]
+        return "\n".join(f"    {line}" for line in lines)
 
-    def wrong(self, number, what, problem, host=None):
+    def wrong(self, number, what, problem, host=None, recovery=False):
         self.problems.append(
             (
                 number,
                 f"{self.transaction}{', state directory apart' if self.apart else ''}, operation {number}, {what}:"
-                f" {problem}\n{self.history(number, host)}",
+                f" {problem}\n{self.history(number, host, recovery)}",
             )
         )
 
@@ -464,9 +514,14 @@ class Trial:
                 with open(self.stage.root / edited, "ab") as handle:
                     handle.write(EDIT)
             if not edited and (self.stage.state / "journal").exists():
-                self.journals.append((tree, world))
+                self.journals.append((tree, world, self.at))
             self.seen[key_] = self.settle(edited)
         return self.seen[key_]
+
+    @property
+    def enough(self):
+        """Whether nothing more has to be tried."""
+        return self.hasty and self.problems
 
     # -- the ways to fail
 
@@ -476,9 +531,9 @@ class Trial:
             for size in range(1, len(pending) + 1):
                 yield from itertools.combinations(pending, size)
             return
+        yield from ((one,) for one in pending)
         yield tuple(pending)
         for one in pending:
-            yield (one,)
             yield tuple(index for index in pending if index != one)
         for _ in range(6 * MORE):
             yield tuple(index for index in pending if self.draw.random() < 0.5)
@@ -491,6 +546,7 @@ class Trial:
         edited = "etc/postfix/main.cf"
         for number, (length, world) in enumerate(zip(ends, worlds)):
             tree = host.disk.after(length)
+            self.at = number
             self.count("deaths before or after an operation")
             for problem in self.outcome(tree, world):
                 self.wrong(number, "then it dies", problem)
@@ -498,6 +554,9 @@ class Trial:
                 self.count("edits by somebody else after a death")
                 for problem in self.outcome(tree, world, edited):
                     self.wrong(number, "then it dies, and main.cf is edited", problem)
+            self.died = len(self.journals)
+            if self.enough:
+                return
 
     def lose_power(self):
         """After each operation the power goes, and with it a part of what was not synced."""
@@ -511,21 +570,30 @@ class Trial:
                 service["active"] = False
                 world.loaded[name] = None
             self.count("power losses")
-            problems = self.powered(host.disk.after(length, set(lost)), world)
-            # What of it is enough to be wrong.
-            for one in lost if problems else ():
-                rest = tuple(index for index in lost if index != one)
-                without = self.powered(host.disk.after(length, set(rest)), world)
-                lost, problems = (rest, without) if without else (lost, problems)
+            lost, problems = self.needed(lost, functools.partial(self.powered, host.disk, length, world))
             for problem in problems:
-                what = [host.disk.log[one][:2] for one in lost]
+                what = "; ".join(host.disk.told(one) for one in lost) or "nothing"
                 self.wrong(number, f"then the power goes, and with it {what}", problem)
+            if self.enough:
+                return
+
+    def needed(self, lost, judge):
+        """What of lost writes is enough for something to be wrong, and what is wrong then."""
+        problems = judge(set(lost))
+        for one in lost if problems else ():
+            rest = tuple(index for index in lost if index != one)
+            without = judge(set(rest))
+            lost, problems = (rest, without) if without else (lost, problems)
+        return lost, problems
 
     def sample(self, chances, number):
         """Some of what could be tried, or all of it."""
-        return chances if ALL else self.draw.sample(chances, min(len(chances), number * MORE))
+        everything = ALL or self.thorough
+        return chances if everything else self.draw.sample(chances, min(len(chances), number * MORE))
 
-    def powered(self, tree, world):
+    def powered(self, disk, length, world, lost):
+        """What is wrong after a boot."""
+        tree = disk.after(length, lost)
         key_ = self.key_of(tree, world, "boot")
         if key_ not in self.seen:
             self.count("different hosts")
@@ -555,6 +623,8 @@ class Trial:
         numbers = range(1, len(self.host.history) + 1)
         for number, error, scope in self.sample([*itertools.product(numbers, ERRORS, ("all", "place"))], FAILURES):
             self.fail_at(number, Fault(number, error, scope))
+            if self.enough:
+                return
 
     def fail_at(self, number, fault):
         self.count("operations that fail")
@@ -592,50 +662,82 @@ class Trial:
         for problem in without_drafts(self.differs(files, wanted, but=failed)):
             self.wrong(number, f"{fault}; that is mended", f"{done}; {problem}", host)
 
-    def interrupt_recovery(self):
+    def recoveries(self, part=1):
         """
-        The recovery itself dies at each of its operations, loses its power, or fails.
+        Recoveries that go well: what is there before each, its host, and the points at which it may end.
 
-        That of the apply that had done most; with ``all`` that of each.
+        That of the apply that had done most. With ``all`` those of all applies, or of one in ``part``.
         """
-        for tree, world in self.journals[:] if ALL else self.journals[-1:]:
+        everything = ALL or self.thorough
+        journals = self.journals[: self.died]
+        chosen = journals[:: 1 if self.thorough else part] if everything else journals[-1:]
+        for tree, world, at in chosen:
+            self.at = at
             self.stage.set_up(tree, world, self.apart, recorded=True)
             self.stage.recover()
-            host, worlds = self.stage.host, [*self.stage.worlds, self.stage.world]
-            points = [*enumerate([*host.disk.operations, len(host.disk.log)])]
-            chances = [(*point, lost) for point in points for lost in self.lost(host.disk.pending(point[1]))]
-            numbers = range(1, len(host.history) + 1)
-            draws = 1 if ALL else RECOVERIES * MORE
-            losses, failures = (self.draw.sample(one, min(len(one), draws)) for one in (chances, numbers))
-            for number, length, lost in [*((*point, ()) for point in points), *losses]:
-                self.count("power losses in a recovery" if lost else "deaths of a recovery")
-                for problem in self.outcome(host.disk.after(length, set(lost)), worlds[number]):
-                    what = [host.disk.log[one][:2] for one in lost]
-                    self.wrong(number, f"then the recovery dies, and with it goes {what}", problem, host)
-            for number in failures:
-                self.fail_recovery(tree, world, number)
+            host = self.stage.host
+            lengths = [*host.disk.operations, len(host.disk.log)]
+            points = [*zip(itertools.count(), lengths, [*self.stage.worlds, self.stage.world])]
+            yield tree, world, host, points
 
-    def fail_recovery(self, tree, world, number):
-        """The report of a recovery that meets an error is true; without the error the rest is done."""
-        fault = Fault(number, self.draw.choice(ERRORS), self.draw.choice(("all", "place")))
-        self.count("operations of a recovery that fail")
-        self.stage.set_up(tree, world, self.apart, fault)
-        failed = set()
-        # Where it ends with an error it says so, and the next one tries again.
-        with contextlib.suppress(CommandExecutionError):
-            failed |= not_restored("\n".join((self.stage.recover() or {"notes": ()})["notes"]))
-        self.stage.host.fault = Fault()
-        host = self.stage.host
-        recovered = self.stage.recover() or {"notes": ()}
-        failed |= not_restored("\n".join(recovered["notes"]))
-        for problem in without_drafts(self.differs(self.stage.files(), self.old, but=failed)):
-            self.wrong(number, f"the recovery {fault}; then it is mended", problem, host)
+    def die_again(self):
+        """The recovery itself dies at each of its operations."""
+        for _, _, host, points in self.recoveries():
+            for number, length, world in points:
+                self.count("deaths of a recovery")
+                for problem in self.outcome(host.disk.after(length), world):
+                    self.wrong(number, "then the recovery dies", problem, host, recovery=True)
+                if self.enough:
+                    return
+
+    def lose_power_again(self):
+        """The power goes in a recovery."""
+        for _, _, host, points in self.recoveries(PART):
+            chances = [(*point, lost) for point in points for lost in self.lost(host.disk.pending(point[1]))]
+            for number, length, world, lost in self.sample(chances, RECOVERIES):
+                self.count("power losses in a recovery")
+                after = functools.partial(self.outcome_of, host.disk, length, world)
+                lost, problems = self.needed(lost, after)
+                what = "; ".join(host.disk.told(one) for one in lost)
+                for problem in problems:
+                    self.wrong(number, f"then the recovery loses {what}", problem, host, recovery=True)
+                if self.enough:
+                    return
+
+    def outcome_of(self, disk, length, world, lost):
+        return self.outcome(disk.after(length, lost), world)
+
+    def fail_again(self):
+        """
+        An operation of a recovery fails: its report is true, and without the error the rest is done.
+
+        Where it ends with an error it says so, and the next one tries again.
+        """
+        for tree, world, host, _ in self.recoveries(PART):
+            numbers = range(1, len(host.history) + 1)
+            for number, error, scope in self.sample(
+                [*itertools.product(numbers, ERRORS, ("all", "place"))], RECOVERIES
+            ):
+                fault = Fault(number, error, scope)
+                self.count("operations of a recovery that fail")
+                self.stage.set_up(tree, world, self.apart, fault)
+                failed = set()
+                with contextlib.suppress(CommandExecutionError):
+                    failed |= not_restored("\n".join((self.stage.recover() or {"notes": ()})["notes"]))
+                host = self.stage.host
+                host.fault = Fault()
+                recovered = self.stage.recover() or {"notes": ()}
+                failed |= not_restored("\n".join(recovered["notes"]))
+                for problem in without_drafts(self.differs(self.stage.files(), self.old, but=failed)):
+                    self.wrong(number, f"the recovery {fault}; that is mended", problem, host, recovery=True)
+                if self.enough:
+                    return
 
     def recover_by_script(self, directory):
         """The script restores what the formula does, and may die, too."""
         script = Script(self.stage, directory)
         journals = self.draw.sample(self.journals, min(len(self.journals), SCRIPTS * (10 if ALL else MORE)))
-        for number, (tree, world) in enumerate(journals):
+        for number, (tree, world, _) in enumerate(journals):
             shell = SHELLS[number % len(SHELLS)]
             for edited in (None, "etc/postfix/main.cf"):
                 self.stage.set_up(tree, world, self.apart)
@@ -668,6 +770,34 @@ class Trial:
             problems.append("the old host is an edited one")
         for problem in problems:
             self.wrong(0, what, problem)
+
+
+AGAIN = (Trial.die_again, Trial.lose_power_again, Trial.fail_again)
+WAYS = (Trial.die, Trial.lose_power, Trial.fail, *AGAIN)
+
+
+def shortest(trial, way):
+    """
+    The shortest history that goes wrong in the way in which a trial has: as few transactions and steps as can be,
+    the earliest point, and of what is lost only what has to be.
+    """
+
+    def tried(transaction, thorough):
+        again = Trial(trial.stage, transaction, trial.apart, {}, thorough, hasty=True)
+        # What cannot be done by itself is no history.
+        with contextlib.suppress(AssertionError, CommandExecutionError):
+            again.prepare()
+            for one in (Trial.die, way) if way in AGAIN else (way,):
+                one(again)
+            return again.problems
+        return []
+
+    best, found = trial.transaction, True
+    while found:
+        found = next((less for less in best.simpler() if tried(less, thorough=False)), None)
+        best = found or best
+    problems = sorted(tried(best, thorough=True)) or sorted(trial.problems)
+    return f"the shortest: {best.told()}\n{problems[0][1]}"
 
 
 class Script:
@@ -745,10 +875,73 @@ def test_whatever_happens_at_whatever_point_the_host_is_wholly_old_or_wholly_new
     trial = Trial(stage, transaction, apart, counts)
     trial.prepare()
     trial.count("operations of the transactions", len(trial.host.history))
-    for way in (trial.die, trial.lose_power, trial.fail, trial.interrupt_recovery):
-        way()
+    for way in WAYS:
+        way(trial)
+        assert not trial.problems, f"{len(trial.problems)} problems; {shortest(trial, way)}"
     trial.recover_by_script(tmp_path)
-    shortest = sorted(trial.problems)[:3]
-    assert not shortest, f"{len(trial.problems)} problems; the shortest:\n" + "\n".join(
-        text for _, text in shortest
+    assert not trial.problems, f"{len(trial.problems)} problems; " + "\n".join(
+        text for _, text in sorted(trial.problems)[:3]
     )
+
+
+# -- whether it would be found -----------------------------------------------------------------
+
+
+def forget_syncs(monkeypatch):
+    """An engine whose entries are not safe before they get their names."""
+    monkeypatch.setattr(_mta_journal, "make_safe", lambda folder: None)
+
+
+def save_nothing(monkeypatch):
+    """An engine that forgets to save one of the files."""
+    record = _mta_transaction._record
+
+    def forgetful(minion, path, *args):
+        if os.path.basename(path) != "smtpd.crt":
+            record(minion, path, *args)
+
+    monkeypatch.setattr(_mta_transaction, "_record", forgetful)
+
+
+def restore_once(monkeypatch):
+    """A recovery that has an entry no more before what it saved is in its place."""
+    restore = _mta_journal.restore
+
+    def eager(entry):
+        if entry["kind"] != "file" or _mta_journal._is_somebody_elses(entry):
+            return restore(entry)
+        content = pathlib.Path(entry["folder"]) / "content"
+        data, mode = content.read_bytes(), content.stat().st_mode & 0o7777
+        for there in (entry["folder"], _mta_journal._draft(entry["path"])):
+            _mta_system.clear(there)
+        _mta_system.switch(entry["path"], data, -1, -1, mode)
+        return None
+
+    monkeypatch.setattr(_mta_journal, "restore", eager)
+
+
+@pytest.mark.parametrize(
+    ("broken", "way", "says"),
+    [
+        (forget_syncs, Trial.lose_power, r"then the power goes, and with it what is in \S*/version, its"),
+        (save_nothing, Trial.die, r"then it dies: neither old: etc/ssl/\S*smtpd.crt\S* is"),
+        (restore_once, Trial.die_again, r"then the recovery dies: what entry 0000 of the journal has saved"),
+    ],
+    ids=["forgets a sync", "does not save a file", "cannot recover twice"],
+)
+def test_an_engine_that_is_broken_is_found_and_the_shortest_history_is_told(stage, monkeypatch, broken, way, says):
+    broken(monkeypatch)
+    before = Transaction("first", steps=["aliases", "smtpd.crt"])
+    transaction = Transaction("change", [before], steps=["main.cf", "smtpd.crt"])
+    trial = Trial(stage, transaction, False, {}, hasty=True)
+    trial.prepare()
+    for one in (Trial.die, way) if way in AGAIN else (way,):
+        one(trial)
+    assert trial.problems
+    told = shortest(trial, way)
+    assert re.search(says, told), told
+    (steps,) = re.findall(r"the shortest: (?:first \(\w+\), then )?change \((\S*)\)\n", told)
+    assert steps in transaction.steps
+    # Nothing of it could be left out: what is lost is one thing, and the history is all of it.
+    assert "; " not in told.split("\n")[1].split(": ")[0]
+    assert "    mkdir var/lib/postfix_mta" in told

@@ -464,7 +464,7 @@ def restore(entry: Entry) -> str | None:
         remove_directory(entry)
     elif kind == "command":
         done = _mta_system.host.run(["/bin/sh", os.path.join(entry["folder"], "undo")], check=False)
-        if done.code and bool(_in_force(entry)) is not bool(fact(entry, "removes")):
+        if done.code and changed(entry):
             raise CommandExecutionError(done.message)
     else:
         raise CommandExecutionError(f"the journal's entry is {kind}")
@@ -695,7 +695,7 @@ def changed(entry: Entry, gone: Collection[str] = ()) -> bool:
         names = fact(entry, "runtime").split()
         return path.is_dir() and all(name in names or str(path / name) in gone for name in os.listdir(path))
     if kind == "command":
-        return bool(_in_force(entry))
+        return bool(_in_force(entry)) is not bool(fact(entry, "removes"))
     if not path.is_dir():
         return False
     return _rights(path.stat()) != (fact(entry, "owner"), fact(entry, "mode"))

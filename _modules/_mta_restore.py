@@ -379,7 +379,9 @@ def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
         return Plan(errors=[f"not rolled back: changed since the apply: {', '.join(since)}"])
     authority = [entry["path"] for entry in entries if authority_stays(entry)]
     notes += authority_told(authority)
-    paths = [path for path in kept if path not in authority]
+    # Directories that were made stay.
+    made = [entry["path"] for entry in entries if entry["kind"] == "no-directory"]
+    paths = [path for path in kept if path not in [*authority, *made]]
     if not paths:
         return Plan(errors=["\n".join(["there is nothing to roll back", *notes])])
     change = {"old": "as the last apply made it", "new": "as before it"}
@@ -388,7 +390,8 @@ def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
 
 def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
     """
-    Put every file back to how it was before the last apply that changed something, as one transaction.
+    Put every file back to how it was before the last apply that changed something, as one transaction, and so what
+    commands have changed.
 
     commit
         As for ``mta_transaction.roll_back``.
@@ -402,8 +405,7 @@ def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
     if halted:
         _mta_transaction.halt(minion)
     for entry in reversed(_mta_journal.entries(minion, _mta_snapshots.LAST)):
-        if entry["kind"] != "command":
-            put_back(minion, entry)
+        put_back(minion, entry)
     _mta_transaction.need(minion, planned.activate, let_go=listeners)
     if halted:
         _mta_services.start("postfix")
@@ -443,7 +445,8 @@ def put_back(minion: Minion, entry: Entry, forget: bool = False) -> None:
         scripts = (_mta_journal.fact(entry, name).splitlines() for name in ("undo", "do"))
         undo_, do = ([shlex.split(line) for line in lines] for lines in scripts)
         evidence = json.loads(_mta_journal.fact(entry, "evidence"))
-        _mta_transaction.command(minion, path, undo_, do, evidence, removes=True)
+        removes = not _mta_journal.fact(entry, "removes")
+        _mta_transaction.command(minion, path, undo_, do, evidence, removes=removes)
     run.subject = caller
     if forget:
         transaction.restored.append(path)

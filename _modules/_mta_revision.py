@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8043a6e13fb7"
+REVISION = "1a55b810b85e"

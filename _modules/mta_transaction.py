@@ -71,7 +71,8 @@ def recover():
 
 def roll_back(commit=None, test=False):
     """
-    Roll back what the last apply changed in the mail server's files, as one transaction that is verified.
+    Roll back what the last apply changed, as one transaction that is verified: the mail server's files, and what
+    commands have changed, such as the membership of ``postfix`` in the group ``sasl``.
 
     commit (float or dict, default None)
         Unix time: the commit that is meant, as ``mta_status.report`` tells it, or a dictionary of minion id to it.

@@ -314,7 +314,7 @@ TRANSACTIONS = [
     Transaction("switch", [FIRST, CHANGE], activate={"postfix": "restart", "saslauthd": "stop"}),
     Transaction("key", [FIRST]),
     Transaction("key", [FIRST], verdict=False),
-    Transaction("roll back", [FIRST, CHANGE]),
+    Transaction("roll back", [FIRST]),
     Transaction("clean", [FIRST, CHANGE]),
 ]
 

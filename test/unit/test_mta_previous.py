@@ -62,6 +62,23 @@ def test_taking_back_twice_is_where_it_began(transaction, roll_back, changed):
     assert not changed[2].exists()
 
 
+def test_a_membership_comes_back_too_and_goes_again(transaction, roll_back, tmp_path):
+    database, made = tmp_path / "group", tmp_path / "made"
+    database.write_text("sasl:\n")
+    add, delete = (["sed", "-i", f"s/{edit}/", str(database)] for edit in (":.*/:postfix", ":postfix/:"))
+    transaction("directory", str(made))
+    transaction("command", "group", [add], [delete], [str(database), "^sasl:(postfix)$"])
+    assert transaction("commit")["result"] is True
+    assert roll_back(test=True)["changes"].keys() == {"group", "activation"}
+    for expected in ("sasl:\n", "sasl:postfix\n", "sasl:\n"):
+        outcome = roll_back()
+        assert (outcome["result"], "group" in outcome["changes"]) == (True, True)
+        assert database.read_text() == expected
+    # What somebody else has done meanwhile stays.
+    database.write_text("sasl:postfix\n")
+    assert "changed since the apply: group" in roll_back()["comment"]
+
+
 def test_what_was_changed_since_is_not_overwritten(transaction, roll_back, changed):
     changed[0].write_text("by hand\n")
     outcome = roll_back()

@@ -7,6 +7,7 @@ and so does a certificate authority.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -385,7 +386,25 @@ def roll_back_plan(minion: Minion, commit: float | None = None) -> Plan:
     if not paths:
         return Plan(errors=["\n".join(["there is nothing to roll back", *notes])])
     change = {"old": "as the last apply made it", "new": "as before it"}
-    return Plan(dict.fromkeys(paths, change), left["activate"], notes=notes)
+    return Plan(dict.fromkeys(paths, change), _activate_as_before(minion, left["activate"]), notes=notes)
+
+
+def _activate_as_before(minion: Minion, activate: Mapping[str, str]) -> dict[str, str]:
+    """What brings the daemons to the files from before the last apply: one that did not run then is stopped."""
+    found = {}
+    before = _mta_snapshots.services(minion, _mta_snapshots.LAST)
+    for name, action in activate.items():
+        ran = name not in before or before[name]["active"]
+        found[name] = ("restart" if action == "stop" else action) if ran else "stop"
+    return found
+
+
+def _enable_as(before: Mapping[str, Mapping[str, bool]], minion: Minion) -> None:
+    """Have the daemons start at boot, or not, as they did."""
+    for name, was in before.items():
+        now = _mta_services.status([name])[name]
+        if now["installed"] and now["enabled"] is not was["enabled"]:
+            (_mta_services.enable if was["enabled"] else _mta_services.disable)(name)
 
 
 def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
@@ -407,6 +426,9 @@ def roll_back_apply(minion: Minion, commit: float | None = None) -> None:
     for entry in reversed(_mta_journal.entries(minion, _mta_snapshots.LAST)):
         put_back(minion, entry)
     _mta_transaction.need(minion, planned.activate, let_go=listeners)
+    before = _mta_snapshots.services(minion, _mta_snapshots.LAST)
+    before = {name: before[name] for name in planned.activate if name in before}
+    _mta_transaction.afterwards(minion, functools.partial(_enable_as, before))
     if halted:
         _mta_services.start("postfix")
 

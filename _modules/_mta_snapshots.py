@@ -32,10 +32,11 @@ def first_folder(minion: Minion) -> pathlib.Path:
     return pathlib.Path(minion.state.path(FIRST))
 
 
-def services(minion: Minion) -> dict[str, dict[str, bool]]:
-    """What the daemons were like before the first apply, by name."""
+def services(minion: Minion, store: str = FIRST) -> dict[str, dict[str, bool]]:
+    """What the daemons were like before the first apply, or with ``LAST`` before the last one, by name."""
+    file = {FIRST: "services", LAST: "before"}[store]
     try:
-        before: dict[str, Any] = json.loads((first_folder(minion) / "services").read_text())
+        before: dict[str, Any] = json.loads(pathlib.Path(minion.state.path(store), file).read_text())
         services: dict[str, dict[str, bool]] = before["services"]
         return services
     except (OSError, ValueError):

@@ -79,6 +79,30 @@ def test_a_membership_comes_back_too_and_goes_again(transaction, roll_back, tmp_
     assert "changed since the apply: group" in roll_back()["comment"]
 
 
+def test_a_daemon_that_did_not_run_before_is_stopped_and_starts_no_longer(
+    transaction, roll_back, server, main_cf, pretend
+):
+    services = {name: {"installed": True, "enabled": False, "active": False} for name in _mta_transaction.SERVICES}
+    services["postfix"].update(enabled=True, active=True)
+    pretend("_mta_services.status", lambda names: {name: dict(services[name]) for name in names})
+    activate = {"saslauthd": "restart", "postfix": "reload"}
+    transaction("write", str(main_cf), "myhostname = new\n", activate=activate)
+    assert transaction("commit")["result"] is True
+    services["saslauthd"].update(enabled=True, active=True)
+    server.actions.clear()
+    assert roll_back()["result"] is True
+    wanted = [("reload", "postfix"), ("stop", "saslauthd"), ("disable", "saslauthd")]
+    assert list(dict.fromkeys(server.actions)) == wanted
+
+
+def test_a_daemon_that_the_apply_has_stopped_runs_again(transaction, roll_back, server, main_cf):
+    transaction("write", str(main_cf), "myhostname = new\n", activate={"saslauthd": "stop"})
+    assert transaction("commit")["result"] is True
+    server.actions.clear()
+    assert roll_back()["result"] is True
+    assert ("restart", "saslauthd") in server.actions
+
+
 def test_what_was_changed_since_is_not_overwritten(transaction, roll_back, changed):
     changed[0].write_text("by hand\n")
     outcome = roll_back()

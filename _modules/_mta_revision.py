@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "1a55b810b85e"
+REVISION = "d2ba84905484"

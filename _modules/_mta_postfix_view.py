@@ -150,7 +150,7 @@ def _present(path: str) -> str:
     if not os.path.isabs(path):
         directory = os.path.dirname(path)
         raise SaltInvocationError(
-            f"config_directory must be an absolute path, not {directory!r}; one parameter is postconf.get's affair"
+            f"config_directory must be an absolute path, not {directory!r}; for one parameter: postconf.get NAME"
         )
     text = _mta_system.read(path)
     if text is None:

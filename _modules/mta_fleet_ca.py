@@ -6,7 +6,7 @@ A mail minion publishes a certificate request through the master (Salt's peer in
 else in the certificate, are in a signing policy as Salt's ``x509`` module has them, and a policy is for the
 minions that it names: whoever has root on a mail minion gets certificates for its own names and no other.
 
-**On the master**, in ``/etc/salt/master.d/postfix_mta.conf`` (then restart it):
+**On the master**, in ``/etc/salt/master.d/postfix_mta_peer.conf`` (then restart it):
 
 .. code-block:: yaml
 

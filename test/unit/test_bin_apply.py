@@ -130,7 +130,7 @@ def test_the_release_of_salt_follows_python(apply, version, line):
 def test_test_mode_installs_no_packages(apply, tmp_path, monkeypatch):
     monkeypatch.setattr(apply, "missing_packages", lambda: ["gcc", "python3-dev"])
     monkeypatch.setattr(apply, "checked", lambda *_args, **_kwargs: pytest.fail("ran a command"))
-    with pytest.raises(apply.Stop, match="gcc python3-dev"):
+    with pytest.raises(apply.Stop, match="apt-get install gcc python3-dev"):
         apply.install_salt(tmp_path, test=True)
 
 

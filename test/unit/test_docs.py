@@ -8,7 +8,7 @@ import console
 import pytest
 import yaml
 
-from rig import REPOSITORY
+from rig import REPOSITORY, kitchen
 
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 PAGES = [*TOP, *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md"))]
@@ -135,6 +135,14 @@ def indented_files(text):
             yield first, "\n".join(line[4:] for line in rest.splitlines())
 
 
+def test_a_file_of_the_masters_configuration_is_shown_once():
+    named = [name for page in PAGES for name, _ in indented_files(text_of(page)) if "master.d" in name]
+    assert len(named) > 2 and len(named) == len(set(named))
+    # One that a docstring names, too, is for the same.
+    assert "`/etc/salt/master.d/postfix_mta_peer.conf`" in text_of("docs/reference/functions.md")
+    assert "/etc/salt/master.d/postfix_mta_peer.conf" in named
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_yaml_file_that_a_page_shows_can_be_read(page):
     for name, contents in indented_files(text_of(page)):
@@ -148,6 +156,52 @@ def test_every_page_with_examples_is_run():
     suite = text_of("test/integration/docs/test_docs.py")
     for page in PAGES:
         assert not console.examples(text_of(page)) or f'"{page}"' in suite, page
+
+
+NOT_RUN = console.NotRun(yaml.safe_load(text_of("test/integration/docs/not-run.yaml")))
+# The pages whose commands suite docs asks for; those of docs/reference are examples of single functions.
+READ = [page for page in PAGES if not page.startswith(("docs/reference/", "CHANGELOG", "SECURITY"))]
+
+
+def test_a_command_that_is_not_run_has_a_reason_or_another_test():
+    for rule in NOT_RUN.rules:
+        assert ("why" in rule) != ("test" in rule), rule
+        assert "test" not in rule or rule["words"] in text_of(rule["test"]), rule
+
+
+def test_nothing_is_left_out_that_no_document_has():
+    commands = [step.command for page in READ for step in console.steps(text_of(page))]
+    used = [id(NOT_RUN.rule(command)) for command in commands]
+    assert [rule["begins"] for rule in NOT_RUN.rules if id(rule) not in used] == []
+
+
+def test_a_documents_commands_are_found():
+    text = (
+        "# A page\n\nWrite `salt 'mail*' test.ping`, not `salt`, and\n\n    sudo bin/apply x  # y\n    k: {}\n\n"
+        "```console\n$ bin/export\nall of it\n```\n\n`bin/test [SUITE]` is a form.\n\n```bash\nsalt no\n```\n"
+        "| one | `bin/apply call x` |\n"
+    )
+    assert console.steps(text) == [
+        ("salt 'mail*' test.ping", None),
+        ("sudo bin/apply x", None),
+        ("bin/export", ["all of it"]),
+        ("bin/apply call x", None),
+    ]
+
+
+@pytest.mark.parametrize("page", READ)
+def test_what_a_command_of_bin_test_names_exists(page):
+    for step in console.steps(text_of(page)):
+        program, _, words = step.command.partition(" ")
+        command, *rest = words.split()
+        if program != "bin/test" or not rest or rest[0].startswith("-"):
+            continue
+        if command in ("pytest", "unit"):
+            path, _, name = rest[0].partition("::")
+            assert f"def {name}" in text_of(path), step.command
+            assert "-k" not in rest or rest[rest.index("-k") + 1] in text_of(path), step.command
+        elif command == "integration":
+            assert kitchen.choose([word for word in rest if not word.startswith("-")]), step.command
 
 
 @pytest.mark.parametrize(

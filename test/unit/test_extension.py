@@ -15,7 +15,9 @@ from rig import REPOSITORY
 FOLDERS = built_wheel.FOLDERS
 # Prints the file of one function of each loader.
 ASK = """
-import json, sys, salt.config, salt.loader
+import json, site, sys
+site.addsitedir(sys.argv[2])
+import salt.config, salt.loader
 opts = salt.config.minion_config(None)
 opts.update(json.loads(sys.argv[1]))
 opts["grains"] = {}
@@ -52,7 +54,7 @@ def files(installed, tmp_path):
     opts = {name: str(tmp_path / name) for name in ("root_dir", "cachedir", "pki_dir", "sock_dir")}
     opts["extension_modules"] = str(tmp_path / "extmods")
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONWARNINGS": "ignore"}
-    argv = [sys.executable, "-c", ASK, json.dumps(opts)]
+    argv = [sys.executable, "-c", ASK, json.dumps(opts), str(installed)]
     done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True, cwd=tmp_path)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -75,6 +77,15 @@ def test_what_the_formula_has_synced_comes_before_what_is_installed(installed, t
     found = files(installed, tmp_path)
     for kind in ("modules", "states", "beacons"):
         assert found[kind].startswith(f"{tmp_path}/extmods/{kind}/")
+
+
+def test_an_editable_install_takes_the_files_of_the_clone(tmp_path):
+    built_wheel.build(tmp_path)
+    argv = [*built_wheel.PIP, "install", *built_wheel.OFFLINE, "--target", tmp_path / "site"]
+    subprocess.run([*argv, "--editable", tmp_path / "tree"], check=True)
+    found = files(tmp_path / "site", tmp_path)
+    for kind, folder in FOLDERS.items():
+        assert found[kind].startswith(f"{tmp_path}/tree/{folder}/")
 
 
 def test_in_a_clone_the_directories_are_those_of_the_repository():

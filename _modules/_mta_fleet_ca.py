@@ -3,7 +3,7 @@ An authority for a fleet: a mail minion keeps its key, a CA minion signs, by wha
 
 Both sides are here: what a mail minion asks for through the master's peer interface, and what the CA minion
 answers. Of a request only the public key is used: whoever has root on a mail minion gets certificates for its own
-names and no other. How to set it up is told by ``salt-call sys.doc mta_fleet_ca``.
+names and no other. docs/fleet.md tells how to set it up.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _understood(answer: Any, seconds: float, ca_minion: str, call: str, identifi
     if not answer and seconds < TIMEOUT:
         raise CommandExecutionError(
             f"The master does not let {identifier} call {call} on {ca_minion}: add that to 'peer' in the "
-            "master's configuration and restart the master (salt-call sys.doc mta_fleet_ca shows how)"
+            "master's configuration and restart the master (docs/fleet.md shows how)"
         )
     if ca_minion not in answer:
         raise CommandExecutionError(

@@ -1,28 +1,7 @@
 """
 Look at Postfix's mail queue, and hold, release, requeue, delete or flush the messages that a filter selects.
 
-The same filters everywhere; a message has to meet all that are given, and one recipient those about recipients:
-
-queue (str or list)
-    ``maildrop``, ``incoming``, ``active``, ``deferred`` or ``hold``.
-
-sender (str)
-    Envelope sender, without regard to case; ``*`` stands for any text. ``<>``: the empty one, of bounces.
-
-recipient (str)
-    Address of a recipient that the message still has to reach; as ``sender``.
-
-domain (str)
-    Domain of a recipient; as ``sender``: ``example.com`` is not ``mail.example.com``, ``*.example.com`` is.
-
-older_than (int)
-    Seconds since the message arrived, 1 or more.
-
-reason (str)
-    Part of the text that says why a recipient was deferred, without regard to case.
-
-queue_id (str or list)
-    Queue ids, as in the log.
+The same filters everywhere: ``mta_queue.list`` has them.
 
 The queue may be of any length: postqueue(1) is read message by message, and what is kept is bounded by ``limit``.
 A message is acted on as a whole, also for its other recipients. Messages come and go meanwhile: one that has left
@@ -55,7 +34,7 @@ def summary(
         How many domains and reasons to name, those with most messages first. The rest is ``(others)``.
 
     queue, sender, recipient, domain, older_than, reason, queue_id
-        Only messages that meet all of these; see the top of this module. Default: all messages.
+        Only messages that meet all of these filters, which ``mta_queue.list`` has. Default: all messages.
 
     Returns ``messages``, ``recipients`` (those still to be reached), ``bytes``, ``oldest`` (seconds) and, each a
     mapping to the number of messages, ``queues``, ``ages``, ``domains`` and ``reasons``. A message counts once for
@@ -90,8 +69,29 @@ def list_(
     limit (int, default 1000)
         How many at most.
 
-    queue, sender, recipient, domain, older_than, reason, queue_id
-        Only messages that meet all of these; see the top of this module. Default: all messages.
+    queue (str or list)
+        ``maildrop``, ``incoming``, ``active``, ``deferred`` or ``hold``.
+
+    sender (str)
+        Envelope sender, without regard to case; ``*`` stands for any text. ``<>``: the empty one, of bounces.
+
+    recipient (str)
+        Address of a recipient that the message still has to reach; as ``sender``.
+
+    domain (str)
+        Domain of a recipient; as ``sender``: ``example.com`` is not ``mail.example.com``, ``*.example.com`` is.
+
+    older_than (int)
+        Seconds since the message arrived, 1 or more.
+
+    reason (str)
+        Part of the text that says why a recipient was deferred, without regard to case.
+
+    queue_id (str or list)
+        Queue ids, as in the log.
+
+    A message has to meet all filters that are given, and one recipient those about recipients. Default: all
+    messages.
 
     Returns a list of ``id``, ``queue``, ``arrived`` (seconds since 1970), ``age`` (seconds), ``size`` (bytes),
     ``sender`` and ``recipients``: a list of ``address`` and ``reason`` (empty: not tried yet).
@@ -148,7 +148,7 @@ def delete(
     Delete the messages that a filter selects; there is no way back.
 
     queue, sender, recipient, domain, older_than, reason, queue_id
-        Which messages: those that meet all of these; see the top of this module.
+        Which messages: those that meet all of these filters, which ``mta_queue.list`` has.
 
     everything (bool, default False)
         All messages. Without a filter and without this nothing is done.

@@ -23,8 +23,8 @@ def ended(name="/etc/postfix", revision=None):
     revision
         Of the formula. Default: not known.
 
-    With ``order: last`` and no requisites it sees the results of all other states. What is sent:
-    ``salt-call sys.doc mta_apply``.
+    With ``order: last`` and no requisites it sees the results of all other states. What is sent is in
+    docs/events.md.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "A dry run is not recorded."}
     if not __opts__["test"]:

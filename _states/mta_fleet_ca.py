@@ -9,8 +9,8 @@ The certificate of a fleet's authority in the system's trust store, and what the
         - source: /etc/ssl/certs/cacert.pem
         - command: [update-ca-certificates]
 
-``mta_cert.managed`` brings the certificate itself. What the master and the CA minion need is told by
-``salt-call sys.doc mta_fleet_ca``.
+``mta_cert.managed`` brings the certificate itself. What the master and the CA minion need is in
+docs/fleet.md.
 """
 
 from salt.exceptions import CommandExecutionError

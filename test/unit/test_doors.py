@@ -115,6 +115,21 @@ def test_what_is_for_states_refuses_to_be_a_job(modules):
             assert refuses(modules, name, function), name
 
 
+def test_no_text_sends_anybody_to_what_sys_doc_does_not_print():
+    """``sys.doc`` prints functions, not what a module's own docstring says."""
+    root = MODULES.parent
+    texts = [
+        *root.glob("_*/*.py"),
+        root / "postfix_mta" / "defaults.yaml",
+        *root.glob("docs/*.md"),
+        root / "bin" / "apply",
+    ]
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        assert "top of this module" not in text, path
+        assert not re.search(r"sys\.doc \w+(?![\w.])", text), path
+
+
 def test_every_example_could_be_called(modules):
     own = own_functions(modules)
     for name, function in own.items():

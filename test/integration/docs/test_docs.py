@@ -87,7 +87,7 @@ class Reader:
 
     def wait(self):
         """Until the minion answers."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 answer = self.host.exec("salt -t 5 --out=json mail.example.com test.ping", check=False, timeout=60)

@@ -155,7 +155,7 @@ def managed(
 
 def absent(name="saslauthd", transaction=None):
     """
-    Stop and disable the daemon, whoever started it, and put back what was there before it was managed: settings,
+    Stop and disable the daemon, whoever started it, and restore what was there before it was managed: settings,
     socket directory with its override, drop-in, ``smtpd.conf``, option file, group membership. What somebody has
     changed since stays, and the comment names it.
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d2ba84905484"
+REVISION = "a0e1460c808e"

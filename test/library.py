@@ -40,12 +40,14 @@ def imports(path):
 
 def _imports(node, place):
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue  # has no statement in it
         if isinstance(child, ast.Import):
             for alias in child.names:
                 yield Import(alias.name, (), child.lineno, place)
         elif isinstance(child, ast.ImportFrom):
             yield Import(child.module or "", tuple(alias.name for alias in child.names), child.lineno, place)
-        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _imports(child, "function")
         elif place == "top" and isinstance(child, ast.With) and _is_guard(child):
             yield from _imports(child, "guarded")

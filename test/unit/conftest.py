@@ -246,26 +246,31 @@ def written(pretend):
     return calls
 
 
-@pytest.fixture
-def opts(tmp_path):
-    """Minion options: masterless, the working tree's modules, nothing outside ``tmp_path``."""
+def minion_options(directory):
+    """Minion options: masterless, the working tree's modules, nothing outside ``directory``."""
     options = salt.config.minion_config(None)
     options.update(
         {
             "id": "mail.example.com",
-            "root_dir": str(tmp_path),
-            "cachedir": str(tmp_path / "cache"),
-            "extension_modules": str(tmp_path / "extmods"),
+            "root_dir": str(directory),
+            "cachedir": str(directory / "cache"),
+            "extension_modules": str(directory / "extmods"),
             "file_client": "local",
             "file_roots": {"base": [str(REPOSITORY)]},
             "module_dirs": [str(REPOSITORY)],
-            "mta_state_dir": str(tmp_path / "state"),
+            "mta_state_dir": str(directory / "state"),
             "grains": dict(GRAINS),
             "pillar": {},
             "test": False,
         }
     )
     return options
+
+
+@pytest.fixture
+def opts(tmp_path):
+    """See :func:`minion_options`."""
+    return minion_options(tmp_path)
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import shlex
 import textwrap
 
 import pytest
+import salt.loader
 import salt.minion
 import salt.utils.args
+from conftest import minion_options
 from library import imports, is_private
 from salt.exceptions import CommandExecutionError
 
@@ -20,14 +22,21 @@ WHOLE = {"mta_transaction.roll_back", "postconf.reset", "postconf.set"}
 EXAMPLE = re.compile(r"CLI Examples?:\n\n\s*\.\. code-block:: bash\n\n((?:\s{4,}.*\n?|\n)+)")
 
 
-def own_functions(modules):
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory):
+    """Execution modules as ``__salt__`` sees them; these tests only look at them, or are refused."""
+    return salt.loader.minion_mods(minion_options(tmp_path_factory.mktemp("minion")), context={})
+
+
+@pytest.fixture(scope="module")
+def own(modules):
     """This formula's execution functions, as the loader has them: name to function."""
-    own = {}
+    found = {}
     for name in sorted(modules):
         function = inspect.unwrap(modules[name].func)
-        if pathlib.Path(inspect.getsourcefile(function)).parent == MODULES:
-            own[name] = function
-    return own
+        if pathlib.Path(function.__code__.co_filename).parent == MODULES:
+            found[name] = function
+    return found
 
 
 def commands(function):
@@ -45,12 +54,10 @@ def calls():
     for path in MODULES.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        files = {one.module for one in imports(path)}
+        imported = imports(path)
+        files = {one.module for one in imported}
         names = {
-            alias: f"{one.module}.{alias}"
-            for one in imports(path)
-            for alias in one.names
-            if one.module[:5] == "_mta_"
+            alias: f"{one.module}.{alias}" for one in imported for alias in one.names if one.module[:5] == "_mta_"
         }
         for name, node in functions.items():
             below = found.setdefault(f"{path.stem}.{name}", set())
@@ -90,8 +97,8 @@ def refuses(modules, name, function):
     return True
 
 
-def test_there_are_few_enough_to_read(modules):
-    assert len(own_functions(modules)) <= MOST
+def test_there_are_few_enough_to_read(own):
+    assert len(own) <= MOST
 
 
 def test_private_files_are_no_functions(modules):
@@ -99,18 +106,18 @@ def test_private_files_are_no_functions(modules):
     assert [path for path in MODULES.glob("*.py") if is_private(path)]
 
 
-def test_each_says_how_to_call_it_or_is_for_states(modules):
+def test_each_says_how_to_call_it_or_is_for_states(own):
     wanting = [
         name
-        for name, function in own_functions(modules).items()
+        for name, function in own.items()
         if not commands(function)
         and "refused as a job" not in (inspect.getdoc(function) or "").replace("\n", " ").lower()
     ]
     assert wanting == []
 
 
-def test_what_is_for_states_refuses_to_be_a_job(modules):
-    for name, function in own_functions(modules).items():
+def test_what_is_for_states_refuses_to_be_a_job(modules, own):
+    for name, function in own.items():
         if not commands(function):
             assert refuses(modules, name, function), name
 
@@ -130,8 +137,7 @@ def test_no_text_sends_anybody_to_what_sys_doc_does_not_print():
         assert not re.search(r"sys\.doc \w+(?![\w.])", text), path
 
 
-def test_every_example_could_be_called(modules):
-    own = own_functions(modules)
+def test_every_example_could_be_called(own):
     for name, function in own.items():
         for words in commands(function):
             called = next((word for word in words if word in own), None)
@@ -144,16 +150,16 @@ def test_every_example_could_be_called(modules):
             inspect.signature(function).bind(*args, **kwargs)
 
 
-def test_no_example_has_a_key_or_a_password_in_it(modules):
-    for name, function in own_functions(modules).items():
+def test_no_example_has_a_key_or_a_password_in_it(own):
+    for name, function in own.items():
         for words in commands(function):
             assert "PRIVATE KEY" not in " ".join(words), name
             assert not re.search(r"pass(word|phrase)=", " ".join(words)), name
 
 
-def test_none_leaves_a_transaction_open(modules):
+def test_none_leaves_a_transaction_open(modules, own):
     opening = reaching("_mta_transaction.begin")
-    for name, function in own_functions(modules).items():
+    for name, function in own.items():
         module, _, _ = name.partition(".")
         if f"{module}.{function.__name__}" in opening and name not in WHOLE:
             assert refuses(modules, name, function), name

@@ -5,6 +5,8 @@ import sys
 import library
 import pytest
 
+pytestmark = pytest.mark.once
+
 GUARDED = "import _mta_guard\n\nwith _mta_guard.library(__file__):\n    import _mta_system\n"
 
 

@@ -15,6 +15,7 @@ import os
 import pathlib
 
 import fake_smtp
+import jinja2
 import pytest
 import salt._logging
 import salt.config
@@ -244,6 +245,22 @@ def written(pretend):
     pretend("_mta_transaction.write", write)
     pretend("_mta_transaction.need", lambda activate, let_go: calls.append(("need", activate)))
     return calls
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Jinja compiles each text once, whatever pillar it is rendered with: that takes most of a rendering's time."""
+    compiled, compile_ = {}, jinja2.Environment.compile
+
+    def remembered(self, source, name=None, filename=None, *args, **kwargs):
+        key = (type(self), frozenset(self.extensions), source, name, filename, args, tuple(kwargs.items()))
+        if key not in compiled:
+            compiled[key] = compile_(self, source, name, filename, *args, **kwargs)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", remembered)
+        yield
 
 
 def minion_options(directory):

@@ -290,8 +290,10 @@ class TestProgram:
     """Run by Salt's Python, with a minion's configuration."""
 
     @pytest.fixture
-    def run(self, tmp_path):
-        def program(text):
+    def configuration(self, tmp_path):
+        """A function that makes a minion's configuration with a pillar file; its directory."""
+
+        def write(text):
             for name, content in {
                 "pillar/given.sls": text,
                 "pillar/top.sls": "base: {'*': [given]}\n",
@@ -301,13 +303,14 @@ class TestProgram:
             }.items():
                 (tmp_path / name).parent.mkdir(exist_ok=True)
                 (tmp_path / name).write_text(content)
-            argv = [sys.executable, "-I", str(SCRIPT), str(tmp_path)]
-            return subprocess.run(argv, capture_output=True, text=True, check=False)
+            return str(tmp_path)
 
-        return program
+        return write
 
-    def test_the_file_is_rendered_and_its_values_are_as_they_are(self, run):
-        done = run("postfix:\n  config: {myhostname: mx.example.org, biff: '{{ 1 + 1 }}'}\n")
+    def test_the_file_is_rendered_and_its_values_are_as_they_are(self, configuration):
+        folder = configuration("postfix:\n  config: {myhostname: mx.example.org, biff: '{{ 1 + 1 }}'}\n")
+        argv = [sys.executable, "-I", str(SCRIPT), folder]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         parameters = yaml.safe_load(done.stdout)["postfix_mta"]["parameters"]
         assert parameters == {"myhostname": "mx.example.org", "biff": "2"}
@@ -320,10 +323,11 @@ class TestProgram:
             ("postfix: {\n", "Rendering SLS 'given' failed"),
         ],
     )
-    def test_without_a_pillar_there_is_nothing_to_convert(self, run, text, said):
-        done = run(text)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert said in done.stderr
+    def test_without_a_pillar_there_is_nothing_to_convert(self, configuration, convert, capsys, text, said):
+        assert convert.main([configuration(text)]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert said in printed.err
 
 
 def test_the_page_about_migration_names_functions_and_programs_that_there_are(modules):

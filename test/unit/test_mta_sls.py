@@ -65,7 +65,7 @@ class Highstate:
 
 
 @pytest.fixture
-def highstate(opts, tmp_path):
+def highstate(opts, tmp_path, compiled_once):
     return Highstate(opts, tmp_path)
 
 

@@ -25,6 +25,8 @@ PREAMBLE = """\
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 """
+# What a minion without the formula's modules needs of Salt's.
+SALTS_OWN = ["cp", "config", "saltutil", "slsutil", "state"]
 
 
 class Renderer:
@@ -32,6 +34,8 @@ class Renderer:
 
     def __init__(self, opts, synced=True):
         self.opts = {**opts, "module_dirs": opts["module_dirs"] if synced else []}
+        # A look for a function that there is not loads every module there is.
+        self.whitelist = None if synced else SALTS_OWN
         self.loaded = None
 
     def load(self, pillar, grains):
@@ -42,6 +46,7 @@ class Renderer:
         self.functions = salt.loader.minion_mods(
             opts,
             utils=salt.loader.utils(opts),
+            whitelist=self.whitelist,
             context=self.context,
             file_client=salt.fileclient.ContextlessFileClient(client),
         )
@@ -252,7 +257,7 @@ def files():
 
 
 @pytest.fixture(scope="module")
-def render_any(tmp_path_factory):
+def render_any(tmp_path_factory, compiled_once):
     """A renderer whose loaders serve many pillars: what they remember of one is forgotten with the next."""
     return OneLoader(minion_options(tmp_path_factory.mktemp("minion")))
 

@@ -249,7 +249,7 @@ def written(pretend):
 
 @pytest.fixture(scope="module")
 def compiled_once():
-    """Jinja compiles each text once, whatever pillar it is rendered with: that takes most of a rendering's time."""
+    """Jinja compiles each text once, whatever pillar it is rendered with: that takes most of the time."""
     compiled, compile_ = {}, jinja2.Environment.compile
 
     def remembered(self, source, name=None, filename=None, *args, **kwargs):

@@ -58,6 +58,9 @@ VIRTUAL = {
 ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
 # A command for every user's mail that keeps nothing, and cannot.
 SWALLOWS = r"delivers to command: (?:exec )?(?:/usr)?(?:/bin/)?(?:cat *>+ */dev/null|true|:|exit 0)\Z"
+# Levels of TLS that few hosts of the world are up to, and the protocols that the others speak.
+TRUSTING = ("dane-only", "fingerprint", "verify", "secure")
+SPOKEN = ("tlsv1.2", "tlsv1.3")
 COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
 RULES = {"header_checks": "-hmq", "mime_header_checks": "-hmq", "body_checks": "-bmq"}
 MESSAGE = """\
@@ -184,6 +187,40 @@ def _domains_of(key: str, value: str, asked: Sequence[str]) -> set[str]:
     return found
 
 
+def out_of_reach(main: Mapping[str, str]) -> list[str]:
+    """
+    Return settings with which most other hosts get no mail, each with what it does.
+
+    Where mail goes to a smarthost, or to another transport than smtp(8), nothing is said: that one is asked.
+    """
+    if main.get("relayhost") or main.get("default_transport", "smtp").partition(":")[0] != "smtp":
+        return []
+    found = []
+    if main.get("smtp_dns_support_level") == "disabled" or main.get("disable_dns_lookups", "no") == "yes":
+        found.append("without the DNS no host of a domain is known (smtp_dns_support_level, disable_dns_lookups)")
+    level = main.get("smtp_tls_security_level", "")
+    if level in TRUSTING:
+        found.append(f"smtp_tls_security_level = {level} asks for what few hosts have")
+    protocols = _mta_postfix_syntax.expand(main.get("smtp_tls_mandatory_protocols", ""), main)
+    if level in ("encrypt", *TRUSTING) and not _speaks(protocols.lower()):
+        found.append("smtp_tls_mandatory_protocols leaves neither TLSv1.2 nor TLSv1.3")
+    return found
+
+
+def _speaks(protocols: str) -> bool:
+    """Whether a list of protocols leaves one that other hosts speak: ``!TLSv1``, ``>=TLSv1.2``, ``TLSv1.3``."""
+    items = [item for item in _mta_postfix_syntax.items_of(protocols.replace(":", " "))]
+    named = {item for item in items if item[:1] not in "!<>"}
+    left = {item for item in SPOKEN if f"!{item}" not in items and (not named or item in named)}
+    return any(not any(_beyond(item, limit) for limit in items) for item in left)
+
+
+def _beyond(protocol: str, limit: str) -> bool:
+    """Whether a protocol is not within ``>=…`` or ``<=…``."""
+    bound = limit[2:].replace("tlsv1", "tlsv1.0") if limit.endswith("tlsv1") else limit[2:]
+    return (limit[:2] == ">=" and protocol < bound) or (limit[:2] == "<=" and protocol > bound)
+
+
 def message(hostname: str, recipient: str, date: str) -> str:
     """Return the text of the real message."""
     return MESSAGE.format(host=hostname, to=recipient, date=date)
@@ -275,6 +312,9 @@ class Trial:
             text = f"delivery to {domain}: it is in mydestination and in {other}, and taken for a local domain"
             # Aliases are looked up for local domains, too.
             (self.found.notes if "alias" in other else self.found.doubts).append(text)
+        self.found.doubts += [
+            f"delivery to elsewhere: {text} ({INTENDED.format(word='limited')})" for text in out_of_reach(self.main)
+        ]
         if self.asked:
             log = self._wait(self._complete, SECONDS)
             try:

@@ -615,6 +615,10 @@ def _examine_all(
     greetings = [seen.talks[0][1] for seen in examinations]
     speaking = [pair for pair, talk in zip(pairs, greetings) if talk["ehlo"] or talk["ehlo_tls"]]
     if folder:
+        silent = {seen.label for seen in examinations if seen.talks[0][1]["timed_out"]}
         # One after the other: limits count a client's connections.
-        examinations += [examine_as_untrusted_client(*pair, folder) for pair in speaking]
+        for listener, target in speaking:
+            if label_of(listener) in silent:
+                target = target._replace(timeout=min(target.timeout, SILENT_TIMEOUT))
+            examinations.append(examine_as_untrusted_client(listener, target, folder))
     return examinations, [listener for listener, _ in speaking]

@@ -399,7 +399,18 @@ SCHEMA: Schema = {
             "list",
             {
                 "of": Value(
-                    "choice", {"allowed": ("held", "discarded", "refused", "redirected", "filtered", "copied")}
+                    "choice",
+                    {
+                        "allowed": (
+                            "held",
+                            "discarded",
+                            "refused",
+                            "redirected",
+                            "filtered",
+                            "copied",
+                            "limited",
+                        )
+                    },
                 )
             },
         ),

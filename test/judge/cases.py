@@ -110,6 +110,7 @@ class Case:
             return {"base": self.server.job()}
         change = {part: self.all_of(part) for part in (*OWN, "pillar", "files")}
         change["checks"] = [servers.placed(check) for one in self.changes for check in one.about.get("checks", ())]
+        change["excuses"] = sorted(self.excuses)
         change["host"] = "\n".join(one.about.get("host", "") for one in self.changes).strip()
         pillar = merge(self.server.pillar, {part: change[part] for part in OWN if change[part]}, change["pillar"])
         return {"base": self.server.job(), "change": change, "pillar": pillar}

@@ -181,6 +181,32 @@ def test_a_server_that_looks_up_names_without_the_dns_delivers(healthy, trial):
     assert (sent, found.problems, found.doubts) == (True, [], [])
 
 
+OLD_TLS = "!TLSv1, !TLSv1.1, !TLSv1.2, !TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    ("main", "doubts"),
+    [
+        ({"smtp_dns_support_level": "disabled"}, 1),
+        ({"disable_dns_lookups": "yes"}, 1),
+        ({"disable_dns_lookups": "yes", "relayhost": "[192.0.2.1]"}, 0),
+        ({"disable_dns_lookups": "yes", "default_transport": "error:no"}, 0),
+        ({"smtp_tls_security_level": "dane-only"}, 1),
+        ({"smtp_tls_security_level": "verify", "smtp_tls_mandatory_protocols": OLD_TLS}, 2),
+        ({"smtp_tls_security_level": "may", "smtp_tls_mandatory_protocols": OLD_TLS}, 0),
+        ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": OLD_TLS}, 1),
+        ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": "SSLv3 TLSv1"}, 1),
+        ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": "<=TLSv1"}, 1),
+        ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": ">=TLSv1"}, 0),
+        ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": ">=TLSv1.3"}, 0),
+        ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": "!SSLv2, !SSLv3"}, 0),
+        ({"smtp_tls_security_level": "encrypt"}, 0),
+    ],
+)
+def test_settings_with_which_few_hosts_get_mail_are_doubts(healthy, trial, main, doubts):
+    assert sum("[limited]" in text for text in trial(main)[0].doubts) == doubts
+
+
 def test_a_rewritten_recipient_gets_no_real_message(world, trial):
     world.line("bob@" + HOST, "local", "2.0.0", "deliverable", "delivers to maildir", "{token}")
     assert trial()[1] is False

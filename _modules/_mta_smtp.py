@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn, TypedDict
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -29,6 +29,8 @@ CONVERSATION_TIMEOUT = 10
 # A server that restarts drops a connection once; one that drops them for longer is broken (master(8)
 # throttles).
 DROP_PATIENCE = 3
+# For clients with errors: what a server may let one wait in all.
+ERROR_PATIENCE = 60
 PAUSE = 0.1
 MAX_LINE = 4096
 MAX_LINES = 200
@@ -525,6 +527,8 @@ class _Talk:
         self.target = target
         # Whether the last command got an error that is no fault, as a user whom nobody knows does.
         self.erred = False
+        # Seconds for which the server may let this client wait beyond the deadline, from its first error on.
+        self.grace: float | None = None
         self.helo = target.helo if target.helo and "." in target.helo else line.own_literal()
 
     def hold(self, request: Request, deadline: float) -> None:
@@ -560,6 +564,21 @@ class _Talk:
             return
         with contextlib.suppress(_BrokenOff):
             self.line.command("QUIT")
+
+    def _command(self, text: str, step: str | None = None, shown: str | None = None) -> list[str]:
+        return self._patiently(lambda: self.line.command(text, step, shown))
+
+    def _patiently(self, ask: Callable[[], list[str]]) -> list[str]:
+        """Ask; for how long a server lets clients with errors wait (smtpd_error_sleep_time) is no time lost."""
+        began = time.monotonic()
+        lines = ask()
+        if self.grace is not None:
+            waited = min(self.grace, time.monotonic() - began)
+            self.grace -= waited
+            self.line.deadline += waited
+        elif lines[0][:1] in ("4", "5"):
+            self.grace = ERROR_PATIENCE
+        return lines
 
     def _expect(self, step: str, lines: Sequence[str], code: str) -> bool:
         if lines[0][:3] == code:
@@ -617,7 +636,7 @@ class _Talk:
     def _log_in_as_nobody(self) -> None:
         """535 comes from the end of the chain (saslauthd, PAM); 454 says that it is broken."""
         nobody = _plain(Login(f"probe-{os.urandom(8).hex()}", os.urandom(16).hex()))
-        lines = self.line.command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
+        lines = self._command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
         self._note_auth("PLAIN", lines)
         # With soft_bounce it is 435.
         code = "435" if lines[0].startswith("435 4.7.8") else "535"
@@ -640,18 +659,19 @@ class _Talk:
         tried: Tried = {"sender": envelope.sender, "mail": None, "recipients": {}, "data": None}
         self.found["envelopes"].append(tried)
         step = f"MAIL FROM:<{envelope.sender}>"
-        tried["mail"] = reply = self._unless_fault(step, self.line.command(step))
+        tried["mail"] = reply = self._unless_fault(step, self._command(step))
         if reply.startswith("250"):
             for recipient in envelope.recipients:
                 step = f"RCPT TO:<{recipient}>"
                 command = f"{step} NOTIFY=NEVER" if envelope.silent and self._offers(r"DSN\Z") else step
-                tried["recipients"][recipient] = self._unless_fault(step, self.line.command(command, step))
+                tried["recipients"][recipient] = self._unless_fault(step, self._command(command, step))
             if envelope.message and any(reply.startswith("25") for reply in tried["recipients"].values()):
-                lines = self.line.command("DATA")
+                lines = self._command("DATA")
                 if lines[0].startswith("354"):
-                    lines = self.line.message(envelope.message)
+                    text = envelope.message
+                    lines = self._patiently(lambda: self.line.message(text))
                 tried["data"] = self._unless_fault("DATA", lines)
-        if self.line.command("RSET")[0].startswith("25"):
+        if self._command("RSET")[0].startswith("25"):
             self.erred = False
 
     def _unless_fault(self, step: str, lines: Sequence[str]) -> str:

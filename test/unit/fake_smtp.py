@@ -57,6 +57,8 @@ class Server:
         self.wrappermode = False
         self.drops = 0
         self.slow = 0
+        # Seconds before each reply from the first error on.
+        self.slow_after_errors = 0
         self.seen = []
         self.message = []
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -127,7 +129,7 @@ class Server:
         for number in range(len(self.banner) if slow else 1):
             time.sleep(slow)
             connection.sendall(self.banner[number : number + 1] if slow else self.banner)
-        secured, message = self.wrappermode, False
+        secured, message, erred = self.wrappermode, False, False
         reader = connection.makefile("rb")
         while raw := reader.readline():
             line = raw.decode().rstrip("\r\n")
@@ -140,6 +142,8 @@ class Server:
                 time.sleep(5)
             if not reply:
                 return
+            erred = erred or reply[:1] in b"45"
+            time.sleep(self.slow_after_errors if erred else 0)
             connection.sendall(reply)
             message = line == "DATA" and reply.startswith(b"354")
             if message:

@@ -165,6 +165,21 @@ def test_a_server_that_falls_silent_does_not_outlast_the_deadline(check, server)
     assert time.monotonic() - started < 1.5
 
 
+def test_a_server_that_lets_clients_with_errors_wait_is_waited_for(check, server, monkeypatch):
+    server.slow_after_errors = 0.3
+    assert check(timeout=1, envelope=True)["problems"] == []
+    monkeypatch.setattr(_mta_smtp, "ERROR_PATIENCE", 0.3)
+    assert "no answer in time" in problem(check(timeout=1, envelope=True))
+
+
+def test_a_listener_that_was_silent_is_asked_briefly_by_an_untrusted_client(check, server, monkeypatch, minion):
+    monkeypatch.setattr(_mta_judge, "SILENT_TIMEOUT", 0.2)
+    server.replies["MAIL"] = None
+    began = time.monotonic()
+    check(timeout=2, envelope=True, untrusted_client=True)
+    assert 2 < time.monotonic() - began < 3
+
+
 def test_another_certificate_than_the_one_on_disk_is_a_problem(check, server, certificates):
     server.certificate = certificates["other"]
     assert f"STARTTLS: the certificate served is not the one in {certificates['good']}" in problem(check())

@@ -50,6 +50,8 @@ WORDS = {
     "redirect": "redirected",
     "filter": "filtered",
 }
+# What keeps a message that was taken from its recipients.
+ASIDE = ("hold", "discard", "redirect")
 # Tables of addresses, each with the list of their domains.
 VIRTUAL = {
     "virtual_alias_maps": "virtual_alias_domains",
@@ -112,6 +114,12 @@ def outcome_of(line: str) -> Outcome | None:
         return None
     parts = found.groupdict()
     return Outcome(parts["asked"] or parts["to"], *(parts[key] for key in Outcome._fields[1:]))
+
+
+def _said(action: re.Match[str]) -> str:
+    """What a line of the log says of an action, without what is another for each client."""
+    text = re.sub(r" from=<.*", "", action["what"]).rstrip("; ")
+    return f"{action['action']}: {text}"
 
 
 def _removed(log: Iterable[str]) -> set[str]:
@@ -367,7 +375,9 @@ class Trial:
         """Whether there is nothing to wait for: all is told, or somebody has said why it will not be."""
         ids = self._ids(log)
         outcomes = self._outcomes(log)
-        stopped = any(re.search(ACTION, line) and not line.startswith(NO_ID) for line in self._results(log))
+        actions = [re.search(ACTION, line) for line in self._results(log) if not line.startswith(NO_ID)]
+        # What is filtered comes back.
+        stopped = any(one and one["action"] != "filter" for one in actions)
         told = {*self.asking} <= {one.asked for one in outcomes}
         if (self.reply or "").startswith("250"):
             told = told and self._has_come_back(log)
@@ -409,10 +419,10 @@ class Trial:
             action = re.search(ACTION, line)
             # What smtpd(8) refuses shows in its reply.
             refused = action and action["action"] == "reject" and re.match(SMTPD, action["what"])
-            if action and action["action"] in WORDS and not refused:
-                word = WORDS[action["action"]]
-                text = re.sub(r" from=<.*", "", action["what"]).rstrip("; ")
-                self._problem("any message", f"{action['action']}: {text}", word)
+            passed = action and action["action"] == "filter" and self._has_come_back(log)
+            if action and action["action"] in WORDS and not refused and not passed:
+                self._problem("any message", _said(action), WORDS[action["action"]])
+        self._judge_others(log)
         outcomes = self._outcomes(log)
         for recipient in [self.elsewhere, *self.recipients]:
             for one in outcomes:
@@ -424,6 +434,15 @@ class Trial:
             self._missing(missing, log)
         if self.reply is not None:
             self._judge_real([one for one in outcomes if self.real in (one.asked, one.to)], log)
+
+    def _judge_others(self, log: Sequence[str]) -> None:
+        """What smtpd(8) does with mail of an untrusted client, who has only asked and sent nothing."""
+        for line in log:
+            action = re.match(rf"{NO_ID}: {ACTION}", line)
+            if action and action["action"] in ASIDE and f" from=<> to=<postmaster@{self.hostname}>" in line:
+                text = f"delivery to any message: {_said(action)} ({INTENDED.format(word=WORDS[action['action']])})"
+                if text not in self.found.problems + self.found.doubts:
+                    self.found.doubts.append(text)
 
     def _problem(self, what: str, text: str, word: str) -> None:
         text = f"delivery to {what}: {text} ({INTENDED.format(word=word)})"

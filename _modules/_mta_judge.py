@@ -317,6 +317,9 @@ def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination,
 
 def _try_logins(target: Target, login: Login, found: Conversation, seen: Examination) -> None:
     """Log in by every way that the server offers: with and without TLS, by PLAIN and by LOGIN."""
+    elsewhere = _recipients(target.hostname)[2]
+    domain = f"@{target.hostname}" if target.hostname and "@" not in login.username else ""
+    own = Envelope(login.username + domain, [elsewhere])
     ways = []
     for secured, ehlo in ((False, found["ehlo"]), (True, found["ehlo_tls"])):
         offered = mechanisms(ehlo)
@@ -325,9 +328,14 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         seen.complain(["AUTH: neither PLAIN nor LOGIN is offered"])
     for secured, mechanism in ways:
         way = target._replace(starttls=secured)
-        talk = _mta_smtp.hold(way, Request(login=login, mechanism=mechanism))
+        talk = _mta_smtp.hold(way, Request([own], login=login, mechanism=mechanism))
         seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
         seen.complain(problem["text"] for problem in talk["problems"])
+        for tried in talk["envelopes"]:
+            reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
+            text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"
+            if re.match(r"5|4\d\d 4\.7\.1 .*Relay access denied", reply) and text not in seen.doubts:
+                seen.doubts.append(text)
 
 
 # -- as an untrusted client --------------------------------------------------------------------

@@ -129,7 +129,7 @@ def _smtpd_conf(requested: Request, chroots: Collection[bool]) -> Resource:
     path = requested.smtpd_conf
     resource = Resource(needed=[path])
     text = _mta_system.read(path) or ""
-    seen = _mta_saslauthd_files.socket_seen(requested.socket_directory, _asked(requested), True in chroots)
+    seen = _socket_seen(requested, True in chroots)
     values = {
         "pwcheck_method": "saslauthd",
         "mech_list": " ".join(requested.mech_list),
@@ -146,6 +146,12 @@ def _smtpd_conf(requested: Request, chroots: Collection[bool]) -> Resource:
 def _asked(requested: Request) -> str:
     """The name of the socket that smtpd asks."""
     return "proxy" if _is_proxied(requested) else "mux"
+
+
+def _socket_seen(requested: Request, chrooted: bool) -> str:
+    """Where a smtpd(8) finds the socket, inside of the chroot or outside."""
+    directory, queue = requested.socket_directory, requested.queue_directory
+    return _mta_saslauthd_files.socket_seen(directory, queue, _asked(requested), chrooted)
 
 
 def _chroots(requested: Request) -> set[bool]:
@@ -179,9 +185,7 @@ def _link(requested: Request, chroots: Collection[bool]) -> Resource:
     """
     resource = Resource()
     name = _asked(requested)
-    real, seen = (
-        _mta_saslauthd_files.socket_seen(requested.socket_directory, name, chrooted) for chrooted in (False, True)
-    )
+    real, seen = (_socket_seen(requested, chrooted) for chrooted in (False, True))
     if real == seen or len(chroots) == 1:
         return resource
     if _mta_services.manager() != "systemd":

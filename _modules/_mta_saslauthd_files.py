@@ -33,7 +33,6 @@ from _mta_saslauthd_request import KERBEROS5, LDAP, Request
 
 PROXY_SOURCE = "salt://postfix_mta/files/saslauthd-proxy.py"
 GROUP = "sasl"
-QUEUE = "/var/spool/postfix"
 LIBSASL_SOCKET = "/var/run/saslauthd/mux"
 HIDDEN = "****"
 CONF_HEADER = "# Managed by Salt (postfix_mta): what saslauthd's mechanism reads.\n"
@@ -141,9 +140,9 @@ def sasl_set(text: str, key: str, value: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def socket_seen(directory: str, name: str = "mux", chrooted: bool = True) -> str:
+def socket_seen(directory: str, queue: str, name: str = "mux", chrooted: bool = True) -> str:
     """Where smtpd(8) finds the socket; its root is the queue directory where it is ``chrooted``."""
-    inside = directory[len(QUEUE) :] if chrooted and directory.startswith(f"{QUEUE}/") else directory
+    inside = directory[len(queue) :] if chrooted and directory.startswith(f"{queue}/") else directory
     return f"{inside}/{name}"
 
 

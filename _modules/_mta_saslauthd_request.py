@@ -39,6 +39,7 @@ class Request:
     cache: bool = True
     combine_realm: bool = False
     socket_directory: str = "/var/spool/postfix/var/run/saslauthd"
+    queue_directory: str = "/var/spool/postfix"
     directory_mode: str = "0710"
     smtpd_conf: str = "/etc/postfix/sasl/smtpd.conf"
     mech_list: list[str] = dataclasses.field(default_factory=lambda: ["plain", "login"])
@@ -157,6 +158,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_path(value) and len(value) <= LONGEST_DIRECTORY,
         f"{_PATH}, at most {LONGEST_DIRECTORY} characters long (unix(7))",
     ),
+    "queue_directory": (_is_path, _PATH),
     "directory_mode": (_matches("0?[0-7]{3}"), "an octal string like '0710'"),
     "smtpd_conf": (_is_path, _PATH),
     "mech_list": (_are_names, "a list of names of SASL mechanisms"),

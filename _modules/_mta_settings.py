@@ -37,6 +37,7 @@ from _mta_pillar_types import mapping, table
 from _mta_revision import REVISION
 
 KEY = "postfix_mta"
+QUEUE = "/var/spool/postfix"
 FETCH = "salt://postfix_mta/settings.py"
 # All grains that settings and SLS files depend on.
 GRAINS = ("fqdn", "os_family", "oscodename")
@@ -445,6 +446,9 @@ def _add_saslauthd(settings: Settings) -> None:
     ``saslauthd`` has the arguments of ``saslauthd.managed``, or of ``saslauthd.absent`` where it is not used.
     """
     sasl = settings["sasl"]
+    queue = _queue(settings)
+    if str(sasl["socket_directory"]).startswith(f"{QUEUE}/"):
+        sasl["socket_directory"] = queue + sasl["socket_directory"][len(QUEUE) :]
     on, dovecot = sasl["enabled"] is not False, sasl["type"] == "dovecot"
     sasl["saslauthd"] = on and not dovecot
     sasl["smtpd_type"] = "dovecot" if on and dovecot else None
@@ -464,7 +468,14 @@ def _add_saslauthd(settings: Settings) -> None:
             "mech_options": sasl["options"],
             "smtpd_conf": settings["family"]["smtpd_conf"],
             **{name: sasl[name] for name in (*same, "directory_mode")},
+            "queue_directory": queue,
         }
+
+
+def _queue(settings: Settings) -> str:
+    """Postfix's queue directory, as far as the pillar says it."""
+    given = settings["parameters"].get("queue_directory")
+    return given.rstrip("/") if isinstance(given, str) and given.startswith("/") else QUEUE
 
 
 def _add_beacon(settings: Settings) -> None:
@@ -639,6 +650,7 @@ def _add_signer(settings: Settings, given: Mapping[str, Any]) -> None:
             "key_pillar": dkim["private_key"],
             **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days", "results")},
             "ed25519": dkim["key_type"] == "rsa+ed25519",
+            "queue_directory": _queue(settings),
             "resolver": settings["dns"]["resolver"],
             "milters": settings["parameters"].get("smtpd_milters", milters["smtpd_milters"]),
         }

@@ -192,10 +192,6 @@ def public_key(selector: str) -> bytes | None:
     return public
 
 
-def _queue() -> str:
-    return _mta_postfix_view.queue_directory()
-
-
 # -- which selector signs ----------------------------------------------------------------------
 
 
@@ -301,6 +297,7 @@ def _wanted(
     resolver: str | None,
     results: bool,
     ed25519: bool,
+    queue: str,
 ) -> _Wanted:
     chosen = selectors(minion, domains, selector, keep_days, resolver)
     chosen = _with_second(chosen, ed25519, domains, resolver)
@@ -314,7 +311,7 @@ def _wanted(
         service=_mta_services.SIGNER,
         folder=FOLDER,
         networks=quoted,
-        queue=_queue(),
+        queue=queue,
         socket=SOCKET,
         tld=PUBLIC_NAMES if results else f"{FOLDER}/tld",
         results=RESULTS_TEXT if results else "",
@@ -323,11 +320,11 @@ def _wanted(
     unit = UNIT_TEXT.format(
         user=USER,
         service=_mta_services.SIGNER,
-        queue=_queue(),
-        directory=os.path.dirname(f"{_queue()}/{SOCKET}"),
+        queue=queue,
+        directory=os.path.dirname(f"{queue}/{SOCKET}"),
         program=PROGRAM,
         conf=CONF,
-        socket=f"{_queue()}/{SOCKET}",
+        socket=f"{queue}/{SOCKET}",
     )
     notes = []
     if chosen.waiting:
@@ -380,9 +377,10 @@ def _planned(
     milters: str = MILTER,
     results: bool = False,
     ed25519: bool = False,
+    queue_directory: str = _mta_postfix_view.QUEUE,
 ) -> tuple[_Wanted, Plan]:
     """What there is to be, and the plan that leads there; parameters as for :func:`plan`."""
-    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver, results, ed25519)
+    wanted = _wanted(minion, domains, selector, networks, keep_days, resolver, results, ed25519, queue_directory)
     planned = Plan(notes=list(wanted.notes), errors=_obstacles(milters))
     action = (
         "reload" if _mta_services.status([_mta_services.SIGNER])[_mta_services.SIGNER]["active"] else "restart"
@@ -534,7 +532,7 @@ def _wrong(domain: str, selector: str, public: bytes) -> str | None:
     ]
     message = _mta_milter.Message(sender, "postmaster@example.org", headers, PROBE_BODY)
     try:
-        outcome = _mta_milter.send(f"{_queue()}/{SOCKET}", message, domain)
+        outcome = _mta_milter.send(f"{_mta_postfix_view.queue_directory()}/{SOCKET}", message, domain)
     except CommandExecutionError as err:
         return str(err)
     if outcome.verdict != "accepted":

@@ -246,6 +246,9 @@ def _asked(minion: Minion, services: Mapping[str, Mapping[str, bool]]) -> dict[s
     asked: dict[str, Any] = {"timeout": max(10, given) if isinstance(given, int) else 10}
     if services["postfix"]["active"] and verify.get("enabled") is not False:
         asked.update(THOROUGH, relay=verify.get("relay") is not False)
+        login = verify.get("login")
+        if isinstance(login, dict) and None not in (login.get("username"), login.get("password")):
+            asked["login_pillar"] = "postfix_mta:verify:login"
     return asked
 
 

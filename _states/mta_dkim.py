@@ -21,6 +21,7 @@ def managed(
     milters=None,
     results=False,
     ed25519=False,
+    queue_directory="/var/spool/postfix",
     transaction=None,
 ):
     """
@@ -52,6 +53,9 @@ def managed(
         Whether mail from others gets a header Authentication-Results with what SPF, DKIM and DMARC say of it.
         Nothing is refused by it. Default: false.
 
+    queue_directory
+        Postfix's, in which the signer's socket is.
+
     ed25519
         Whether an Ed25519 key (RFC 8463), whose selector is the name with ``-ed25519``, signs beside the RSA key
         once all name servers have its record. Default: false.
@@ -72,6 +76,7 @@ def managed(
         "resolver": resolver,
         "results": results,
         "ed25519": ed25519,
+        "queue_directory": queue_directory,
     }
     args.update({"milters": milters} if milters else {})
     return __salt__["mta_apply.participate"](

@@ -56,6 +56,7 @@ def managed(
     cache=True,
     combine_realm=False,
     socket_directory="/var/spool/postfix/var/run/saslauthd",
+    queue_directory="/var/spool/postfix",
     directory_mode="0710",
     smtpd_conf="/etc/postfix/sasl/smtpd.conf",
     mech_list=("plain", "login"),
@@ -106,6 +107,9 @@ def managed(
     socket_directory
         Directory of the socket ``mux``; inside Postfix's chroot where smtpd runs in it, as on Debian.
 
+    queue_directory
+        Postfix's, which is the root directory of an smtpd(8) in the chroot.
+
     directory_mode
         Octal string; default ``"0710"``, Debian's advice. Everybody can write to the socket, so the directory
         is the only lock: with the how-to's ``"0755"`` every local user can test passwords.
@@ -141,6 +145,7 @@ def managed(
         "cache": cache,
         "combine_realm": combine_realm,
         "socket_directory": socket_directory,
+        "queue_directory": queue_directory,
         "directory_mode": directory_mode,
         "smtpd_conf": smtpd_conf,
         "mech_list": mech_list,

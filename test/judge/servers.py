@@ -151,6 +151,9 @@ FEATURES = {
     "Dovecot's LMTP": Feature(
         {"parameters": {"mailbox_transport": "lmtp:unix:private/dovecot-lmtp"}}, (), ("mailbox_command", "mbox")
     ),
+    "a login that is tried": Feature(
+        {"verify": {"login": {"username": "alice", "password": "not-in any#log"}}}, (), ("local only",)
+    ),
     "Dovecot's logins": Feature({"sasl": {"type": "dovecot"}}),
     "milter": Feature(
         {

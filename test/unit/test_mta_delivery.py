@@ -242,6 +242,23 @@ def test_what_smtpd_refuses_by_a_rule_is_for_the_conversation_to_judge(healthy, 
     assert (found.problems, found.doubts) == ([], [])
 
 
+@pytest.mark.parametrize(("action", "doubts"), [("hold", 1), ("discard", 1), ("redirect", 1), ("filter", 0)])
+def test_what_smtpd_does_with_mail_of_untrusted_clients_is_a_doubt(healthy, trial, action, doubts):
+    what = f"{action}: RCPT from x[192.0.2.1]: <x[192.0.2.1]>: Client host triggers {action.upper()} action"
+    healthy.log += [f"NOQUEUE: {what}; from=<> to=<postmaster@{HOST}> proto=ESMTP helo=<x>"] * 2
+    healthy.log.append(f"NOQUEUE: {what}; from=<a@b> to=<other@{HOST}> proto=ESMTP helo=<x>")
+    found = trial()[0]
+    assert (found.problems, len(found.doubts)) == ([], doubts)
+
+
+def test_a_rule_that_sends_every_message_through_a_filter_is_no_fault_where_it_comes_back(healthy, trial):
+    filtered = "CD34: filter: RCPT from x[127.0.0.1]: <>: Sender address triggers FILTER smtp:[127.0.0.1]:10024"
+    healthy.log.insert(3, filtered + "; from=<> to=<{real}> proto=ESMTP helo=<x>")
+    assert trial()[0].problems == []
+    del healthy.log[4:]
+    assert "[filtered]" in trial()[0].problems[0]
+
+
 def test_what_smtpd_holds_is_held(healthy, trial):
     healthy.log.append(
         "NOQUEUE: hold: RCPT from localhost[127.0.0.1]: <{real}>: triggers HOLD action; to=<{real}>"

@@ -180,6 +180,22 @@ def test_a_listener_that_was_silent_is_asked_briefly_by_an_untrusted_client(chec
     assert 2 < time.monotonic() - began < 3
 
 
+@pytest.mark.parametrize(
+    ("command", "reply", "doubts"),
+    [
+        ("MAIL FROM:<alice@", b"553 5.7.1 Sender address rejected: not owned by user alice\r\n", 1),
+        ("RCPT TO:<postmaster@example.net>", b"554 5.7.1 Relay access denied\r\n", 1),
+        ("RCPT TO:<postmaster@example.net>", b"450 4.7.1 Error: too much mail\r\n", 0),
+        ("RCPT TO:<postmaster@example.net>", b"454 4.7.1 <x@y>: Relay access denied\r\n", 1),
+        ("RCPT TO:<postmaster@example.net>", b"250 2.1.5 Ok\r\n", 0),
+    ],
+)
+def test_who_logs_in_has_to_be_able_to_send_as_himself(login, server, command, reply, doubts):
+    server.replies[command] = reply
+    found = login(hostname=HOST)
+    assert (found["problems"], len(found["doubts"])) == ([], doubts)
+
+
 def test_another_certificate_than_the_one_on_disk_is_a_problem(check, server, certificates):
     server.certificate = certificates["other"]
     assert f"STARTTLS: the certificate served is not the one in {certificates['good']}" in problem(check())
@@ -409,12 +425,14 @@ def test_a_message_that_was_taken_all_the_same_is_told(check, server):
 def login(minion, pillar, functions, listener):
     """Check with a login in the pillar."""
 
-    def run(password=PASSWORD, **login):
+    def run(password=PASSWORD, hostname=None, **login):
         login = login or {"username": "alice", "password": password}
         pillar["postfix_mta"] = {"verify": {"login": login}}
         functions["sdb.get"] = lambda uri: PASSWORD if uri == "sdb://store/probe" else None
         path = "postfix_mta:verify:login"
-        return _mta_judge.check(minion, listeners=[listener], login_pillar=path, timeout=5)
+        return _mta_judge.check(
+            minion, listeners=[listener], hostname=hostname, login_pillar=path, timeout=5
+        )
 
     return run
 

@@ -199,10 +199,10 @@ def _path_and_link(host, minion):
     return told, found and found[1]
 
 
-def test_a_smtpd_outside_of_the_chroot_finds_the_socket_too(host, minion, monkeypatch):
+def test_a_smtpd_outside_of_the_chroot_finds_the_socket_too(host, minion):
     installed(host)
     (host.root / "run/systemd/system").mkdir(parents=True)
-    monkeypatch.setattr(_mta_saslauthd_files, "QUEUE", f"{host.root}/chroot")
+    host.args["queue_directory"] = f"{host.root}/chroot"
     real = f"{host.args['socket_directory']}/mux"
     host.chroots = {"smtp/inet": True, "submission/inet": True}
     assert _path_and_link(host, minion) == ("/saslauthd/mux", None)

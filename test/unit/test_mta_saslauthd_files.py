@@ -33,21 +33,22 @@ def test_a_key_that_is_not_requested_is_taken_out():
 
 
 @pytest.mark.parametrize(
-    ("directory", "path"),
+    ("directory", "queue", "path"),
     [
-        ("/var/spool/postfix/var/run/saslauthd", None),
-        ("/var/run/saslauthd", None),
-        ("/var/spool/postfix/run/sasl", "/run/sasl/mux"),
-        ("/run/sasl", "/run/sasl/mux"),
+        ("/var/spool/postfix/var/run/saslauthd", "/var/spool/postfix", None),
+        ("/var/run/saslauthd", "/var/spool/postfix", None),
+        ("/var/spool/postfix/run/sasl", "/var/spool/postfix", "/run/sasl/mux"),
+        ("/run/sasl", "/var/spool/postfix", "/run/sasl/mux"),
+        ("/srv/queue/var/run/saslauthd", "/srv/queue", None),
     ],
 )
-def test_libsasl_is_told_where_the_socket_is_unless_it_looks_there_anyway(directory, path):
-    assert _mta_saslauthd_files.socket_told(_mta_saslauthd_files.socket_seen(directory)) == path
+def test_libsasl_is_told_where_the_socket_is_unless_it_looks_there_anyway(directory, queue, path):
+    assert _mta_saslauthd_files.socket_told(_mta_saslauthd_files.socket_seen(directory, queue)) == path
 
 
 def test_outside_of_the_chroot_the_socket_is_where_it_is():
     directory = "/var/spool/postfix/var/run/saslauthd"
-    assert _mta_saslauthd_files.socket_seen(directory, "proxy", chrooted=False) == f"{directory}/proxy"
+    assert _mta_saslauthd_files.socket_seen(directory, "/var/spool/postfix", "proxy", chrooted=False) == f"{directory}/proxy"
 
 
 # -- databases of the system -----------------------------------------------------------------------------------

@@ -661,6 +661,18 @@ def test_debian_14_has_no_smtpd_in_the_chroot():
     assert of("forky") == (False, False)
 
 
+def test_sockets_move_with_the_queue():
+    queue = {"parameters": {"queue_directory": "/srv/queue"}, "dkim": {"domains": ["example.com"]}}
+    mta = merged(queue)
+    assert mta["saslauthd"]["socket_directory"] == "/srv/queue/var/run/saslauthd"
+    assert mta["beacon"]["saslauthd"] == "/srv/queue/var/run/saslauthd/mux"
+    assert mta["saslauthd"]["queue_directory"] == mta["signer"]["queue_directory"] == "/srv/queue"
+
+    elsewhere = merged({**queue, "sasl": {"socket_directory": "/run/saslauthd"}})
+    assert elsewhere["saslauthd"]["socket_directory"] == "/run/saslauthd"
+    assert merged()["saslauthd"]["queue_directory"] == "/var/spool/postfix"
+
+
 def test_saslauthd_is_told_which_smtpd_will_be_chrooted():
     services = {
         "587/inet": {"command": "smtpd", "private": False, "chroot": False},

@@ -12,6 +12,7 @@ import pytest
 
 import _mta_dkim
 import _mta_milter
+import _mta_postfix_view
 import _mta_signer
 import _mta_x509
 import _mta_x509_make
@@ -134,7 +135,7 @@ def test_what_a_milter_does_is_told(tmp_path, ending, verdict, headers):
 
 def test_a_message_that_is_not_signed_is_a_problem(host, tmp_path, monkeypatch):
     host("# signs: new\n")
-    monkeypatch.setattr(_mta_signer, "_queue", lambda: str(tmp_path))
+    monkeypatch.setattr(_mta_postfix_view, "queue_directory", lambda: str(tmp_path))
     (tmp_path / "postfix_mta_signer").mkdir()
     path = str(tmp_path / "postfix_mta_signer" / "milter")
     FakeMilter(path, [(b"a", b"")])
@@ -146,14 +147,13 @@ def test_a_message_that_is_not_signed_is_a_problem(host, tmp_path, monkeypatch):
 
 def test_a_signer_that_is_not_there_is_a_problem(host, tmp_path, monkeypatch):
     host("# signs: new\n")
-    monkeypatch.setattr(_mta_signer, "_queue", lambda: str(tmp_path))
+    monkeypatch.setattr(_mta_postfix_view, "queue_directory", lambda: str(tmp_path))
     assert "does not answer" in _mta_signer.problems(["example.com"], patience=0)[0]
 
 
 def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, pretend):
-    pretend("_mta_postfix_view.queue_directory", lambda: "/var/spool/postfix")
     for asked in (False, True):
-        wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, asked, False)
+        wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, asked, False, "/var/spool/postfix")
         text = wanted.files[_mta_signer.CONF]
         assert (_mta_signer.RESULTS_TEXT in text, _mta_signer.PUBLIC_NAMES in text) == (asked, asked)
         assert _mta_signer._signs(text) == "new signs for example.com" + "; Authentication-Results" * asked
@@ -164,14 +164,13 @@ class TestSecond:
 
     @pytest.fixture
     def wanted(self, host, minion, pretend, monkeypatch, tmp_path):
-        pretend("_mta_postfix_view.queue_directory", lambda: "/var/spool/postfix")
         (tmp_path / "new-ed25519.key").write_bytes(_mta_signer._ed25519_key())
         lacking = []
         monkeypatch.setattr(_mta_signer, "unpublished", lambda *_: lacking)
 
         def wanted(*names, ed25519=True):
             lacking[:] = names
-            return _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, False, ed25519)
+            return _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, False, ed25519, "/var/spool/postfix")
 
         return wanted
 

@@ -321,7 +321,8 @@ class Trial:
             # Aliases are looked up for local domains, too.
             (self.found.notes if "alias" in other else self.found.doubts).append(text)
         self.found.doubts += [
-            f"delivery to elsewhere: {text} ({INTENDED.format(word='limited')})" for text in out_of_reach(self.main)
+            f"delivery to elsewhere: {text} ({INTENDED.format(word='limited')})"
+            for text in out_of_reach(self.main)
         ]
         if self.asked:
             log = self._wait(self._complete, SECONDS)
@@ -440,7 +441,9 @@ class Trial:
         for line in log:
             action = re.match(rf"{NO_ID}: {ACTION}", line)
             if action and action["action"] in ASIDE and f" from=<> to=<postmaster@{self.hostname}>" in line:
-                text = f"delivery to any message: {_said(action)} ({INTENDED.format(word=WORDS[action['action']])})"
+                text = (
+                    f"delivery to any message: {_said(action)} ({INTENDED.format(word=WORDS[action['action']])})"
+                )
                 if text not in self.found.problems + self.found.doubts:
                     self.found.doubts.append(text)
 

@@ -430,9 +430,7 @@ def login(minion, pillar, functions, listener):
         pillar["postfix_mta"] = {"verify": {"login": login}}
         functions["sdb.get"] = lambda uri: PASSWORD if uri == "sdb://store/probe" else None
         path = "postfix_mta:verify:login"
-        return _mta_judge.check(
-            minion, listeners=[listener], hostname=hostname, login_pillar=path, timeout=5
-        )
+        return _mta_judge.check(minion, listeners=[listener], hostname=hostname, login_pillar=path, timeout=5)
 
     return run
 

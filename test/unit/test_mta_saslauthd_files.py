@@ -48,7 +48,10 @@ def test_libsasl_is_told_where_the_socket_is_unless_it_looks_there_anyway(direct
 
 def test_outside_of_the_chroot_the_socket_is_where_it_is():
     directory = "/var/spool/postfix/var/run/saslauthd"
-    assert _mta_saslauthd_files.socket_seen(directory, "/var/spool/postfix", "proxy", chrooted=False) == f"{directory}/proxy"
+    assert (
+        _mta_saslauthd_files.socket_seen(directory, "/var/spool/postfix", "proxy", chrooted=False)
+        == f"{directory}/proxy"
+    )
 
 
 # -- databases of the system -----------------------------------------------------------------------------------

@@ -131,6 +131,52 @@ EDITS = {
 ORIGINALS = "/var/lib/postfix_mta/originals"
 
 
+QUEUE = {
+    "postfix_mta": {
+        "root_recipient": "alice",
+        "parameters": {"queue_directory": "/srv/queue"},
+        "dkim": {"domains": ["mail.example.com"]},
+        "verify": {"login": {"username": "alice", "password": "not-in any#log"}},
+    }
+}
+SOCKETS = "cd {} && ls -d var/run/saslauthd/mux postfix_mta_signer/milter private/smtp 2>/dev/null || true"
+BY_LOGIN = """
+import pathlib, smtplib, time
+with smtplib.SMTP("127.0.0.1", 25, timeout=30) as client:
+    client.starttls()
+    client.login("alice", "not-in any#log")
+    client.sendmail("alice@mail.example.com", ["root@mail.example.com"], "From: alice\\nSubject: moved\\n\\nhello\\n")
+for _ in range(100):
+    texts = [path.read_text() for path in pathlib.Path("/home/alice/Maildir/new").glob("*")]
+    found = [text for text in texts if "Subject: moved" in text]
+    if found:
+        break
+    time.sleep(0.2)
+assert "DKIM-Signature" in found[0]
+pathlib.Path("/home/alice/Maildir").rename(f"/home/alice/{time.time()}")
+"""
+
+
+def test_a_queue_elsewhere_has_all_sockets_in_it(server):
+    server.exec("useradd --create-home alice; echo 'alice:not-in any#log' | chpasswd; install -d /srv/queue")
+    all_of_them = "postfix_mta_signer/milter\nprivate/smtp\nvar/run/saslauthd/mux\n"
+    assert failures(server.apply(pillar=QUEUE)) == []
+    assert server.exec(SOCKETS.format("/srv/queue")).stdout == all_of_them
+    server.exec(["python3", "-c", BY_LOGIN])
+    assert not any(result["changes"] for result in server.apply().values())
+
+    del QUEUE["postfix_mta"]["parameters"]
+    announced = server.apply(pillar=QUEUE, test=True)
+    results = server.apply()
+    assert failures(results) == []
+    assert {name for name, one in announced.items() if one["changes"]} == {
+        name for name, one in results.items() if one["changes"]
+    }
+    assert server.exec(SOCKETS.format("/var/spool/postfix")).stdout == all_of_them
+    assert "saslauthd" not in server.exec(SOCKETS.format("/srv/queue")).stdout
+    server.exec(["python3", "-c", BY_LOGIN])
+
+
 def edit(container, *paths):
     """Edit files as an administrator; their contents, owners and modes."""
     for path in paths:

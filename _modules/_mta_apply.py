@@ -75,6 +75,9 @@ STANDALONE = {
 }
 
 LOG_LINES = 12
+# Why what is wrong is a reason to undo.
+WORSE = "Before this apply it was not so, which is why it is undone."
+ALL_COUNTS = "The server could not be asked before this apply, so all of that counts, and it is undone."
 LOG_PATIENCE = 2
 MOST_ALIASES = 10
 
@@ -273,7 +276,8 @@ def _server_log(since: int, until: int) -> list[str]:
     wanted = [line for line in lines if any(word in line for word in ("fatal:", "error:", "panic:", "warning:"))]
     # What the conversation itself provokes: a login with a random name, a message with too many hops.
     wanted = [line for line in wanted if "hopcount exceeded" not in line and "authentication fail" not in line]
-    return list(dict.fromkeys(wanted))[-LOG_LINES:]
+    # One that waits says the same again and again.
+    return list({re.sub(r"#\d+", "", line): line for line in wanted}.values())[-LOG_LINES:]
 
 
 def _responsible(changes: Mapping[str, Any], text: str) -> list[str]:
@@ -335,6 +339,7 @@ def commit(
     problems: list[str] = []
     notes: list[str] = []
     transcript: list[str] = []
+    why: list[str] = []
     headline = "The server did not answer as it should:"
     try:
         done = _activate(minion, transaction, services or [])
@@ -348,6 +353,7 @@ def commit(
             problems, notes = _judged(run, transaction, checked)
             transcript = checked["transcript"]
             problems += _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
+            why = [WORSE if transaction.problems is not None else ALL_COUNTS] * bool(problems)
             notes = notes + checked["notes"]
             problems += _mta_signer.problems(signed) if signed and not problems else []
         if not problems:
@@ -372,7 +378,7 @@ def commit(
     changed, since, until = run.changes.get("postconf", {}), transaction.before["time"], int(time.time()) + 1
     undone = _mta_transaction.undo(minion, f"{headline[:-1].lower()}: {problems[0]}")
     server_log = _server_log(since, until)
-    parts = [headline, *[f"  {line}" for line in problems]]
+    parts = [headline, *[f"  {line}" for line in problems], *why]
     if server_log:
         parts += ["Its log says:", *[f"  {line}" for line in server_log]]
     if changed:

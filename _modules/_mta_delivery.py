@@ -484,7 +484,7 @@ class Trial:
             self.found.notes.append(f"{text}: another host's matter")
         elif one.reason.startswith("unknown user"):
             # Users may come later; until then their mail bounces.
-            self.found.notes.append(f"{text}: nobody receives that, and it bounces")
+            self.found.notes.append(f"{text}: nobody receives that, and it bounces until there is such a user")
         elif one.code.endswith(".1.1") or " said: " in one.reason or one.asked == self.elsewhere:
             self.found.doubts.append(text)
         elif one.relay == "local" or re.search(OWN_SOCKET, one.reason) or one.code == "4.3.2":

@@ -434,7 +434,10 @@ def _no_such_type(minion: Minion, kind: str) -> str:
 
 def remember(minion: Minion) -> None:
     """Keep what a run without changes has found out, so that the next one need not start a process for it."""
-    if any(_mta_tables.noticed(minion).values()):
+    if Run.of(minion).transaction and any(_mta_tables.noticed(minion).values()):
+        # An undo puts back the record that another table's change has written.
+        _keep(minion)
+    elif any(_mta_tables.noticed(minion).values()):
         # Another apply that is under way writes the record, too; the next run finds this out again.
         _mta_transaction.alone(
             minion, lambda: minion.state.write(_mta_tables.RECORD, _mta_tables.updated(minion)), wait=False

@@ -69,6 +69,8 @@ def assess(case, result):
         wrong.append(f"changes where there are none: {', '.join(result['applied']['changes'])}")
     if result["left"]:
         wrong.append(f"left behind: {', '.join(result['left'][:3])}")
+    if "had been edited by somebody else" in said:
+        wrong.append("the formula takes its own work for somebody else's")
     if result.get("differences"):
         wrong.append(f"not undone completely: {', '.join(result['differences'][:4])}")
     return Outcome(case, result, broken, excused, row, column, tuple(wrong))

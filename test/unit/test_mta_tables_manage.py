@@ -329,6 +329,20 @@ def test_a_record_that_another_apply_may_write_is_left_to_it(minion, participate
     others.lock.close()
 
 
+def test_in_a_run_that_has_a_transaction_the_record_is_a_part_of_it(minion, apply, path, pretend):
+    """Else an undo would take it for what somebody else has edited meanwhile."""
+    path.write_text("a   b\n")
+    path.with_name("virtual.db").write_text("A   B\n")
+    assert _mta_tables_manage.plan(minion, str(path), type="hash", entries={"a": "b"}).changes == {}
+    written = []
+    pretend("_mta_transaction.write", lambda target, contents, **_: written.append(target))
+    Run.of(minion).transaction = object()
+    _mta_tables_manage.remember(minion)
+    assert written == [minion.state.path(_mta_tables.RECORD)]
+    assert not os.path.exists(written[0])
+    Run.of(minion).transaction = None
+
+
 def test_a_compiled_form_of_another_type_goes(minion, apply, path):
     apply(path, type="hash", entries={"a": "b"})
     apply(path, type="texthash", entries={"a": "b"})

@@ -49,6 +49,14 @@ POLICY = {
         smtpd_recipient_restrictions=f"check_client_access static:{{450 4.7.1 greylisted}}, {PERMITS}, "
         "reject_unauth_destination"
     ),
+    # As amavis has it for mail of others.
+    "all is filtered by a table of senders": {
+        **parameters(smtpd_sender_restrictions="check_sender_access static:{FILTER smtp:[127.0.0.1]:10025}"),
+        "services": {
+            "127.0.0.1:10025/inet": f"{LISTENER.format(name='127.0.0.1:10025')} -o smtpd_sender_restrictions="
+        },
+    },
+    "errors are punished": parameters(smtpd_soft_error_limit="1", smtpd_error_sleep_time="5s"),
     "one error": parameters(smtpd_hard_error_limit="1"),
     "few connections in a minute": parameters(
         smtpd_client_connection_rate_limit="2", smtpd_client_event_limit_exceptions=""
@@ -100,6 +108,11 @@ HARMFUL = {
     "held for every recipient": parameters(
         smtpd_recipient_restrictions=f"check_recipient_access static:HOLD, {PERMITS}, reject_unauth_destination"
     ),
+    "held for every stranger": parameters(
+        smtpd_recipient_restrictions=f"{PERMITS}, check_client_access static:HOLD, reject_unauth_destination"
+    ),
+    "TLS as no other host has it": parameters(smtp_tls_security_level="dane-only"),
+    "no hosts of domains": parameters(smtp_dns_support_level="disabled"),
     "discarded for every client": parameters(smtpd_client_restrictions="check_client_access static:DISCARD"),
     "local mail is deferred": parameters(defer_transports="local"),
     "mailbox and message limits": parameters(message_size_limit="204800000", mailbox_size_limit="51200000"),

@@ -145,7 +145,8 @@ import pathlib, smtplib, time
 with smtplib.SMTP("127.0.0.1", 25, timeout=30) as client:
     client.starttls()
     client.login("alice", "not-in any#log")
-    client.sendmail("alice@mail.example.com", ["root@mail.example.com"], "From: alice\\nSubject: moved\\n\\nhello\\n")
+    text = "From: alice\\nSubject: moved\\n\\nhello\\n"
+    client.sendmail("alice@mail.example.com", ["root@mail.example.com"], text)
 for _ in range(100):
     texts = [path.read_text() for path in pathlib.Path("/home/alice/Maildir/new").glob("*")]
     found = [text for text in texts if "Subject: moved" in text]

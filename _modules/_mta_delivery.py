@@ -16,6 +16,7 @@ import email.utils
 import os
 import pwd
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -206,6 +207,9 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
     found = []
     if main.get("smtp_dns_support_level") == "disabled" or main.get("disable_dns_lookups", "no") == "yes":
         found.append("without the DNS no host of a domain is known (smtp_dns_support_level, disable_dns_lookups)")
+    source = main.get("smtp_bind_address", "")
+    if source and main.get("smtp_bind_address_enforce") == "yes" and not _is_own(source):
+        found.append(f"smtp_bind_address = {source} is no address of this host (smtp_bind_address_enforce)")
     level = main.get("smtp_tls_security_level", "")
     if level in TRUSTING:
         found.append(f"smtp_tls_security_level = {level} asks for what few hosts have")
@@ -213,6 +217,14 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
     if level in ("encrypt", *TRUSTING) and not _speaks(protocols.lower()):
         found.append("smtp_tls_mandatory_protocols leaves neither TLSv1.2 nor TLSv1.3")
     return found
+
+
+def _is_own(address: str) -> bool:
+    """Whether this host can speak from an IPv4 address."""
+    with contextlib.suppress(OSError), socket.socket() as asked:
+        asked.bind((address, 0))
+        return True
+    return False
 
 
 def _speaks(protocols: str) -> bool:

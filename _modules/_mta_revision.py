@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "a0e1460c808e"
+REVISION = "e33296db9cd4"

@@ -56,7 +56,6 @@ POLICY = {
             "127.0.0.1:10025/inet": f"{LISTENER.format(name='127.0.0.1:10025')} -o smtpd_sender_restrictions="
         },
     },
-    "errors are punished": parameters(smtpd_soft_error_limit="1", smtpd_error_sleep_time="5s"),
     "one error": parameters(smtpd_hard_error_limit="1"),
     "few connections in a minute": parameters(
         smtpd_client_connection_rate_limit="2", smtpd_client_event_limit_exceptions=""

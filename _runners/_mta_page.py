@@ -129,7 +129,8 @@ ul.sum b { font-size: 1.25rem; margin-right: .35rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { overflow-wrap: break-word; min-width: 3.2em; }
-tbody th { overflow-wrap: anywhere; min-width: 11em; }
+table.notes td, p.without, tbody th { overflow-wrap: anywhere; }
+tbody th { min-width: 11em; }
 tbody th small { display: block; font-weight: 400; color: var(--soft); }
 thead th { font-size: .78rem; color: var(--soft); white-space: nowrap; }
 thead button { all: unset; cursor: pointer; }
@@ -192,7 +193,7 @@ svg .bad { fill: var(--bad); }
 </table>
 {%- if notes %}
 <h2>What is wrong</h2>
-<table>
+<table class="notes">
 <tbody>
 {%- for minion, note in notes %}
 <tr><th scope="row">{{ minion }}</th><td>{{ note }}</td></tr>

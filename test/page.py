@@ -98,6 +98,23 @@ def sample():
     return _mta_view.html(view, week(view))
 
 
+def crowded():
+    """A page with the longest of everything, which has to fit, too."""
+    name = "mail-relay-outbound-01.eu-central-1.production.example.com"
+    said = {
+        **ROW,
+        "fqdn": f"smtp-{name}",
+        "postfix": "3.10.5-1+deb13u1",
+        "profile": "local_only",
+        "queue": {"total": 123456},
+        "drift": ["/etc/postfix/main.cf", "/etc/postfix/master.cf"],
+        "conditions": ["certificate_renewal", "certificate_served", "configuration", "saslauthd", "apply", "dns"],
+        "problems": ["x" * 290],
+    }
+    view = _mta_view.collect({name: said}, [f"other-{name}"], NOW)
+    return _mta_view.html(view, week(view))
+
+
 def week(view):
     """What was seen of the servers in the week before."""
     marks = {}
@@ -207,7 +224,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
         for view in VIEWS:
-            found = faults(directory, page, view, script)
+            found = faults(directory, page, view, script) + faults(directory, crowded(), view, script)
             browse(directory, framed(page, view), view, f"--screenshot={pictures / view}.png")
             print(f"{view}: {'; '.join(found) or 'nothing found'}", flush=True)
             failed = failed or bool(found)

@@ -1,5 +1,6 @@
 """Files, programs, the state directory and the lines of Postfix's files: all else of the library uses it."""
 
+import concurrent.futures
 import datetime
 import os
 import stat
@@ -147,6 +148,17 @@ class TestStateDirectory:
         state.write("x.json", {"a": [1, None]})
         state.write("x.json", {"a": [2, None]})
         assert state.read("x.json") == {"a": [2, None]}
+        assert os.listdir(tmp_path / "state") == ["x.json"]
+
+    def test_of_many_that_write_at_once_none_fails_and_nobody_reads_less_than_one_has_written(self, tmp_path):
+        state = _mta_system.StateDirectory(str(tmp_path / "state"))
+
+        def write_and_read(number):
+            state.write("x.json", {"a": [number] * 50})
+            return len(set(state.read("x.json")["a"]))
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(write_and_read, range(200))) == {1}
         assert os.listdir(tmp_path / "state") == ["x.json"]
 
     def test_a_disk_that_cannot_be_written_is_an_error_that_names_the_file(self, tmp_path):

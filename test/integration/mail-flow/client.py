@@ -1,7 +1,7 @@
 """
 Send numbered mail all the time, and knock on port 25 every 100 ms, until SIGTERM.
 
-    client.py RECIPIENT SESSIONS OUTPUT
+    client.py RECIPIENT SESSIONS OUTPUT [SECONDS between two of one session]
 
 Each session writes a line per message into OUTPUT/sent and the knocking one a line per connection into
 OUTPUT/knocks: when it began (Unix time), seconds that it took, what came of it, and the message's number.
@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 
-PAUSE = 0.1
 TIMEOUT = 60
 
 recipient, sessions, output = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+pause = float(sys.argv[4]) if len(sys.argv) > 4 else 0.1
 stopped = threading.Event()
 writing = threading.Lock()
 
@@ -74,15 +74,13 @@ def knock(_):
 
 def repeat(action, session, name):
     """Do something again and again, a line for each time."""
-    count = 0
     with open(output / name, "a", encoding="utf-8", buffering=1) as lines:
         while not stopped.is_set():
-            number, began = f"{session}-{count}", time.time()
+            number, began = f"{session}-{time.time_ns()}", time.time()
             outcome = action(number).replace("\n", " ").replace("\t", " ")
             with writing:
                 lines.write(f"{began:.3f}\t{time.time() - began:.3f}\t{number}\t{outcome}\n")
-            count += 1
-            stopped.wait(max(0, began + PAUSE - time.time()))
+            stopped.wait(max(0, began + pause - time.time()))
 
 
 def main():

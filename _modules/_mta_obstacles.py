@@ -29,7 +29,12 @@ log = logging.getLogger(__name__)
 FS_IOC_GETFLAGS = 0x80086601
 APPEND_ONLY, IMMUTABLE = 0x20, 0x10
 # What participants change without being told the path.
-WELL_KNOWN = ("/etc/default/saslauthd", "/etc/group", "/etc/saslauthd.conf")
+WELL_KNOWN = (
+    "/etc/default/saslauthd",
+    "/etc/default/postfix-mta-saslauthd",
+    "/etc/group",
+    "/etc/saslauthd.conf",
+)
 COMPILED = (".db", ".lmdb", ".cdb")
 
 

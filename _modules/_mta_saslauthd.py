@@ -96,16 +96,19 @@ class Resource(Plan):
 
 
 def _settings(requested: Request) -> Resource:
-    """The settings that saslauthd's start reads."""
-    path = _mta_saslauthd_view.DEFAULTS_FILE
-    resource = Resource(needed=[path])
-    text = _mta_system.read(path)
-    text = _mta_saslauthd_view.PACKAGED if text is None else text
+    """
+    The settings that saslauthd's start reads: in the formula's own file where the native unit can be told to read
+    it, else in the package's. What somebody has written into the package's, and is right, stays there.
+    """
+    packaged = _mta_saslauthd_view.packaged()
+    native = _has_native_unit() and _mta_services.manager() == "systemd"
+    own = _mta_system.read(_mta_saslauthd_view.OWN_FILE) if native else None
+    text = packaged if own is None else own
     values = {
         "MECHANISMS": requested.mechanism,
         "MECH_OPTIONS": requested.mech_options or "",
         "OPTIONS": _mta_saslauthd_view.options(
-            _mta_saslauthd_view.shell_value(text, "OPTIONS"),
+            _mta_saslauthd_view.shell_value(packaged, "OPTIONS"),
             requested.cache,
             requested.combine_realm,
             requested.socket_directory,
@@ -113,14 +116,22 @@ def _settings(requested: Request) -> Resource:
         "THREADS": str(requested.threads),
     }
     # Debian 12's file came without START, but its init script still does nothing without it.
-    start = _mta_saslauthd_view.shell_value(text, "START")
-    if start is not None or re.search(r"\$\{?START\b", _mta_system.read(INIT_SCRIPT) or ""):
+    start = _mta_saslauthd_view.shell_value(packaged, "START")
+    if not native and (start is not None or re.search(r"\$\{?START\b", _mta_system.read(INIT_SCRIPT) or "")):
         values["START"] = "yes"
+    resource = Resource()
     for variable, value in values.items():
         old = _mta_saslauthd_view.shell_value(text, variable)
         if (old or "") != value:
             resource.differs(variable, old, value, saslauthd="restart")
-            text = resource.files[path] = _mta_saslauthd_files.shell_set(text, variable, value)
+            packaged = _mta_saslauthd_files.shell_set(packaged, variable, value)
+    if native and (resource.changes or own is not None):
+        path, new = _mta_saslauthd_view.OWN_FILE, _mta_saslauthd_files.settings(values)
+    else:
+        path, new = _mta_saslauthd_view.DEFAULTS_FILE, packaged
+    resource.needed.append(path)
+    if resource.changes:
+        resource.files[path] = new
     return resource
 
 
@@ -165,12 +176,16 @@ def _words(value: str | None) -> list[str] | None:
     return None if value is None else value.lower().split()
 
 
-def _drop_in(requested: Request) -> Resource:
-    """What the native unit lacks, where there is one."""
+def _has_native_unit() -> bool:
+    return any(os.path.exists(unit) for unit in NATIVE_UNITS)
+
+
+def _drop_in(requested: Request, own: bool) -> Resource:
+    """What the native unit lacks, where there is one. ``own``: as for :func:`_mta_saslauthd_files.drop_in`."""
     resource = Resource()
-    if any(os.path.exists(unit) for unit in NATIVE_UNITS):
+    if _has_native_unit():
         resource.needed.append(DROP_IN)
-        old, new = _mta_system.read(DROP_IN), _mta_saslauthd_files.drop_in(requested)
+        old, new = _mta_system.read(DROP_IN), _mta_saslauthd_files.drop_in(requested, own)
         if old != new:
             resource.differs(DROP_IN, old, new, saslauthd="restart")
             resource.files[DROP_IN] = new
@@ -416,10 +431,11 @@ def _membership(requested: Request) -> Resource:
 def _resources(minion: Minion, requested: Request) -> list[Resource]:
     conf = _mta_saslauthd_files.option_file(requested, _password(minion, requested))
     chroots = _chroots(requested)
+    settings = _settings(requested)
     resources = [
-        _settings(requested),
+        settings,
         _smtpd_conf(requested, chroots),
-        _drop_in(requested),
+        _drop_in(requested, _mta_saslauthd_view.OWN_FILE in settings.needed),
         _link(requested, chroots),
         _option_file(requested, conf),
         _proxy(minion, requested, conf),

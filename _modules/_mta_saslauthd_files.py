@@ -54,11 +54,15 @@ ExecStartPre=/usr/bin/install -d -o root -g {group} -m {mode} {seen_in}
 ExecStartPre=/bin/ln -sfn {socket} {seen}
 """
 # The packaged command line lacks the -O that the init script puts before the options of the mechanism. That of
-# Debian 14 is a shell's, which reads the settings itself.
-MECH_OPTIONS_DROP_IN = """\
-EnvironmentFile=/etc/default/saslauthd
+# Debian 14 is a shell's, which reads the package's settings file itself.
+START_DROP_IN = """\
+EnvironmentFile={settings}
 ExecStart=
-ExecStart=/usr/sbin/saslauthd -a $MECHANISMS -O ${MECH_OPTIONS} $OPTIONS -n $THREADS
+ExecStart=/usr/sbin/saslauthd -a $MECHANISMS{mech_options} $OPTIONS -n $THREADS
+"""
+SETTINGS_HEADER = f"""\
+# Managed by Salt (postfix_mta): read instead of {_mta_saslauthd_view.DEFAULTS_FILE}, which stays as the package has
+# it. Further OPTIONS for saslauthd(8) are taken over from there by the next apply.
 """
 # After saslauthd, which makes the directory at its start; sockets otherwise begin before all services.
 PROXY_SOCKET_UNIT = """\
@@ -175,11 +179,21 @@ def members(text: str) -> list[str]:
 # -- files of the formula's own ----------------------------------------------------------------
 
 
-def drop_in(requested: Request) -> str:
-    """What the native unit lacks."""
+def settings(values: dict[str, str]) -> str:
+    """The formula's own settings file, which the native unit's start reads."""
+    return SETTINGS_HEADER + "".join(f'{variable}="{value}"\n' for variable, value in values.items())
+
+
+def drop_in(requested: Request, own: bool) -> str:
+    """What the native unit lacks. ``own``: the settings are in the formula's own file, not in the package's."""
     mode = requested.directory_mode
     text = PIDFILE_DROP_IN.format(directory=requested.socket_directory, mode=mode, group=GROUP)
-    return text + (MECH_OPTIONS_DROP_IN if requested.mech_options else "")
+    if own or requested.mech_options:
+        text += START_DROP_IN.format(
+            settings=_mta_saslauthd_view.OWN_FILE if own else _mta_saslauthd_view.DEFAULTS_FILE,
+            mech_options=" -O ${MECH_OPTIONS}" if requested.mech_options else "",
+        )
+    return text
 
 
 def link_drop_in(requested: Request, name: str, seen: str) -> str:

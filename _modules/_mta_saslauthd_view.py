@@ -22,6 +22,9 @@ import _mta_system
 from _mta_minion import Minion
 
 DEFAULTS_FILE = "/etc/default/saslauthd"
+# The formula's own, which a drop-in of the native unit has read after the package's: that one is a conffile, and an
+# upgrade that brings another version asks about each that was edited.
+OWN_FILE = "/etc/default/postfix-mta-saslauthd"
 # What the package brings: the settings of a host on which it is about to be installed.
 PACKAGED = """\
 MECHANISMS="pam"
@@ -83,6 +86,12 @@ def options(present: str | None, cache: bool, combine_realm: bool, directory: st
     return " ".join([*["-c"] * cache, *["-r"] * combine_realm, "-m", directory, *others])
 
 
+def packaged() -> str:
+    """The package's settings file; where it is not installed, as it will come."""
+    text = _mta_system.read(DEFAULTS_FILE)
+    return PACKAGED if text is None else text
+
+
 def settings() -> Settings:
     """
     Return the daemon's settings as its start reads them; where it is not installed, as the package has them.
@@ -90,8 +99,7 @@ def settings() -> Settings:
     ``start`` is ``None`` where the file does not say; ``proxy``: whether a proxy stands before the daemon where
     the mechanism asks a server, else true. Raises ``CommandExecutionError`` when the file cannot be read.
     """
-    text = _mta_system.read(DEFAULTS_FILE)
-    text = PACKAGED if text is None else text
+    text = f"{packaged()}\n{_mta_system.read(OWN_FILE) or ''}"
     words = (shell_value(text, "OPTIONS") or "").split()
     directory = "/var/run/saslauthd"
     for word, following in zip(words, [*words[1:], ""]):

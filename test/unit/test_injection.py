@@ -118,14 +118,21 @@ def accepted(pillar):
 
 @pytest.fixture
 def saslauthd(tmp_path, monkeypatch):
-    """``saslauthd(mta)``: what its settings' file and its unit's drop-in would be."""
+    """``saslauthd(mta)``: what its settings' files and its unit's drop-in would be."""
     monkeypatch.setattr(_mta_saslauthd_view, "DEFAULTS_FILE", str(tmp_path / "default"))
+    monkeypatch.setattr(_mta_saslauthd_view, "OWN_FILE", str(tmp_path / "own"))
+    unit = tmp_path / "unit"
+    unit.touch()
+    monkeypatch.setattr(_mta_saslauthd._mta_services, "SYSTEMD_RUNS", str(tmp_path))
     monkeypatch.setattr(_mta_saslauthd, "INIT_SCRIPT", str(tmp_path / "init"))
 
     def files(mta):
         requested = _mta_saslauthd_request.request(mta["saslauthd"])
-        defaults = _mta_saslauthd._settings(requested).files[_mta_saslauthd_view.DEFAULTS_FILE]
-        return defaults, _mta_saslauthd_files.drop_in(requested)
+        written = []
+        for units in ((), (str(unit),)):
+            monkeypatch.setattr(_mta_saslauthd, "NATIVE_UNITS", units)
+            written += _mta_saslauthd._settings(requested).files.values()
+        return written, _mta_saslauthd_files.drop_in(requested, own=True)
 
     return files
 
@@ -154,13 +161,15 @@ def check_aliases(mta):
 
 
 def check_saslauthd(files, mta, directory):
-    defaults, unit = files(mta)
+    written, unit = files(mta)
     sasl = mta["sasl"]
     options = f"-c -m {sasl['socket_directory']}"
-    (directory / "defaults").write_text(defaults)
-    show = '. ./defaults; printf "%s\\n" "$MECHANISMS" "$MECH_OPTIONS" "$OPTIONS" "$THREADS"'
-    shown = subprocess.run(["sh", "-c", show], cwd=directory, capture_output=True, text=True, check=True)
-    assert shown.stdout.split("\n")[:4] == ["pam", sasl["options"] or "", options, str(sasl["threads"])]
+    assert len(written) == 2
+    for text in written:
+        (directory / "defaults").write_text(text)
+        show = '. ./defaults; printf "%s\\n" "$MECHANISMS" "$MECH_OPTIONS" "$OPTIONS" "$THREADS"'
+        shown = subprocess.run(["sh", "-c", show], cwd=directory, capture_output=True, text=True, check=True)
+        assert shown.stdout.split("\n")[:4] == ["pam", sasl["options"] or "", options, str(sasl["threads"])]
     assert not (directory / CANARY).exists()
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str
@@ -168,7 +177,7 @@ def check_saslauthd(files, mta, directory):
     assert parser.sections() == ["Unit", "Service"]
     expected = {"PIDFile", "RuntimeDirectoryMode", "ExecStartPre", "ExecStart", "EnvironmentFile"}
     assert {*parser["Service"]} <= expected
-    assert parser["Service"].get("EnvironmentFile", "/etc/default/saslauthd") == "/etc/default/saslauthd"
+    assert parser["Service"]["EnvironmentFile"] == _mta_saslauthd_view.OWN_FILE
     assert parser["Service"]["ExecStartPre"].split()[-1] == sasl["socket_directory"]
     assert "%" not in unit
 

@@ -34,7 +34,7 @@ SOURCE = "salt://postfix_mta/files/saslauthd-proxy.py"
 def host(tmp_path, monkeypatch, pretend, functions):
     """A host below ``tmp_path``, with commands recorded, in place of this machine."""
     for module, names in (
-        (_mta_saslauthd_view, ("DEFAULTS_FILE", "PROXY_SOCKET")),
+        (_mta_saslauthd_view, ("DEFAULTS_FILE", "OWN_FILE", "PROXY_SOCKET")),
         (_mta_saslauthd._mta_services, ("SYSTEMD_RUNS",)),
         (
             _mta_saslauthd,
@@ -179,13 +179,67 @@ def test_a_wrong_override_is_corrected(host, minion):
     ]
 
 
-def test_the_native_unit_gets_a_drop_in(host, minion):
+NATIVE_UNIT = "/usr/lib/systemd/system/saslauthd.service"
+UNIT_DROP_IN = "/etc/systemd/system/saslauthd.service.d/postfix_mta.conf"
+SETTINGS_FILE = "/etc/default/postfix-mta-saslauthd"
+
+
+@pytest.fixture
+def native(host):
+    """A host with the package, its systemd unit, and systemd."""
     installed(host)
-    host.write("/usr/lib/systemd/system/saslauthd.service", "")
+    host.write(NATIVE_UNIT, "")
+    (host.root / "run/systemd/system").mkdir(parents=True)
+    return host
+
+
+def test_the_native_unit_gets_a_drop_in_and_the_package_s_file_stays_as_it_came(native, minion):
+    changes = _mta_saslauthd.plan(minion, **native.args).changes
+    assert {*changes["OPTIONS"].values()} == {"-c -m /var/run/saslauthd", f"-c -m {native.args['socket_directory']}"}
+    _mta_saslauthd.apply(minion, **native.args)
+    assert native.read("/etc/default/saslauthd") == DEFAULTS_DEBIAN_12
+    drop_in = native.read(UNIT_DROP_IN)
+    assert f"\nPIDFile={native.args['socket_directory']}/saslauthd.pid\n" in drop_in
+    assert f"\nEnvironmentFile={native.root}{SETTINGS_FILE}\nExecStart=\nExecStart=/usr/sbin/saslauthd -a" in drop_in
+    assert "-O" not in drop_in
+    settings = _mta_saslauthd_view.settings()
+    assert (settings["socket_directory"], settings["threads"], settings["cache"]) == (
+        native.args["socket_directory"],
+        5,
+        True,
+    )
+    again = _mta_saslauthd.plan(minion, **native.args).changes
+    assert not {"OPTIONS", _mta_saslauthd.DROP_IN} & {*again}
+    # With options of the mechanism; and what an older formula had written into the package's file is put back.
+    native.obsolete = {f"{native.root}/etc/default/saslauthd": {"old": "a", "new": "b"}}
+    _mta_saslauthd.apply(minion, **native.args, mechanisms=["rimap"], mech_options="imap")
+    assert " -O ${MECH_OPTIONS} $OPTIONS" in native.read(UNIT_DROP_IN)
+    assert _mta_saslauthd_view.settings()["mech_options"] == "imap"
+    assert native.restored == [*native.obsolete]
+
+
+def test_options_that_somebody_adds_to_the_package_s_file_are_taken_over(native, minion):
+    _mta_saslauthd.apply(minion, **native.args)
+    native.write("/etc/default/saslauthd", DEFAULTS_DEBIAN_12.replace("-c -m", "-l -c -m"))
+    assert _mta_saslauthd.plan(minion, **native.args).changes["OPTIONS"]["new"].endswith(" -l")
+
+
+def test_what_somebody_has_written_into_the_package_s_file_stays_where_it_is_right(native, minion):
+    by_hand = DEFAULTS_DEBIAN_12.replace("/var/run/saslauthd", native.args["socket_directory"])
+    native.write("/etc/default/saslauthd", by_hand)
+    _mta_saslauthd.apply(minion, **native.args)
+    assert not (native.root / SETTINGS_FILE.lstrip("/")).exists()
+    assert "ExecStart=/" not in native.read(UNIT_DROP_IN)
+    assert native.read("/etc/default/saslauthd") == by_hand
+
+
+def test_without_systemd_the_init_script_reads_the_package_s_file(host, minion):
+    installed(host)
+    host.write(NATIVE_UNIT, "")
+    host.write("/etc/init.d/saslauthd", INIT_SCRIPT_DEBIAN_12)
     _mta_saslauthd.apply(minion, **host.args)
-    drop_in = host.read("/etc/systemd/system/saslauthd.service.d/postfix_mta.conf")
-    assert f"\nPIDFile={host.args['socket_directory']}/saslauthd.pid\n" in drop_in
-    assert "ExecStart=" not in drop_in.replace("ExecStartPre=", "")
+    assert host.args["socket_directory"] in host.read("/etc/default/saslauthd")
+    assert not (host.root / SETTINGS_FILE.lstrip("/")).exists()
 
 
 def _path_and_link(host, minion):

@@ -16,6 +16,7 @@ import _mta_saslauthd_view
 def host(tmp_path, monkeypatch):
     """A folder in place of those of this machine: ``saslauthd`` is its settings file."""
     monkeypatch.setattr(_mta_saslauthd_view, "DEFAULTS_FILE", str(tmp_path / "saslauthd"))
+    monkeypatch.setattr(_mta_saslauthd_view, "OWN_FILE", str(tmp_path / "own"))
     monkeypatch.setattr(_mta_saslauthd_view, "PROXY_SOCKET", str(tmp_path / "proxy.socket"))
     return tmp_path
 

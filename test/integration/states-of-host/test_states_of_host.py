@@ -5,7 +5,7 @@ as it was.
 
 import pytest
 
-from rig.results import failures, state_of
+from rig.results import changed, failures, state_of
 
 GOOD = {"postfix_mta": {"root_recipient": "alice", "parameters": {"message_size_limit": 20000000}}}
 # Only the running server shows that it does not offer this.
@@ -52,6 +52,15 @@ import smtplib
 with smtplib.SMTP("127.0.0.1", 25, timeout=20) as client:
     client.starttls()
     client.sendmail("sender@example.org", ["postmaster@mail.example.com"], "Subject: hello\\n\\nhello\\n")
+"""
+
+
+# A later sasl2-bin whose conffile is another one, installed where nobody can be asked.
+UPGRADE = """
+set -e; cd $(mktemp -d); apt-get update -qq; apt-get download -qq sasl2-bin
+dpkg-deb -R sasl2-bin_*.deb package; sed -i 's/^Version: .*/&+later/' package/DEBIAN/control
+echo '# a later line' >>package/etc/default/saslauthd; dpkg-deb -b package later.deb
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q ./later.deb </dev/null
 """
 
 
@@ -118,12 +127,20 @@ def test_a_bad_apply_changes_nothing_and_a_good_one_makes_the_server(server, nam
     is_healthy(server)
 
 
+def test_an_upgrade_that_brings_another_conffile_of_saslauthd_asks_nothing(server):
+    server.exec(UPGRADE)
+    assert "# a later line" in server.exec("cat /etc/default/saslauthd").stdout
+    is_healthy(server)
+    again = server.apply(pillar=GOOD)
+    assert not failures(again) and not changed(again)
+
+
 KEY, AUTHORITY = "/etc/ssl/private/smtpd.key", "/etc/ssl/private/cakey.pem"
 # Files that the formula has made or changed, and what an administrator does to them later.
 EDITS = {
     KEY: "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {} 2>/dev/null",
     "/etc/aliases": "echo 'theirs: bob' >>{}",
-    "/etc/default/saslauthd": "echo '# theirs' >>{}",
+    "/etc/default/postfix-mta-saslauthd": "echo '# theirs' >>{}",
     "/etc/postfix/sasl/smtpd.conf": "echo '# theirs' >>{}",
     "/etc/postfix/main.cf": "postconf -e 'smtpd_error_sleep_time = 3s' && : {}",
     "/etc/postfix/virtual": "echo theirs$(date +%N)@example.com bob >>{}",
@@ -255,7 +272,7 @@ def test_a_clean_up_leaves_what_an_administrator_has_changed_since(managed):
     edit(managed, "/etc/aliases")
     paths = [path for path in EDITS if path not in ("/etc/postfix/main.cf", "/etc/aliases")]
     before = edit(managed, *paths)
-    copies = managed.exec(f"cd {ORIGINALS} && grep -rlx '/etc/default/saslauthd' */path").stdout.split()
+    copies = managed.exec(f"cd {ORIGINALS} && grep -rlx '/etc/postfix/main.cf' */path").stdout.split()
     contents = managed.exec(["cat", *(f"{ORIGINALS}/{copy[:4]}/content" for copy in copies)]).stdout
     done = clean(managed)
     assert as_they_are(managed, paths) == before

@@ -95,6 +95,9 @@ def _secret(path: str, value: Any, shortest: int = 1, blanks: bool = True) -> Pr
     """A text whose value is never shown; ``blanks``: whether it may begin or end with a blank."""
     if not isinstance(value, str):
         yield f"{path}: the value (hidden) is {kind_of(value)}; allowed: a text, in quotes"
+    elif value.startswith("-----BEGIN PGP MESSAGE-----"):
+        hint = "its pillar file begins with #!yaml|gpg, and who renders that has the key"
+        yield f"{path}: the value (hidden) is still encrypted; allowed: what the gpg renderer decrypts ({hint})"
     elif value.endswith(("\n", "\r")) and not _has_controls(value.rstrip("\r\n")):
         hint = "YAML keeps it after |, and not after |-"
         yield f"{path}: the value (hidden) ends with a line break; allowed: one line ({hint})"
@@ -210,7 +213,8 @@ def _list(path: str, value: Any, of: Value, longest: int | None = None, shortest
     for number, item in enumerate(value):
         yield from problems(f"{path}:{number}", item, of)
         if item in seen:
-            yield f"{path}:{number}: {shown(item)} is there twice"
+            hint = "pillar_merge_lists joins the lists of several pillar files"
+            yield f"{path}:{number}: {shown(item)} is there twice ({hint})"
         seen.append(item)
 
 

@@ -61,8 +61,8 @@ ExecStart=
 ExecStart=/usr/sbin/saslauthd -a $MECHANISMS{mech_options} $OPTIONS -n $THREADS
 """
 SETTINGS_HEADER = f"""\
-# Managed by Salt (postfix_mta): read instead of {_mta_saslauthd_view.DEFAULTS_FILE}, which stays as the package has
-# it. Further OPTIONS for saslauthd(8) are taken over from there by the next apply.
+# Managed by Salt (postfix_mta): read instead of {_mta_saslauthd_view.DEFAULTS_FILE}, which stays as the package
+# has it. Further OPTIONS for saslauthd(8) are taken over from there by the next apply.
 """
 # After saslauthd, which makes the directory at its start; sockets otherwise begin before all services.
 PROXY_SOCKET_UNIT = """\

@@ -22,8 +22,8 @@ import _mta_system
 from _mta_minion import Minion
 
 DEFAULTS_FILE = "/etc/default/saslauthd"
-# The formula's own, which a drop-in of the native unit has read after the package's: that one is a conffile, and an
-# upgrade that brings another version asks about each that was edited.
+# The formula's own, which a drop-in of the native unit has read after the package's: that one is a conffile, and
+# an upgrade that brings another version asks about each that was edited.
 OWN_FILE = "/etc/default/postfix-mta-saslauthd"
 # What the package brings: the settings of a host on which it is about to be installed.
 PACKAGED = """\

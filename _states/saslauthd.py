@@ -41,6 +41,9 @@ The first gives these lines, and leaves every other line of the two files as it 
     /etc/postfix/sasl/smtpd.conf   pwcheck_method: saslauthd
                                    mech_list: plain login
 
+Where saslauthd has a systemd unit of its own (since Debian 13), the first file stays as the package has it, unless
+it has these values already: ``/etc/default/postfix-mta-saslauthd`` has them, and a drop-in makes the unit read it.
+
 The packages ``sasl2-bin`` and ``libsasl2-modules`` have to be installed; in test mode they may be missing.
 """
 

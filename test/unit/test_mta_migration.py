@@ -1,6 +1,7 @@
 """Pillar made of a host: complete, without secrets, and applying it changes nothing."""
 
 import pathlib
+import time
 
 import pytest
 import yaml
@@ -166,6 +167,15 @@ def test_aliases_elsewhere_are_named(export, directory, tmp_path):
         f"aliases of {table}: those of the pillar are in {tmp_path}/aliases"
         for table in ("hash:/var/lib/mailman/data/aliases", "ldap:/etc/postfix/l.cf")
     ]
+
+
+def test_as_many_aliases_as_a_mailman_host_has_are_exported_in_two_seconds(minion, directory, tmp_path):
+    lines = (f'list{number}: "|/var/lib/mailman/mail/mailman post list{number}"\n' for number in range(658))
+    (tmp_path / "aliases").write_text("".join(lines))
+    began = time.process_time()
+    text = _mta_migration.export(minion, str(directory), probe=False)
+    assert time.process_time() - began < 2
+    assert len(yaml.safe_load(text)["postfix_mta"]["aliases"]) == 658
 
 
 def test_an_empty_password_is_no_secret(export, directory):

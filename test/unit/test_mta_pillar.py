@@ -279,7 +279,7 @@ BROKEN = [
     ("aliases: {root: bob}\nroot_recipient: alice", "aliases:root", "give one of them"),
     ("rfc2142_aliases: abuse", "rfc2142_aliases", "allowed: true, false, or a list of postmaster, abuse"),
     ("rfc2142_aliases: [abus]", "rfc2142_aliases:0", "did you mean abuse?"),
-    ("rfc2142_aliases: [abuse, abuse]", "rfc2142_aliases:1", "there twice"),
+    ("rfc2142_aliases: [abuse, abuse]", "rfc2142_aliases:1", "there twice (pillar_merge_lists joins"),
     # Certificates
     ("certificate: {key_size: 1024}", "certificate:key_size", "1024 is too weak"),
     ("certificate: {key_size: 3000}", "certificate:key_size", "allowed: 2048, 3072, 4096, 8192"),
@@ -516,6 +516,10 @@ SECRETS = {
         (f"{SECRET}\n", "ends with a line break; allowed: one line (YAML keeps it after |, and not after |-)"),
         (f"{SECRET}\r\n", "ends with a line break; allowed: one line"),
         (f"{SECRET}\r", "ends with a line break; allowed: one line"),
+        (
+            f"-----BEGIN PGP MESSAGE-----\n\n{SECRET}\n",
+            "is still encrypted; allowed: what the gpg renderer decrypts",
+        ),
         (f"{SECRET}\r\nx", "contains a line break or a control character; allowed: one line"),
         (f"\n{SECRET}", "contains a line break or a control character; allowed: one line"),
         (f"{SECRET}\0\n", "contains a line break or a control character; allowed: one line"),

@@ -195,12 +195,17 @@ def native(host):
 
 def test_the_native_unit_gets_a_drop_in_and_the_package_s_file_stays_as_it_came(native, minion):
     changes = _mta_saslauthd.plan(minion, **native.args).changes
-    assert {*changes["OPTIONS"].values()} == {"-c -m /var/run/saslauthd", f"-c -m {native.args['socket_directory']}"}
+    assert {*changes["OPTIONS"].values()} == {
+        "-c -m /var/run/saslauthd",
+        f"-c -m {native.args['socket_directory']}",
+    }
     _mta_saslauthd.apply(minion, **native.args)
     assert native.read("/etc/default/saslauthd") == DEFAULTS_DEBIAN_12
     drop_in = native.read(UNIT_DROP_IN)
     assert f"\nPIDFile={native.args['socket_directory']}/saslauthd.pid\n" in drop_in
-    assert f"\nEnvironmentFile={native.root}{SETTINGS_FILE}\nExecStart=\nExecStart=/usr/sbin/saslauthd -a" in drop_in
+    assert (
+        f"\nEnvironmentFile={native.root}{SETTINGS_FILE}\nExecStart=\nExecStart=/usr/sbin/saslauthd -a" in drop_in
+    )
     assert "-O" not in drop_in
     settings = _mta_saslauthd_view.settings()
     assert (settings["socket_directory"], settings["threads"], settings["cache"]) == (

@@ -30,7 +30,7 @@ ECHO = "user=nobody argv=/bin/cat"
 SNAPSHOT = """
 find /etc/postfix -printf '%y %m %u %g %p %l\\n' | sort
 find /etc/postfix -type f -exec sha256sum {} + | sort -k 2
-sha256sum /etc/default/saslauthd
+sha256sum /etc/default/*saslauthd
 ls -A /var/lib/postfix_mta
 """
 PREPARATION = """

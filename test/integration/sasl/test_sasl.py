@@ -33,7 +33,7 @@ PROXY = "postfix-mta-saslauthd-proxy"
 FORETOLD = ("shadow", "ldap", "dovecot")
 # What an apply may leave behind. Which links keep a service from starting is update-rc.d's own matter.
 TRACES = r"""
-cat /etc/default/saslauthd /etc/group /var/lib/dpkg/statoverride
+cat /etc/default/*saslauthd /etc/group /var/lib/dpkg/statoverride
 find /etc/postfix/sasl /etc/saslauthd.conf /etc/systemd/system /var/spool/postfix/var -printf '%p %M %u %g\n'
 ls /etc/rc?.d/S*saslauthd
 postconf -n | grep sasl

@@ -55,11 +55,21 @@ with smtplib.SMTP("127.0.0.1", 25, timeout=20) as client:
 """
 
 
-# A later sasl2-bin whose conffile is another one, installed where nobody can be asked.
+LOGIN = """
+import smtplib
+with smtplib.SMTP("127.0.0.1", 25, timeout=20) as client:
+    client.starttls()
+    try:
+        client.login("nobody-of-that-name", "wrong")
+    except smtplib.SMTPAuthenticationError as error:
+        print(error)
+"""
+# A later sasl2-bin whose conffile is another one, with Ubuntu 24.04's unit, installed where nobody can be asked.
 UPGRADE = """
 set -e; cd $(mktemp -d); apt-get update -qq; apt-get download -qq sasl2-bin
 dpkg-deb -R sasl2-bin_*.deb package; sed -i 's/^Version: .*/&+later/' package/DEBIAN/control
-echo '# a later line' >>package/etc/default/saslauthd; dpkg-deb -b package later.deb
+echo '# a later line' >>package/etc/default/saslauthd
+sed -i /^Group=/d package/usr/lib/systemd/system/saslauthd.service; dpkg-deb -b package later.deb
 DEBIAN_FRONTEND=noninteractive apt-get install -y -q ./later.deb </dev/null
 """
 
@@ -130,7 +140,9 @@ def test_a_bad_apply_changes_nothing_and_a_good_one_makes_the_server(server, nam
 def test_an_upgrade_that_brings_another_conffile_of_saslauthd_asks_nothing(server):
     server.exec(UPGRADE)
     assert "# a later line" in server.exec("cat /etc/default/saslauthd").stdout
+    assert not server.exec("systemctl show --property=Group --value saslauthd").stdout.strip()
     is_healthy(server)
+    assert "(535," in server.exec(["python3", "-c", LOGIN]).stdout
     again = server.apply(pillar=GOOD)
     assert not failures(again) and not changed(again)
 
@@ -215,8 +227,10 @@ def clean(container):
 
 @pytest.fixture(scope="module")
 def fresh(new_container):
-    """Another host: what was there before the first apply of the one above would not work."""
-    return new_container()
+    """Another host, with a file of somebody's: what was there before the one above's server would not work."""
+    bare = new_container()
+    bare.exec("mkdir -p /etc/postfix/sasl && echo '# before' >/etc/postfix/sasl/smtpd.conf")
+    return bare
 
 
 @pytest.fixture
@@ -272,7 +286,7 @@ def test_a_clean_up_leaves_what_an_administrator_has_changed_since(managed):
     edit(managed, "/etc/aliases")
     paths = [path for path in EDITS if path not in ("/etc/postfix/main.cf", "/etc/aliases")]
     before = edit(managed, *paths)
-    copies = managed.exec(f"cd {ORIGINALS} && grep -rlx '/etc/postfix/main.cf' */path").stdout.split()
+    copies = managed.exec(f"cd {ORIGINALS} && grep -rlx '/etc/postfix/sasl/smtpd.conf' */path").stdout.split()
     contents = managed.exec(["cat", *(f"{ORIGINALS}/{copy[:4]}/content" for copy in copies)]).stdout
     done = clean(managed)
     assert as_they_are(managed, paths) == before

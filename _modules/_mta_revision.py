@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "e33296db9cd4"
+REVISION = "f2bd59df90d8"

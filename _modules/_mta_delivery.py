@@ -494,6 +494,8 @@ class Trial:
             self.found.problems.append(text)
         elif self._goes_to_others(one):
             self.found.notes.append(f"{text}: another host's matter")
+        elif one.reason.startswith("unknown user") and one.asked == user(self.hostname):
+            self.found.doubts.append(f"{text}: a user of this host, whose mail bounces")
         elif one.reason.startswith("unknown user"):
             # Users may come later; until then their mail bounces.
             self.found.notes.append(f"{text}: nobody receives that, and it bounces until there is such a user")

@@ -288,6 +288,13 @@ def test_an_address_elsewhere_whose_domain_is_not_found_is_another_hosts_matter(
     assert [bool(found.notes), bool(found.doubts), found.problems] == [noted, not noted, []]
 
 
+def test_a_user_of_the_host_whose_mail_goes_to_nobody_is_a_doubt(healthy, trial, monkeypatch):
+    healthy.line("gone@" + HOST, "local", "5.1.1", "undeliverable", 'unknown user: "gone"', "alice@" + HOST)
+    assert trial(recipients=(POSTMASTER, "alice@" + HOST))[0].doubts == []
+    monkeypatch.setattr(_mta_delivery, "user", lambda hostname: f"alice@{hostname}")
+    assert "bounces" in trial(recipients=(POSTMASTER, "alice@" + HOST))[0].doubts[0]
+
+
 def test_a_sendmail_that_takes_nothing_is_a_doubt(world, trial):
     world.code = 75
     found, sent = trial()

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f2bd59df90d8"
+REVISION = "31dd9c62771a"

@@ -31,6 +31,7 @@ import _mta_services
 import _mta_signer
 import _mta_smtp
 import _mta_snapshots
+import _mta_sts
 import _mta_tables_manage
 import _mta_transaction
 import _mta_verdict
@@ -55,6 +56,8 @@ PARTICIPANTS = {
         "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember
     ),
     "mta_map.only": Participant("mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply),
+    "mta_sts.absent": Participant("mta_sts", _mta_sts.absent_plan, _mta_sts.absent_apply),
+    "mta_sts.managed": Participant("mta_sts", _mta_sts.plan, _mta_sts.apply),
     "mta_transaction.restored": Participant("mta_originals", _mta_clean.plan, _mta_clean.apply),
     "mta_transaction.rolled_back": Participant(
         "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply

@@ -253,6 +253,14 @@ def _of_sending(facts: Facts) -> Iterator[Weakness]:
             "the resolver does not validate (DNSSEC): DANE has no effect, or no mail goes out",
             f"{NO_SETTING}name a validating resolver in /etc/resolv.conf, best one on this host",
         )
+    hops = [facts["parameters"].get(name) for name in ("smtp_tls_policy_maps", "relayhost")]
+    if facts["parameters"].get("smtpd_milters") and not any(hops):
+        yield (
+            "low",
+            "smtp_tls_policy_maps",
+            "the policies by which other domains demand a right certificate are ignored (MTA-STS)",
+            "dns: {follow_mta_sts: true}",
+        )
 
 
 def _servers(facts: Facts) -> dict[str, dict[str, str]]:

@@ -47,6 +47,8 @@ def versions(minion: Minion, names: Sequence[str]) -> Versions:
     It is ``None`` for a package that is not installed completely: absent, removed with its configuration left
     behind, or unpacked but not configured. Raises ``CommandExecutionError`` when the database cannot be read.
     """
+    if not names:
+        return {}
     if not _is_debian(minion):
         found = minion.functions["pkg.version"](*names)
         found = found if isinstance(found, dict) else {names[0]: found}
@@ -141,10 +143,13 @@ def converge(
         changes = renamed
         if missing:
             Run.of(minion).seeds = "postfix" in missing and not os.path.exists(ALIASES)
+            quiet = idle or {}
+            absent = {name for name, version in versions(minion, [*quiet]).items() if version is None}
             try:
                 install(minion, missing, answers)
-                for package in missing:
-                    _leave_idle((idle or {}).get(package, []))
+                for package, version in versions(minion, [*quiet]).items():
+                    # One that was there may be somebody's; one that the others recommend is new, too.
+                    _leave_idle(quiet[package] if version and package in absent else [])
             finally:
                 after = versions(minion, missing)
                 now = {package: {"old": "", "new": after[package]} for package in missing if after[package]}

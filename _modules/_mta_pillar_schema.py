@@ -35,6 +35,9 @@ RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 SIGNER_SOCKET = "postfix_mta_signer/milter"
 # Where its files are, which are removed when nothing is to be signed any more.
 SIGNER_FILES = "/etc/postfix-mta-signer"
+# The same of what knows the MTA-STS policies of other domains.
+STS_SOCKET = "postfix_mta_sts/socket"
+STS_FILES = "/etc/postfix-mta-sts"
 TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 # Types of tables that are no file.
 FILELESS = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")
@@ -330,6 +333,7 @@ SCHEMA: Schema = {
         ),
         "keep_days": Value("integer", {"low": 0, "high": 365, "unit": " days"}),
         "results": _BOOLEAN,
+        "dmarc_reject": _BOOLEAN,
         "milter": Value(
             "text",
             {
@@ -346,6 +350,7 @@ SCHEMA: Schema = {
         "spf": Value("text", {"what": "an SPF record, such as v=spf1 mx -all", "pattern": "v=spf1.*"}),
         "dmarc": Value("text", {"what": "a DMARC record, such as v=DMARC1; p=none", "pattern": "v=DMARC1;.*"}),
         "mta_sts": Value("choice", {"allowed": ("none", "testing", "enforce")}),
+        "follow_mta_sts": _BOOLEAN,
         "tls_reports": Value("text", {"what": "a mailto: or https: URI", "pattern": r"(mailto:|https://)\S+"}),
     },
     "firewall": {

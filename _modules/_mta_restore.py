@@ -262,6 +262,24 @@ def obsolete(minion: Minion, module: str, wanted: Iterable[str]) -> dict[str, An
     return {"changes": found["changes"], "stays": _told(entries, found)}
 
 
+def absent_service(minion: Minion, module: str, service: str) -> Plan:
+    """
+    Tell what becomes of a daemon of the formula's own that is no longer wanted: it stops, and its files go.
+
+    module
+        The participant's subject.
+    """
+    found = obsolete(minion, module, [])
+    changes = dict(found["changes"])
+    activate: dict[str, str] = {}
+    status = _mta_services.status([service])[service]
+    if changes and (status["active"] or status["enabled"]):
+        now = {key: status[key] for key in ("enabled", "active")}
+        changes[service] = {"old": now, "new": {"enabled": False, "active": False}}
+        activate = {service: "stop"}
+    return Plan(changes, activate, notes=found["stays"])
+
+
 def restore(minion: Minion, paths: Collection[str]) -> None:
     """
     Restore what was there before the first apply, as part of the transaction; at its commit it is forgotten.

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "31dd9c62771a"
+REVISION = "f45740727577"

@@ -41,14 +41,21 @@ LOCAL_UNITS = "/etc/systemd/system"
 UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 # The formula's own DKIM signer (_mta_signer), there only where its unit is.
 SIGNER = "postfix-mta-signer"
+# And what knows the MTA-STS policies of other domains (_mta_sts), there likewise.
+STS = "postfix-mta-sts"
+OWN = (SIGNER, STS)
+CACHES = "/var/cache"
 DAEMONS = {
     "postfix": Daemon("/usr/sbin/postfix", "master"),
     "saslauthd": Daemon("/usr/sbin/saslauthd", "saslauthd"),
     SIGNER: Daemon(f"{LOCAL_UNITS}/{SIGNER}.service", "rspamd"),
+    STS: Daemon(f"{LOCAL_UNITS}/{STS}.service", "python3"),
 }
 PROXY_UNITS = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
 # In seconds.
 TIMEOUT = 120
+# The signer's first start compiles all public suffixes, which takes a busy host minutes.
+SIGNER_TIMEOUT = 600
 PATIENCE = 3
 RELOAD_PATIENCE = 1
 DELIVERY_PATIENCE = 5
@@ -82,8 +89,8 @@ def _alive(pid: int, process: str) -> bool:
 def _pid_file(name: str) -> str:
     if name == "postfix":
         return f"{_mta_postfix_view.queue_directory()}/pid/master.pid"
-    if name == SIGNER:
-        return f"/run/{SIGNER}/pid"
+    if name in OWN:
+        return f"/run/{name}/pid"
     return f"{_mta_saslauthd_view.settings()['socket_directory']}/saslauthd.pid"
 
 
@@ -109,7 +116,7 @@ def _belongs(pid: int, name: str) -> bool:
 
 def _running(name: str) -> list[int]:
     """PIDs of the daemon; none when it does not run."""
-    if name == SIGNER and not os.path.exists(DAEMONS[name].program):
+    if name in OWN and not os.path.exists(DAEMONS[name].program):
         return []
     text = _mta_system.text_of(_pid_file(name)).strip()
     if text.isdigit() and _alive(int(text), DAEMONS[name].process):
@@ -191,7 +198,8 @@ def _control(action: str, name: str) -> str:
     try:
         if manager() == "sysv":
             return _command([f"{INIT_SCRIPTS}/{name}", action])
-        return _command(["systemctl", action, *(_units(name) if action == "stop" else [f"{name}.service"])])
+        units = _units(name) if action == "stop" else [f"{name}.service"]
+        return _command(["systemctl", action, *units], timeout=SIGNER_TIMEOUT if name == SIGNER else TIMEOUT)
     except CommandExecutionError as err:
         raise CommandExecutionError(f"{err}{_log(name)}") from None
 
@@ -327,7 +335,7 @@ def reload(name: str) -> None:
 
     Parameters, result and errors: ``mta_service.reload``.
     """
-    if _known(name) == "saslauthd":
+    if _known(name) in ("saslauthd", STS):
         restart(name)
         return
     if name == SIGNER:
@@ -378,16 +386,20 @@ def disable(name: str) -> None:
 
 def daemon_reload() -> None:
     """
-    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's proxy and of
-    the signer end with their files: systemd would keep them, and forget what belongs to them.
+    Have systemd read its unit files anew; nothing where it does not run. The units of saslauthd's proxy and the
+    formula's own daemons end with their files: systemd would keep them, and forget what belongs to them.
 
     Raises ``CommandExecutionError`` with the output.
     """
     if manager() == "systemd":
-        gone = [unit for unit in (*PROXY_UNITS, f"{SIGNER}.service") if not _unit_file(unit)]
+        gone = [unit for unit in (*PROXY_UNITS, *(f"{name}.service" for name in OWN)) if not _unit_file(unit)]
         if gone:
             _command(["systemctl", "stop", *gone], check=False)
-        if f"{SIGNER}.service" in gone:
-            # What would start it at boot: `disable` refuses a unit that is not there.
-            _mta_system.remove(f"{LOCAL_UNITS}/multi-user.target.wants/{SIGNER}.service")
+            kept = [name for name in OWN if f"{name}.service" in gone and os.path.isdir(f"{CACHES}/{name}")]
+            if kept:
+                _command(["systemctl", "clean", "--what=cache", *kept], check=False)
+        for name in OWN:
+            if f"{name}.service" in gone:
+                # What would start it at boot: `disable` refuses a unit that is not there.
+                _mta_system.remove(f"{LOCAL_UNITS}/multi-user.target.wants/{name}.service")
         _command(["systemctl", "daemon-reload"])

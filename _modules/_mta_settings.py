@@ -30,6 +30,8 @@ from _mta_pillar_schema import (
     RELAY_PORTS,
     SIGNER_FILES,
     SIGNER_SOCKET,
+    STS_FILES,
+    STS_SOCKET,
     TABLE,
     TABLE_NAME,
 )
@@ -40,7 +42,9 @@ KEY = "postfix_mta"
 QUEUE = "/var/spool/postfix"
 FETCH = "salt://postfix_mta/settings.py"
 # All grains that settings and SLS files depend on.
-GRAINS = ("fqdn", "os_family", "oscodename")
+GRAINS = ("fqdn", "os_family", "oscodename", "cpuarch")
+# Processors for which Debian's rspamd has Hyperscan: without it all public suffixes take half a minute to read.
+HYPERSCAN = ("x86_64", "amd64")
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
 SENDERS_TABLE = "sender_logins"
@@ -74,7 +78,7 @@ def current(minion: Minion, saltenv: str) -> Settings:
         files = read(minion.functions["cp.cache_files"], saltenv, pillar)
         if files["revision"]["revision"] == REVISION:
             settings = {**merge(files, pillar, minion.grains), "synced": _has_states()}
-            settings["signer_left"] = os.path.exists(SIGNER_FILES)
+            settings.update(_left())
         else:
             settings = minion.functions["slsutil.renderer"](FETCH, default_renderer="py", saltenv=saltenv)
         minion.context[key] = settings
@@ -84,7 +88,12 @@ def current(minion: Minion, saltenv: str) -> Settings:
 
 def rest_on(minion: Minion) -> list[Any]:
     """Return all that settings and SLS files depend on beside the formula's own files."""
-    return [minion.pillar.get(KEY), [minion.grains.get(name) for name in GRAINS], os.path.exists(SIGNER_FILES)]
+    return [minion.pillar.get(KEY), [minion.grains.get(name) for name in GRAINS], _left()]
+
+
+def _left() -> dict[str, bool]:
+    """Which of the formula's own daemons this host has, which are to go when nobody asks for them."""
+    return {"signer_left": os.path.exists(SIGNER_FILES), "sts_left": os.path.exists(STS_FILES)}
 
 
 def recall(minion: Minion, saltenv: str, settings: Settings) -> None:
@@ -115,7 +124,7 @@ def fetched(
     """
     settings = merge(read(cache_files, saltenv, pillar), pillar, grains)
     if not over_ssh:
-        return {**settings, "synced": False, "signer_left": os.path.exists(SIGNER_FILES)}
+        return {**settings, "synced": False, **_left()}
     packages = [*settings["packages"], *settings["family"]["libraries"]]
     return {**settings, "packages": packages, "beacon": None, "schedule": None, "synced": True}
 
@@ -197,7 +206,8 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_services(settings, profile)
     _add_chroots(settings)
     settings["main_cf"].update(relayed)
-    _add_signer(settings, mapping(given.get("dkim")))
+    _add_signer(settings, mapping(given.get("dkim")), grains["cpuarch"] in HYPERSCAN)
+    _add_sts(settings, bool(relayed))
     settings["main_cf"].update(settings["parameters"])
     chosen = {"smtp_tls_security_level", "smtp_dns_support_level"} & {*settings["parameters"], *relayed}
     settings["dane"] = profile.get("dane", False) and not chosen
@@ -620,14 +630,19 @@ def _inline(entries: Any) -> str:
 # -- the signer --------------------------------------------------------------------------------
 
 
-def _add_signer(settings: Settings, given: Mapping[str, Any]) -> None:
+def _add_signer(settings: Settings, given: Mapping[str, Any], quick: bool) -> None:
     """
     Add ``signer``, the arguments of ``mta_dkim.managed``, or ``None``, and what main.cf says of milters.
 
     given
         The pillar's section as it is: PEM text has line breaks, which :func:`_lay` leaves out.
+
+    quick
+        Whether rspamd knows all public suffixes soon after its start.
     """
     dkim = settings["dkim"]
+    if dkim["results"] is None:
+        dkim["results"] = dkim["dmarc_reject"] or (quick and settings["profile"] == "hardened")
     key = given.get("private_key")
     is_path = isinstance(key, str) and key.startswith("/")
     dkim["private_key"] = None if key is None else key if is_path else f"{KEY}:dkim:private_key"
@@ -648,12 +663,30 @@ def _add_signer(settings: Settings, given: Mapping[str, Any]) -> None:
         settings["signer"] = {
             "name": dkim["selector"],
             "key_pillar": dkim["private_key"],
-            **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days", "results")},
+            **{name: dkim[name] for name in ("domains", "key_size", "networks", "keep_days")},
+            **{name: dkim[name] for name in ("results", "dmarc_reject")},
             "ed25519": dkim["key_type"] == "rsa+ed25519",
             "queue_directory": _queue(settings),
             "resolver": settings["dns"]["resolver"],
             "milters": settings["parameters"].get("smtpd_milters", milters["smtpd_milters"]),
         }
+
+
+def _add_sts(settings: Settings, relayed: bool) -> None:
+    """
+    Add ``sts``, whether mail that goes out keeps to the MTA-STS policies of others, and what main.cf says of it.
+
+    relayed
+        Whether a smarthost has a say in how mail goes out.
+    """
+    asked, packages = settings["dns"]["follow_mta_sts"], settings["family"]["sts_packages"]
+    taken = relayed or "smtp_tls_policy_maps" in settings["parameters"]
+    by_itself = settings["profile"] == "hardened" and bool(settings["dkim"]["domains"])
+    settings["sts"] = bool(packages) and not taken and (by_itself if asked is None else bool(asked))
+    settings["sts_left"] = False
+    if settings["sts"]:
+        settings["packages"] = [*settings["packages"], *packages]
+        settings["main_cf"]["smtp_tls_policy_maps"] = f"socketmap:unix:{STS_SOCKET}:postfix"
 
 
 # -- whose a sender's address is ---------------------------------------------------------------

@@ -57,7 +57,7 @@ LOCK_TIMEOUT = 120
 PATIENCE = {True: (20, 15), False: (5, 5)}
 # What a check of a whole server asks beyond a greeting, before a change as after it.
 THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}
-SERVICES = (_mta_services.SIGNER, "saslauthd", "postfix")
+SERVICES = (*_mta_services.OWN, "saslauthd", "postfix")
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
 ALONE = (
     "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
@@ -444,7 +444,7 @@ def _bring_back_service(minion: Minion, name: str, was: Mapping[str, bool], acti
         _mta_services.stop(name)
     if now["enabled"] and was.get("enabled") is False:
         _mta_services.disable(name)
-    elif name == _mta_services.SIGNER and was.get("enabled") and not now["enabled"]:
+    elif name in _mta_services.OWN and was.get("enabled") and not now["enabled"]:
         # Its link went with its unit, which is here again.
         _mta_services.enable(name)
 

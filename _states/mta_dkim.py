@@ -22,6 +22,7 @@ def managed(
     results=False,
     ed25519=False,
     queue_directory="/var/spool/postfix",
+    dmarc_reject=False,
     transaction=None,
 ):
     """
@@ -51,7 +52,11 @@ def managed(
 
     results
         Whether mail from others gets a header Authentication-Results with what SPF, DKIM and DMARC say of it.
-        Nothing is refused by it. Default: false.
+        Default: false.
+
+    dmarc_reject
+        With ``results``: whether mail that fails DMARC is refused where its domain says ``p=reject`` (RFC 7489,
+        6.3). Default: false.
 
     queue_directory
         Postfix's, in which the signer's socket is.
@@ -77,6 +82,7 @@ def managed(
         "results": results,
         "ed25519": ed25519,
         "queue_directory": queue_directory,
+        "dmarc_reject": dmarc_reject,
     }
     args.update({"milters": milters} if milters else {})
     return __salt__["mta_apply.participate"](

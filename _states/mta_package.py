@@ -32,8 +32,8 @@ def installed(name, packages, answers=None, mailname=None, mailname_file=None, i
         installed, because they read it. Default: left as it is.
 
     idle (dict, default None)
-        Package to the list of its units that are stopped and disabled after this state has installed it: it is
-        there for its programs only.
+        Package to the list of its units that are stopped and disabled after this state has installed it, or
+        another one that recommends it: it is there for its programs only.
 
     ``changes`` has each package that was missing, and the file if its name was another. Refused, with no
     package changed, when apt would remove something that is not a competing mail transport agent.

@@ -74,7 +74,7 @@ def _participants(transaction):
     ]
 
 
-def committed(name, services=None, verify=None, signed=None):
+def committed(name, services=None, verify=None, signed=None, follows_mta_sts=False):
     """
     Activate what the participants changed, verify it by a live SMTP conversation, and commit or undo it.
 
@@ -91,9 +91,13 @@ def committed(name, services=None, verify=None, signed=None):
 
     signed
         List of domains: a message of each goes through the signer, and has to be signed by its key. Default: none.
+
+    follows_mta_sts
+        Whether the daemon of ``mta_sts.managed`` is to be enabled and running as well. Default: false.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "Nothing had to be activated."}
-    services = [*(["postfix-mta-signer"] if signed else []), *(services or [])]
+    own = [*(["postfix-mta-signer"] if signed else []), *(["postfix-mta-sts"] if follows_mta_sts else [])]
+    services = [*own, *(services or [])]
     outlook = __salt__["mta_apply.outlook"]()
     if outlook["undone"]:
         ret.update(result=False, comment=outlook["undone"])

@@ -11,6 +11,9 @@ include:
 {%- if mta.signer or mta.signer_left %}
   - .dkim
 {%- endif %}
+{%- if mta.sts or mta.sts_left %}
+  - .mta_sts
+{%- endif %}
 
 postfix_mta_config:
   postconf.managed:
@@ -33,6 +36,9 @@ postfix_mta_config:
 {%- endfor %}
 {%- if mta.signer or mta.signer_left %}
       - mta_dkim: postfix_mta_dkim
+{%- endif %}
+{%- if mta.sts or mta.sts_left %}
+      - mta_sts: postfix_mta_sts
 {%- endif %}
     - require_in:
       - mta_transaction: postfix_mta_committed
@@ -66,4 +72,7 @@ extend:
                        relay=mta.verify.relay, intended=mta.verify.intended) | json }}
 {%- if mta.signer %}
       - signed: {{ mta.signer.domains | json }}
+{%- endif %}
+{%- if mta.sts %}
+      - follows_mta_sts: true
 {%- endif %}

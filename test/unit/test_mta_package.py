@@ -226,6 +226,18 @@ def test_an_installation_that_removes_something_is_refused(package, converge, pr
     assert not (package.DPKG / "answered").exists()
 
 
+def test_what_an_installation_brings_and_nobody_had_is_idle(minion, pretend):
+    there = {"postfix": "3.7", "mine-server": "1"}
+    pretend("_mta_package.versions", lambda names: {name: there.get(name) for name in names})
+    brought = {"signer": "3.4", "recommended-server": "7"}
+    pretend("_mta_package.install", lambda *_: there.update(brought))
+    stopped = []
+    pretend("_mta_package._leave_idle", stopped.extend)
+    idle = {"signer": ["a"], "recommended-server": ["b"], "mine-server": ["c"], "elsewhere": ["d"]}
+    _mta_package.converge(minion, ["postfix", "signer"], None, None, None, False, idle)
+    assert stopped == ["a", "b"]
+
+
 def test_the_mail_name_is_kept_with_the_mode_that_its_file_has(package, converge, programs, tmp_path):
     programs("apt-get", "exit 1")
     file = tmp_path / "mailname"

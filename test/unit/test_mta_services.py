@@ -68,7 +68,7 @@ def test_other_services_are_refused():
     for function in ("start", "stop", "restart", "reload", "enable", "disable"):
         with pytest.raises(SaltInvocationError, match="'ssh'"):
             getattr(_mta_services, function)("ssh")
-    with pytest.raises(SaltInvocationError, match="postfix, postfix-mta-signer, saslauthd"):
+    with pytest.raises(SaltInvocationError, match="postfix, postfix-mta-signer, postfix-mta-sts, saslauthd"):
         _mta_services.status(["ssh"])
 
 
@@ -245,7 +245,8 @@ def test_the_formula_s_own_daemons_end_with_their_unit_files(host, monkeypatch, 
     if there:
         monkeypatch.setattr(_mta_services, "_unit_file", lambda unit: f"/etc/systemd/system/{unit}")
     _mta_services.daemon_reload()
-    stop = ["stop", "postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service", "postfix-mta-signer.service"]
+    proxy = ["postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service"]
+    stop = ["stop", *proxy, "postfix-mta-signer.service", "postfix-mta-sts.service"]
     assert called == [*([] if there else [stop]), ["daemon-reload"]]
 
 

@@ -683,3 +683,56 @@ def test_saslauthd_is_told_which_smtpd_will_be_chrooted():
     }
     chroots = merged({"services": services})["saslauthd"]["chroots"]
     assert chroots == {"587/inet": False, "10025/inet": None, "smtps/inet": None}
+
+
+# -- MTA-STS of others, and what they send -----------------------------------------------------
+
+SIGNING = {"profile": "hardened", "dkim": {"domains": ["example.com"]}}
+OWN_TABLE = {"smtp_tls_policy_maps": "hash:/etc/postfix/policies"}
+
+
+@pytest.mark.parametrize(
+    ("pillar", "follows"),
+    [
+        (SIGNING, True),
+        ({"profile": "hardened"}, False),
+        ({**SIGNING, "profile": "guide"}, False),
+        ({"dns": {"follow_mta_sts": True}}, True),
+        ({**SIGNING, "dns": {"follow_mta_sts": False}}, False),
+        ({**SIGNING, "relay": {"host": "smtp.example.net"}}, False),
+        ({**SIGNING, "parameters": OWN_TABLE}, False),
+    ],
+)
+def test_mail_keeps_to_the_policies_of_others_where_it_is_signed_or_asked_for(pillar, follows):
+    settings = merged(pillar)
+    assert settings["sts"] is follows
+    assert ("postfix-mta-sts-resolver" in settings["packages"]) is follows
+    table = settings["main_cf"].get("smtp_tls_policy_maps")
+    assert table == (
+        "socketmap:unix:postfix_mta_sts/socket:postfix"
+        if follows
+        else pillar.get("parameters", {}).get("smtp_tls_policy_maps")
+    )
+
+
+def test_other_families_have_no_package_for_it():
+    assert merged({**SIGNING, "dns": {"follow_mta_sts": True}}, os_family="RedHat")["sts"] is False
+
+
+@pytest.mark.parametrize(
+    ("profile", "processor", "dkim", "judged"),
+    [
+        ("hardened", "x86_64", {}, True),
+        ("hardened", "aarch64", {}, False),
+        ("guide", "x86_64", {}, False),
+        ("guide", "aarch64", {"results": True}, True),
+        ("hardened", "x86_64", {"results": False}, False),
+        ("guide", "aarch64", {"dmarc_reject": True}, True),
+    ],
+)
+def test_others_mail_is_judged_in_hardened_where_that_is_quick_or_asked_for(profile, processor, dkim, judged):
+    grains = {"os_family": "Debian", "cpuarch": processor, "fqdn": "mail.example.com"}
+    pillar = {"profile": profile, "dkim": {"domains": ["example.com"], **dkim}}
+    signer = _mta_settings.merge(FILES, pillar, grains)["signer"]
+    assert signer["results"] is judged
+    assert signer["dmarc_reject"] is dkim.get("dmarc_reject", False)

@@ -152,13 +152,15 @@ def test_a_signer_that_is_not_there_is_a_problem(host, tmp_path, monkeypatch):
 
 
 def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, pretend):
-    for asked in (False, True):
-        wanted = _mta_signer._wanted(
-            minion, ["example.com"], "new", [], 7, None, asked, False, "/var/spool/postfix"
-        )
+    for asked, refuses in ((False, False), (True, False), (True, True)):
+        extras = (asked, False, "/var/spool/postfix", refuses)
+        wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, *extras)
         text = wanted.files[_mta_signer.CONF]
         assert (_mta_signer.RESULTS_TEXT in text, _mta_signer.PUBLIC_NAMES in text) == (asked, asked)
-        assert _mta_signer._signs(text) == "new signs for example.com" + "; Authentication-Results" * asked
+        # Without a list that is worth it Hyperscan would only cost.
+        assert ("disable_hyperscan = false" in text, 'reject = "reject"' in text) == (asked, refuses)
+        told = "; Authentication-Results" * asked + "; refuses by DMARC" * refuses
+        assert _mta_signer._signs(text) == "new signs for example.com" + told
 
 
 class TestSecond:
@@ -172,9 +174,8 @@ class TestSecond:
 
         def wanted(*names, ed25519=True):
             lacking[:] = names
-            return _mta_signer._wanted(
-                minion, ["example.com"], "new", [], 7, None, False, ed25519, "/var/spool/postfix"
-            )
+            extras = (False, ed25519, "/var/spool/postfix", False)
+            return _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, *extras)
 
         return wanted
 

@@ -139,16 +139,17 @@ def test_it_rests_on_the_host(states, minion, grain):
     assert states.rendered == PARTS
 
 
-def test_it_rests_on_what_a_signer_has_left(states, monkeypatch, tmp_path):
-    monkeypatch.setattr(_mta_settings, "SIGNER_FILES", str(tmp_path / "signer"))
+@pytest.mark.parametrize("name", ["SIGNER_FILES", "STS_FILES"])
+def test_it_rests_on_what_a_daemon_of_the_formula_s_own_has_left(states, monkeypatch, tmp_path, name):
+    monkeypatch.setattr(_mta_settings, name, str(tmp_path / "left"))
     states()
-    (tmp_path / "signer").mkdir()
+    (tmp_path / "left").mkdir()
     states()
     assert states.rendered == PARTS
 
 
 def test_files_use_no_other_grain():
-    for part in (*PARTS, "commit", "dkim", "maps"):
+    for part in (*PARTS, "commit", "dkim", "maps", "mta_sts"):
         text = (REPOSITORY / f"postfix_mta/{part}.sls").read_text()
         assert set(re.findall(r"""\bgrains\W+(?:get\W+)?(\w+)""", text)) <= set(GRAINS), part
 

@@ -1,6 +1,7 @@
 """
 Mail that arrives: signed by the server, its records in a zone that a name server serves, a validating resolver on
-the host, and a second mail server whose programs judge what comes. POSTFIX_MTA_ROTATIONS: how often keys change.
+the host, and a second mail server whose programs judge what comes, and which has MTA-STS.
+POSTFIX_MTA_ROTATIONS: how often keys change.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import pytest
 from rig import results
 
 VERIFY = pathlib.Path(__file__).with_name("verify.py")
+POLICIES = pathlib.Path(__file__).with_name("policies.py")
 ROTATIONS = int(os.environ.get("POSTFIX_MTA_ROTATIONS", "2"))
 QUIET = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update >/dev/null && apt-get -qq -y install"
 INSTALL = f"{QUIET} --no-install-recommends"
@@ -315,34 +317,116 @@ class TestDane:
         served.serve(zone, reverse)
 
 
-class TestResults:
-    def test_what_others_send_is_judged_in_its_header_and_not_refused(self, server, served, peer):
-        done = server.apply(
-            pillar={"postfix_mta": {**PILLAR, "dkim": {**PILLAR["dkim"], "results": True}}}, sls="postfix_mta.dkim"
+# With the MTA-STS policies ``enforce``: a right certificate; another one; another one by DANE, which goes first.
+STS = ("sts-right", "sts-wrong", "sts-dane")
+
+
+class TestMtaSts:
+    """Servers whose domains have an MTA-STS policy, and what is sent to them."""
+
+    @pytest.fixture(scope="class")
+    def trusted(self, peer, server):
+        """A CA that the host trusts, and a certificate of it for the policies' server and all MX hosts but one."""
+        names = [f"mta-sts.{name}.example.com" for name in STS]
+        names += [f"mx.{name}.example.com" for name in STS if name != "sts-wrong"]
+        new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj"
+        peer.put({"/srv/policies.py": POLICIES})
+        peer.exec(
+            f"cd /srv && {new} /CN=authority -keyout ca.key -out ca.pem 2>/dev/null && {new} /CN=peer"
+            f" -addext subjectAltName={','.join(f'DNS:{name}' for name in names)} -CA ca.pem -CAkey ca.key"
+            " -keyout peer.key -out peer.pem 2>/dev/null"
+            " && postconf -e smtpd_tls_cert_file=/srv/peer.pem smtpd_tls_key_file=/srv/peer.key"
+            f" 'mydestination = peer.test {' '.join(f'{name}.example.com' for name in STS)}'"
+            " && systemctl restart postfix && systemd-run -q python3 /srv/policies.py"
         )
-        assert results.failures(done) == []
-        forged = (
-            "From: alice@example.com\nAuthentication-Results: mail.example.com; spf=pass\nSubject: judged\n\nhi\n"
-        )
-        deadline = time.monotonic() + 120
-        while True:
-            # Until the new worker has read all public suffixes, the old one judges nothing.
-            peer.exec(
-                [
-                    "python3",
-                    "-c",
-                    STRANGER.replace("bob@peer.test", "alice@example.com"),
-                    server.ip,
-                    "x@peer.test",
-                ],
-                input=forged,
+        server.put({"/usr/local/share/ca-certificates/peer.crt": peer.exec("cat /srv/ca.pem").stdout})
+        # Postfix has a copy of the authorities in its chroot; the daemon has read them, and resolv.conf, before.
+        server.exec("update-ca-certificates >/dev/null; systemctl restart postfix-mta-sts postfix")
+
+    def test_a_right_certificate_is_sent_to_a_wrong_one_is_not_and_dane_goes_first(
+        self, server, served, peer, trusted
+    ):
+        zone, reverse = lines_of(server)
+        extra = f"_25._tcp.mx.sts-dane.example.com. IN TLSA 3 1 1 {'00' * 32}\n"
+        for domain in (f"{name}.example.com." for name in STS):
+            extra += (
+                f"{domain} IN MX 10 mx.{domain}\nmx.{domain} IN A {peer.ip}\nmta-sts.{domain} IN A {peer.ip}\n"
             )
-            time.sleep(2)
-            mail = server.exec("cat $(ls -t /home/alice/Maildir/new/* | head -1)").stdout
-            if "dmarc=" in mail or time.monotonic() > deadline:
+            extra += f'_mta-sts.{domain} IN TXT "v=STSv1; id=1"\n'
+        served.serve(zone + extra, reverse)
+        for name in STS:
+            send(server, name, recipient=f"bob@{name}.example.com")
+        assert len(judged(peer, "sts-right")) == 1
+        log = "journalctl -o cat -t postfix/smtp"
+        deadline = time.monotonic() + 60
+        while True:
+            lines = server.exec(log).stdout.splitlines()
+            waits = [one for one in lines if "status=deferred" in one and "ertificate not" in one]
+            if all(any(f"{name}.example.com" in one for one in waits) for name in STS[1:]):
                 break
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.5)
+        assert any("Verified TLS connection established to mx.sts-right" in one for one in lines)
+        found = peer.exec("grep -rlE '^Subject: sts-(wrong|dane)' /home/bob/Maildir/new", check=False).stdout
+        assert found == ""
+        ask = (
+            "postmap -q {}.example.com $(postconf -h smtp_tls_policy_maps | sed s,unix:,unix:/var/spool/postfix/,)"
+        )
+        said = [server.exec(ask.format(name)).stdout for name in STS]
+        assert [one.split()[0] for one in said] == ["secure", "secure", "dane-only"]
+        server.exec("postsuper -d ALL")
+        served.serve(zone, reverse)
+
+    def test_mail_waits_while_the_daemon_is_down(self, server, served, peer):
+        server.exec("systemctl stop postfix-mta-sts")
+        send(server, "patient")
+        deadline = time.monotonic() + 30
+        while "policy" not in (waits := server.exec("mailq").stdout) and "TLS" not in waits:
+            assert time.monotonic() < deadline, waits
+            time.sleep(0.3)
+        server.exec("systemctl start postfix-mta-sts; postqueue -f")
+        assert len(judged(peer, "patient")) == 1
+
+
+class TestResults:
+    """What others send is judged by default; refused is only what the domain in From wants refused, on request."""
+
+    FORGED = "From: alice@example.com\nAuthentication-Results: mail.example.com; spf=pass\nSubject: judged\n\nhi\n"
+    FORGE = STRANGER.replace("bob@peer.test", "alice@example.com")
+
+    def test_what_others_send_is_judged_in_its_header_and_not_refused(self, server, served, peer):
+        peer.exec(["python3", "-c", self.FORGE, server.ip, "x@peer.test"], input=self.FORGED)
+        deadline = time.monotonic() + 20
+        mail = ""
+        while "judged" not in mail and time.monotonic() < deadline:
+            time.sleep(0.3)
+            mail = server.exec("cat $(ls -t /home/alice/Maildir/new/* | head -1)").stdout
         (found,) = re.findall(r"(?m)^Authentication-Results: (.*(?:\n\s.*)*)", mail)
         assert "dmarc=fail" in found and "spf=pass" not in found and "dkim=none" in found, found
+
+    def test_what_fails_dmarc_is_refused_on_request_and_one_line_says_why(self, server, served, peer):
+        zone, reverse = lines_of(server)
+        served.serve(zone.replace("p=none", "p=reject"), reverse)
+        pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "dmarc_reject": True}}
+        # The messages of the check after it say that they are from this domain, too.
+        assert results.failures(server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim")) == []
+        deadline = time.monotonic() + 60
+        while True:
+            # Until the new worker is there, the old one refuses nothing.
+            done = peer.exec(
+                ["python3", "-c", self.FORGE, server.ip, "x@peer.test"], input=self.FORGED, check=False
+            )
+            if done.returncode or time.monotonic() > deadline:
+                break
+        assert "554" in done.stderr and "fails DMARC" in done.stderr, done
+        (line,) = [
+            one
+            for one in server.exec("journalctl -o cat -t postfix/cleanup").stdout.splitlines()
+            if "reject" in one
+        ]
+        assert "milter-reject" in line and "fails DMARC" in line and "from=<x@peer.test>" in line
+        server.set_pillar({"postfix_mta": PILLAR})
+        served.serve(zone, reverse)
 
 
 class TestTwoKeys:
@@ -412,8 +496,10 @@ class TestGivenUp:
         assert results.difference(announced, done) == []
         left = server.exec(
             "ls -d /etc/postfix-mta-signer /var/spool/postfix/postfix_mta_signer /etc/systemd/system/*signer*"
-            " /etc/systemd/system/*/*signer* /run/postfix-mta-signer 2>/dev/null; pgrep rspamd;"
-            " postconf -n | grep milter",
+            " /etc/systemd/system/*/*signer* /run/postfix-mta-signer /etc/postfix-mta-sts /run/postfix-mta-sts"
+            " /var/spool/postfix/postfix_mta_sts /etc/systemd/system/*-mta-sts* /etc/systemd/system/*/*-mta-sts*"
+            " /var/cache/postfix-mta-* 2>/dev/null; pgrep rspamd; pgrep -u _mta-sts; postconf -n | grep milter;"
+            " postconf -n | grep policy_maps",
             check=False,
         ).stdout
         assert left == ""

@@ -59,6 +59,25 @@ with _mta_guard.library(__file__):
 def newer():
     return _mta_system.NEWER
 """
+# Encrypt what comes for the gpg renderer.
+ENCRYPT = """
+apt-get install -y -qq --no-install-recommends gpg gpg-agent >/dev/null 2>&1
+mkdir -p -m 700 /srv/alone/gpgkeys; gpg='gpg --homedir /srv/alone/gpgkeys --batch --quiet'
+$gpg --passphrase '' --quick-gen-key pillar default default never && $gpg --trust-model always -ea -r pillar
+"""
+# A state of a user's own that fails while the formula's transaction is open.
+FAILING = """
+include: [postfix_mta]
+extend:
+  postfix_mta_config:
+    postconf:
+      - parameters: {smtpd_banner: $myhostname ESMTP failing}
+      - revert: []
+failing:
+  test.fail_without_changes:
+    - require: [{postconf: postfix_mta_config}]
+    - require_in: [{mta_transaction: postfix_mta_committed}]
+"""
 POST = (
     "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:8000/hook/{}', data=b'x=1')).read())"
 )
@@ -266,7 +285,10 @@ def test_salt_ssh_to_a_host_with_salt(fleet, over_ssh):
     applied = call(MINION, "state.apply", "postfix_mta")
     assert not results.failures(applied)
     assert [applied[key]["__id__"] for key in results.changed(applied)] == ["postfix_mta_package"]
-    assert_settled(fleet.apply(MINION)[MINION])
+    # In batches, of a subset of the minions.
+    for option in ("--batch-size=1", "--subset=1"):
+        batch = fleet.master.exec(["salt", option, "--out=json", "--static", "*", "state.apply", "postfix_mta"])
+        assert_settled(json.loads(batch.stdout)[MINION])
 
 
 def test_masterless(fleet, over_ssh):
@@ -283,10 +305,14 @@ def test_masterless(fleet, over_ssh):
     assert "smtpd_banner" in applied["postconf_|-postfix_mta_config_|-/etc/postfix_|-managed"]["changes"]
 
 
-def test_masterless_in_an_environment_of_its_own(fleet, over_ssh):
-    """The formula is in ``prod`` alone, by the top file; ``base`` has a module of somebody else's."""
+def test_masterless_in_an_environment_of_its_own(fleet, over_ssh, newer):
+    """
+    The formula is in ``prod`` alone, by the top file, and another revision in ``next``; ``base`` has a module of
+    somebody else's. A run is a dry one unless it says otherwise, and ends at the first state that fails. The
+    pillar is the same as before, put together of a file with an encrypted passphrase and a stack.
+    """
     minion = fleet.minions[MINION]
-    roots = {"base": ["/srv/base"], "prod": ["/srv/formula"]}
+    roots = {"base": ["/srv/base"], "prod": ["/srv/formula"], "next": ["/srv/next"]}
     config = {
         "local": True,
         "file_roots": roots,
@@ -294,19 +320,26 @@ def test_masterless_in_an_environment_of_its_own(fleet, over_ssh):
         "id": "not_a_host_name",
     }
     top = {"base": {"*": ["other"]}, "prod": {"*": ["postfix_mta"]}}
-    config.update(autoload_dynamic_modules=False, state_aggregate=True)
+    config.update(autoload_dynamic_modules=False, state_aggregate=True, failhard=True, test=True)
+    config.update(gpg_keydir="/srv/alone/gpgkeys", ext_pillar=[{"stack": "/srv/stack/stack.cfg"}])
+    config.update(pillar_merge_lists=True)
+    encrypted = minion.exec(["sh", "-c", ENCRYPT], input=SECRET).stdout
+    pillar = {**PILLAR["postfix_mta"], "certificate": {"key_type": "ec", "ca": {"passphrase": encrypted}}}
+    minion.put({"/srv/pillar/mail.sls": "#!yaml|gpg\n" + json.dumps({"postfix_mta": pillar})})
+    stack = {"postfix_mta": {"parameters": {"smtpd_banner": "$myhostname ESMTP alone"}}}
+    minion.put({"/srv/stack/stack.cfg": "one.yml\n", "/srv/stack/one.yml": yaml.safe_dump(stack)})
     other = "{{ salt['others.word']() }}:\n  test.nop: []\n"
     minion.put({"/srv/alone/minion": yaml.safe_dump(config), "/srv/base/top.sls": json.dumps(top)})
     minion.put({"/srv/base/other.sls": other, "/srv/base/_modules/others.py": "def word():\n    return 'kept'\n"})
 
-    def call(*words):
+    def call(*words, check=True):
         argv = ["salt-call", "--config-dir=/srv/alone", "--out=json", *words]
-        return json.loads(minion.exec(argv).stdout)["local"]
+        return json.loads(minion.exec(argv, check=check).stdout)["local"]
 
     call("saltutil.clear_cache")
     call("saltutil.sync_modules", "saltenv=base")
-    for words in (["test=True"], [], ["saltenv=prod"]):
-        applied = call("state.apply", *(["postfix_mta"] if "saltenv=prod" in words else []), *words)
+    for words in ([], ["test=False"], ["postfix_mta", "saltenv=prod", "test=False"]):
+        applied = call("state.apply", *words)
         assert not results.failures(applied)
         assert not results.changed({key: one for key, one in applied.items() if "schedule" not in key})
     assert call("others.word") == "kept"
@@ -314,3 +347,19 @@ def test_masterless_in_an_environment_of_its_own(fleet, over_ssh):
     # What nobody gives an environment finds the formula where the last apply found it.
     assert call("mta_settings.problems") == []
     assert call("mta_status.report")["errors"] == {}
+    # The other environment's revision, and back.
+    minion.put({f"/srv/next/{name}": newer / name for name in PARTS})
+    config_state = "postconf_|-postfix_mta_config_|-/etc/postfix_|-managed"
+    for environment, tree in (("next", newer), ("prod", REPOSITORY)):
+        applied = call("state.apply", "postfix_mta", f"saltenv={environment}", "test=False")
+        assert not results.failures(applied)
+        assert {*applied[config_state]["changes"]} == {"smtpd_timeout", "activation"}
+        assert call("mta_settings.revision") == revision(tree)
+    # A state that fails before the commit ends the run there; what had been switched is undone.
+    minion.put({"/srv/formula/failing.sls": FAILING})
+    failed = call("state.apply", "failing", "saltenv=prod", "test=False", check=False)
+    assert "smtpd_banner" in failed[config_state]["changes"]
+    assert not any("committed" in key and one["result"] is not None for key, one in failed.items())
+    as_before = "until postconf -h smtpd_banner | grep -qx '$myhostname ESMTP alone'; do sleep 0.2; done"
+    minion.exec(["timeout", "30", "sh", "-c", as_before])
+    assert not results.changed({key: one for key, one in call("state.apply").items() if "schedule" not in key})

@@ -12,9 +12,13 @@
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- if not mta.synced %}
-{#-   Those that it syncs by itself, or it would remove their modules, and this one, which may be none of them. #}
+{#-
+    Those that it syncs by itself, or it would remove their modules, and this one, which may be none of them. A run
+    with an environment of its own sees no other's top file: the modules of everybody are in `base`, then.
+#}
 {%-   set top = salt["state.show_top"](concurrent=True) %}
-{%-   set others = (top if top is mapping else {}) | reject("equalto", saltenv) | list %}
+{%-   set others = (["base"] if opts.saltenv else []) + ((top if top is mapping else {}) | list) %}
+{%-   set others = others | reject("equalto", saltenv) | unique | list %}
 {%-   do salt["saltutil.sync_all"](refresh=False, saltenv=others + [saltenv]) %}
 
 postfix_mta_modules:

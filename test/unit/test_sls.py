@@ -53,12 +53,13 @@ class Renderer:
         self.renderers = salt.loader.render(opts, self.functions, file_client=client)
         self.loaded = (pillar, grains)
 
-    def __call__(self, text, pillar=None, os_family="Debian", fqdn="mail.example.com", sls="postfix_mta.settings"):
+    def __call__(self, text, pillar=None, os_family="Debian", fqdn="mail.example.com", **where):
         wanted = (pillar, {"os_family": os_family, "fqdn": fqdn})
         if self.loaded is None or self.loaded[0] is not pillar or self.loaded[1] != wanted[1]:
             self.load(*wanted)
+        where = {"saltenv": "base", "sls": "postfix_mta.settings", **where}
         return salt.template.compile_template(
-            ":string:", self.renderers, "jinja|yaml", [], [], saltenv="base", sls=sls, input_data=text
+            ":string:", self.renderers, "jinja|yaml", [], [], input_data=text, **where
         )
 
     def mta(self, pillar=None, **host):
@@ -197,6 +198,17 @@ class TestSettings:
             fresh.functions["state.show_top"] = lambda top=top, **_: top
             assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
             assert calls.pop() == {"refresh": False, "saltenv": synced}
+
+    def test_a_run_with_an_environment_of_its_own_leaves_the_modules_of_others(self, opts):
+        text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()
+        roots = {"next": opts["file_roots"]["base"]}
+        fresh = Renderer({**opts, "saltenv": "next", "file_roots": roots}, synced=False)
+        fresh.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
+        calls = []
+        fresh.functions["saltutil.sync_all"] = lambda **arguments: calls.append(arguments["saltenv"])
+        fresh.functions["state.show_top"] = lambda **_: {"next": ["a"]}
+        fresh(text, saltenv="next")
+        assert calls == [["base", "next"]]
 
     def test_below_a_mountpoint_it_says_what_to_do(self, render):
         text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f45740727577"
+REVISION = "1baaa02ccdc3"

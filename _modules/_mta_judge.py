@@ -40,6 +40,8 @@ TLS_1_2 = ssl.TLSVersion.TLSv1_2
 HOP = b"Received: probe\r\n"
 # How a server refuses whoever comes, or a recipient that it is there for: no rule that some clients meet.
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
+# Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
+MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)|4\d\d 4\.7\.1 .*Relay access denied"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5
 # How a conversation must not begin, RFC 8314.
@@ -334,7 +336,8 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         for tried in talk["envelopes"]:
             reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
             text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"
-            if re.match(r"5|4\d\d 4\.7\.1 .*Relay access denied", reply) and text not in seen.doubts:
+            text += f" ({_mta_delivery.INTENDED.format(word='refused')})"
+            if re.match(MAY_NOT_SEND, reply) and text not in seen.doubts:
                 seen.doubts.append(text)
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "1baaa02ccdc3"
+REVISION = "b1fb574c062a"

@@ -206,7 +206,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_services(settings, profile)
     _add_chroots(settings)
     settings["main_cf"].update(relayed)
-    _add_signer(settings, mapping(given.get("dkim")), grains["cpuarch"] in HYPERSCAN)
+    _add_signer(settings, mapping(given.get("dkim")), grains.get("cpuarch") in HYPERSCAN)
     _add_sts(settings, bool(relayed))
     settings["main_cf"].update(settings["parameters"])
     chosen = {"smtp_tls_security_level", "smtp_dns_support_level"} & {*settings["parameters"], *relayed}

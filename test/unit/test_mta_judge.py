@@ -188,6 +188,8 @@ def test_a_listener_that_was_silent_is_asked_briefly_by_an_untrusted_client(chec
         ("RCPT TO:<postmaster@example.net>", b"450 4.7.1 Error: too much mail\r\n", 0),
         ("RCPT TO:<postmaster@example.net>", b"454 4.7.1 <x@y>: Relay access denied\r\n", 1),
         ("RCPT TO:<postmaster@example.net>", b"250 2.1.5 Ok\r\n", 0),
+        ("RCPT TO:<postmaster@example.net>", b"556 5.1.10 Domain example.net does not accept mail\r\n", 0),
+        ("MAIL FROM:<alice@", b"550 5.1.8 Sender address rejected: Domain not found\r\n", 0),
     ],
 )
 def test_who_logs_in_has_to_be_able_to_send_as_himself(login, server, command, reply, doubts):

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -80,6 +80,7 @@ STANDALONE = {
 LOG_LINES = 12
 # Why what is wrong is a reason to undo.
 WORSE = "Before this apply it was not so, which is why it is undone."
+PROMISED = "The pillar's verify asks for that, which is why this apply is undone."
 ALL_COUNTS = "The server could not be asked before this apply, so all of that counts, and it is undone."
 LOG_PATIENCE = 2
 MOST_ALIASES = 10
@@ -356,7 +357,7 @@ def commit(
             problems, notes = _judged(run, transaction, checked)
             transcript = checked["transcript"]
             problems += _fallen_silent(transaction, checked["speaking"], verify.get("skip", ()))
-            why = [WORSE if transaction.problems is not None else ALL_COUNTS] * bool(problems)
+            why = [_why(transaction, checked, problems)] * bool(problems)
             notes = notes + checked["notes"]
             problems += _mta_signer.problems(signed) if signed and not problems else []
         if not problems:
@@ -461,6 +462,14 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
         names = ", ".join(transaction.drifted)
         notes.append(f"Since this formula has last written main.cf, somebody else has changed there: {names}")
     return verdict.problems, notes
+
+
+def _why(transaction: Transaction, checked: Mapping[str, Any], problems: Iterable[str]) -> str:
+    """Why that is a reason to undo this apply."""
+    promised = checked.get("logins", ())
+    if all(text in promised or text.startswith(_mta_judge.NO_CAPABILITY) for text in problems):
+        return PROMISED
+    return ALL_COUNTS if transaction.problems is None else WORSE
 
 
 def _activate(minion: Minion, transaction: Transaction, services: Sequence[str]) -> list[str]:

@@ -42,6 +42,7 @@ HOP = b"Received: probe\r\n"
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
 # Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
 MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)|4\d\d 4\.7\.1 .*Relay access denied"
+NO_CAPABILITY = "EHLO: no listener offers"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5
 # How a conversation must not begin, RFC 8314.
@@ -87,6 +88,9 @@ class Examination:
     talks
         Conversations, each with what was special about it.
 
+    logins
+        Those of the problems that only a login which is asked for has.
+
     doubts
         What is a problem only where it was otherwise before.
     """
@@ -94,6 +98,7 @@ class Examination:
     label: str
     talks: list[tuple[str, Conversation]] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
+    logins: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -332,7 +337,9 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         way = target._replace(starttls=secured)
         talk = _mta_smtp.hold(way, Request([own], login=login, mechanism=mechanism))
         seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
+        before = len(seen.problems)
         seen.complain(problem["text"] for problem in talk["problems"])
+        seen.logins += [text for text in seen.problems[before:] if text not in seen.problems[:before]]
         for tried in talk["envelopes"]:
             reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
             text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"
@@ -465,7 +472,7 @@ def _lacking(capabilities: Iterable[str], conversations: Iterable[Conversation])
     for capability in capabilities:
         keyword, *parameters = capability.upper().split()
         if not any(words[:1] == [keyword] and set(parameters) <= set(words[1:]) for words in offered):
-            yield f"EHLO: no listener offers {capability}"
+            yield f"{NO_CAPABILITY} {capability}"
 
 
 def login_of(minion: Minion, path: str | None) -> Login | None:
@@ -586,6 +593,7 @@ def check(
         "listening": any(talk["connected"] for talk in conversations),
         "speaking": speaking,
         "problems": verdict.problems,
+        "logins": [text for seen in examinations for text in seen.logins],
         "doubts": [text for text in doubts if not wanted(text)],
         "notes": [
             *notes,

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "b1fb574c062a"
+REVISION = "56249bda3fe3"

@@ -476,12 +476,19 @@ def plan(minion: Minion, **arguments: Any) -> Plan:
     arguments
         Arguments of the state ``saslauthd.managed`` without ``name`` and ``transaction``.
 
-    Errors of the plan are about files of the administrator that the mechanism needs. What earlier settings had
+    Errors of the plan are about files of the administrator that are needed. What earlier settings had
     changed and these do not need is put back; what somebody has changed since stays, and a note names it.
 
     Raises ``SaltInvocationError`` for bad arguments, ``CommandExecutionError`` when a file cannot be read.
     """
-    planned = _joined(_resources(minion, _mta_saslauthd_request.request(arguments)))
+    requested = _mta_saslauthd_request.request(arguments)
+    planned = _joined(_resources(minion, requested))
+    queue = requested.queue_directory
+    if queue != _mta_postfix_view.QUEUE and not os.path.isdir(queue):
+        # The socket's directory in it would make it, and what waits in the present queue would stay there.
+        planned.errors.append(
+            f"queue_directory = {queue}: make that directory, and move what is in the present queue"
+        )
     if planned.changes and not os.path.exists(PROGRAM):
         planned.notes.append("sasl2-bin is not installed: what it sets by itself is not known before it is there")
     return planned

@@ -189,7 +189,9 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
         looked = _look(minion, patience=1, **_asked(minion, services))
         transaction.spoke = looked["speaking"]
         if services["postfix"]["active"]:
-            transaction.problems = looked["problems"] + looked["doubts"]
+            # A login that verify names is promised, whatever became of it before.
+            faults = [text for text in looked["problems"] if text not in looked.get("logins", [])]
+            transaction.problems = faults + looked["doubts"]
         transaction.drifted = _mta_last_apply.drifted(minion)
         transaction.before = {
             "services": services,
@@ -535,7 +537,7 @@ def undo(minion: Minion, reason: str, cut_off: bool = False) -> dict[str, Any]:
         end(minion)
     if undone["failed"]:
         run.undone = f"This apply was undone in part only, without {', '.join(undone['failed'])}: {reason}"
-    undone["comment"] = _undone_text(undone)
+    undone["comment"] = _undone_text(undone, minion.state.path())
     return undone
 
 
@@ -821,10 +823,12 @@ def outlook(minion: Minion) -> dict[str, Any]:
     }
 
 
-def _undone_text(undone: Mapping[str, Any]) -> str:
+def _undone_text(undone: Mapping[str, Any], records: str) -> str:
+    """For people, to whom the formula's own ``records`` say nothing."""
     lines = list(undone["notes"])
-    if undone["restored"]:
-        lines.insert(0, "Undone: " + ", ".join(undone["restored"]) + ".")
+    restored = [path for path in undone["restored"] if not path.startswith(f"{records}/")]
+    if restored:
+        lines.insert(0, "Undone: " + ", ".join(restored) + ".")
     if lines and undone["answers"]:
         lines.append("The server answers as it did before.")
     elif lines and undone["answers"] is False:

@@ -253,7 +253,8 @@ def check(
         listeners are not judged, which a note says. Default: none.
 
     Returns a dictionary: ``answers``, ``listening`` (whether any listener accepted a connection), ``speaking``
-    (those of ``listeners`` that answered EHLO), ``problems``, ``notes``, ``transcript`` (lists of lines) and
+    (those of ``listeners`` that answered EHLO), ``problems``, ``logins`` (those of them that only the login has),
+    ``doubts`` (what is a problem where it was otherwise before), ``notes``, ``transcript`` (lists of lines) and
     ``conversations`` (see :func:`converse`).
 
     Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the configuration cannot

@@ -453,7 +453,9 @@ def test_no_secret_is_shown(login):
 
 
 def test_a_login_that_fails_is_a_problem(login):
-    text = problem(login("wrong"))
+    found = login("wrong")
+    text = problem(found)
+    assert found["logins"] == found["problems"]
     assert "AUTH PLAIN without TLS: 535" in text and "AUTH PLAIN: 535" in text
     assert "wrong" not in text
 

@@ -338,6 +338,16 @@ def test_a_password_with_a_second_line_is_refused_unseen(host, minion):
     assert "geheim" not in str(error.value)
 
 
+def test_a_queue_that_does_not_exist_is_not_made(host, minion):
+    installed(host)
+    args = {**host.args, "queue_directory": f"{host.root}/srv/nope"}
+    assert _mta_saslauthd.plan(minion, **args).errors == [
+        f"queue_directory = {host.root}/srv/nope: make that directory, and move what is in the present queue"
+    ]
+    (host.root / "srv/nope").mkdir(parents=True)
+    assert _mta_saslauthd.plan(minion, **args).errors == []
+
+
 def test_files_of_the_administrator_have_to_be_there_and_closed(host, minion):
     installed(host)
     args = {**host.args, "mechanisms": ["kerberos5"], "kerberos5": {"keytab": f"{host.root}/etc/k"}}

@@ -38,10 +38,12 @@ def test_a_failed_conversation_brings_every_file_back(transaction, server, main_
     old_times = main_cf.stat().st_mtime_ns
     transaction("write", str(main_cf), "broken\n", activate={"postfix": "reload"})
     transaction("write", str(new), "x", mode="0600")
+    transaction("write", str(tmp_path / "state" / "record.json"), "{}")
     transaction("directory", str(folder), mode="0750")
     server.broken = True
     outcome = transaction("commit")
     assert outcome["result"] is False
+    assert "record.json" not in outcome["comment"]
     assert "451 4.3.0 broken" in outcome["comment"]
     assert main_cf.read_text() == "myhostname = old\n"
     assert main_cf.stat().st_mtime_ns == old_times
@@ -626,6 +628,18 @@ class TestMember:
         assert "  127.0.0.1:25 RCPT TO: 451 4.3.0 broken (so it was before)" in result["comment"]
         # A reload leaves a service that master(8) throttles as it is.
         assert server.actions == [("restart", "postfix")]
+
+    def test_a_login_that_is_promised_has_to_succeed_whatever_was_before(self, member, server, pretend, main_cf):
+        fault = "127.0.0.1:25 AUTH PLAIN: 535 5.7.8 Error: authentication failed"
+
+        def check(*_args, **_kwargs):
+            return {**server.check(), "problems": [fault], "logins": [fault]}
+
+        pretend("_mta_judge.check", check)
+        result = member("x", {"text": "new\n"})
+        assert result["result"] is False
+        assert fault in result["comment"]
+        assert main_cf.read_text() == "myhostname = old\n"
 
     def test_an_error_of_the_plan_fails_in_test_mode_too(self, member):
         args = {"text": "new\n", "errors": ["unused parameter: smtpd_banne"]}

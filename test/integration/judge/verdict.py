@@ -57,10 +57,20 @@ def check(aliases=()):
 
 
 def left():
-    """Messages that are somewhere."""
+    """Messages that are somewhere; what a client has broken off, cleanup(8) takes away a moment later."""
     roots = [f"/var/spool/postfix/{name}" for name in QUEUE] + list(MAILBOXES)
-    found = [os.path.join(folder, name) for root in roots for folder, _, names in os.walk(root) for name in names]
-    return [path for path in found if not os.path.basename(path).startswith(".")]
+    deadline = time.monotonic() + 5
+    while True:
+        found = [
+            os.path.join(folder, name)
+            for root in roots
+            for folder, _, names in os.walk(root)
+            for name in names
+            if not name.startswith(".")
+        ]
+        if time.monotonic() > deadline or not any("/incoming/" in path for path in found):
+            return found
+        time.sleep(0.1)
 
 
 def put_in_force(change):

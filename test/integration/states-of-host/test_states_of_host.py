@@ -187,7 +187,9 @@ pathlib.Path("/home/alice/Maildir").rename(f"/home/alice/{time.time()}")
 """
 
 
-def test_a_queue_elsewhere_has_all_sockets_in_it(server):
+def test_a_queue_elsewhere_has_all_sockets_in_it(new_container):
+    server = new_container()
+    assert failures(server.apply(pillar=GOOD)) == []
     server.exec("useradd --create-home alice; echo 'alice:not-in any#log' | chpasswd; install -d /srv/queue")
     all_of_them = "postfix_mta_signer/milter\nprivate/smtp\nvar/run/saslauthd/mux\n"
     assert failures(server.apply(pillar=QUEUE)) == []

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "56249bda3fe3"
+REVISION = "577d6c6c723f"

@@ -17,8 +17,9 @@
     with an environment of its own sees no other's top file: the modules of everybody are in `base`, then.
 #}
 {%-   set top = salt["state.show_top"](concurrent=True) %}
-{%-   set others = (["base"] if opts.saltenv else []) + ((top if top is mapping else {}) | list) %}
-{%-   set others = others | reject("equalto", saltenv) | unique | list %}
+{%-   set top = (top if top is mapping else {}) | list %}
+{%-   set others = (["base"] if opts.saltenv and "base" not in top else []) + top %}
+{%-   set others = others | reject("equalto", saltenv) | list %}
 {%-   do salt["saltutil.sync_all"](refresh=False, saltenv=others + [saltenv]) %}
 
 postfix_mta_modules:

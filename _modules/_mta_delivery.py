@@ -468,19 +468,7 @@ class Trial:
         name = "elsewhere" if one.asked == self.elsewhere else one.asked
         text = f"delivery to {name}: {one.code} {one.reason}" + (f" (as {one.to})" if one.to != one.asked else "")
         if one.status == "deliverable":
-            if one.asked == self.elsewhere and one.to != one.asked:
-                said = f"delivery to {name}: goes to {one.to}"
-                self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
-            if one.relay == "none":
-                self._problem(name, f"discarded: {one.reason}", "discarded")
-            if self._goes_astray(one):
-                said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
-                self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
-            if re.match(SWALLOWS, one.reason) and one.reason.endswith(f": {self.main.get('mailbox_command')}"):
-                self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
-            program = _missing_program(one.reason)
-            if program:
-                self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
+            self._judge_deliverable(name, one)
         elif one.asked == self.elsewhere and (
             self._sends_nothing()
             or self._ends_here(one)
@@ -505,6 +493,22 @@ class Trial:
             self.found.problems.append(text)
         else:
             self.found.doubts.append(text)
+
+    def _judge_deliverable(self, name: str, one: Outcome) -> None:
+        """What is delivered may still be kept from its recipient."""
+        if one.asked == self.elsewhere and one.to != one.asked:
+            said = f"delivery to {name}: goes to {one.to}"
+            self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
+        if one.relay == "none":
+            self._problem(name, f"discarded: {one.reason}", "discarded")
+        if self._goes_astray(one):
+            said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
+            self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
+        if re.match(SWALLOWS, one.reason) and one.reason.endswith(f": {self.main.get('mailbox_command')}"):
+            self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
+        program = _missing_program(one.reason)
+        if program:
+            self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
 
     def _goes_astray(self, one: Outcome) -> bool:
         """Whether mail for a user of this host leaves it although the domain is local, and nobody says by what."""

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "577d6c6c723f"
+REVISION = "b2d9c6e00e15"

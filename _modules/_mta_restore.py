@@ -280,6 +280,14 @@ def absent_service(minion: Minion, module: str, service: str) -> Plan:
     return Plan(changes, activate, notes=found["stays"])
 
 
+def remove_service(minion: Minion, module: str, service: str) -> None:
+    """Make true what :func:`absent_service` tells, through the transaction that is open. Parameters as there."""
+    planned = absent_service(minion, module, service)
+    _mta_transaction.begin(minion)
+    _mta_transaction.need(minion, planned.activate)
+    restore(minion, [path for path in planned.changes if path.startswith("/")])
+
+
 def restore(minion: Minion, paths: Collection[str]) -> None:
     """
     Restore what was there before the first apply, as part of the transaction; at its commit it is forgotten.

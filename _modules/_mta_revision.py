@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "b2d9c6e00e15"
+REVISION = "946142690f1a"

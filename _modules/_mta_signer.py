@@ -485,10 +485,7 @@ def absent_plan(minion: Minion) -> Plan:
 
 def absent_apply(minion: Minion) -> None:
     """Stop the signer, and restore what was there before it, through the transaction that is open."""
-    planned = absent_plan(minion)
-    _mta_transaction.begin(minion)
-    _mta_transaction.need(minion, planned.activate)
-    _mta_restore.restore(minion, [path for path in planned.changes if path.startswith("/")])
+    _mta_restore.remove_service(minion, SUBJECT, _mta_services.SIGNER)
 
 
 # -- as it is verified -------------------------------------------------------------------------

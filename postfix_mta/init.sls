@@ -3,7 +3,7 @@
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "b2d9c6e00e15"
+REVISION = "946142690f1a"
 
 
 def run():

@@ -7,7 +7,6 @@ A mark says how it was at worst. Where nobody looked there is none.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import pathlib
@@ -104,9 +103,7 @@ class History:
     def _held(self) -> Iterator[None]:
         """Wait for others who add something."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(self.path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with _mta_files.held(self.path, wait=True):
                 yield
         except OSError as err:
             raise CommandExecutionError(f"Cannot write {self.path}: {err.strerror}") from err

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
 import json
 import pathlib
 import re
@@ -246,10 +245,9 @@ class Book:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from changing it. Raises ``CommandExecutionError`` when one does."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
+        with contextlib.ExitStack() as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.enter_context(_mta_files.held(self.path, wait=False))
             except BlockingIOError:
                 raise CommandExecutionError(f"The rollout {self.path.stem} is under way") from None
             yield

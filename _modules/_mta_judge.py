@@ -211,6 +211,8 @@ def _examine(listener: Listener, target: Target, ask: _Ask) -> Examination:
         _judge_envelopes(listener, found, seen, ask)
     if ask.login and listener["auth"] and not seen.problems:
         _try_logins(target, ask.login, found, seen)
+        # Nothing else was wrong.
+        seen.logins = list(seen.problems)
     return seen
 
 
@@ -337,9 +339,7 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         way = target._replace(starttls=secured)
         talk = _mta_smtp.hold(way, Request([own], login=login, mechanism=mechanism))
         seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
-        before = len(seen.problems)
         seen.complain(problem["text"] for problem in talk["problems"])
-        seen.logins += [text for text in seen.problems[before:] if text not in seen.problems[:before]]
         for tried in talk["envelopes"]:
             reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
             text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "946142690f1a"
+REVISION = "64508c35bfbe"

@@ -29,16 +29,15 @@ import _mta_tables
 import _mta_tables_manage
 from _mta_minion import Minion
 from _mta_pillar_file import (
-    PASSWORD_TABLE,
     Notes,
     Settings,
-    is_secret,
     leave_out_refused,
     services_without_secrets,
     shown,
     text_of,
     without_secrets,
 )
+from _mta_secret_kinds import PASSWORD_TABLE, is_secret
 from _mta_table_syntax import RULES, SETTINGS
 
 ALIASES = "/etc/aliases"

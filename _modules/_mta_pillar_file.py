@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, Callable
 
 import salt.utils.yaml
 
+from _mta_secret_kinds import is_secret
+
 KEY = "postfix_mta"
-# Names of parameters that hold a secret; values that hold one whatever the name; tables that are in the value.
-SECRET_NAME = re.compile(r"(?:.*_)?(?:pw|pass|passwd|password|secret|token)\Z", re.IGNORECASE)
-SECRET_VALUE = re.compile(
-    r"(?:pass(?:wd|word|phrase)?|secret|token|api[_-]?key)\s*[=:]\s*[^\s:$]|://[^/\s:@]+:[^/\s@]+@", re.IGNORECASE
-)
-# Further kinds, in arguments of programs, in URLs and in host names. A path, or a macro of Postfix's, is none.
-SECRETS = (
-    # --key VALUE, --api-key=VALUE, -password VALUE
-    r"(?:^|\s)--?(?:[a-z]+[-_])*(?:key|pass(?:wd|word|phrase)?|pw|secret|token|credentials?)[\s=]+[\"']?[^\s\"'/$-]",
-    # curl -u USER:PASSWORD, wget --user …
-    r"\b(?:curl|wget|lftp)\b.*\s(?:-u|--(?:proxy-)?user)[\s=]*[\"']?[^\s:$\"']+:[^\s$]",
-    # Authorization: Bearer VALUE
-    r"\bauthorization[\"']?\s*[:=]\s*\S|\bbearer\s+(?=\S*\d)[a-z0-9+/._~-]{8,}",
-    # URLs of webhooks, with a key as a parameter, or with a part that nobody would type.
-    r"https?://\S*(?:hooks?\.[a-z]|/(?:web)?hooks?/|/services/T|/bot\d+:)\S*",
-    r"https?://\S*[?&](?:\w*key|sig|signature|code|auth|hash|hmac)=[^\s&$]",
-    r"https?://\S*/(?=[\w-]*\d)(?=[\w-]*[a-z])[\w-]{20,}",
-    # The key of a customer in the name of a DNS block list.
-    r"(?<![\w.@-])(?=(?:[a-z]*\d){3})(?=\d*[a-z])[a-z0-9]{16,}(?:\.[a-z0-9-]+){2,}",
-)
-LOOKS_SECRET = [SECRET_VALUE, *(re.compile(kind, re.IGNORECASE) for kind in SECRETS)]
-PASSWORD_TABLE = re.compile(r"(?:.*_)?password_maps\Z")
-TEXT_IN_VALUE = re.compile(r"(?:^|[\s,:])(?:static|inline):")
 LONGEST_NAME = 60
 
 Settings = dict[str, Any]
@@ -42,16 +20,6 @@ Notes = dict[str, str]
 def shown(name: object) -> str:
     """Return a name for a comment: in one line."""
     return name if isinstance(name, str) and name.isprintable() else ascii(name)
-
-
-def is_secret(name: str, value: object) -> bool:
-    """Whether the value of a parameter, or of anything else that has a name, is or holds a secret."""
-    texts = [str(item) for item in (value if isinstance(value, (list, tuple)) else [value]) if item is not None]
-    if SECRET_NAME.match(name) and any(texts):
-        return True
-    if PASSWORD_TABLE.match(name) and any(TEXT_IN_VALUE.search(text) for text in texts):
-        return True
-    return any(kind.search(text) for text in texts for kind in LOOKS_SECRET)
 
 
 def is_left_out(where: str, name: str, value: object, include: Collection[str]) -> bool:

@@ -204,9 +204,12 @@ def _entries(
         planned = _mta_tables_manage.plan(minion, path, type=kind, entries=entries, secret=included)
     except (CommandExecutionError, SaltInvocationError) as err:
         return None, str(err)
-    differs = [*planned.changes, *planned.errors]
-    if differs:
-        return None, f"it is not the same when written and compiled anew: {', '.join(differs)}"
+    if planned.errors:
+        return None, ", ".join(planned.errors)
+    if set(planned.changes) == {"compiled"}:
+        return None, "its compiled form is missing or old"
+    if planned.changes:
+        return None, f"it is not the same when written and compiled anew: {', '.join(planned.changes)}"
     return entries, None
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "64508c35bfbe"
+REVISION = "f6d0420f8f38"

@@ -1,4 +1,4 @@
-"""What looks like a secret in a setting: its name, or an option, assignment, header, URL or host name in its text."""
+"""What looks like a secret in a setting: its name, or an option, assignment, header, URL or host name in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REST = r"[^|;&]{0,400}\s"
 # Two names or numbers with a colon may be a user and his group: the same name twice, or numbers.
 _PAIR = r"[\"']?(?!\d+:\d|([\w-]+):\1\b)[^\s:$\"'/]+:[^\s:$/]"
 # Programs whose -p is something else than a password.
-_NO_PASSWORD = r"mkdir|cp|install|tar|ps|read|patch|perl|procmail|logger|ssh|spamc|nc|resend"
+_NO_PASSWORD = r"mkdir|cp|install|tar|ps|read|patch|perl|procmail|logger|ssh|spamc|nc|resend|post\w+"
 
 _KINDS = (
     # password=VALUE, DB_PASSWORD: VALUE, also without a dash or a program before it

@@ -8,6 +8,7 @@ import yaml
 
 import _mta_migration
 import _mta_pillar
+import _mta_plan
 import _mta_postfix_edit
 import _mta_postfix_view
 
@@ -154,6 +155,20 @@ def test_a_table_that_only_master_cf_names_is_exported(export, minion, directory
     with (directory / "master.cf").open("a") as file:
         file.write(f"  -o smtpd_sender_restrictions=check_sender_access,pcre:{directory}/senders\n")
     assert export()[1]["maps"]["senders"] == {"type": "pcre", "entries": ["^x@ DISCARD"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "errors", "why"),
+    [
+        (["compiled"], [], "its compiled form is missing or old"),
+        (["compiled", "a"], [], "it is not the same when written and compiled anew: compiled, a"),
+        ([], ["This Postfix has no table type lmdb"], "This Postfix has no table type lmdb"),
+    ],
+)
+def test_it_is_told_why_a_table_is_left_out(export, directory, pretend, changes, errors, why):
+    planned = _mta_plan.Plan({name: {"old": None, "new": "x"} for name in changes}, errors=errors)
+    pretend("_mta_tables_manage.plan", lambda *_, **__: planned)
+    assert f"#   maps:{directory}/clients: {why}\n" in export()[0]
 
 
 def test_aliases_elsewhere_are_named(export, directory, tmp_path):

@@ -126,7 +126,8 @@ NONE = r"""
 flags=R user=scalemail argv=/usr/lib/scalemail/bin/scalemail-store ${nexthop} ${user} ${extension}
 |exec /usr/bin/procmail || exit 75 #user
 |/usr/bin/amavis-filter -k 3 -p 25
-|mkdir -p /var/x
+|mkdir -p queue
+|postlog -p fatal -t name text
 |ssh -p 2222 host cat
 |nc -w 5 host 25
 |/usr/bin/logger -p mail.info -t mail

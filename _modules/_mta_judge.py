@@ -21,6 +21,7 @@ from typing import Any, Callable, NamedTuple
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_delivery
+import _mta_libsasl
 import _mta_postfix_view
 import _mta_secrets
 import _mta_smtp
@@ -251,6 +252,23 @@ def _unlike(listener: Listener, found: Conversation, hostname: str | None) -> It
         return
     if found["tls"] and found["ehlo_tls"] and bool(mechanisms(found["ehlo_tls"])) != listener["auth"]:
         yield f"EHLO: AUTH is {'not ' if listener['auth'] else ''}offered under TLS"
+    yield from _unread(listener, mechanisms(found["ehlo"]) | mechanisms(found["ehlo_tls"]))
+
+
+def _unread(listener: Listener, offered: set[str]) -> Iterator[str]:
+    """What gives away that smtpd(8) does not read libsasl's settings: it offers what they do not have."""
+    listed = {}
+    for path in listener.get("sasl_files", ()):
+        words = _mta_libsasl.value(_mta_system.text_of(path), "mech_list")
+        if words:
+            listed[path] = set(words.upper().replace(",", " ").split())
+    if listed and not any(offered <= names for names in listed.values()):
+        path, names = next(iter(listed.items()))
+        yield (
+            f"EHLO: AUTH offers {', '.join(sorted(offered - names))}, which mech_list in {path} does not have:"
+            " smtpd(8) does not read that file, or not as it is now, and users may not be able to log in"
+            " (cyrus_sasl_config_path in main.cf says where it looks)"
+        )
 
 
 def _examine_certificates(target: Target, served: str) -> tuple[list[tuple[str, Conversation]], list[str]]:

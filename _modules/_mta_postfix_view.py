@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -380,8 +380,20 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
         "certificates": [path for path, _ in pairs],
         "keys": [path for _, path in pairs],
         "sasl_type": value("smtpd_sasl_type"),
+        "sasl_files": _sasl_files(value) if auth and value("smtpd_sasl_type") == "cyrus" else [],
         "hostname": value("myhostname"),
     }
+
+
+def _sasl_files(value: Callable[[str], str]) -> list[str]:
+    """
+    Where libsasl's settings for smtpd(8) may be (cyrus_sasl_config_path, smtpd_sasl_path in postconf(5)).
+
+    Which of them it reads where main.cf does not say is a matter of the distribution.
+    """
+    named = [path for path in value("cyrus_sasl_config_path").split(":") if path]
+    directories = named or [f"{value('config_directory')}/sasl", "/etc/sasl2", "/usr/lib/sasl2"]
+    return [os.path.join(directory, f"{value('smtpd_sasl_path') or 'smtpd'}.conf") for directory in directories]
 
 
 def _by_name(parameters: Mapping[str, str], hostname: str) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_libsasl
 import _mta_postfix_view
 import _mta_restore
 import _mta_saslauthd_files
@@ -147,10 +148,10 @@ def _smtpd_conf(requested: Request, chroots: Collection[bool]) -> Resource:
         "saslauthd_path": _mta_saslauthd_files.socket_told(seen),
     }
     for key, value in values.items():
-        old = _mta_saslauthd_view.sasl_value(text, key)
+        old = _mta_libsasl.value(text, key)
         if _words(old) != _words(value):
             resource.differs(key, old, value, postfix="reload")
-            text = resource.files[path] = _mta_saslauthd_files.sasl_set(text, key, value)
+            text = resource.files[path] = _mta_libsasl.changed(text, key, value)
     return resource
 
 

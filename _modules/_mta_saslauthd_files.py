@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import re
 
+import _mta_libsasl
 import _mta_saslauthd_view
 from _mta_saslauthd_request import KERBEROS5, LDAP, Request
 
@@ -126,22 +127,6 @@ def shell_set(text: str, variable: str, value: str) -> str:
         return text[:start] + quoted + text[end:]
     newline = "\n" if text and not text.endswith("\n") else ""
     return f"{text}{newline}{variable}={quoted}\n"
-
-
-def sasl_set(text: str, key: str, value: str | None) -> str:
-    """
-    The file of libsasl with the first ``key`` changed and later ones taken out, or one added; ``None``: with none.
-    """
-    lines, done = [], value is None
-    for line in text.splitlines():
-        if re.match(rf"[ \t]*{key}:", line, re.IGNORECASE):
-            if done:
-                continue
-            line, done = f"{key}: {value}", True
-        lines.append(line)
-    if not done:
-        lines.append(f"{key}: {value}")
-    return "\n".join(lines) + "\n"
 
 
 def socket_seen(directory: str, queue: str, name: str = "mux", chrooted: bool = True) -> str:
@@ -255,11 +240,11 @@ def proxy_arguments(requested: Request, conf: str | None) -> str:
     if requested.mechanism == "rimap":
         servers = [requested.mech_options or ""]
     elif requested.mechanism == "ldap":
-        value = {name: _mta_saslauthd_view.sasl_value(conf or "", key) or "" for name, key in LDAP.items()}
+        value = {name: _mta_libsasl.value(conf or "", key) or "" for name, key in LDAP.items()}
         servers = value["servers"].split()
         if value["start_tls"].lower() in ("yes", "on", "true", "1"):
             options.append("--start-tls")
-        checked = _mta_saslauthd_view.sasl_value(conf or "", "ldap_tls_check_peer") == "yes"
+        checked = _mta_libsasl.value(conf or "", "ldap_tls_check_peer") == "yes"
         if value["ca_file"] and checked:
             options.append(f"--ca-file={value['ca_file']}")
     words = [*options, f"{requested.socket_directory}/mux", requested.mechanism, *filter(None, servers)]

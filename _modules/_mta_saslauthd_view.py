@@ -65,12 +65,6 @@ def shell_value(text: str, variable: str) -> str | None:
     return " ".join(value.split())
 
 
-def sasl_value(text: str, key: str) -> str | None:
-    """The value of ``key`` in a file of libsasl, which takes the first of several; ``None`` if absent."""
-    found = re.search(rf"^[ \t]*{key}:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE | re.IGNORECASE)
-    return found[1] if found else None
-
-
 def options(present: str | None, cache: bool, combine_realm: bool, directory: str) -> str:
     """
     Return the options with which saslauthd starts: those of the settings, then what else is there (``present``),

@@ -776,6 +776,10 @@ def _add_main_cf(settings: Settings, profile: Mapping[str, Any]) -> None:
     """Add ``main_cf``, the profile's parameters, and ``of_profile``, their names."""
     settings["main_cf"] = _expand(profile["parameters"], settings)
     settings["of_profile"] = [*profile["parameters"]]
+    path = settings["family"]["sasl_config_path"]
+    if path and settings["sasl"]["saslauthd"]:
+        # The package's main.cf says so, one that somebody else made may not: then smtpd(8) lets nobody log in.
+        settings["main_cf"]["cyrus_sasl_config_path"] = path
 
 
 def _services_of(profile: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

@@ -226,9 +226,10 @@ def listeners(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> lis
     ``auth``, ``auth_before_tls`` (booleans), ``bars_users`` (the parameter by which nobody may send who has logged
     in, if there is one), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
     ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
-    ``hostname``, ``may_hide`` (of AUTH and STARTTLS, what some clients are not shown), ``proxy`` (the protocol of
-    the proxy that it asks for), ``hopcount_limit`` (number of ``Received:`` headers with which a message is
-    refused). Empty without configuration.
+    ``sasl_files`` (paths where the settings of libsasl may be, if clients log in by it), ``hostname``,
+    ``may_hide`` (of AUTH and STARTTLS, what some clients are not shown), ``proxy`` (the protocol of the proxy that
+    it asks for), ``hopcount_limit`` (number of ``Received:`` headers with which a message is refused). Empty
+    without configuration.
 
     CLI Example:
 

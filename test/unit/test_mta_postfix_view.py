@@ -68,6 +68,7 @@ def test_the_stock_server_listens_on_port_25(configuration):
             "certificates": ["/etc/ssl/certs/ssl-cert-snakeoil.pem"],
             "keys": ["/etc/ssl/private/ssl-cert-snakeoil.key"],
             "sasl_type": "cyrus",
+            "sasl_files": [],
             "hostname": "mail.example.com",
             "hopcount_limit": 50,
         }

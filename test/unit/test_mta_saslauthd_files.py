@@ -21,17 +21,6 @@ def test_a_missing_assignment_is_added_at_the_end():
     assert _mta_saslauthd_files.shell_set("A=1", "START", "yes") == "A=1\nSTART=yes\n"
 
 
-def test_other_keys_of_smtpd_conf_stay():
-    text = "# ours\nlog_level: 3\nMech_List: cram-md5\nmech_list: digest-md5\nsql_passwd: x\n"
-    edited = _mta_saslauthd_files.sasl_set(text, "mech_list", "plain login")
-    assert edited == "# ours\nlog_level: 3\nmech_list: plain login\nsql_passwd: x\n"
-
-
-def test_a_key_that_is_not_requested_is_taken_out():
-    text = "a: b\nsaslauthd_path: /x\nSaslauthd_path: /y\n"
-    assert _mta_saslauthd_files.sasl_set(text, "saslauthd_path", None) == "a: b\n"
-
-
 @pytest.mark.parametrize(
     ("directory", "queue", "path"),
     [

@@ -68,12 +68,6 @@ def test_a_mechanism_that_asks_a_server_has_a_proxy_where_there_is_its_unit(host
     assert _mta_saslauthd_view.settings()["proxy"] is True
 
 
-def test_libsasl_takes_the_first_value():
-    text = "# ours\nlog_level: 3\nMech_List: cram-md5\nmech_list: digest-md5\nsql_passwd: x\n"
-    assert _mta_saslauthd_view.sasl_value(text, "mech_list") == "cram-md5"
-    assert _mta_saslauthd_view.sasl_value(text, "pwcheck_method") is None
-
-
 # -- the socket ------------------------------------------------------------------------------------------------
 
 

@@ -661,6 +661,23 @@ def test_debian_14_has_no_smtpd_in_the_chroot():
     assert of("forky") == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("release", "pillar", "said"),
+    [
+        ("bookworm", {}, None),
+        ("trixie", {}, "/etc/postfix/sasl"),
+        ("forky", {}, "/etc/postfix/sasl"),
+        ("trixie", {"profile": "hardened"}, "/etc/postfix/sasl"),
+        ("trixie", {"sasl": {"enabled": False}}, None),
+        ("trixie", {"sasl": {"type": "dovecot"}}, None),
+        ("trixie", {"parameters": {"cyrus_sasl_config_path": "/etc/sasl2"}}, "/etc/sasl2"),
+    ],
+)
+def test_main_cf_says_where_smtpd_conf_is_if_smtpd_does_not_find_it_by_itself(release, pillar, said):
+    grains = {"os_family": "Debian", "oscodename": release, "fqdn": "mail.example.com"}
+    assert _mta_settings.merge(FILES, pillar, grains)["main_cf"].get("cyrus_sasl_config_path") == said
+
+
 def test_sockets_move_with_the_queue():
     queue = {"parameters": {"queue_directory": "/srv/queue"}, "dkim": {"domains": ["example.com"]}}
     mta = merged(queue)

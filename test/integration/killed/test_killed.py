@@ -790,6 +790,15 @@ class TestAnApplyThatIsWatched:
         self.is_as_before(server, before)
         server.delivers("after-a-halt")
 
+    def test_one_that_gets_no_more_memory_leaves_a_whole_host(self, server):
+        before = server.interrupt("SIGSTOP")
+        server.container.exec(["prlimit", f"--pid={server.process}", "--as=1"])
+        server.container.exec(["kill", "-CONT", "--", f"-{server.process}"])
+        server.container.exec(["timeout", "60", "tail", f"--pid={server.process}", "-f", "/dev/null"])
+        healed(server)
+        self.is_as_before(server, before)
+        server.delivers("after-no-memory")
+
     def test_one_that_lives_is_left_alone_however_long_it_takes(self, server):
         server.interrupt("SIGSTOP")
         there = server.inspect()

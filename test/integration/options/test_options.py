@@ -327,6 +327,12 @@ class TestLogin:
         assert "235" in state_of(results, "postfix_mta_verified")["comment"]
         assert "right-password" not in str(results)
 
+    def test_users_log_in_where_main_cf_does_not_say_where_smtpd_conf_is(self, host, apply):
+        host.run("postconf -X cyrus_sasl_config_path && postfix reload")
+        results = apply("right-password")
+        assert all(state["result"] for state in results.values()), results
+        assert "235" in state_of(results, "postfix_mta_verified")["comment"]
+
     def test_a_wrong_password_undoes_the_change(self, host, apply):
         before = host.file("/etc/aliases").content_string
         results = apply("wrong-password", aliases={"another": "bob"})

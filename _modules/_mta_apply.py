@@ -361,7 +361,7 @@ def commit(
             notes = notes + checked["notes"]
             problems += _mta_signer.problems(signed) if signed and not problems else []
         if not problems:
-            headline = "What this apply changed could not be recorded, so it has not been kept:"
+            headline = "What this apply changed could not be recorded, so it must not stay:"
             _commit(minion, transaction)
     except (CommandExecutionError, OSError) as err:
         problems = [str(err)]
@@ -403,6 +403,7 @@ def _commit(minion: Minion, transaction: Transaction) -> None:
         _mta_snapshots.keep(minion)
         _mta_snapshots.describe(minion, transaction.activate)
         _mta_journal.commit(minion)
+        transaction.committed = True
     except OSError:
         # An undo may need the room.
         _mta_transaction.attempt("Drafts stay", _mta_snapshots.discard, minion)

@@ -59,6 +59,10 @@ PATIENCE = {True: (20, 15), False: (5, 5)}
 THOROUGH: dict[str, Any] = {"auth": "challenge", "envelope": True, "untrusted_client": True, "deliver": True}
 SERVICES = (*_mta_services.OWN, "saslauthd", "postfix")
 DONE = {"reload": "reloaded", "restart": "restarted", "stop": "stopped"}
+NO_JOURNAL = (
+    "NOT UNDONE: {path} is gone, somebody has removed it during this apply. What was changed is in force or not,"
+    " nobody can tell, and will not come back by itself ({members}): look at the files, and apply again."
+)
 ALONE = (
     "This is for states: by itself it would leave a transaction open, which the next apply or boot undoes. Use"
     " state.apply, or a function that changes and verifies in one, such as postconf.set"
@@ -105,6 +109,9 @@ class Transaction:
 
     afterwards
         What is called after the commit, with the minion.
+
+    committed
+        Whether the changes are final.
     """
 
     lock: IO[str]
@@ -116,6 +123,7 @@ class Transaction:
     drifted: list[str] = dataclasses.field(default_factory=list)
     activate: dict[str, str] = dataclasses.field(default_factory=dict)
     activated: bool = False
+    committed: bool = False
     let_go: set[str] = dataclasses.field(default_factory=set)
     restored: list[str] = dataclasses.field(default_factory=list)
     afterwards: list[Callable[[Minion], None]] = dataclasses.field(default_factory=list)
@@ -520,7 +528,12 @@ def undo(minion: Minion, reason: str, cut_off: bool = False) -> dict[str, Any]:
     if cut_off:
         attempt("No start will make up for that", minion.state.write, CUT_OFF, {})
     if not _is_open(minion):
-        run.undone = f"This apply was interrupted after its commit: {reason}"
+        if transaction.committed or _mta_journal.committed(minion):
+            run.undone = f"This apply was interrupted after its commit: {reason}"
+        else:
+            run.undone = f"This apply was not undone, as its journal is gone: {reason}"
+            undone["notes"] = [NO_JOURNAL.format(path=minion.state.path("journal"), members=", ".join(run.changes))]
+            undone["comment"] = undone["notes"][0]
         end(minion)
         return undone
     try:

@@ -2,6 +2,7 @@
 
 import multiprocessing.util
 import os
+import shutil
 import stat
 import time
 
@@ -222,6 +223,16 @@ def test_what_cannot_be_committed_is_undone(transaction, server, main_cf, tmp_pa
     assert main_cf.read_text() == "myhostname = old\n"
     assert server.actions[-1] == ("restart", "postfix")
     assert transaction("pending") is None
+
+
+def test_an_apply_whose_journal_is_taken_away_does_not_claim_to_be_undone(transaction, main_cf, tmp_path):
+    transaction("write", str(main_cf), "new\n", activate={"postfix": "reload"})
+    shutil.rmtree(tmp_path / "state")
+    outcome = transaction("commit")
+    assert outcome["result"] is False
+    assert f"NOT UNDONE: {tmp_path}/state/journal is gone" in outcome["comment"]
+    assert "Undone: " not in outcome["comment"]
+    assert main_cf.read_text() == "new\n"
 
 
 def contents(folder):

@@ -631,7 +631,7 @@ class TestAnUndo:
         server.container.exec(["setsid", "--fork", "sh", "-c", fill])
         closed = state_of(server.resume(), "postfix_mta_committed")
         assert closed["result"] is False
-        assert "could not be recorded, so it has not been kept:\n" in closed["comment"]
+        assert "could not be recorded, so it must not stay:\n" in closed["comment"]
         assert "No space left on device" in closed["comment"]
         self.is_whole_but_for(server, before, [])
 

@@ -130,7 +130,7 @@ def converge(
             part.apply(minion, **arguments)
             ret.update(changes=plan.changes, comment=f"{subject} has been changed.")
         ret["comment"] = "\n".join([str(ret["comment"]), *plan.notes])
-    except (CommandExecutionError, SaltInvocationError) as err:
+    except (CommandExecutionError, SaltInvocationError, OSError) as err:
         ret.update(result=False, changes={}, comment=f"{subject}: {err}")
     return ret
 
@@ -193,7 +193,7 @@ def participate(
         elif part.remember and not test:
             part.remember(minion)
         ret["comment"] = "\n".join([ret["comment"], *plan.notes])
-    except (CommandExecutionError, SaltInvocationError) as err:
+    except (CommandExecutionError, SaltInvocationError, OSError) as err:
         ret.update(result=False, changes={}, comment=f"{subject}: {err}")
         if not test:
             undone = _mta_transaction.undo(minion, f"{subject}: {err}")

@@ -61,5 +61,7 @@ def _lock(path: str, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        os.unlink(path)
+        # A file that is not locked keeps nobody out, and where it cannot be removed there is worse to tell.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
         os.close(descriptor)

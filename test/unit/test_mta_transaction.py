@@ -1,5 +1,6 @@
 """A transaction: what is written comes back, whoever dies when."""
 
+import errno
 import multiprocessing.util
 import os
 import shutil
@@ -628,6 +629,23 @@ class TestMember:
         thing(apply=breaks)
         result = member("x", {"text": "new\n"})
         assert (result["result"], result["changes"]) == (False, {})
+        assert main_cf.read_text() == "myhostname = old\n"
+
+    @pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only", "/x"), CommandExecutionError("Read-only")])
+    @pytest.mark.parametrize("transaction_name", ["t", None])
+    def test_what_the_host_does_not_let_it_do_is_told_and_undone(
+        self, transaction, thing, member, main_cf, error, transaction_name
+    ):
+        def breaks(minion, text):
+            transaction("write", str(main_cf), text)
+            raise error
+
+        thing(apply=breaks)
+        result = member("x", {"text": "new\n"}, transaction=transaction_name)
+        assert (result["result"], result["changes"]) == (False, {})
+        assert result["comment"].startswith("x: ")
+        assert "Read-only" in result["comment"]
+        assert f"Undone: {main_cf}." in result["comment"]
         assert main_cf.read_text() == "myhostname = old\n"
 
     def test_what_was_broken_before_undoes_nothing_and_is_told(self, member, server, main_cf):

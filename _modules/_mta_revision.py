@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f6d0420f8f38"
+REVISION = "37554ea3ef9f"

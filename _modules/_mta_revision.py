@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "37554ea3ef9f"
+REVISION = "7eecea8bef3b"

@@ -532,8 +532,9 @@ def undo(minion: Minion, reason: str, cut_off: bool = False) -> dict[str, Any]:
             run.undone = f"This apply was interrupted after its commit: {reason}"
         else:
             run.undone = f"This apply was not undone, as its journal is gone: {reason}"
-            undone["notes"] = [NO_JOURNAL.format(path=minion.state.path("journal"), members=", ".join(run.changes))]
-            undone["comment"] = undone["notes"][0]
+            path, members = minion.state.path("journal"), ", ".join(run.changes)
+            undone["comment"] = NO_JOURNAL.format(path=path, members=members)
+            undone["notes"] = [undone["comment"]]
         end(minion)
         return undone
     try:

@@ -631,7 +631,9 @@ class TestMember:
         assert (result["result"], result["changes"]) == (False, {})
         assert main_cf.read_text() == "myhostname = old\n"
 
-    @pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only", "/x"), CommandExecutionError("Read-only")])
+    @pytest.mark.parametrize(
+        "error", [OSError(errno.EROFS, "Read-only", "/x"), CommandExecutionError("Read-only")]
+    )
     @pytest.mark.parametrize("transaction_name", ["t", None])
     def test_what_the_host_does_not_let_it_do_is_told_and_undone(
         self, transaction, thing, member, main_cf, error, transaction_name

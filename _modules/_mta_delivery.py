@@ -27,6 +27,7 @@ import _mta_mail_log
 import _mta_milter
 import _mta_postfix_syntax
 import _mta_system
+import _mta_untrusted_client
 
 NOWHERE = "probe.invalid"
 SECONDS = 8
@@ -53,6 +54,8 @@ WORDS = {
 }
 # What keeps a message that was taken from its recipients.
 ASIDE = ("hold", "discard", "redirect")
+# A client of whom the log speaks, whose address is nobody's.
+NOBODY = re.compile("|".join(re.escape(f"[{one}]:") for one in _mta_untrusted_client.ADDRESSES.values()))
 # Tables of addresses, each with the list of their domains.
 VIRTUAL = {
     "virtual_alias_maps": "virtual_alias_domains",
@@ -101,11 +104,15 @@ class Found:
 
     problems
         Faults. doubts: what is one only where it was otherwise before. notes: what could not be tried.
+
+    discarded
+        Recipients whose mail is thrown away when nobody's address sends it: it is not relayed.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    discarded: set[str] = dataclasses.field(default_factory=set)
 
 
 def outcome_of(line: str) -> Outcome | None:
@@ -452,6 +459,9 @@ class Trial:
         """What smtpd(8) does with mail of an untrusted client, who has only asked and sent nothing."""
         for line in log:
             action = re.match(rf"{NO_ID}: {ACTION}", line)
+            told = re.search(r" from=<> to=<([^>]+)>", line)
+            if action and action["action"] == "discard" and told and NOBODY.search(line):
+                self.found.discarded.add(told[1])
             if action and action["action"] in ASIDE and f" from=<> to=<postmaster@{self.hostname}>" in line:
                 text = (
                     f"delivery to any message: {_said(action)} ({INTENDED.format(word=WORDS[action['action']])})"

@@ -594,7 +594,9 @@ def check(
     notes += [text for seen in examinations for text in seen.notes]
     if trial:
         delivery = trial.finish(aliases)
-        problems += delivery.problems
+        relayed = [text for text in problems if _mta_verdict.OPEN_RELAY in text]
+        lost = [text for text in relayed if any(f"<{name}>" in text for name in delivery.discarded)]
+        problems = [text for text in problems if text not in lost] + delivery.problems
         doubts += delivery.doubts
         notes += delivery.notes
 

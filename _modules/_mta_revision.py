@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "7eecea8bef3b"
+REVISION = "d511b1ccc875"

@@ -254,6 +254,21 @@ def test_what_smtpd_does_with_mail_of_untrusted_clients_is_a_doubt(healthy, tria
     assert (found.problems, len(found.doubts)) == ([], doubts)
 
 
+@pytest.mark.parametrize(
+    ("client", "action", "discarded"),
+    [
+        ("192.0.2.25", "discard", {"postmaster@example.net"}),
+        ("2001:db8::25", "discard", {"postmaster@example.net"}),
+        ("192.0.2.25", "hold", set()),
+        ("127.0.0.1", "discard", set()),
+    ],
+)
+def test_mail_of_nobody_that_is_thrown_away_is_not_relayed(healthy, trial, client, action, discarded):
+    what = f"{action}: RCPT from x[{client}]: <x[{client}]>: Client host triggers {action.upper()} action"
+    healthy.log.append(f"NOQUEUE: {what}; from=<> to=<postmaster@example.net> proto=ESMTP helo=<x>")
+    assert trial()[0].discarded == discarded
+
+
 def test_a_rule_that_sends_every_message_through_a_filter_is_no_fault_where_it_comes_back(healthy, trial):
     filtered = "CD34: filter: RCPT from x[127.0.0.1]: <>: Sender address triggers FILTER smtp:[127.0.0.1]:10024"
     healthy.log.insert(3, filtered + "; from=<> to=<{real}> proto=ESMTP helo=<x>")

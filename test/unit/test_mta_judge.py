@@ -590,6 +590,18 @@ def test_an_open_relay_is_a_problem(check, server):
 
 
 @pytest.mark.usefixtures("no_route")
+@pytest.mark.parametrize(
+    ("recipient", "relays"), [("postmaster@example.net", False), (f"postmaster@{HOST}", True)]
+)
+def test_mail_for_others_that_is_thrown_away_is_not_relayed(check, server, trial, recipient, relays):
+    server.replies["RCPT TO"] = b"250 2.1.5 Ok\r\n"
+    trial.discarded.add(recipient)
+    trial.problems.append("delivery to any message: discarded (verify: {intended: [discarded]})")
+    found = check(untrusted_client=True, deliver=True, intended=["discarded"])
+    assert any("(an open relay)" in text for text in found["problems"]) is relays
+
+
+@pytest.mark.usefixtures("no_route")
 def test_a_policy_refusal_of_an_untrusted_client_is_normal_a_fault_is_not(check, server):
     server.replies["RCPT TO:<postm"] = b"450 4.7.1 cannot find your hostname\r\n"
     assert check(untrusted_client=True)["answers"]

@@ -115,6 +115,13 @@ class Found:
     discarded: set[str] = dataclasses.field(default_factory=set)
 
 
+def thrown_away(line: str) -> list[str]:
+    """Recipients whose mail smtpd(8) throws away, as a line of the log says, where nobody's address sends it."""
+    action = re.match(rf"{NO_ID}: {ACTION}", line)
+    discards = action and action["action"] == "discard" and NOBODY.search(line)
+    return re.findall(r" from=<> to=<([^>]+)>", line) if discards else []
+
+
 def outcome_of(line: str) -> Outcome | None:
     """Return what a line of the log says about a recipient; ``None``: nothing."""
     found = re.match(RESULT, line)
@@ -459,9 +466,7 @@ class Trial:
         """What smtpd(8) does with mail of an untrusted client, who has only asked and sent nothing."""
         for line in log:
             action = re.match(rf"{NO_ID}: {ACTION}", line)
-            told = re.search(r" from=<> to=<([^>]+)>", line)
-            if action and action["action"] == "discard" and told and NOBODY.search(line):
-                self.found.discarded.add(told[1])
+            self.found.discarded.update(thrown_away(line))
             if action and action["action"] in ASIDE and f" from=<> to=<postmaster@{self.hostname}>" in line:
                 text = (
                     f"delivery to any message: {_said(action)} ({INTENDED.format(word=WORDS[action['action']])})"

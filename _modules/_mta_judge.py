@@ -410,6 +410,11 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
         try:
             with _mta_untrusted_client.foreign_address(family, folder) as source:
                 spoken = _speak_as(source, target)
+                if spoken.relays:
+                    # access(5): what is decided at the first recipient may hold for the message, as DISCARD does.
+                    alone = _speak_as(source, target, alone=True)
+                    seen.talks.append(("with no other recipient", alone.found))
+                    spoken = spoken._replace(relays=alone.relays)
         except CommandExecutionError as err:
             seen.note(f"not tried: {err}")
             return seen
@@ -429,11 +434,12 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
     return seen
 
 
-def _speak_as(source: str, target: Target) -> _Spoken:
-    """Try an envelope from an address."""
+def _speak_as(source: str, target: Target, alone: bool = False) -> _Spoken:
+    """Try an envelope from an address; ``alone``: with nobody in it but the recipient elsewhere."""
     recipients = _recipients(target.hostname)
     talk = _anew(target, source=source, helo=None)
-    found = _mta_smtp.hold(talk, Request([Envelope("", [recipients[0], recipients[2], recipients[1]])]))
+    asked = [recipients[2]] if alone else [recipients[0], recipients[2], recipients[1]]
+    found = _mta_smtp.hold(talk, Request([Envelope("", asked)]))
     relays = refused = None
     for tried in found["envelopes"]:
         reply = tried["recipients"].get(recipients[2], "")
@@ -594,9 +600,7 @@ def check(
     notes += [text for seen in examinations for text in seen.notes]
     if trial:
         delivery = trial.finish(aliases)
-        relayed = [text for text in problems if _mta_verdict.OPEN_RELAY in text]
-        lost = [text for text in relayed if any(f"<{name}>" in text for name in delivery.discarded)]
-        problems = [text for text in problems if text not in lost] + delivery.problems
+        problems = _mta_verdict.without_relays(problems, delivery.discarded) + delivery.problems
         doubts += delivery.doubts
         notes += delivery.notes
 

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_delivery
 import _mta_judge
 import _mta_system
+import _mta_verdict
 from _mta_minion import Minion
 from _mta_pillar_schema import SIGNER_SOCKET
 from _mta_postfix_syntax import Entry
@@ -54,6 +56,8 @@ class _Stage:
         self.without_signer = _without_signer(directory, real)
         self.running: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
         self.said: dict[int, list[str]] = {}
+        # Recipients whose mail is thrown away where nobody's address sends it.
+        self.discarded: set[str] = set()
         public = os.path.join(directory, "public")
         self.path = os.path.join(public, "log")
         self.log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -115,6 +119,7 @@ class _Stage:
                 pid, text = int(line[1]), line[2].replace(self.directory, self.real.config)
                 if re.match(LOUD, text) and REFUSED not in text:
                     self.said.setdefault(pid, []).append(text)
+                self.discarded.update(_mta_delivery.thrown_away(text))
                 if re.match(DEAD, text) and pid in self.running:
                     self.running[pid][0].kill()
         return [one for one in ready if one is not self.log]
@@ -245,7 +250,7 @@ def _conversations(
     said: dict[str, dict[str, None]] = {}
     for pid, (_, service) in stage.running.items():
         said.setdefault(service, {}).update(dict.fromkeys(stage.said.get(pid, [])))
-    for problem in found["problems"]:
+    for problem in _mta_verdict.without_relays(found["problems"], stage.discarded):
         # Slowness is for the live conversation to judge, which has more time.
         if "no answer in time" not in problem:
             where, _, text = problem.partition(" ")

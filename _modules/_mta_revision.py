@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d511b1ccc875"
+REVISION = "eb21c868ac9c"

@@ -8,7 +8,7 @@ conversation, and what was said.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 UNTRUSTED = " as an untrusted client"
@@ -17,7 +17,7 @@ STEPS = ("connect", "banner", "EHLO", "STARTTLS", "TLS", "AUTH", "MAIL FROM", "R
 GREETING = STEPS[:5]
 LINE = rf"(?:(?P<where>\S.*?) )?(?P<step>{'|'.join(STEPS)}|delivery to [^:]+)\b(?P<rest>.*)"
 # How a line says that the server offers or calls itself something else than expected, and goes on.
-ODD = r"\(expected |: (?:STARTTLS|AUTH) is (?:not )?offered"
+ODD = r"\(expected |: (?:STARTTLS|AUTH) is (?:not )?offered|: AUTH offers "
 BROKEN_OFF = r": (?:421 |connection closed|no answer in time|garbled)"
 OPEN_RELAY = "an open relay"
 # An outage of a smarthost is not a wrong password.
@@ -73,6 +73,12 @@ def _kind(line: _Line) -> tuple[object, ...]:
         bool(re.search(LOGIN_OR_TLS, line.rest)),
         _recipient(line),
     )
+
+
+def without_relays(problems: Sequence[str], recipients: Collection[str]) -> list[str]:
+    """The problems without an open relay that was seen by one of these recipients, whose mail is thrown away."""
+    lost = [f"<{recipient}>" for recipient in recipients]
+    return [text for text in problems if OPEN_RELAY not in text or not any(name in text for name in lost)]
 
 
 def _words(line: _Line) -> str:

@@ -1,5 +1,6 @@
 """Daemons that try a staged configuration: who dies is heard, who lives is ended, nothing is left."""
 
+import socket
 import stat
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _mta_judge
 import _mta_preflight
 
 # Stands in for a daemon of Postfix: what it does is written in main.cf, as "program: word".
@@ -33,6 +35,10 @@ if does == "start":
 if name != "smtpd":
     os.write(1, b"request")
     time.sleep(30)
+if does == "discards":
+    said = "NOQUEUE: discard: RCPT from x[192.0.2.25]: <x[192.0.2.25]>: Client host triggers DISCARD action"
+    said += "; from=<> to=<postmaster@example.net> proto=ESMTP helo=<x>"
+    log.send(f"Nov 23 01:46:52 mail postfix/smtpd[{{os.getpid()}}]: {{said}}".encode())
 os.write(1, b"220 mail.example.com ESMTP\\r\\n")
 while True:
     line = os.read(0, 999)
@@ -116,3 +122,18 @@ def test_a_private_copy_that_cannot_hold_the_socket_is_an_error(minion):
     real = _mta_preflight.Directories("/etc/postfix", "/usr/lib/postfix/sbin", "/var/spool/postfix")
     with pytest.raises(CommandExecutionError, match="Cannot listen"):
         _mta_preflight.problems(minion, "/proc/nowhere", real, {}, [])
+
+
+@pytest.mark.parametrize(("does", "told"), [("discards", 0), ("nothing", 1)])
+def test_mail_for_others_that_is_thrown_away_is_no_open_relay(problems, monkeypatch, does, told):
+    def check(minion, listeners, **_):
+        with socket.create_connection(("127.0.0.1", listeners[0]["port"])) as talk:
+            assert talk.recv(999).startswith(b"220 ")
+            talk.sendall(b"QUIT\r\n")
+        where = f"127.0.0.1:{listeners[0]['port']}"
+        return {
+            "problems": [f"{where} as an untrusted client RCPT TO:<postmaster@example.net>: 250 (an open relay)"]
+        }
+
+    monkeypatch.setattr(_mta_judge, "check", check)
+    assert len(problems(f"smtpd: {does}\n", envelope=True)) == told

@@ -49,8 +49,9 @@ def test_a_conversation_that_ended_for_a_client_hides_what_an_untrusted_one_sees
     assert compared([SILENT], [relay]).problems == [relay]
 
 
-def test_an_odd_banner_hides_nothing():
-    assert compared([BANNER], [BANNER, LOOKUP]) == ([LOOKUP], [BANNER], [])
+@pytest.mark.parametrize("odd", [BANNER, f"{HERE} EHLO: AUTH offers SCRAM-SHA-1, which mech_list does not have"])
+def test_an_odd_banner_or_offer_hides_nothing(odd):
+    assert compared([odd], [odd, LOOKUP]) == ([LOOKUP], [odd], [])
 
 
 def test_silence_is_another_fault_than_an_odd_banner():

@@ -32,8 +32,49 @@ def test_an_expression_asks_for_metrics_that_there_are(expression):
     assert named and named <= METRICS
 
 
+def dashboard():
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))
+
+
+def test_an_expressions_labels_are_those_of_its_metric():
+    text = show("prometheus", {"mail1": {**ROW, "conditions": ["queue"]}})
+    labels = {name: set() for name in METRICS}
+    for name, pairs in re.findall(r"(?m)^(postfix_mta_\w+)\{(.*)\} ", text):
+        labels[name] |= set(re.findall(r"(\w+)=\"", pairs))
+    for expression in expressions():
+        (metric, *_) = re.findall(r"postfix_mta_\w+", expression)
+        named = {
+            *re.findall(r"(\w+)=~?\"", expression),
+            *re.findall(r"\w+", " ".join(re.findall(r"by \((.*?)\)", expression))),
+        }
+        assert named <= labels[metric], expression
+    for panel in dashboard()["panels"]:
+        for target in panel["targets"]:
+            (metric, *_) = re.findall(r"postfix_mta_\w+", target["expr"])
+            assert set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", ""))) <= labels[metric]
+
+
+def test_the_dashboard_is_one_that_grafana_imports():
+    found = dashboard()
+    assert found["title"] and found["schemaVersion"] >= 36
+    assert len(found["uid"]) <= 40 and "id" not in found
+    (variable,) = found["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
+    source = {"type": "prometheus", "uid": f"${{{variable['name']}}}"}
+    identifiers = [panel["id"] for panel in found["panels"]]
+    assert len(set(identifiers)) == len(identifiers)
+    for panel in found["panels"]:
+        assert panel["type"] in ("stat", "timeseries") and panel["title"] and panel["datasource"] == source
+        references = [target["refId"] for target in panel["targets"]]
+        assert references and len(set(references)) == len(references)
+        assert all(target["datasource"] == source for target in panel["targets"])
+        steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": [{"value": None}]})["steps"]
+        # Grafana takes the first step for everything below the second.
+        assert [step["value"] is None for step in steps] == [number == 0 for number in range(len(steps))]
+
+
 def test_every_panel_has_a_place_of_its_own():
-    places = [panel["gridPos"] for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]]
+    places = [panel["gridPos"] for panel in dashboard()["panels"]]
     covered = [
         (x, y)
         for place in places

@@ -7,6 +7,8 @@ import itertools
 import os
 
 import pytest
+import testinfra.backend.docker
+import testinfra.host
 
 from rig import PREFIX, images, kitchen, results
 from rig.container import Container, group_label, run_label, without_systemd
@@ -23,6 +25,11 @@ def this_instance():
     return next(
         item for item in kitchen.instances(excluded=True) if (item.suite, item.platform) == (suite, platform)
     )
+
+
+def pytest_configure(config):
+    """The rig runs what measures when nothing else runs."""
+    config.addinivalue_line("markers", "alone: measures CPU time")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -44,6 +51,28 @@ def container(request):
     """The host under test, with Salt in it."""
     (address,) = request.config.getoption("--hosts").split(",")
     return Container(address.rpartition("/")[2], root="/tmp/kitchen/" if UNDER_KITCHEN else "/")
+
+
+class Backend(testinfra.backend.docker.DockerBackend):
+    """How testinfra runs programs in a container: as other tests do, without the engine where that is possible."""
+
+    def __init__(self, container):
+        super().__init__(container.name)
+        self.container = container
+
+    def run(self, command, *args, **_):
+        command = self.get_command(command, *args)
+        done = self.container.exec(command, check=False)
+        return self.result(done.returncode, command.encode(), done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def host(container):
+    """testinfra's view of the host under test."""
+    backend = Backend(container)
+    found = testinfra.host.Host(backend)
+    backend.set_host(found)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ FEW, MANY = CORES, 3 * CORES
 TOOLS = pathlib.Path(sys.executable).parent
 # Of the unit tests in a full run: suites have clients that count seconds, they go first.
 NICENESS = 5
-# Suites that measure CPU time: nothing else runs beside them.
+# Suites with tests that measure CPU time (the mark ``alone``): nothing else runs beside those.
 ALONE = ("cost",)
 # Suites that take several minutes: they start first, so that none of them runs on alone at the end.
 LONG = (
@@ -182,41 +182,50 @@ def build(platforms):
         list(pool.map(images.platform_image, dict.fromkeys(platforms)))
 
 
-def verify(instance, args):
-    """Start an instance's host and run its suite there. Its counts; its output is printed in one piece."""
+def verify(instance, args, part=None):
+    """
+    Start an instance's host and run its suite there. Its counts; its output is printed in one piece.
+
+    part: ``not alone`` leaves out the tests that measure, and leaves the host; ``alone`` runs them there.
+    """
     name = f"{PREFIX}-{RUN}-{instance.name}"
-    image = images.platform_image(instance.platform)
-    container = Container.start(name, instance.driver, image, [run_label(RUN)])
+    if part == "alone":
+        container = Container(name)
+    else:
+        image = images.platform_image(instance.platform)
+        container = Container.start(name, instance.driver, image, [run_label(RUN)])
     try:
-        container.provision(instance.provisioner)
+        if part != "alone":
+            container.provision(instance.provisioner)
         # Those of Test Kitchen's verifier, and one that says who has started the host.
         env = {**instance.environment(name), "POSTFIX_MTA_TEST_RUN": RUN}
         pytest = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
-        output, code = run([*pytest, *instance.pytest_args(name), *args], env, live=False)
+        marked = ["-m", part] if part else []
+        output, code = run([*pytest, *marked, *instance.pytest_args(name), *args], env, live=False)
     finally:
-        container.remove()
+        if part != "not alone":
+            container.remove()
     with output_lock:
-        say(instance.name)
+        say(f"{instance.name}, {part}" if part else instance.name)
         print(output, end="", flush=True)
     return results.count(output, code, chosen=bool(args))
 
 
 def integration(chosen, args):
-    """The counts of instances: several at a time, and then one after the other those that measure."""
+    """The counts of instances: several at a time, and then one after the other the tests that measure."""
     build(instance.platform for instance in chosen)
     return together(chosen, args) + alone(chosen, args)
 
 
 def together(chosen, args):
-    """The counts of the instances that run beside others: as many as the processors have time for."""
-    chosen = [instance for instance in chosen if instance.suite not in ALONE]
+    """The counts of what runs beside others: as many instances as the processors have time for."""
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
-    chosen.sort(key=lambda instance: LONG.index(instance.suite) if instance.suite in LONG else len(LONG))
+    chosen = sorted(chosen, key=lambda item: LONG.index(item.suite) if item.suite in LONG else len(LONG))
     door = gate.Gate(FEW)
 
     def one(instance):
         with door.entered():
-            return guarded(instance, args)
+            return guarded(instance, args, "not alone" if instance.suite in ALONE else None)
 
     with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
         jobs = [pool.submit(one, instance) for instance in chosen]
@@ -230,15 +239,15 @@ def together(chosen, args):
 
 
 def alone(chosen, args):
-    """The counts of the instances that measure."""
-    return [guarded(instance, args) for instance in chosen if instance.suite in ALONE]
+    """The counts of the tests that measure."""
+    return [guarded(instance, args, "alone") for instance in chosen if instance.suite in ALONE]
 
 
-def guarded(instance, args):
-    """The counts of an instance; one failure when its host could not even be started."""
+def guarded(instance, args, part=None):
+    """The counts of an instance, or of a part of it; one failure when its host could not even be started."""
     try:
-        with timed(instance.suite, instance.platform):
-            return verify(instance, args)
+        with timed(instance.suite, " ".join(filter(None, [instance.platform, part]))):
+            return verify(instance, args, part)
     except (engine.DockerError, AssertionError, subprocess.TimeoutExpired) as error:
         with output_lock:
             say(f"{instance.name}: no tests ran\n{error}")

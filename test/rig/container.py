@@ -1,5 +1,6 @@
 """Hosts under test: containers started as kitchen.yml's driver says, and Salt inside them."""
 
+import contextlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shlex
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 
 import yaml
@@ -15,6 +17,7 @@ import yaml
 from rig import PREFIX, REPOSITORY
 from rig.engine import DockerError, docker
 from rig.inside import Inside, NotLocal
+from rig.ready import Ready
 
 # What kitchen-salt copies beside the formula by itself.
 EXTENSIONS = ("_modules", "_states", "_grains", "_renderers", "_returners", "_runners", "_utils")
@@ -98,6 +101,19 @@ def words(args, kwargs):
     return [*map(str, args), *(f"{key}={json.dumps(value)}" for key, value in kwargs.items())]
 
 
+def captured(argv, run):
+    """A ``subprocess.CompletedProcess`` with what ``run(stdout, stderr)`` has written, and its exit code."""
+    # Files, not pipes: a daemon that it starts may keep them open.
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        code = run(stdout, stderr)
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    # By a signal: in a shell's words.
+    return subprocess.CompletedProcess(argv, 128 - code if code < 0 else code, *texts)
+
+
 class Container:
     """
     A running container by name or id.
@@ -110,6 +126,7 @@ class Container:
         self.name = name
         self.root = root
         self._inside = None
+        self._starting = threading.Lock()
 
     @classmethod
     def start(cls, name, driver, image, labels=()):
@@ -143,15 +160,12 @@ class Container:
         data = input.encode() if isinstance(input, str) else input
         stdin = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
         command, env = self._command(argv, interactive=data is not None)
-        # Files, not pipes: a daemon that it starts may keep them open.
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+
+        def run(stdout, stderr):
             output = {"stdout": stdout, "stderr": stderr}
-            done = subprocess.run(command, **stdin, **output, env=env, timeout=timeout, check=False)
-            for name, file in output.items():
-                file.seek(0)
-                setattr(done, name, file.read().decode(errors="replace"))
-        if done.returncode < 0:  # by a signal, in a shell's words
-            done.returncode = 128 - done.returncode
+            return subprocess.run(command, **stdin, **output, env=env, timeout=timeout, check=False).returncode
+
+        done = captured(argv, run)
         if check:
             assert done.returncode == 0, f"{shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
@@ -159,11 +173,40 @@ class Container:
     def _command(self, argv, interactive):
         """What runs a command inside, and its environment: by itself, or by the engine where that is not here."""
         try:
-            if not (self._inside and self._inside.valid()):
-                self._inside = Inside(self.name)
-            return self._inside.command(argv), self._inside.environment
+            inside = self._way_inside()
+            return inside.command(argv), inside.environment
         except (NotLocal, DockerError):
             return ["docker", "exec", *(["--interactive"] if interactive else []), self.name, *argv], None
+
+    def _way_inside(self):
+        """The way into the container as it runs now. NotLocal, DockerError: there is none but the engine's."""
+        if not (self._inside and self._inside.valid()):
+            self._inside = Inside(self.name)
+        return self._inside
+
+    def salt(self, argv, timeout=900):
+        """
+        Run a program of Salt's inside, the first one by itself; a ``subprocess.CompletedProcess`` with text.
+
+        argv: list of arguments, of which the first is ``salt-call``, ``salt`` or ``salt-run``. timeout: seconds.
+        """
+        with self._starting:
+            ready = self._salt_in_memory()
+        if ready:
+            with contextlib.suppress(OSError):
+                return captured(argv, lambda *files: ready.run(argv, *files, timeout))
+        return self.exec(argv, check=False, timeout=timeout)
+
+    def _salt_in_memory(self):
+        """What starts Salt's programs; ``None`` before the second one of a boot, and where the engine has to."""
+        try:
+            inside = self._way_inside()
+        except (NotLocal, DockerError):
+            return None
+        if inside.salt_programs == 1:
+            inside.ready = Ready(inside)
+        inside.salt_programs += 1
+        return inside.ready
 
     def put(self, files, **kwargs):
         """
@@ -196,7 +239,7 @@ class Container:
         """
         config = f"--config-dir={self.root}etc/salt"
         command = ["salt-call", "--local", config, "--out=json", function, *words(args, kwargs)]
-        done = self.exec(command, check=False)
+        done = self.salt(command)
         try:
             return json.loads(done.stdout)["local"]
         except (ValueError, KeyError) as error:

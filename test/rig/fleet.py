@@ -114,7 +114,7 @@ class Fleet:
         listed = not isinstance(target, str)
         options = ["--out=json", "--static", f"--timeout={timeout}", *(["--list"] if listed else [])]
         target = ",".join(target) if listed else target
-        done = self.master.exec(["salt", *options, "--", target, function, *words(args, kwargs)], check=False)
+        done = self.master.salt(["salt", *options, "--", target, function, *words(args, kwargs)])
         try:
             return json.loads(done.stdout)
         except ValueError as error:
@@ -122,7 +122,7 @@ class Fleet:
 
     def run(self, function, *args, **kwargs):
         """What a runner returns. Arguments as for :meth:`rig.container.Container.call`."""
-        done = self.master.exec(["salt-run", "--out=json", "--", function, *words(args, kwargs)], check=False)
+        done = self.master.salt(["salt-run", "--out=json", "--", function, *words(args, kwargs)])
         try:
             return json.loads(done.stdout)
         except ValueError as error:

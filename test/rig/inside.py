@@ -89,6 +89,8 @@ class Inside:
         self.process = pathlib.Path("/proc", self.pid)
         self.born = born(self.pid)
         self.nsenter = shutil.which("nsenter")
+        # What :mod:`rig.ready` has started, and how many of Salt's programs were asked for.
+        self.ready, self.salt_programs = None, 0
         try:
             same_users = os.readlink(self.process / "ns/user") == os.readlink("/proc/self/ns/user")
             self.hierarchies = mounts(pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8"))

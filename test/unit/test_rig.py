@@ -148,6 +148,15 @@ def test_images_come_from_debians_mirror_where_the_machine_names_none():
     ]
 
 
+def test_the_archive_of_the_images_has_every_package_that_the_formula_may_install():
+    text = (REPOSITORY / "postfix_mta" / "os_family.yaml").read_text(encoding="utf-8")
+    family = yaml.safe_load(text)["Debian"]["family"]
+    lists = [family[key] for key in family if key.endswith("packages") or key == "libraries"]
+    named = {name for names in lists for name in (names.values() if isinstance(names, dict) else names)}
+    assert "rspamd" in named
+    assert named <= set(images.PACKAGES.split())
+
+
 def test_the_bundle_of_the_environment_goes_before_the_systems(tmp_path):
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(b"CA")
@@ -554,8 +563,8 @@ def run_of_everything(monkeypatch):
         said.append(f"{name} ends")
         return [{"passed": 1, "failed": 0, "skipped": 0}]
 
-    def guarded(instance, _args):
-        return part(instance.suite)[0]
+    def guarded(instance, _args, tests=None):
+        return part(" ".join(filter(None, [instance.suite, tests])))[0]
 
     found = kitchen.instances(KITCHEN)
     monkeypatch.setattr(kitchen, "instances", lambda *_: found)
@@ -568,9 +577,10 @@ def run_of_everything(monkeypatch):
 
 
 def test_unit_tests_run_beside_container_suites_and_nothing_beside_what_measures(run_of_everything):
-    assert len(__main__.everything()) == 5
+    assert len(__main__.everything()) == 7
     assert run_of_everything.index("sysv begins") < run_of_everything.index(f"unit {__main__.NICENESS} ends")
-    assert run_of_everything[-4:] == ["default begins", "default ends"] * 2
+    assert run_of_everything[-4:] == ["default alone begins", "default alone ends"] * 2
+    assert run_of_everything.count("default not alone ends") == 2
 
 
 def test_what_does_not_depend_on_salt_runs_with_one_line_unless_it_is_chosen(monkeypatch):

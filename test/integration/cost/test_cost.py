@@ -53,10 +53,12 @@ def minion(container):
     container.exec(["systemctl", "stop", "salt-minion-cost", "salt-master-cost"])
 
 
+@pytest.mark.alone
 def test_masterless(benchmark, container):
     benchmark("masterless", "--", "salt-call", "--local", f"--config-dir={container.root}etc/salt")
 
 
+@pytest.mark.alone
 def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
 
@@ -100,6 +102,7 @@ def test_a_change_of_thirty_parameters_takes_one_write_process(container):
     assert container.exec("postconf -n | grep _restriction_class", check=False).stdout == ""
 
 
+@pytest.mark.alone
 def test_a_large_pillar(benchmark, container):
     pillar = f"{container.root}srv/pillar/postfix_mta.sls"
     before = container.exec(["cat", pillar]).stdout

@@ -47,6 +47,24 @@ def test_a_program_finds_what_the_engine_gives(container, look):
     assert found[0][1] or look == "signal"
 
 
+def test_testinfra_runs_programs_in_the_same_way(container, host):
+    done = host.run("printf %s; exit 7", "ä 'b'")
+    assert (done.rc, done.stdout, done.stderr) == (7, "ä 'b'", "")
+    assert host.check_output(LOOKS["cgroups"]) == container.exec(LOOKS["cgroups"]).stdout.strip()
+    assert host.backend.container is container
+
+
+@pytest.mark.parametrize("option", ["--version", "--nonsense", "--local"])
+def test_a_program_of_salt_finds_the_same_and_tells_the_same_when_salt_is_in_memory_already(container, option):
+    looks = "; ".join(LOOKS[name] for name in ("credentials and capabilities", "cgroups", "environment", "limits"))
+    said = ["--out=json", "cmd.run", f"{looks}; pwd; exit 7"] if option == "--local" else []
+    argv = ["salt-call", option, *said]
+    container.salt(["salt-call", "--version"])
+    found = [container.exec(argv, check=False), container.salt(argv)]
+    assert len({(done.returncode, done.stdout, done.stderr) for done in found}) == 1, found
+    assert container._inside.ready
+
+
 def test_a_capability_that_the_host_lacks_is_not_there(container):
     container.exec("touch /root/file")
     assert container.exec(["chattr", "+i", "/root/file"], check=False).returncode

@@ -39,29 +39,33 @@ STARTED = time.monotonic()
 RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
 WORKERS = 2
 CORES = os.cpu_count() or 1
-# Suites that run beside each other: at least, and at most.
-FEW, MANY = CORES, 3 * CORES
+# Suites that run beside each other: at least, and at most. In between the processors' idle time decides.
+FEW, MANY = CORES, 5 * CORES
 TOOLS = pathlib.Path(sys.executable).parent
 # Of the unit tests in a full run: suites have clients that count seconds, they go first.
 NICENESS = 5
 # Suites with tests that measure CPU time (the mark ``alone``): nothing else runs beside those.
 ALONE = ("cost",)
-# Suites that take several minutes: they start first, so that none of them runs on alone at the end.
+# Suites that take several minutes, the longest first: so they start, and none of them runs on alone at the end.
 LONG = (
     "killed",
-    "reactor",
-    "states-of-host",
-    "rollout",
     "arrives",
+    "states-of-host",
     "sasl",
-    "ways",
-    "judge",
-    "docs",
-    "mail-flow",
-    "hardened",
-    "bad-settings",
-    "renewal",
+    "reactor",
+    "rollout",
     "fleet-ca",
+    "ways",
+    "options",
+    "bad-settings",
+    "judge",
+    "maps",
+    "hardened",
+    "default",
+    "docs",
+    "queue",
+    "renewal",
+    "mail-flow",
 )
 
 # Random draws are the same in every run: a failure is due to the change at hand.

@@ -9,9 +9,10 @@ from rig import REPOSITORY
 
 REVISION = (REPOSITORY / "postfix_mta" / "revision.yaml").read_text(encoding="utf-8")
 HERE = "/root/extension"
-EXTMODS = "/var/tmp/extension-cache/extmods"
-SALT = ["salt-call", "--local", f"--file-root={HERE}", "--cachedir=/var/tmp/extension-cache", "--out=json"]
-SALT += [f"--config-dir={HERE}/etc", f"--pillar-root={HERE}/pillar"]
+CACHE = "/var/tmp/extension-cache"
+MINION = {"id": "mail.example.com", "cachedir": CACHE, "extension_modules": f"{CACHE}/extmods"}
+SALT = ["salt-call", "--local", f"--config-dir={HERE}/etc", "--out=json"]
+SALT += [f"--file-root={HERE}", f"--pillar-root={HERE}/pillar"]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def host(container, tmp_path_factory):
     """The host with the wheel in Salt's own Python, and the formula as a file root."""
     built = built_wheel.build(tmp_path_factory.mktemp("wheel"))
     container.put({f"{HERE}/{name}": REPOSITORY / name for name in (*built_wheel.FOLDERS.values(), "postfix_mta")})
-    container.put({f"{HERE}/{built.name}": built, f"{HERE}/etc/minion": "id: mail.example.com\n"})
+    container.put({f"{HERE}/{built.name}": built, f"{HERE}/etc/minion": json.dumps(MINION)})
     container.exec(f"/opt/salt/bin/python -m pip install -q --no-deps --no-index {HERE}/{built.name}")
     yield container
     container.exec("/opt/salt/bin/python -m pip uninstall -q -y postfix-mta-formula")
@@ -32,7 +33,7 @@ def call(host, *argv):
 
 def synced(host):
     """Whether an apply has brought modules."""
-    return bool(host.exec(f"find {EXTMODS} -name '*.py'", check=False).stdout)
+    return bool(host.exec(f"find {CACHE}/extmods -name '*.py'", check=False).stdout)
 
 
 def test_where_the_installed_modules_fit_nothing_is_synced(host):

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -42,39 +42,43 @@ from _mta_transaction import Transaction
 
 log = logging.getLogger(__name__)
 
-# Named as the states that hand over to them.
-PARTICIPANTS = {
-    "mta_aliases.managed": Participant(
+# Named as the states that hand over to them. Made when they are asked for: a run executes the files that it needs.
+PARTICIPANTS: dict[str, Callable[[], Participant]] = {
+    "mta_aliases.managed": lambda: Participant(
         "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_aliases.remember
     ),
-    "mta_cert.ca_managed": Participant("mta_ca", _mta_ca.plan, _mta_ca.apply),
-    "mta_cert.managed": Participant("mta_cert", _mta_certificates.plan, _mta_certificates.apply),
-    "mta_cert.only": Participant("mta_cert", _mta_certificates.only_plan, _mta_certificates.only_apply),
-    "mta_dkim.absent": Participant("mta_dkim", _mta_signer.absent_plan, _mta_signer.absent_apply),
-    "mta_dkim.managed": Participant("mta_dkim", _mta_signer.plan, _mta_signer.apply),
-    "mta_map.managed": Participant(
+    "mta_cert.ca_managed": lambda: Participant("mta_ca", _mta_ca.plan, _mta_ca.apply),
+    "mta_cert.managed": lambda: Participant("mta_cert", _mta_certificates.plan, _mta_certificates.apply),
+    "mta_cert.only": lambda: Participant("mta_cert", _mta_certificates.only_plan, _mta_certificates.only_apply),
+    "mta_dkim.absent": lambda: Participant("mta_dkim", _mta_signer.absent_plan, _mta_signer.absent_apply),
+    "mta_dkim.managed": lambda: Participant("mta_dkim", _mta_signer.plan, _mta_signer.apply),
+    "mta_map.managed": lambda: Participant(
         "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember
     ),
-    "mta_map.only": Participant("mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply),
-    "mta_sts.absent": Participant("mta_sts", _mta_sts.absent_plan, _mta_sts.absent_apply),
-    "mta_sts.managed": Participant("mta_sts", _mta_sts.plan, _mta_sts.apply),
-    "mta_transaction.restored": Participant("mta_originals", _mta_clean.plan, _mta_clean.apply),
-    "mta_transaction.rolled_back": Participant(
+    "mta_map.only": lambda: Participant("mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply),
+    "mta_sts.absent": lambda: Participant("mta_sts", _mta_sts.absent_plan, _mta_sts.absent_apply),
+    "mta_sts.managed": lambda: Participant("mta_sts", _mta_sts.plan, _mta_sts.apply),
+    "mta_transaction.restored": lambda: Participant("mta_originals", _mta_clean.plan, _mta_clean.apply),
+    "mta_transaction.rolled_back": lambda: Participant(
         "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply
     ),
-    "postconf.managed": Participant(
+    "postconf.managed": lambda: Participant(
         "postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply, _mta_postfix_edit.remember
     ),
-    "saslauthd.absent": Participant("saslauthd", _mta_saslauthd.absent_plan, _mta_saslauthd.absent_apply),
-    "saslauthd.managed": Participant("saslauthd", _mta_saslauthd.plan, _mta_saslauthd.apply),
+    "saslauthd.absent": lambda: Participant("saslauthd", _mta_saslauthd.absent_plan, _mta_saslauthd.absent_apply),
+    "saslauthd.managed": lambda: Participant("saslauthd", _mta_saslauthd.plan, _mta_saslauthd.apply),
 }
 # What takes no part in the transaction, and keeps or restores its own files.
-STANDALONE = {
-    "mta_beacon.managed": Participant("mta_beacon", _mta_beacon.plan, _mta_beacon.apply),
-    "mta_firewall.absent": Participant("mta_firewall", _mta_firewall.absent_plan, _mta_firewall.absent_apply),
-    "mta_firewall.managed": Participant("mta_firewall", _mta_firewall.plan, _mta_firewall.apply),
-    "mta_fleet_ca.trusted": Participant("mta_fleet_ca", _mta_fleet_ca.trust_plan, _mta_fleet_ca.trust_apply),
-    "mta_schedule.managed": Participant("mta_schedule", _mta_schedule.plan, _mta_schedule.apply),
+STANDALONE: dict[str, Callable[[], Participant]] = {
+    "mta_beacon.managed": lambda: Participant("mta_beacon", _mta_beacon.plan, _mta_beacon.apply),
+    "mta_firewall.absent": lambda: Participant(
+        "mta_firewall", _mta_firewall.absent_plan, _mta_firewall.absent_apply
+    ),
+    "mta_firewall.managed": lambda: Participant("mta_firewall", _mta_firewall.plan, _mta_firewall.apply),
+    "mta_fleet_ca.trusted": lambda: Participant(
+        "mta_fleet_ca", _mta_fleet_ca.trust_plan, _mta_fleet_ca.trust_apply
+    ),
+    "mta_schedule.managed": lambda: Participant("mta_schedule", _mta_schedule.plan, _mta_schedule.apply),
 }
 
 LOG_LINES = 12
@@ -115,7 +119,7 @@ def converge(
 
     Parameters as for :func:`participate`; ``participant`` is one of ``STANDALONE``. Returns a state's result.
     """
-    part = STANDALONE[participant]
+    part = STANDALONE[participant]()
     ret: dict[str, Any] = {
         "name": name,
         "changes": {},
@@ -168,7 +172,7 @@ def participate(
     subject
         What the comment calls the thing; default: the name.
     """
-    part = PARTICIPANTS[participant]
+    part = PARTICIPANTS[participant]()
     rehearsal = Run.of(minion).rehearsal
     if rehearsal is not None:
         minion, test = minion._replace(context=rehearsal), True

@@ -28,7 +28,6 @@ import _mta_smtp
 import _mta_system
 import _mta_untrusted_client
 import _mta_verdict
-from _mta_delivery import Trial
 from _mta_minion import Minion
 from _mta_run import Run
 from _mta_smtp import Conversation, Envelope, Login, Request, Target
@@ -74,7 +73,7 @@ class _Ask(NamedTuple):
     challenge: bool
     envelope: bool
     hops: int
-    trial: Trial | None = None
+    trial: _mta_delivery.Trial | None = None
     user: str | None = None
 
 
@@ -310,7 +309,7 @@ def _circling(hops: int, seen: Examination) -> bytes | None:
     return HOP * (hops + 1) + b"\r\n"
 
 
-def _real(trial: Trial) -> Envelope:
+def _real(trial: _mta_delivery.Trial) -> Envelope:
     """A message that goes the whole way, to nobody."""
     text = _mta_delivery.message(trial.hostname, trial.real, email.utils.format_datetime(_mta_system.now()))
     return Envelope("", [trial.real], text.replace("\n", "\r\n").encode(), silent=True)
@@ -631,13 +630,13 @@ def check(
 
 def _trial(
     listeners: Sequence[Listener], hostname: str | None, aliases: Sequence[str], relay: bool
-) -> tuple[Trial, str | None]:
+) -> tuple[_mta_delivery.Trial, str | None]:
     """A look at delivery, to those whom every server has, and to aliases of this apply; and a user's address."""
     name = hostname or next((one["hostname"] for one in listeners if one.get("hostname")), "localhost")
     main = _mta_postfix_view.show()
     user = _mta_delivery.user(name)
     recipients = [f"postmaster@{name}", *filter(None, [user]), *_mta_delivery.samples(main), *aliases]
-    return Trial(name, main, recipients, relay), user
+    return _mta_delivery.Trial(name, main, recipients, relay), user
 
 
 def _examine_all(

@@ -17,6 +17,7 @@ from typing import Any, Optional
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_guard
 import _mta_system
 from _mta_minion import Minion
 from _mta_run import Run
@@ -84,6 +85,8 @@ def install(minion: Minion, names: Sequence[str], answers: Mapping[str, Any] | N
     mail transport agent, when the packages are not found, or when another package manager keeps the lock; and
     when the installation fails.
     """
+    # Python itself may be among what is installed.
+    _mta_guard.complete()
     if not _is_debian(minion):
         minion.functions["pkg.install"](pkgs=list(names), refresh=True)
     else:

@@ -31,6 +31,7 @@ from typing import IO, Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_guard
 import _mta_journal
 import _mta_judge
 import _mta_last_apply
@@ -182,6 +183,7 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
         return opened
     if not (run.subject or closing):
         raise CommandExecutionError(ALONE)
+    _mta_guard.complete()
     transaction = run.transaction = Transaction(_lock(minion))
     try:
         recovered = _recover(minion)

@@ -13,6 +13,11 @@ goes on (a minion without ``multiprocessing``, the parent in which beacons run, 
 to the library of the revision before. So :func:`library` first drops the files of that directory if one of them
 has changed on disk since it was imported, this one included. Modules that are still in use keep their old files.
 
+All private files of a directory are read at once, and each is executed when something of it is used for the first
+time: most runs need only some. What a process has is always of one revision, whatever a sync does meanwhile.
+Before files are dropped those that were not executed yet are, and so they are before an apply changes anything
+(:func:`complete`).
+
 Private files import each other by name, at their top, without this. ``_states`` and ``_runners`` have copies of
 this file, for Salt's loader of states does not reach ``_modules``; ``bin/update-revision`` makes them.
 """
@@ -23,6 +28,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import os
+import struct
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -43,9 +49,68 @@ def _identity(path: str) -> _Identity | None:
     return path, status.st_ino, status.st_ctime_ns
 
 
+class _File(importlib.machinery.SourceFileLoader):
+    """Loads a private file as it was when this was made."""
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name, path)
+        # Before it is read: a change from here on is noticed.
+        status = os.stat(path)
+        self.identity = path, status.st_ino, status.st_ctime_ns
+        # The thread that executes it, which uses it already.
+        self.thread: int | None = None
+        self._stats = {"mtime": status.st_mtime, "size": status.st_size}
+        bytecode = importlib.util.cache_from_source(path)
+        # PEP 552: its version, no flags, and the source's time and size.
+        header = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, int(status.st_mtime), status.st_size)
+        with contextlib.suppress(OSError):
+            self._path, self._data = bytecode, super().get_data(bytecode)
+            if self._data[: len(header)] == header:
+                return
+        self._path, self._data = path, super().get_data(path)
+
+    def path_stats(self, path: str) -> dict[str, float]:
+        """Part of Python's import; see importlib.abc.SourceLoader."""
+        return self._stats
+
+    def get_data(self, path: str) -> bytes:
+        """Part of Python's import; see importlib.abc.SourceLoader."""
+        if path != self._path:
+            raise OSError(f"{path} was not kept")
+        return self._data
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Part of Python's import: leave it for later."""
+        module.__class__ = _Deferred
+
+    def execute(self, module: ModuleType) -> None:
+        """Do what import has left for later, if nobody has done it yet."""
+        with _lock:
+            if type(module) is ModuleType or self.thread == threading.get_ident():
+                return
+            self.thread = threading.get_ident()
+            try:
+                with _found_in(os.path.dirname(self.path)):
+                    super().exec_module(module)
+                module.__class__ = ModuleType
+            finally:
+                self.thread = None
+
+
+class _Deferred(ModuleType):
+    """A private file that has been imported and not been executed yet."""
+
+    def __getattribute__(self, name: str) -> object:
+        # What import itself asks of a module that it has.
+        if name not in ("__class__", "__spec__"):
+            ModuleType.__getattribute__(self, "__spec__").loader.execute(self)
+        # Not super(): it is an ordinary module now.
+        return ModuleType.__getattribute__(self, name)
+
+
 _own = _identity(os.path.abspath(__file__))
-# Directory to the names imported from it, and what their files were then.
-_imported: dict[str, dict[str, _Identity]] = {}
+# Directory to its private files by name.
+_files: dict[str, dict[str, _File]] = {}
 _lock = threading.RLock()
 
 
@@ -56,6 +121,13 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _read(directory: str) -> dict[str, _File]:
+    """Read all private files of a directory; this one is in use already."""
+    paths = sorted(entry.path for entry in os.scandir(directory) if entry.name.startswith(PREFIX))
+    names = {os.path.basename(path)[:-3]: path for path in paths if path.endswith(".py")}
+    return {name: _File(name, path) for name, path in names.items() if name != __name__}
 
 
 class _Finder:
@@ -70,23 +142,52 @@ class _Finder:
         """Part of Python's import; see importlib.abc.MetaPathFinder."""
         if not name.startswith(PREFIX):
             return None
-        # Before it is read: a change from here on is noticed.
-        identity = _identity(os.path.join(self.directory, f"{name}.py"))
-        if identity is None:
-            return None
-        _imported.setdefault(self.directory, {})[name] = identity
-        return importlib.util.spec_from_file_location(name, identity[0])
+        if self.directory not in _files:
+            _files[self.directory] = _read(self.directory)
+        file = _files[self.directory].get(name)
+        return None if file is None else importlib.util.spec_from_file_location(name, file.path, loader=file)
+
+
+@contextlib.contextmanager
+def _found_in(directory: str) -> Iterator[None]:
+    """Have imports find the private files of a directory in this context."""
+    finder = _Finder(directory)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def complete() -> None:
+    """
+    Execute all private files: nothing of what this process goes on with depends on a file that is read late.
+
+    What a file raises when it is imported is raised.
+    """
+    with _lock:
+        for directory in list(_files):
+            _complete(directory)
+
+
+def _complete(directory: str) -> None:
+    with _found_in(directory):
+        for name, file in _files[directory].items():
+            file.execute(importlib.import_module(name))
 
 
 def _drop(directory: str) -> None:
-    for name in _imported.pop(directory, {}):
+    # Modules that are still in use would join with the files that come.
+    with contextlib.suppress(Exception):
+        _complete(directory)
+    for name in _files.pop(directory):
         sys.modules.pop(name, None)
 
 
 def _drop_others(directory: str) -> None:
     """Drop what was imported from elsewhere, if this directory has files of the same names: two trees are used."""
-    for other in list(_imported):
-        if any(os.path.exists(os.path.join(directory, f"{name}.py")) for name in _imported[other]):
+    for other in list(_files):
+        if any(os.path.exists(os.path.join(directory, f"{name}.py")) for name in _files[other]):
             _drop(other)
 
 
@@ -103,12 +204,12 @@ def _current(directory: str) -> ModuleType:
     if not _is_this(sys.modules.get(__name__)):
         return importlib.import_module(__name__)
     if _has_changed(_own):
-        for other in list(_imported):
+        for other in list(_files):
             _drop(other)
         del sys.modules[__name__]
-    elif directory not in _imported:
+    elif directory not in _files:
         _drop_others(directory)
-    elif any(_has_changed(identity) for identity in _imported[directory].values()):
+    elif any(_has_changed(file.identity) for file in _files[directory].values()):
         _drop(directory)
     return importlib.import_module(__name__)
 
@@ -128,9 +229,5 @@ def library(module: str) -> Iterator[None]:
             with current.library(module):
                 yield
             return
-        finder = _Finder(directory)
-        sys.meta_path.insert(0, finder)
-        try:
+        with _found_in(directory):
             yield
-        finally:
-            sys.meta_path.remove(finder)

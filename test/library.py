@@ -128,9 +128,11 @@ def _private_problems(path, item, modules):
     """What is wrong with an import in a private file."""
     if item.module in modules:
         yield f"{item.module} works only where Salt has loaded it, and is above its library"
-    if item.module == GUARD:
+    if item.place == "guarded":
         yield "only modules that Salt loads need the guard"
-    elif item.module.startswith(PREFIX):
+    elif item.module == GUARD and (item.names or item.place == "function"):
+        yield f"it has to be a plain 'import {GUARD}' at the top"
+    elif item.module != GUARD and item.module.startswith(PREFIX):
         if not path.with_name(f"{item.module}.py").exists():
             yield f"there is no {item.module}.py beside it"
         if item.place == "function":

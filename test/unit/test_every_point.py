@@ -97,7 +97,9 @@ class Stage:
         for module, functions in replaced.items():
             for name, function in functions.items():
                 monkeypatch.setattr(module, name, function)
-        monkeypatch.setitem(_mta_apply.PARTICIPANTS, "tested", Participant("tested", self.plan, self.apply))
+        monkeypatch.setitem(
+            _mta_apply.PARTICIPANTS, "tested", lambda: Participant("tested", self.plan, self.apply)
+        )
         monkeypatch.setattr(_mta_transaction, "LOCK_TIMEOUT", 1)
 
     # -- what the engine finds instead of daemons

@@ -61,8 +61,12 @@ def test_the_formula_has_none():
         ({"_modules/_mta_x.py": "import postconf\n"}, "_mta_x.py:1: postconf works only where Salt has loaded it"),
         ({"_modules/_mta_x.py": "from postconf import show\n"}, "_mta_x.py:1: postconf works only where"),
         (
-            {"_modules/_mta_x.py": "import _mta_guard\n"},
-            "_mta_x.py:1: only modules that Salt loads need the guard",
+            {"_modules/_mta_x.py": GUARDED},
+            "_mta_x.py:4: only modules that Salt loads need the guard",
+        ),
+        (
+            {"_modules/_mta_x.py": "from _mta_guard import complete\n"},
+            "_mta_x.py:1: it has to be a plain 'import _mta_guard'",
         ),
         (
             {"_modules/_mta_x.py": "def f():\n    import _mta_system\n"},
@@ -92,6 +96,7 @@ def test_a_name_that_an_installed_package_has(problems, tmp_path, monkeypatch):
     "files",
     [
         {},
+        {"_modules/_mta_x.py": "import _mta_guard\n\n\ndef f():\n    _mta_guard.complete()\n"},
         {"_modules/_mta_x.py": "import os\n\nimport _mta_system\n\n\ndef f():\n    import difflib\n"},
         {"_states/_mta_guard.py": "", "_states/_mta_x.py": "", "_states/x.py": GUARDED.replace("_system", "_x")},
     ],

@@ -1,7 +1,10 @@
 """Private files in a process that goes on: a module gets what is on the disk, all of it of one revision."""
 
+import importlib.util
+import marshal
 import os
 import pathlib
+import py_compile
 import signal
 import sys
 import threading
@@ -58,6 +61,7 @@ class Tree:
         self.put("second", MODULE)
         self.put("_mta_below", "NUMBER = 1\n")
         self.put("_mta_probation", LIBRARY.format("old"))
+        self.put("_mta_unused", "")
 
     def put(self, name, text):
         """As Salt's sync does: in place. Python itself tells bytecode from its source by size and second."""
@@ -115,6 +119,94 @@ def test_a_module_in_use_keeps_its_files(tree):
     assert loader["first.said"]() == (("old", 1), 1)
 
 
+def note(path, word):
+    """The text of a file that adds a word to another file when it is executed."""
+    return f"with open({str(path)!r}, 'a') as file:\n    file.write('{word} ')\n"
+
+
+def test_a_file_is_executed_when_something_of_it_is_used(tree, tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    tree.put("_mta_probation", note(log, "probation") + LIBRARY.format("old"))
+    tree.put("_mta_below", note(log, "below") + "NUMBER = 1\n")
+    loader = tree.loader()
+    assert loader["first.identity"]()
+    assert log.read_text() == ""
+    assert loader["first.said"]() == (("old", 1), 1)
+    assert loader["second.said"]() == (("old", 1), 1)
+    assert log.read_text() == "probation below "
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_is_executed_late_is_what_was_there_in_the_beginning(tree, compiled):
+    """A sync comes while an apply goes on; with bytecode of an earlier process, and without."""
+    if compiled:
+        for path in tree.directory.glob("_mta_*.py"):
+            py_compile.compile(str(path))
+    loader = tree.loader()
+    loader["first.identity"]()
+    tree.put("_mta_probation", LIBRARY.format("new"))
+    (tree.directory / "_mta_below.py").unlink()
+    assert loader["first.said"]() == (("old", 1), 1)
+
+
+def test_what_was_not_executed_yet_does_not_join_with_the_files_that_come(tree):
+    loader = tree.loader()
+    loader["first.identity"]()
+    tree.put("_mta_below", "NUMBER = 2\n")
+    assert tree.said("second") == (("old", 2), 2)
+    assert loader["first.said"]() == (("old", 1), 1)
+
+
+def test_all_files_are_executed_on_request(tree, tmp_path):
+    log = tmp_path / "log"
+    for name in ("_mta_unused", "_mta_probation", "_mta_below"):
+        tree.put(name, note(log, name[5:]) + (tree.directory / f"{name}.py").read_text())
+    tree.loader()["first.identity"]()
+    guard = sys.modules["_mta_guard"]
+    guard.complete()
+    guard.complete()
+    assert sorted(log.read_text().split()) == ["below", "probation", "unused"]
+
+
+def test_a_file_that_cannot_be_executed_on_request(tree):
+    tree.put("_mta_unused", "import _mta_nowhere\n")
+    assert tree.said() == (("old", 1), 1)
+    with pytest.raises(ModuleNotFoundError, match="_mta_nowhere"):
+        sys.modules["_mta_guard"].complete()
+
+
+def test_bytecode_is_that_of_python_itself(tree):
+    """One that fits is used, one of another source is not, and where there is none it is written."""
+    path = tree.directory / "_mta_below.py"
+    bytecode = pathlib.Path(importlib.util.cache_from_source(str(path)))
+    assert tree.said() == (("old", 1), 1)
+    tree.put("_mta_probation", LIBRARY.format("other"))
+    written = bytecode.read_bytes()
+    py_compile.compile(str(path))
+    assert bytecode.read_bytes() == written
+    code = compile("NUMBER = 3\n", str(path), "exec")
+    bytecode.write_bytes(written[:16] + marshal.dumps(code))
+    assert tree.said() == (("other", 3), 3)
+    tree.put("_mta_below", "NUMBER = 1\n")
+    assert tree.said() == (("other", 1), 1)
+
+
+def test_a_thread_waits_for_another_one_that_executes_a_file(tree, tmp_path):
+    slow = "import pathlib\nimport time\n\npathlib.Path({!r}).touch()\ntime.sleep(0.5)\n"
+    begun = tmp_path / "begun"
+    tree.put("_mta_probation", "def said():\n    return WORD\n\n\n" + slow.format(str(begun)) + "WORD = 'whole'\n")
+    loader, said = tree.loader(), []
+    loader["first.identity"]()
+    thread = threading.Thread(target=lambda: said.append(loader["first.said"]()))
+    thread.start()
+    while not begun.exists():
+        time.sleep(0.01)
+    assert sys.modules["_mta_probation"].said() == "whole"
+    thread.join()
+    assert said == [("whole", 1)]
+
+
 def test_a_file_that_is_replaced_or_gone(tree):
     tree.said()
     draft = tree.directory / "draft"
@@ -130,7 +222,7 @@ def test_a_file_that_is_replaced_or_gone(tree):
 
 def test_a_file_that_cannot_be_imported_is_tried_again(tree):
     tree.put("_mta_probation", "import _mta_nowhere\n")
-    with pytest.raises(KeyError):
+    with pytest.raises(ModuleNotFoundError, match="_mta_nowhere"):
         tree.said()
     tree.put("_mta_probation", LIBRARY.format("mended"))
     assert tree.said() == (("mended", 1), 1)

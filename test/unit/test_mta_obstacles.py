@@ -102,7 +102,7 @@ def part(monkeypatch, minion, server):
     def apply(minion, path, text):
         _mta_transaction.write(minion, path, text)
 
-    monkeypatch.setitem(_mta_apply.PARTICIPANTS, "tested", Participant("tested", plan, apply))
+    monkeypatch.setitem(_mta_apply.PARTICIPANTS, "tested", lambda: Participant("tested", plan, apply))
 
     def state(path, text, test=False):
         arguments = {"path": str(path), "text": text}

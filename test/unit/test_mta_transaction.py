@@ -542,7 +542,7 @@ class TestMember:
 
         def replace(**functions):
             part = Participant("thing", **{"plan": plan, "apply": apply, **functions})
-            monkeypatch.setitem(_mta_apply.PARTICIPANTS, "thing", part)
+            monkeypatch.setitem(_mta_apply.PARTICIPANTS, "thing", lambda: part)
             return plan
 
         replace()

@@ -9,12 +9,11 @@ What an entry was before this formula first changed it is kept in ``aliases.json
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -29,6 +28,7 @@ import _mta_transaction
 from _mta_kept import Record
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 from _mta_system import BLANKS
 from _mta_table_syntax import SUFFIXES
@@ -214,7 +214,7 @@ def _wanted_values(name: str, key: str, value: Any) -> list[str]:
     return values
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Asked:
     """
     What is wanted of the file.

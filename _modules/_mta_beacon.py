@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -31,6 +31,7 @@ import _mta_transaction
 import _mta_x509
 from _mta_minion import APPLIED, CUT_OFF, DNS, Minion
 from _mta_plan import Plan
+from _mta_records import NamedTuple
 
 log = logging.getLogger(__name__)
 

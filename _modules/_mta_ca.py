@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
@@ -28,6 +28,7 @@ import _mta_x509
 import _mta_x509_make
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 
 DAYS = 3650
@@ -75,7 +76,7 @@ class Signer(NamedTuple):
     passphrase: bytes | None
 
 
-@dataclasses.dataclass
+@dataclass
 class Authority:
     """
     The authority that will be at a path when this run is over.
@@ -98,7 +99,7 @@ class Authority:
     planned: bool = False
 
 
-@dataclasses.dataclass
+@dataclass
 class _Survey:
     """
     What is there, and what has to be done.

@@ -14,7 +14,7 @@ import dataclasses
 import datetime
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.args import clean_kwargs
@@ -36,6 +36,7 @@ import _mta_x509
 import _mta_x509_make
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 
 DAYS = 825
@@ -104,7 +105,7 @@ class Requested(NamedTuple):
         )
 
 
-@dataclasses.dataclass
+@dataclass
 class _Survey:
     """
     What is there, and what has to be done.
@@ -143,7 +144,7 @@ class _Survey:
         return None if file is None else file.data
 
 
-@dataclasses.dataclass
+@dataclass
 class _Issuer:
     """
     Who is to have signed the certificate.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import _mta_aliases
 import _mta_postfix_edit
@@ -17,6 +17,7 @@ import _mta_postfix_view
 import _mta_restore
 from _mta_minion import Minion
 from _mta_plan import Plan, stronger
+from _mta_records import NamedTuple
 from _mta_run import Run
 
 

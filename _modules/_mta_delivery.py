@@ -19,7 +19,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from salt.exceptions import CommandExecutionError
 
@@ -28,6 +27,7 @@ import _mta_milter
 import _mta_postfix_syntax
 import _mta_system
 import _mta_untrusted_client
+from _mta_records import NamedTuple, dataclass
 
 NOWHERE = "probe.invalid"
 SECONDS = 8
@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
     reason: str
 
 
-@dataclasses.dataclass
+@dataclass
 class Found:
     """
     What there is to say of delivery.

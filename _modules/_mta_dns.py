@@ -7,7 +7,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -22,6 +22,7 @@ import _mta_spf
 import _mta_x509
 from _mta_dns_records import Facts, Record
 from _mta_minion import DNS, Minion
+from _mta_records import NamedTuple
 from _mta_resolver import Lookup
 
 

@@ -7,13 +7,14 @@ Text from text, nothing is asked or read here. Sources: RFC 1035 (zone files), 5
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import SaltInvocationError
+
+from _mta_records import NamedTuple, dataclass
 
 # Seconds; short enough to mend a mistake within an hour.
 TTL = 3600
@@ -34,7 +35,7 @@ class Record(NamedTuple):
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Facts:
     """
     What the records follow from.

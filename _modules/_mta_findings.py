@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from _mta_records import NamedTuple
 
 SEVERITIES = ("high", "medium", "low")
 NO_SETTING = "no setting: "

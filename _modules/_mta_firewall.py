@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import SaltInvocationError
 
@@ -21,6 +21,7 @@ import _mta_firewall_ufw
 import _mta_postfix_edit
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_records import NamedTuple
 
 # The how-to's: SMTP, POP3 and POP3S, IMAP and IMAPS.
 PORTS = (25, 110, 995, 143, 993)

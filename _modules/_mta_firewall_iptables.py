@@ -13,13 +13,14 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_files
 import _mta_system
 from _mta_plan import Plan
+from _mta_records import NamedTuple
 
 BEGIN = "# postfix_mta: begin"
 END = "# postfix_mta: end"

@@ -13,13 +13,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_files
 import _mta_system
 from _mta_plan import Plan
+from _mta_records import NamedTuple
 
 COMMENT = "postfix_mta"
 OUR_RULE = rf'tcp dport (?:\d+|\{{ [0-9, ]+ \}}) accept comment "{COMMENT}"'

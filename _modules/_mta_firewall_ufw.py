@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from salt.exceptions import CommandExecutionError
 
 import _mta_firewall_files
 import _mta_system
 from _mta_plan import Plan
+from _mta_records import NamedTuple
 
 PROGRAM = "/usr/sbin/ufw"
 SETTINGS = "/etc/ufw/ufw.conf"

@@ -16,7 +16,7 @@ import re
 import ssl
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -29,6 +29,7 @@ import _mta_system
 import _mta_untrusted_client
 import _mta_verdict
 from _mta_minion import Minion
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 from _mta_smtp import Conversation, Envelope, Login, Request, Target
 
@@ -77,7 +78,7 @@ class _Ask(NamedTuple):
     user: str | None = None
 
 
-@dataclasses.dataclass
+@dataclass
 class Examination:
     """
     What came of examining one listener.

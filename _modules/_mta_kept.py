@@ -8,8 +8,9 @@ What somebody has changed since this formula set it stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
+from _mta_records import NamedTuple
 from _mta_system import StateDirectory
 
 # In a file of records beside the files that they are about, which are absolute paths.

@@ -13,9 +13,11 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
-from typing import IO, NamedTuple
+from typing import IO
 
 from salt.exceptions import CommandExecutionError
+
+from _mta_records import NamedTuple, dataclass
 
 VERSION = 6
 # All that a milter may do (SMFIF_*), and all that it may leave out (SMFIP_*).
@@ -33,7 +35,7 @@ ADD_HEADER, INSERT_HEADER, QUARANTINE = b"h", b"i", b"q"
 LONGEST = 1 << 20
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Message:
     """A message: its envelope, its header fields (name and value) and its body, with lines that end in CRLF."""
 
@@ -43,7 +45,7 @@ class Message:
     body: bytes
 
 
-@dataclasses.dataclass
+@dataclass
 class Outcome:
     """What a milter did: in a word (``LAST``, or held), and the header fields that it added."""
 

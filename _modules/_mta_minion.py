@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from _mta_records import NamedTuple
 from _mta_system import StateDirectory
 
 # What is remembered of the last apply; the name under which a run of states shares its environment.

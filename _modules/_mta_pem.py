@@ -10,7 +10,7 @@ import datetime
 import grp
 import os
 import stat
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -18,6 +18,7 @@ import _mta_secrets
 import _mta_system
 import _mta_x509
 from _mta_minion import Minion
+from _mta_records import NamedTuple
 
 LONGEST = 65535  # bytes of PEM text in pillar: a chain of many RSA 8192 certificates
 # Who may have access: root alone reads it; the group ssl-cert too; all read it, root alone writes it.

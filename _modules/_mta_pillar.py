@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import _mta_last_apply
 import _mta_pillar_types
@@ -19,6 +19,7 @@ import _mta_tables
 from _mta_minion import Minion
 from _mta_pillar_schema import KEY_SIZES, SCHEMA
 from _mta_pillar_types import label, listed, mapping, nearest, shown
+from _mta_records import NamedTuple
 
 Problems = Iterator[str]
 

@@ -8,7 +8,9 @@ explanations; ``bin/docs`` makes the reference of the pillar from both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
+
+from _mta_records import NamedTuple
 
 
 class Value(NamedTuple):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import SaltInvocationError
+
+from _mta_records import NamedTuple, dataclass
 
 Change = dict[str, Any]  # {"old": …, "new": …}
 
@@ -15,7 +17,7 @@ Change = dict[str, Any]  # {"old": …, "new": …}
 STRENGTH = {"reload": 1, "restart": 2, "stop": 3}
 
 
-@dataclasses.dataclass
+@dataclass
 class Plan:
     """
     What would change.

@@ -13,7 +13,6 @@ import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import _mta_postfix_stage
 import _mta_postfix_syntax
@@ -24,6 +23,7 @@ from _mta_minion import Minion
 from _mta_plan import Change
 from _mta_postfix_syntax import Entry
 from _mta_postfix_view import Files
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 
 # What master(8) uses once, at its start: directory changes, lock and PID files, identity, environment (master.c).
@@ -56,7 +56,7 @@ TRANSPORTS = r"(?:.*_transport|content_filter)\Z"
 PEM_FILES = r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Proposal:
     """
     New settings for main.cf and master.cf.

@@ -11,12 +11,11 @@ kept in ``postconf.json`` of the state directory (:py:mod:`_mta_postfix_kept`).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -36,6 +35,7 @@ from _mta_plan import Change, Plan
 from _mta_postfix_check import Proposal
 from _mta_postfix_syntax import Broken, Entry, Service, Setting, Wanted
 from _mta_postfix_view import Files
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 from _mta_system import BLANKS
 
@@ -107,7 +107,7 @@ class _Present(NamedTuple):
 # -- what is to change -------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Prepared(Proposal):
     """
     A proposal, and what comes with it.
@@ -235,7 +235,7 @@ def _unknown(
     return _mta_postfix_stage.unknown(config_directory, [name for name in new if name in optional])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Kept:
     """
     The previous values, and what of them is to be there again.

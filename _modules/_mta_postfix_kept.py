@@ -8,12 +8,13 @@ is asked of an entry of master.cf; and ``name/type`` for an entry that was not t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import _mta_kept
 import _mta_postfix_syntax
 from _mta_kept import Record
 from _mta_postfix_syntax import Entry, parts
+from _mta_records import NamedTuple
 
 OVERRIDE = "-o "
 

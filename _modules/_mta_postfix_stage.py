@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -24,6 +24,7 @@ import _mta_system
 from _mta_minion import Minion
 from _mta_postfix_syntax import Entry
 from _mta_postfix_view import Files
+from _mta_records import NamedTuple
 
 PREFIX = "stage."
 # In seconds: one more than Postfix asks for, whose clock may be a tick behind.

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import SaltInvocationError
 
+from _mta_records import NamedTuple
 from _mta_system import BLANKS, logical_lines
 
 # An entry of master.cf: FIELDS to text, "overrides" to {parameter: value}, "arguments" to a list of words.

@@ -6,13 +6,14 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_syntax
 import _mta_system
 from _mta_postfix_syntax import Broken, Entry
+from _mta_records import NamedTuple
 from _mta_system import Finished
 
 CONFIG_DIRECTORY = "/etc/postfix"

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -28,6 +28,7 @@ import _mta_verdict
 from _mta_minion import Minion
 from _mta_pillar_schema import SIGNER_SOCKET
 from _mta_postfix_syntax import Entry
+from _mta_records import NamedTuple
 
 SECONDS = 8
 AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard")

@@ -11,12 +11,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Generator, Iterable
-from typing import IO, Any, Callable, NamedTuple, TypedDict
+from typing import IO, Any, Callable, TypedDict
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
 import _mta_system
+from _mta_records import NamedTuple
 
 POSTQUEUE = "/usr/sbin/postqueue"
 POSTSUPER = "/usr/sbin/postsuper"

@@ -6,11 +6,12 @@ import dataclasses
 from typing import Any, Callable
 
 from _mta_minion import Minion
+from _mta_records import dataclass
 
 KEY = "postfix_mta.run"
 
 
-@dataclasses.dataclass
+@dataclass
 class Run:
     """
     One run of states, kept in Salt's ``__context__``.

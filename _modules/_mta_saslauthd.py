@@ -17,7 +17,7 @@ import re
 import socket as sockets
 import stat
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -33,6 +33,7 @@ import _mta_system
 import _mta_transaction
 from _mta_minion import Minion
 from _mta_plan import Plan, stronger
+from _mta_records import NamedTuple, dataclass
 from _mta_saslauthd_request import Request
 
 PROGRAM = "/usr/sbin/saslauthd"
@@ -62,7 +63,7 @@ class Command(NamedTuple):
     evidence: list[str]
 
 
-@dataclasses.dataclass
+@dataclass
 class Resource(Plan):
     """
     How one resource differs from what is requested, as a plan, and what mends that.

@@ -10,6 +10,8 @@ from typing import Any, Callable
 from salt.exceptions import SaltInvocationError
 from salt.utils.args import clean_kwargs
 
+from _mta_records import dataclass
+
 MECHANISMS = ("getpwent", "kerberos5", "ldap", "pam", "rimap", "sasldb", "shadow")
 # Key of the setting to key of saslauthd.conf.
 LDAP = {
@@ -26,7 +28,7 @@ KERBEROS5 = {"keytab": "krb5_keytab", "principal": "krb5_verify_principal"}
 LONGEST_DIRECTORY = 103  # with /mux it has to fit into a socket's address (unix(7))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Request:
     """What is requested: the arguments of the state ``saslauthd.managed``, which explains them."""
 

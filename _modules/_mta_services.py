@@ -17,13 +17,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
 import _mta_saslauthd_view
 import _mta_system
+from _mta_records import NamedTuple
 
 
 class Daemon(NamedTuple):

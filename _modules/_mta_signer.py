@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -34,6 +34,7 @@ from _mta_minion import Minion
 from _mta_pillar_schema import SIGNER_FILES as FOLDER
 from _mta_pillar_schema import SIGNER_SOCKET as SOCKET
 from _mta_plan import Plan
+from _mta_records import NamedTuple
 
 PROGRAM = "/usr/bin/rspamd"
 USER = "_rspamd"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
+from _mta_records import NamedTuple
 from _mta_resolver import Lookup
 
 # RFC 7208, 4.6.4: terms that ask the DNS, answers without a record, and names of one MX or PTR.

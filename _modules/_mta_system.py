@@ -19,9 +19,11 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
 from salt.exceptions import CommandExecutionError
+
+from _mta_records import NamedTuple
 
 Path = Union[str, "os.PathLike[str]"]
 

@@ -17,7 +17,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
@@ -31,6 +31,7 @@ import _mta_tables
 import _mta_transaction
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
 from _mta_table_syntax import SETTINGS, SUFFIXES, TYPES, Kind, Pair
 
@@ -73,7 +74,7 @@ class _Rights(NamedTuple):
         return cls(stat.S_IMODE(status.st_mode), _name_of(grp.getgrgid, status.st_gid))
 
 
-@dataclasses.dataclass
+@dataclass
 class _Table:
     """
     A table as it is to be, and in what it differs from the one that is there.

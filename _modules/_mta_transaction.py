@@ -47,6 +47,7 @@ import _mta_verdict
 from _mta_journal import Entry
 from _mta_minion import CUT_OFF, Minion
 from _mta_plan import stronger
+from _mta_records import dataclass
 from _mta_run import Run
 from _mta_system import Path
 
@@ -70,7 +71,7 @@ ALONE = (
 )
 
 
-@dataclasses.dataclass
+@dataclass
 class Transaction:
     """
     The open transaction of a run.

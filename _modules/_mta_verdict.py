@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+
+from _mta_records import NamedTuple
 
 UNTRUSTED = " as an untrusted client"
 # In the order of a conversation. Who does not get beyond one of the first five sees nothing of what follows.

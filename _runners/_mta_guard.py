@@ -161,25 +161,33 @@ def _found_in(directory: str) -> Iterator[None]:
 
 def complete() -> None:
     """
-    Execute all private files: nothing of what this process goes on with depends on a file that is read late.
+    Execute what has been imported: nothing of what this process goes on with depends on a file that is read late.
 
-    What a file raises when it is imported is raised.
+    What a file raises when it is executed is raised.
     """
     with _lock:
         for directory in list(_files):
-            _complete(directory)
+            for error in _complete(directory):
+                raise error
 
 
-def _complete(directory: str) -> None:
-    with _found_in(directory):
-        for name, file in _files[directory].items():
-            file.execute(importlib.import_module(name))
+def _complete(directory: str) -> list[Exception]:
+    """Execute what has been imported of a directory, and what that imports; return what files raise."""
+    errors: list[Exception] = []
+    tried: set[str] = set()
+    while waiting := [name for name in _files[directory].keys() - tried if name in sys.modules]:
+        for name in sorted(waiting):
+            try:
+                _files[directory][name].execute(sys.modules[name])
+            except Exception as err:
+                errors.append(err)
+        tried.update(waiting)
+    return errors
 
 
 def _drop(directory: str) -> None:
     # Modules that are still in use would join with the files that come.
-    with contextlib.suppress(Exception):
-        _complete(directory)
+    _complete(directory)
     for name in _files.pop(directory):
         sys.modules.pop(name, None)
 

@@ -13,7 +13,7 @@ from salt.fileclient import FSClient as _FSClient
 from salt.fileclient import get_file_client as _get_file_client
 
 # What _mta_settings.py imports.
-LIBRARY = r"E@/_mta_(guard|minion|pillar_(schema|types)|revision|settings|system)[.]py$"
+LIBRARY = r"E@/_mta_(guard|minion|pillar_(schema|types)|records|revision|settings|system)[.]py$"
 
 
 def run():

@@ -160,18 +160,22 @@ def test_what_was_not_executed_yet_does_not_join_with_the_files_that_come(tree):
 
 def test_all_files_are_executed_on_request(tree, tmp_path):
     log = tmp_path / "log"
-    for name in ("_mta_unused", "_mta_probation", "_mta_below"):
-        tree.put(name, note(log, name[5:]) + (tree.directory / f"{name}.py").read_text())
+    for name in ("_mta_deep", "_mta_unused", "_mta_probation", "_mta_below"):
+        tree.put(name, note(log, name[5:]))
+    tree.put("_mta_below", "import _mta_deep\n" + note(log, "below"))
     tree.loader()["first.identity"]()
     guard = sys.modules["_mta_guard"]
     guard.complete()
     guard.complete()
-    assert sorted(log.read_text().split()) == ["below", "probation", "unused"]
+    assert sorted(log.read_text().split()) == ["below", "deep", "probation"]
 
 
 def test_a_file_that_cannot_be_executed_on_request(tree):
     tree.put("_mta_unused", "import _mta_nowhere\n")
-    assert tree.said() == (("old", 1), 1)
+    tree.said()
+    sys.modules["_mta_guard"].complete()
+    tree.put("_mta_probation", "import _mta_nowhere\n")
+    tree.loader()["first.identity"]()
     with pytest.raises(ModuleNotFoundError, match="_mta_nowhere"):
         sys.modules["_mta_guard"].complete()
 

@@ -145,7 +145,12 @@ class _Finder:
         if self.directory not in _files:
             _files[self.directory] = _read(self.directory)
         file = _files[self.directory].get(name)
-        return None if file is None else importlib.util.spec_from_file_location(name, file.path, loader=file)
+        if file is None:
+            return None
+        # As importlib.util.spec_from_file_location does, which makes sure of what is known here.
+        spec = importlib.machinery.ModuleSpec(name, file, origin=file.path)
+        spec.has_location = True
+        return spec
 
 
 @contextlib.contextmanager

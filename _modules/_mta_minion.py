@@ -43,8 +43,9 @@ class Minion(NamedTuple):
     @classmethod
     def of(cls, door: Mapping[str, Any]) -> Minion:
         """Return the minion of an execution module; ``door``: its ``globals()``."""
-        names = ("opts", "grains", "pillar", "context", "salt")
-        return cls(*(door[f"__{name}__"] for name in names))
+        names = ("grains", "pillar", "context", "salt")
+        # Threads have no loader to look it up with.
+        return cls(door["__opts__"].value(), *(door[f"__{name}__"] for name in names))
 
     @property
     def state(self) -> StateDirectory:

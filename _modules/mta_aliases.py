@@ -4,6 +4,8 @@ Show the entries of /etc/aliases as postalias(1) reads them. The state ``mta_ali
 
 from __future__ import annotations
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -6,6 +6,8 @@ Its end is an event for the master when it changed something or failed: ``postfi
 ``duration`` (seconds).
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -29,6 +29,8 @@ Each is an event when it begins and one when it ends: ``condition``, ``state`` (
 (UTC) and ``details`` (the names above).
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

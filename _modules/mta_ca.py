@@ -16,6 +16,8 @@ The state ``mta_cert.ca_managed`` keeps it right for years. A passphrase is name
 where it is used, so that it is in no argument, log, change or comment.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

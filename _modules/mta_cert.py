@@ -43,6 +43,8 @@ What is left alone, renewed or refused is told by ``salt-call sys.state_doc mta_
 its pillar path and looked up where it is used, so that it is in no argument, log, change or comment.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

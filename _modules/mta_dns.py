@@ -4,6 +4,8 @@ What the DNS should say for this server's mail to arrive, and what it says.
 The zones stay the administrator's: nothing here changes them.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

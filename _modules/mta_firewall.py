@@ -1,5 +1,7 @@
 """Tell which firewall is in force on this host; the state ``mta_firewall.managed`` opens ports in it."""
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

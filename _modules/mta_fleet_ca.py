@@ -49,6 +49,8 @@ fleet's first apply should go in batches, ``salt --batch-size 10 …``):
           ca_minion: ca.example.com
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -6,6 +6,8 @@ The state ``mta_map.managed`` writes and compiles tables; these functions only r
 
 from __future__ import annotations
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

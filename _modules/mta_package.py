@@ -6,6 +6,8 @@ is refused when it would remove anything but a competing mail transport agent. O
 module.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -5,6 +5,8 @@ No conversation leaves mail behind, except :func:`deliver`, whose purpose it is.
 shown as ``****``.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -9,6 +9,8 @@ is no error, and postqueue(1) may list one twice that changes queues. A short qu
 message (postconf(5): ``enable_long_queue_ids``).
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

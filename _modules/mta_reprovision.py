@@ -22,6 +22,8 @@ on. The decision is made here, by what this host knows itself:
 state.apply``, so that other state runs see it; it waits for those that are under way.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -6,6 +6,8 @@ The formula's apply in the schedule of the salt-minion: every so many minutes, e
 are often started all at once. An apply that is due during another run of states waits for it.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -4,6 +4,8 @@ Say truthfully whether Postfix and saslauthd run and start at boot, and start, s
 Sources: systemctl(1), update-rc.d(8), postfix(1).
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

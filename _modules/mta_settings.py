@@ -7,6 +7,8 @@ before anything on the host changes.
 
 import datetime
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

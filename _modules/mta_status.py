@@ -5,6 +5,8 @@ Each part of the row is gathered by itself: what cannot be told is ``None``, and
 is secret.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

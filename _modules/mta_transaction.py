@@ -10,6 +10,8 @@ A run that is killed leaves its journal, which :func:`recover` resolves at the n
 has done so. An exclusive ``flock(2)`` keeps a second run out, and tells a live journal from a left-over one.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

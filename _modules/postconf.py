@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

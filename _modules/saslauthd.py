@@ -4,6 +4,8 @@ saslauthd, the daemon that checks the passwords of mail clients: its settings, a
 Sources: saslauthd(8), ``/usr/share/doc/sasl2-bin/README.Debian``, Postfix's SASL_README.
 """
 
+from salt.loader.dunder import __opts__  # noqa: F401
+
 import _mta_guard
 
 with _mta_guard.library(__file__):

@@ -13,6 +13,8 @@ Keep entries of /etc/aliases, and their compiled form, while everything else in 
             former: null
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(name, aliases=None, seeded=None, absent_only=None, revert=False, follow=False, transaction=None):
     """

@@ -9,6 +9,8 @@ Record how an apply ended, and tell the master when it changed something or fail
         - order: last
 """
 
+from salt.loader.dunder import __opts__
+
 # Salt puts the environment of the SLS file in its place.
 __env__ = None
 

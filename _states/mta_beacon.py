@@ -12,6 +12,7 @@ Keep the beacon that tells the master what is wrong with a mail server on or off
         - saslauthd: /var/spool/postfix/var/run/saslauthd/mux
 """
 
+from salt.loader.dunder import __opts__
 from salt.utils.args import clean_kwargs
 
 

@@ -31,6 +31,8 @@ A certificate authority of the host's own, and the key and certificate that the 
         - chain_file: /etc/ssl/private/smtpd.pem
 """
 
+from salt.loader.dunder import __opts__
+
 
 def ca_managed(name, key, transaction=None, **arguments):
     """

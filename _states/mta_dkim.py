@@ -9,6 +9,8 @@ Sign mail by DKIM (RFC 6376): an rspamd of the formula's own, which does nothing
         - domains: [example.com, example.org]
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(
     name,

@@ -9,6 +9,7 @@ See that the DNS says what this server's mail needs.
 """
 
 from salt.exceptions import CommandExecutionError
+from salt.loader.dunder import __opts__
 
 
 def published(name, required=True):

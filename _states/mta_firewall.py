@@ -9,6 +9,8 @@ Have the mail server's ports open in the firewall.
         - ports: [listeners, 110, 995, 143, 993]
 """
 
+from salt.loader.dunder import __opts__
+
 PORTS = (25, 110, 995, 143, 993)
 
 

@@ -14,6 +14,7 @@ docs/fleet.md.
 """
 
 from salt.exceptions import CommandExecutionError
+from salt.loader.dunder import __opts__
 
 
 def trusted(name, source, command):

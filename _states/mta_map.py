@@ -25,6 +25,8 @@ Keep lookup tables of Postfix, and their compiled forms.
             "[smtp.example.net]:587": mail:smarthost
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(
     name,

@@ -12,6 +12,8 @@ Have the mail server's packages installed.
               postfix/mailname: [string, mail.example.com]
 """
 
+from salt.loader.dunder import __opts__
+
 
 def installed(name, packages, answers=None, mailname=None, mailname_file=None, idle=None):
     """

@@ -12,6 +12,7 @@ Verify that the live mail server answers as described, by holding an SMTP conver
 """
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.loader.dunder import __opts__
 
 SEVERITIES = ("high", "medium", "low")
 

@@ -9,6 +9,8 @@ Keep the apply in the minion's schedule, each minion at moments of its own.
         - minutes: 30
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(name, enabled=False, minutes=30, splay=None, return_job=True):
     """

@@ -12,6 +12,7 @@ Every other state of the formula requires this one.
 """
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.loader.dunder import __opts__  # noqa: F401
 
 # Salt puts the environment of the SLS file in its place.
 __env__ = None

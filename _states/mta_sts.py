@@ -8,6 +8,8 @@ Keep to the MTA-STS policies of other domains (RFC 8461): a resolver of them for
         - name: mta_sts
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(name, transaction=None):
     """

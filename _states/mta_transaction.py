@@ -26,6 +26,7 @@ The states between the two take part when they name the transaction:
 """
 
 from salt.exceptions import CommandExecutionError
+from salt.loader.dunder import __opts__
 from salt.state import STATE_INTERNAL_KEYWORDS
 
 

@@ -59,6 +59,8 @@ Both files are built and checked in a private copy (preflight), also in test mod
 bring makes the state fail, and nothing is changed. What was wrong before is only reported.
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(
     name="/etc/postfix",

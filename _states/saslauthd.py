@@ -47,6 +47,8 @@ it has these values already: ``/etc/default/postfix-mta-saslauthd`` has them, an
 The packages ``sasl2-bin`` and ``libsasl2-modules`` have to be installed; in test mode they may be missing.
 """
 
+from salt.loader.dunder import __opts__
+
 
 def managed(
     name="saslauthd",

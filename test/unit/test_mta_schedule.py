@@ -30,7 +30,7 @@ def runs(file, modules, states, pretend):
     told = []
     pretend("_mta_minion_config.is_this", lambda opts: True)
     modules.pack["__salt__"]._dict["event.fire"] = lambda data, tag: told.append((tag, data)) or True
-    return modules["mta_apply.converge"].func.__globals__["__opts__"], told
+    return modules.pack["__opts__"], told
 
 
 def managed(states, **settings):

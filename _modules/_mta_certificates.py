@@ -34,7 +34,7 @@ import _mta_system
 import _mta_transaction
 import _mta_x509
 import _mta_x509_make
-from _mta_minion import Minion
+from _mta_minion import FETCHED, Minion
 from _mta_plan import Plan
 from _mta_records import NamedTuple, dataclass
 from _mta_run import Run
@@ -398,7 +398,7 @@ def only_plan(minion: Minion, keep: Sequence[str]) -> Plan:
 
 def _obsolete(minion: Minion, keep: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """What ``_mta_restore.obsolete`` says of them; path to where it is still named."""
-    keep = [*keep, minion.state.path(_mta_fleet_ca.FETCHED)]
+    keep = [*keep, minion.state.path(FETCHED)]
     found: dict[str, Any] = _mta_restore.obsolete(minion, "mta_cert", keep)
     named: dict[str, str] = {}
     if found["changes"]:

@@ -19,7 +19,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -30,8 +30,9 @@ import _mta_system
 import _mta_transaction
 import _mta_x509
 import _mta_x509_make
-from _mta_minion import Minion
+from _mta_minion import FETCHED, Minion
 from _mta_plan import Plan
+from _mta_records import TypedDict
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ DAYS = 825
 TIMEOUT = 30  # seconds for the CA minion's answer
 # On the CA minion: the authority with which it signs.
 RECORD = "fleet_ca.json"
-# On a mail minion: path of an authority's certificate to what it was fetched from.
-FETCHED = "fetched_authorities.json"
 TIME = "%Y-%m-%d %H:%M:%S"  # as Salt's x509 module takes it, in UTC
 LONGEST_REQUEST = 16384  # bytes; that of an RSA key of 8192 bits takes 3 KB
 MINION_ID = r"(?a)[\w.@-]+"

@@ -18,6 +18,8 @@ SALTENV = "postfix_mta.saltenv"
 CUT_OFF = "cut_off"
 # What the last look at the DNS has found: ``time`` (Unix time), ``findings`` as of ``mta_dns.check``.
 DNS = "dns.json"
+# On a mail minion: path of an authority's certificate to what it was fetched from.
+FETCHED = "fetched_authorities.json"
 
 
 class Minion(NamedTuple):

@@ -232,7 +232,8 @@ def _unknown(
 ) -> list[str]:
     """Names in ``optional``, a profile's, that this Postfix does not know."""
     new = [name for name, (text, _) in wanted.items() if text is not None and name not in main]
-    return _mta_postfix_stage.unknown(config_directory, [name for name in new if name in optional])
+    new = [name for name in new if name in optional]
+    return _mta_postfix_stage.unknown(config_directory, new) if new else []
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Generator, Iterable
-from typing import IO, Any, Callable, TypedDict
+from typing import IO, Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
 import _mta_system
-from _mta_records import NamedTuple
+from _mta_records import NamedTuple, TypedDict
 
 POSTQUEUE = "/usr/sbin/postqueue"
 POSTSUPER = "/usr/sbin/postsuper"

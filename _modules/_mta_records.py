@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
     from typing import NamedTuple as NamedTuple
+    from typing import TypedDict as TypedDict
 else:
 
     def dataclass(cls=None, *, frozen=False):
@@ -109,3 +110,13 @@ else:
         def __getnewargs__(self):
             """Return what copies are made of."""
             return tuple(self)
+
+    class _TypedDictType(type):
+        def __new__(mcs, name, bases, namespace, total=True):
+            return super().__new__(mcs, name, bases, namespace)
+
+        def __call__(cls, *args, **kwargs):
+            return dict(*args, **kwargs)
+
+    class TypedDict(dict, metaclass=_TypedDictType):
+        """What calls make is an ordinary dictionary; see ``typing.TypedDict``."""

@@ -13,13 +13,13 @@ import re
 import shlex
 import socket as sockets
 import struct
-from typing import TypedDict
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_secrets
 import _mta_system
 from _mta_minion import Minion
+from _mta_records import TypedDict
 
 DEFAULTS_FILE = "/etc/default/saslauthd"
 # The formula's own, which a drop-in of the native unit has read after the package's: that one is a conffile, and
@@ -34,6 +34,8 @@ OPTIONS="-c -m /var/run/saslauthd"
 """
 VALUE = r"""((?:"(?:[^"\\]|\\.)*"|'[^']*'|\\.|[^\s"'\\;&|])*)"""
 ASSIGNMENT = r"^[ \t]*(?:export[ \t]+)?{variable}=" + VALUE
+# Of any variable: one expression, as it takes a tenth of a millisecond to compile each.
+ASSIGNMENTS = ASSIGNMENT.format(variable=r"(\w+)")
 PROXY_SOCKET = "/etc/systemd/system/postfix-mta-saslauthd.socket"
 # Mechanisms that ask a server.
 REMOTE = ("kerberos5", "ldap", "rimap")
@@ -55,7 +57,8 @@ class Settings(TypedDict):
 
 def shell_value(text: str, variable: str) -> str | None:
     """The value that a shell file leaves in ``variable``; ``None`` when it does not set it."""
-    found = re.findall(ASSIGNMENT.format(variable=variable), text, re.MULTILINE | re.DOTALL)
+    assigned = re.findall(ASSIGNMENTS, text, re.MULTILINE | re.DOTALL)
+    found = [value for name, value in assigned if name == variable]
     if not found:
         return None
     try:

@@ -18,13 +18,13 @@ import ssl
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypedDict
+from typing import NoReturn
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_system
 import _mta_untrusted_client
-from _mta_records import NamedTuple
+from _mta_records import NamedTuple, TypedDict
 
 CONVERSATION_TIMEOUT = 10
 # A server that restarts drops a connection once; one that drops them for longer is broken (master(8)

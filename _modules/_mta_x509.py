@@ -15,9 +15,11 @@ import itertools
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from salt.exceptions import CommandExecutionError
+
+from _mta_records import TypedDict
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, CertificateSigningRequest

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pathlib
 import pickle
+import re
 import typing
 
 import pytest
 
 import _mta_records
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
 def make(dataclass, frozen):
@@ -162,3 +166,22 @@ def test_no_code_is_compiled_for_a_class(monkeypatch):
         name: str
 
     assert (Thing("a").name, Row("a").name) == ("a", "a")
+
+
+def test_a_typed_dictionary_is_an_ordinary_one():
+    class Facts(_mta_records.TypedDict, total=False):
+        name: str
+        number: int
+
+    assert type(Facts(name="a")) is dict
+    assert Facts(name="a") == {"name": "a"}
+
+
+def test_no_file_of_the_library_uses_the_originals():
+    for path in sorted((REPOSITORY / "_modules").glob("_mta_*.py")):
+        if path.stem != "_mta_records":
+            for name in ("@dataclasses.dataclass", "NamedTuple", "TypedDict"):
+                used = re.search(
+                    rf"(?m)^(?:from typing import .*\b{name}\b|{name})", path.read_text(encoding="utf-8")
+                )
+                assert not used, f"{path.name} has {name} from elsewhere than _mta_records"

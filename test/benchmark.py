@@ -4,7 +4,8 @@ What an apply with nothing to change costs, against a ``state.apply`` of one ``t
 
 Runs on a host that the formula has converged (``bin/test integration cost``). CPU seconds are user + system
 of the whole process tree: masterless those of ``salt-call`` and its children; on a minion those of the control
-group of the systemd unit salt-minion-cost. The two are measured in turn; medians are compared.
+group of the systemd unit salt-minion-cost, and beside them what its master, salt-master-cost, has to do. The two
+are measured in turn; medians are compared.
 
     benchmark.py masterless --rounds 7 -- salt-call --local
     benchmark.py minion --rounds 7 -- salt mail.example.com
@@ -27,20 +28,25 @@ LIMITS = {"masterless": 1.20, "minion": 1.60, "growth": 1.30}
 REFERENCE = "postfix_mta_reference"
 # How far the costs of the reference may lie apart, and the exit code where they do not tell.
 STEADY, UNSTEADY = 0.15, 3
-UNIT = "salt-minion-cost.service"
+UNITS = ("salt-minion-cost.service", "salt-master-cost.service")
 
 
 def children_seconds():
-    """CPU seconds of all children that have ended."""
+    """CPU seconds of all children that have ended, alone in a tuple."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return (usage.ru_utime + usage.ru_stime,)
 
 
-def minion_seconds():
-    """CPU seconds of the control group in which salt-minion runs, with everything that it has started."""
+def daemons_seconds():
+    """CPU seconds of the control groups of minion and master, each with everything that it has started."""
     time.sleep(1)  # for the process of the last job to end
+    return tuple(map(unit_seconds, UNITS))
+
+
+def unit_seconds(unit):
+    """CPU seconds of a unit's control group."""
     pid = subprocess.run(
-        ["systemctl", "show", "--value", "--property=MainPID", UNIT], stdout=subprocess.PIPE, check=True
+        ["systemctl", "show", "--value", "--property=MainPID", unit], stdout=subprocess.PIPE, check=True
     )
     groups = pathlib.Path(f"/proc/{int(pid.stdout)}/cgroup").read_text().splitlines()
     group = next(line[3:] for line in groups if line.startswith("0::"))
@@ -54,24 +60,30 @@ def last_task():
 
 
 def measure(command, sls, clock):
-    """CPU seconds that one apply of ``sls`` takes by ``clock``."""
+    """CPU seconds that one apply of ``sls`` takes, one figure for each of ``clock``."""
     before = clock()
     command = [*command, "state.apply", sls, "--out=json"]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         sys.exit(f"state.apply {sls} failed with {done.returncode}")
-    return clock() - before
+    return tuple(now - then for now, then in zip(clock(), before))
 
 
 def measure_in_turn(command, clock, rounds):
-    """CPU seconds of the reference and of the formula: medians of some rounds, and the costs of the reference."""
+    """
+    CPU seconds of the reference and of the formula: medians of some rounds, and the costs of the reference.
+
+    The first figure of ``clock`` counts. Returns also the medians of the last one, of both.
+    """
     seconds = {REFERENCE: [], "postfix_mta": []}
     for sls in seconds:
         measure(command, sls, clock)
     for _ in range(rounds):
         for sls, taken in seconds.items():
             taken.append(measure(command, sls, clock))
-    return *(statistics.median(taken) for taken in seconds.values()), seconds[REFERENCE]
+    first = {sls: [figures[0] for figures in taken] for sls, taken in seconds.items()}
+    last = [statistics.median(figures[-1] for figures in taken) for taken in seconds.values()]
+    return *(statistics.median(taken) for taken in first.values()), first[REFERENCE], last
 
 
 def verdict(good, references):
@@ -110,7 +122,7 @@ def growth(args):
     for size in (0, 0.5, 1):
         pathlib.Path(args.pillar).write_text(json.dumps(large_pillar(size)))
         measure(args.command, "postfix_mta", children_seconds)
-        reference, formula, taken = measure_in_turn(args.command, children_seconds, args.rounds)
+        reference, formula, taken, _ = measure_in_turn(args.command, children_seconds, args.rounds)
         found.append((reference, formula))
         references.append(taken)
         print(f"growth to {size:.0%}: reference {reference:.3f} s, no-change apply {formula:.3f} s")
@@ -136,8 +148,8 @@ def main():
     args = parser.parse_args()
     if args.kind == "growth":
         return growth(args)
-    clock = children_seconds if args.kind == "masterless" else minion_seconds
-    reference, formula, taken = measure_in_turn(args.command, clock, args.rounds)
+    clock = children_seconds if args.kind == "masterless" else daemons_seconds
+    reference, formula, taken, masters = measure_in_turn(args.command, clock, args.rounds)
     ratio = formula / reference
     tasks = {}
     for sls in (REFERENCE, "postfix_mta"):
@@ -149,6 +161,9 @@ def main():
         f"ratio {ratio:.2f} (limit {LIMITS[args.kind]:.2f}, medians of {args.rounds}); "
         f"processes and threads {tasks[REFERENCE]} and {tasks['postfix_mta']}"
     )
+    if args.kind == "minion":
+        before, now = masters
+        print(f"master: reference {before:.3f} s, ours {now:.3f} s, {1000 * (now - before):.0f} ms more")
     return verdict(ratio <= LIMITS[args.kind], [taken])
 
 

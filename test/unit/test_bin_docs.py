@@ -32,7 +32,8 @@ def docs():
 @pytest.fixture
 def tree(tmp_path):
     """A copy of what it reads and writes."""
-    for name in ("bin/docs", "postfix_mta/defaults.yaml", "_modules/_mta_pillar_schema.py", "pillar.example"):
+    library = ("_modules/_mta_pillar_schema.py", "_modules/_mta_records.py")
+    for name in ("bin/docs", "postfix_mta/defaults.yaml", "pillar.example", *library):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")

@@ -8,12 +8,15 @@ boot, and leaves files and running rules as they were when the new ones do not l
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from salt.exceptions import SaltInvocationError
 
+import _mta_firewall_files
 import _mta_firewall_firewalld
 import _mta_firewall_iptables
 import _mta_firewall_nftables
@@ -36,30 +39,38 @@ DEFAULTS = {
 
 
 class Backend(NamedTuple):
-    """A backend's functions, and the names of the settings that they take."""
+    """A backend: its functions, the settings that they take, and the file without which it is not in force."""
 
     functions: ModuleType
     settings: tuple[str, ...]
+    # A pattern of glob(7), or the setting that has the path.
+    needs: str
 
     def own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the settings that this backend takes."""
         return {name: settings.get(name, DEFAULTS[name]) for name in self.settings}
 
+    def may_be_in_force(self, settings: Mapping[str, Any]) -> bool:
+        """Tell whether it is worth while to ask the backend itself, whose file is then executed."""
+        if self.needs in self.settings:
+            return os.path.exists(self.own(settings)[self.needs])
+        return bool(glob.glob(self.needs))
+
 
 # In the order in which ``auto`` looks for one: ufw and firewalld make their rules with iptables or nftables, so
 # those come last.
 BACKENDS = {
-    "ufw": Backend(_mta_firewall_ufw, ()),
-    "firewalld": Backend(_mta_firewall_firewalld, ("zones",)),
-    "nftables": Backend(_mta_firewall_nftables, ("nftables_file",)),
-    "iptables": Backend(_mta_firewall_iptables, ("rules_file", "rules_file_v6")),
+    "ufw": Backend(_mta_firewall_ufw, (), _mta_firewall_files.UFW),
+    "firewalld": Backend(_mta_firewall_firewalld, ("zones",), _mta_firewall_files.FIREWALLD),
+    "nftables": Backend(_mta_firewall_nftables, ("nftables_file",), _mta_firewall_files.NFTABLES_AT_BOOT),
+    "iptables": Backend(_mta_firewall_iptables, ("rules_file", "rules_file_v6"), "rules_file"),
 }
 
 
 def in_force(**settings: Any) -> str:
     """Return the name of the backend that is in force, or ``none``; settings as for :func:`plan`. No process."""
     for name, backend in BACKENDS.items():
-        if backend.functions.in_force(**backend.own(settings)):
+        if backend.may_be_in_force(settings) and backend.functions.in_force(**backend.own(settings)):
             return name
     return "none"
 

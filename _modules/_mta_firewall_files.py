@@ -9,6 +9,11 @@ from salt.exceptions import CommandExecutionError
 
 import _mta_system
 
+# Without these, which may be patterns of glob(7), the backends are not in force.
+UFW = "/usr/sbin/ufw"
+FIREWALLD = "/usr/sbin/firewalld"
+NFTABLES_AT_BOOT = "/etc/systemd/system/*.wants/nftables.service"
+
 
 def replace(path: str, text: str | None) -> None:
     """

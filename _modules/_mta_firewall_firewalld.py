@@ -20,7 +20,7 @@ import _mta_firewall_files
 import _mta_system
 from _mta_plan import Plan
 
-PROGRAM = "/usr/sbin/firewalld"
+PROGRAM = _mta_firewall_files.FIREWALLD
 PROC = "/proc"
 OWN = "/etc/firewalld"
 PACKAGE = ("/usr/lib/firewalld", "/usr/share/firewalld")

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Optional
 
 from salt.exceptions import CommandExecutionError
@@ -20,7 +20,7 @@ from salt.exceptions import CommandExecutionError
 import _mta_firewall_files
 import _mta_system
 from _mta_plan import Plan
-from _mta_records import NamedTuple
+from _mta_records import NamedTuple, dataclass
 
 BEGIN = "# postfix_mta: begin"
 END = "# postfix_mta: end"

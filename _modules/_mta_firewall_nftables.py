@@ -12,7 +12,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -20,13 +20,13 @@ from salt.exceptions import CommandExecutionError
 import _mta_firewall_files
 import _mta_system
 from _mta_plan import Plan
-from _mta_records import NamedTuple
+from _mta_records import NamedTuple, dataclass
 
 COMMENT = "postfix_mta"
 OUR_RULE = rf'tcp dport (?:\d+|\{{ [0-9, ]+ \}}) accept comment "{COMMENT}"'
 # As a line of its own, and between other statements of one line.
 OURS = rf"(?m)^[ \t]*{OUR_RULE}\n|; {OUR_RULE}; "
-BOOT_LINKS = "/etc/systemd/system/*.wants/nftables.service"
+BOOT_LINKS = _mta_firewall_files.NFTABLES_AT_BOOT
 # Options of log and their arguments, which do not matter here.
 LOG_OPTIONS = ("prefix", "level", "group", "snaplen", "queue-threshold", "flags")
 VERDICTS = ("accept", "drop", "reject", "return", "end")

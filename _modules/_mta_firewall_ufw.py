@@ -16,7 +16,7 @@ import _mta_system
 from _mta_plan import Plan
 from _mta_records import NamedTuple
 
-PROGRAM = "/usr/sbin/ufw"
+PROGRAM = _mta_firewall_files.UFW
 SETTINGS = "/etc/ufw/ufw.conf"
 DEFAULTS = "/etc/default/ufw"
 COMMENT = "postfix_mta"

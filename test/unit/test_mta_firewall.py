@@ -22,7 +22,7 @@ qmqp       inet  n  -  y  -  -  qmqpd
 
 
 @pytest.fixture
-def backends(pretend):
+def backends(pretend, monkeypatch):
     """Stand in for the four backends: which are in force, what they plan, and how they were called."""
 
     class Backends:
@@ -42,6 +42,7 @@ def backends(pretend):
 
         for function in (in_force, plan, apply):
             pretend(f"_mta_firewall_{name}.{function.__name__}", function)
+    monkeypatch.setattr(_mta_firewall.Backend, "may_be_in_force", lambda self, settings: True)
     return Backends
 
 
@@ -49,6 +50,19 @@ def backends(pretend):
 def in_mode(opts, modules, context):
     """Give a function that loads the states for test mode, or for real."""
     return lambda test: salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
+
+
+def test_a_backend_that_cannot_be_in_force_is_not_asked(pretend, monkeypatch, tmp_path):
+    asked = []
+    for name in BACKENDS:
+        pretend(f"_mta_firewall_{name}.in_force", lambda name=name, **_settings: asked.append(name))
+        path = {"needs": str(tmp_path / f"*{name}")} if name != "iptables" else {}
+        monkeypatch.setitem(_mta_firewall.BACKENDS, name, _mta_firewall.BACKENDS[name]._replace(**path))
+    rules = tmp_path / "rules"
+    assert (_mta_firewall.in_force(rules_file=str(rules)), asked) == ("none", [])
+    for name in ("1-ufw", "1-firewalld", "1-nftables", "rules"):
+        (tmp_path / name).touch()
+    assert (_mta_firewall.in_force(rules_file=str(rules)), asked) == ("none", list(BACKENDS))
 
 
 @pytest.mark.parametrize(

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "eb21c868ac9c"
+REVISION = "a3649cef8596"

@@ -302,13 +302,21 @@ def _database_type(path: str) -> str | None:
     return next((kind for kind, suffix in SUFFIXES.items() if os.path.exists(path + suffix)), "default")
 
 
-def _looked_up(minion: Minion, name: str) -> tuple[str, list[str]]:
+def looked_up(
+    minion: Minion, name: str = ALIASES, config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY
+) -> tuple[str, list[str]]:
     """
-    The file of aliases that main.cf will name, ``name`` or else the first local one; and what is to be said of it.
+    Return the file of aliases that main.cf will name, and what is to be said of it.
+
+    name
+        Path of the file that it is if main.cf names that one; else it is the first local one.
+
+    config_directory
+        Path of the directory with main.cf. Where that cannot be read, ``name`` is the file.
     """
     main: dict[str, str] = {}
     with contextlib.suppress(CommandExecutionError):
-        main.update(_mta_postfix_view.show())
+        main.update(_mta_postfix_view.show(config_directory))
     announced = Run.of(minion).changes.get("postconf", {}).get("alias_maps")
     maps = announced["new"] if announced else main.get("alias_maps")
     tables = _mta_postfix_syntax.tables("alias_maps", _mta_postfix_syntax.expand(maps or "", main))
@@ -387,7 +395,7 @@ def plan(
     The plan's notes have the lines that postalias skips. Raises ``SaltInvocationError`` for a bad name or value,
     ``CommandExecutionError`` when the file cannot be read.
     """
-    name, notes = _looked_up(minion, name) if follow else (name, [])
+    name, notes = looked_up(minion, name) if follow else (name, [])
     text = _present(name, seeded) or ""
     found, complaints = entries(text)
     present: dict[str, list[list[str]]] = {}
@@ -434,7 +442,7 @@ def apply(
     Raises as :func:`plan` does, and ``CommandExecutionError`` when postalias(1) fails.
     """
     reload = {"postfix": "reload"}
-    name = _looked_up(minion, name)[0] if follow else name
+    name = looked_up(minion, name)[0] if follow else name
     # First, so that nobody else changes the file between here and the end.
     _mta_transaction.need(minion, reload)
     present = _present(name, seeded)

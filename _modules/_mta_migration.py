@@ -77,8 +77,10 @@ def export(
         settings["mailname"] = mailname
     settings["parameters"] = without_secrets("parameters", differences["parameters"], notes, include)
     settings["services"] = services_without_secrets(differences["services"], notes, include)
-    settings["aliases"] = without_secrets("aliases", _aliases(minion, notes), notes, include)
-    settings["maps"] = _tables(minion, config_directory, notes, include)
+    # The one that an apply would edit.
+    file, _ = _mta_aliases.looked_up(minion, ALIASES, config_directory)
+    settings["aliases"] = without_secrets("aliases", _aliases(minion, file, notes), notes, include)
+    settings["maps"] = _tables(minion, config_directory, file, notes, include)
     settings["certificate"] = {"source": "none"}
     settings["sasl"] = _sasl(minion)
     settings["firewall"] = {"backend": "none"}
@@ -112,10 +114,10 @@ def _mailname() -> str | None:
     return name if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", name or "") else None
 
 
-def _aliases(minion: Minion, notes: Notes) -> dict[str, Any]:
-    """The entries of /etc/aliases that an apply would leave as they are."""
-    present = _mta_aliases.show(ALIASES) or {}
-    compiled = f"{ALIASES} (compiled)"
+def _aliases(minion: Minion, file: str, notes: Notes) -> dict[str, Any]:
+    """The entries of the file of aliases that an apply would leave as they are."""
+    present = _mta_aliases.show(file) or {}
+    compiled = f"{file} (compiled)"
     kept = set()
     # To plan reads the whole file, so all are planned at once; halves, quarters, … of it where one is refused. By
     # themselves those whose name is another one in the plan.
@@ -124,7 +126,7 @@ def _aliases(minion: Minion, notes: Notes) -> dict[str, Any]:
     while waiting:
         names = waiting.pop()
         try:
-            changes = _mta_aliases.plan(minion, ALIASES, {name: present[name] for name in names}).changes
+            changes = _mta_aliases.plan(minion, file, {name: present[name] for name in names}).changes
         except SaltInvocationError as err:
             half = len(names) // 2
             if half:
@@ -133,7 +135,7 @@ def _aliases(minion: Minion, notes: Notes) -> dict[str, Any]:
                 notes[f"aliases:{shown(names[0])}"] = str(err)
             continue
         if changes.pop(compiled, None):
-            notes[ALIASES] = "its compiled form is missing or old; the first apply makes it, as newaliases does"
+            notes[shown(file)] = "its compiled form is missing or old; the first apply makes it, as newaliases does"
         for name in names:
             if name in changes or (changes and len(names) == 1):
                 notes[f"aliases:{shown(name)}"] = "it is there more than once"
@@ -142,19 +144,21 @@ def _aliases(minion: Minion, notes: Notes) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else values for name, values in present.items() if name in kept}
 
 
-def _tables(minion: Minion, config_directory: str, notes: Notes, include: Collection[str] = ()) -> dict[str, Any]:
+def _tables(
+    minion: Minion, config_directory: str, file: str, notes: Notes, include: Collection[str]
+) -> dict[str, Any]:
     """The lookup tables that main.cf and master.cf name, as far as an apply would leave them as they are."""
     tables: dict[str, Any] = {}
     asked: dict[str, tuple[str, str]] = {}
-    aliases = {ALIASES}
+    aliases = {file}
     for parameter, table in _named_tables(minion, config_directory):
         kind, _, path = table.rpartition(":")
         if parameter not in ALIAS_TABLES:
             asked.setdefault(path, (kind.rpartition(":")[2], parameter))
             continue
         aliases.add(path)
-        if path != ALIASES:
-            notes[f"aliases of {shown(table)}"] = f"those of the pillar are in {ALIASES}"
+        if path != file:
+            notes[f"aliases of {shown(table)}"] = f"those of the pillar are in {shown(file)}"
     for path, (kind, parameter) in asked.items():
         if path in aliases or not os.path.isabs(path) or not os.path.isfile(path):
             continue

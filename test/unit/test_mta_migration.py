@@ -184,6 +184,15 @@ def test_aliases_elsewhere_are_named(export, directory, tmp_path):
     ]
 
 
+def test_the_aliases_are_those_of_the_file_that_an_apply_would_edit(export, minion, directory, tmp_path):
+    (directory / "local").write_text("root: carol\nlists: alice\n")
+    with (directory / "main.cf").open("a") as file:
+        file.write(f"alias_maps = texthash:{directory}/local\n")
+    text, pillar = export()
+    assert pillar["aliases"] == {"root": "carol", "lists": "alice"}
+    assert "#   aliases of " not in text
+
+
 def test_as_many_aliases_as_a_mailman_host_has_are_exported_in_two_seconds(minion, directory, tmp_path):
     lines = (f'list{number}: "|/var/lib/mailman/mail/mailman post list{number}"\n' for number in range(658))
     (tmp_path / "aliases").write_text("".join(lines))
@@ -259,5 +268,5 @@ class TestAliases:
         show, plan = _mta_migration._mta_aliases.show, _mta_migration._mta_aliases.plan
         monkeypatch.setattr(_mta_migration._mta_aliases, "show", lambda *a: read.append("show") or show(*a))
         monkeypatch.setattr(_mta_migration._mta_aliases, "plan", lambda *a: read.append("plan") or plan(*a))
-        assert len(_mta_migration._aliases(minion, {})) == 500
+        assert len(_mta_migration._aliases(minion, str(tmp_path / "aliases"), {})) == 500
         assert read == ["show", "plan"]

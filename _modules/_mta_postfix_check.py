@@ -19,6 +19,7 @@ import _mta_postfix_syntax
 import _mta_postfix_view
 import _mta_preflight
 import _mta_snapshots
+import _mta_system
 from _mta_minion import Minion
 from _mta_plan import Change
 from _mta_postfix_syntax import Entry
@@ -338,12 +339,12 @@ def _missing_for_postscreen(files: Files) -> list[tuple[str, str]]:
 def _unusable_addresses(proposal: Proposal, files: Files) -> list[str]:
     """Addresses and ports that master(8) could not bind, and would die of."""
     before = _mta_postfix_view.sockets(proposal.config_directory, proposal.files)
-    # A port that Postfix has now is free for it, whatever the address.
-    services = proposal.base.services()
-    ours = {service.rpartition("/")[0].rpartition(":")[2] for service in services if service.endswith("/inet")}
+    # A port that Postfix has now is free for it, whatever the address, and by whatever name (smtps, submissions).
+    listening = [service.rpartition("/")[0] for service in proposal.base.services() if service.endswith("/inet")]
+    ours = {_mta_system.port(name.rpartition(":")[2]) for name in listening} - {None}
     found = []
     for (host, port), label in _mta_postfix_view.sockets(proposal.config_directory, files).items():
-        reason = None if (host, port) in before else why_not_bound(host, port, port in ours)
+        reason = None if (host, port) in before else why_not_bound(host, port, _mta_system.port(port) in ours)
         if reason:
             found.append(f"{label}: cannot listen at {host} port {port}: {reason}")
     return found

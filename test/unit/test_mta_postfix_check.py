@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from conftest import MAIN
+from conftest import MAIN, MASTER
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_check
@@ -53,6 +53,16 @@ def test_a_port_that_is_taken_cannot_be_bound_and_one_that_is_free_can():
         assert why_not_bound("127.0.0.1", port, may_be_in_use=True) is None
     assert why_not_bound("127.0.0.1", port, may_be_in_use=False) is None
     assert why_not_bound("127.0.0.1", "nosuchport", may_be_in_use=False)
+
+
+def test_a_port_is_free_for_the_postfix_that_has_it_by_another_name(configuration, commands, monkeypatch):
+    tried = {}
+    monkeypatch.setattr("_mta_postfix_check.why_not_bound", lambda host, port, ours: tried.update({port: ours}))
+    configuration.write(master=f"{MASTER}465 inet n - y - - smtpd\n")
+    assert refusals(configuration, services={"submissions/inet": {"command": "smtpd"}}) == ""
+    assert tried["submissions"] is True
+    assert refusals(configuration, services={"submission/inet": {"command": "smtpd"}}) == ""
+    assert tried["submission"] is False
 
 
 def test_the_last_listener_is_not_taken_away(configuration, commands):

@@ -5,7 +5,7 @@ as it was.
 
 import pytest
 
-from rig.results import changed, failures, state_of
+from rig.results import changed, difference, failures, other_items, state_of
 
 GOOD = {"postfix_mta": {"root_recipient": "alice", "parameters": {"message_size_limit": 20000000}}}
 # Only the running server shows that it does not offer this.
@@ -233,6 +233,28 @@ def fresh(new_container):
     bare = new_container()
     bare.exec("mkdir -p /etc/postfix/sasl && echo '# before' >/etc/postfix/sasl/smtpd.conf")
     return bare
+
+
+SMARTHOST = """
+import socketserver
+class Smarthost(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"220 sink\\r\\n")
+        for line in self.rfile:
+            self.wfile.write(b"250 ok\\r\\n")
+socketserver.ThreadingTCPServer(("127.0.0.1", 2600), Smarthost).serve_forever()
+"""
+
+
+def test_on_a_bare_host_a_satellite_is_predicted_item_by_item(fresh):
+    fresh.exec(["systemd-run", "--quiet", "--unit=smarthost", "python3", "-c", SMARTHOST])
+    relay = {"host": "127.0.0.1", "port": 2600, "tls": "none"}
+    satellite = {"profile": "satellite", "root_recipient": "admin@example.org", "relay": relay}
+    prediction = fresh.apply(pillar={"postfix_mta": satellite}, test=True)
+    reality = fresh.apply()
+    assert not failures(prediction) + failures(reality)
+    assert not difference(prediction, reality) + other_items(prediction, reality)
+    assert not changed(fresh.apply())
 
 
 @pytest.fixture

@@ -73,8 +73,9 @@ class Minion(NamedTuple):
         return bool(glob.glob(f"{glob.escape(str(self.opts['sock_dir']))}/minion_event_*_pull.ipc"))
 
     def settings(self) -> dict[str, Any]:
-        """Return the effective settings, of the environment that holds the formula."""
-        settings: dict[str, Any] = self.functions["mta_settings.effective"](self.saltenv)
+        """Return the effective settings: of the environment of this run of states, or else of the last apply."""
+        saltenv = self.context.get(SALTENV) or self.state.read(APPLIED).get("saltenv") or self.saltenv
+        settings: dict[str, Any] = self.functions["mta_settings.effective"](str(saltenv))
         return settings
 
 

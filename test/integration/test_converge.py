@@ -27,8 +27,8 @@ def test_the_first_apply_succeeds(convergence):
 def test_the_first_apply_changes_exactly_what_the_dry_run_announced(prediction, convergence):
     if prediction is None:
         pytest.skip("Test Kitchen has converged the host already")
-    difference = results.difference(prediction, convergence)
-    tell(difference)
+    tell(results.difference(prediction, convergence))
+    tell(results.other_items(prediction, convergence))
 
 
 def test_a_second_apply_changes_nothing(container, instance, convergence):

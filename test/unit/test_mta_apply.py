@@ -154,10 +154,11 @@ def test_what_follows_an_apply_is_in_its_environments(minion, sent, files):
     asked = []
     minion.functions["mta_settings.effective"] = lambda saltenv: asked.append(saltenv) or {}
     minion.settings()
+    # The minion's own configuration, which says nothing of where the formula is.
     minion.opts["saltenv"] = "dev"
     minion.settings()
     minion.context[_mta_minion.SALTENV] = "base"
     minion.settings()
-    assert asked == ["prod", "dev", "base"]
+    assert asked == ["prod", "prod", "base"]
     del minion.opts["pillarenv"]
     assert _mta_last_apply.environment(minion) == {}

@@ -304,6 +304,28 @@ class TestWhatLeavesThePillar:
         assert "Not restored" not in str(again)
         host.check_output("postconf -X bounce_queue_lifetime")
 
+    def test_without_records_of_an_older_version_and_with_another_profile_at_once(self, host, container, pillar):
+        before = self.look(host)
+        parameters = {**pillar["parameters"], "delay_warning_time": "5h", "smtpd_helo_required": False}
+        older = {"postfix_mta": {**pillar, "parameters": parameters, "aliases": {**pillar["aliases"], "older": "bob"}}}
+        assert failures(container.apply(pillar=older)) == []
+        host.check_output("rm /var/lib/postfix_mta/postconf.json /var/lib/postfix_mta/aliases.json")
+        adopted = container.apply()
+        assert failures(adopted) == [] and not any(state["changes"] for state in adopted.values())
+
+        hardened = {"postfix_mta": {**pillar, "profile": "hardened"}}
+        predicted = container.apply(test=True, pillar=hardened)
+        results = container.apply()
+        assert failures(results) == []
+        for name in ("postfix_mta_config", "postfix_mta_aliases"):
+            assert state_of(results, name)["changes"] == state_of(predicted, name)["changes"], name
+        now = self.look(host)
+        assert "smtpd_helo_required = yes" in now["main"]
+        assert not [line for line in now["main"] if line.startswith("delay_warning_time")]
+        assert now["aliases"] == before["aliases"]
+        assert failures(container.apply(pillar={"postfix_mta": pillar})) == []
+        assert self.look(host) == before
+
 
 class TestLogin:
     """verify.login: the conversation logs in, and a wrong password undoes the change that it came with."""

@@ -108,3 +108,33 @@ def test_all_problems_are_told_at_once(container):
     comment = state_of(result, "postfix_mta_settings")["comment"]
     for expected in ("postfix_mta:hostname", "postfix_mta:certificate:key_size", "firewall"):
         assert expected in comment
+
+
+# As people write it: YAML makes dates, numbers and booleans of these keys, and Windows ends lines with two characters.
+ODD = """
+postfix_mta:
+  2024-05-01: x
+  parameters: {on: x, 0755: x}
+  aliases: {007: alice, no: bob, 2024-05-01: bob}
+  services: {12:30: {command: smtpd}}
+  certificate: {ca: {passphrase: "geheim-crlf\\r\\n"}}
+"""
+
+
+def test_keys_that_yaml_takes_for_something_else_are_told_all_at_once(container):
+    container.set_pillar({})
+    container.put({f"{container.root}srv/pillar/postfix_mta.sls": ODD})
+    result = container.apply(test=True)
+    comment = state_of(result, "postfix_mta_settings")["comment"]
+    for expected in (
+        "postfix_mta: datetime.date(2024, 5, 1)",
+        "postfix_mta:parameters: True",
+        "postfix_mta:parameters: 493",
+        "postfix_mta:aliases: 7",
+        "postfix_mta:aliases: False",
+        "postfix_mta:services: 750",
+        "postfix_mta:certificate:ca:passphrase: ends with a line break",
+    ):
+        assert expected in comment
+    assert "geheim-crlf" not in str(result)
+    assert len([one for one in result.values() if one["result"] is False and one.get("duration")]) == 1

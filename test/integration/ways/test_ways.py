@@ -1,10 +1,12 @@
 """
 Every way in which a host can get the formula, in one order on few hosts: a master's file roots, gitfs with a bare
-repository and an upgrade in it, an SPM package, an event through salt-api's webhook, salt-ssh, masterless.
+repository and an upgrade in it, an SPM package, an event through salt-api's webhook, salt-ssh, an environment of the
+minion's own, masterless, by sudo.
 """
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from rig import REPOSITORY, results
+from rig.fleet import PILLARS
 
 MINION, BARE = "mail1.example.com", "mail2.example.com"
 SECRET = "geheim-2908"
@@ -38,10 +41,17 @@ PARTS = (
 )
 REMOTE = "/srv/formula.git"
 GITFS = {"fileserver_backend": ["gitfs"], "gitfs_remotes": [f"file://{REMOTE}"], "gitfs_base": "main"}
+MOUNTED = {**GITFS, "gitfs_mountpoint": "salt://formulas"}
 HOOK = "postfix_mta/pillar_changed"
 REACTOR = [{f"salt/netapi/hook/{HOOK}": ["salt://postfix_mta/reactor/react.sls"]}]
 API = {"rest_cherrypy": {"port": 8000, "host": "127.0.0.1", "disable_ssl": True, "webhook_disable_auth": True}}
 PACKAGE = {"file_roots": {"base": ["/srv/spm/salt"]}, "reactor": REACTOR, **API}
+# The same package, and the pillar, in another environment alone.
+PROD = {
+    "file_roots": {"base": ["/srv/empty"], "prod": ["/srv/spm/salt"]},
+    "pillar_roots": {"base": ["/srv/empty"], "prod": [PILLARS]},
+    "reactor": [{"postfix_mta/reprovision": ["/srv/spm/salt/postfix_mta/reactor/react.sls"]}],
+}
 UNIT = """
 [Service]
 Type=exec
@@ -82,6 +92,10 @@ POST = (
     "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:8000/hook/{}', data=b'x=1')).read())"
 )
 KEY = "/root/.ssh/id_ed25519"
+SUDO = """
+apt-get install -y -qq --no-install-recommends sudo >/dev/null 2>&1; useradd --create-home deploy
+echo 'deploy ALL=(ALL) NOPASSWD: SETENV: ALL' >/etc/sudoers.d/deploy
+"""
 WATCH = "while sleep 0.05; do cat /proc/[0-9]*/cmdline; done >/root/arguments 2>/dev/null"
 
 
@@ -144,7 +158,16 @@ def from_gitfs(fleet, from_file_roots):
     """Let the master have the formula from a bare repository and nowhere else."""
     fleet.master.exec("rm -r /srv/fleet/salt")
     push(fleet, REPOSITORY)
+    configure(fleet, MOUNTED)
+    # What the minion remembers of the same revision would do.
+    fleet.minions[MINION].exec("rm -r /var/lib/postfix_mta/verdicts")
+    mounted = fleet.salt(MINION, "state.apply", "formulas.postfix_mta", test=True, timeout=600)[MINION]
     configure(fleet, GITFS)
+    return mounted
+
+
+def test_below_a_mountpoint_it_says_what_to_do(from_gitfs):
+    assert "give the gitfs remote no mountpoint" in str(from_gitfs)
 
 
 def test_gitfs(fleet, from_gitfs):
@@ -291,6 +314,52 @@ def test_salt_ssh_to_a_host_with_salt(fleet, over_ssh):
         assert_settled(json.loads(batch.stdout)[MINION])
 
 
+def wait_for(condition, seconds=120):
+    """Wait until a function returns something true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_what_follows_an_apply_is_in_its_environments(fleet, over_ssh):
+    """
+    Formula and pillar are in ``prod`` alone, which the minion's configuration names; later it names another one,
+    where neither is. What events and the schedule lead to goes on in ``prod``.
+    """
+    minion = fleet.minions[MINION]
+    settings = {**PILLAR["postfix_mta"], "schedule": {"enabled": True}}
+    fleet.master.put({f"{PILLARS}/top.sls": json.dumps({"prod": {MINION: ["prod"]}})})
+    fleet.master.put({f"{PILLARS}/prod.sls": json.dumps({"postfix_mta": settings})})
+    minion.put({"/etc/salt/minion.d/env.conf": yaml.safe_dump({"saltenv": "prod", "pillarenv": "prod"})})
+    configure(fleet, PROD)
+    fleet.restart(MINION)
+    applied = fleet.apply(MINION)[MINION]
+    assert not results.failures(applied)
+    last = fleet.salt(MINION, "mta_apply.last")[MINION]
+    assert (last["saltenv"], last["pillarenv"]) == ("prod", "prod")
+
+    minion.put({"/etc/salt/minion.d/env.conf": yaml.safe_dump({"saltenv": "base"})})
+    fleet.restart(MINION)
+
+    def healed():
+        return minion.exec(["postconf", "-h", "smtpd_helo_required"]).stdout == "no\n"
+
+    wrong = {**settings, "parameters": {"smtpd_helo_required": False}}
+    fleet.master.put({f"{PILLARS}/prod.sls": json.dumps({"postfix_mta": wrong})})
+    for what in ("event.send postfix_mta/reprovision", "schedule.run_job postfix_mta"):
+        minion.exec(["postconf", "-e", "smtpd_helo_required = yes"])
+        time.sleep(3)
+        minion.exec(["salt-call", *what.split()])
+        wait_for(healed)
+        # The apply goes on after its change.
+        fleet.salt(MINION, "state.single", "test.nop", "done", queue=True, timeout=600)
+        last = fleet.salt(MINION, "mta_apply.last")[MINION]
+        assert (last["result"], last["saltenv"], last["pillarenv"]) == (True, "prod", "prod")
+    minion.exec(["rm", "/etc/salt/minion.d/env.conf"])
+    fleet.restart(MINION)
+
+
 def test_masterless(fleet, over_ssh):
     """The minion, when it takes the formula and the pillar from its own disk."""
     minion = fleet.minions[MINION]
@@ -303,6 +372,34 @@ def test_masterless(fleet, over_ssh):
     applied = json.loads(minion.exec(call).stdout)["local"]
     assert not results.failures(applied)
     assert "smtpd_banner" in applied["postconf_|-postfix_mta_config_|-/etc/postfix_|-managed"]["changes"]
+    # By sudo of a user whose files are for himself alone, and whose home and path go with him.
+    minion.exec(SUDO)
+    as_deploy = ["su", "-", "deploy", "-c", "umask 077; sudo -E " + shlex.join(call)]
+    assert_settled(json.loads(minion.exec(as_deploy).stdout)["local"])
+
+
+def test_a_host_that_calls_itself_otherwise_keeps_its_name(fleet, over_ssh):
+    """The grain fqdn changes, as with another lease; the pillar names no host."""
+    minion = fleet.minions[MINION]
+    roots = ["--file-root=/srv/formula", "--pillar-root=/srv/pillar"]
+
+    def apply(settings):
+        pillar = json.loads(minion.exec(["cat", "/srv/pillar/mail.sls"]).stdout)["postfix_mta"]
+        minion.put({"/srv/pillar/mail.sls": json.dumps({"postfix_mta": {**pillar, **settings}})})
+        call = ["salt-call", "--local", *roots, "--out=json", "state.apply", "postfix_mta"]
+        return json.loads(minion.exec(call, check=False).stdout)["local"]
+
+    hosts = minion.exec(["cat", "/etc/hosts"]).stdout
+    minion.exec(["tee", "/etc/hosts"], input=f"{minion.ip} lease-7.example.net {MINION}\n127.0.0.1 localhost\n")
+    refused = apply({})
+    comment = results.state_of(refused, "postfix_mta_settings")["comment"]
+    assert 'calls itself "lease-7.example.net" now' in comment
+    assert f"at the last apply it was {MINION}; to keep that name, set hostname: {MINION}" in comment
+    assert not results.changed(refused)
+    assert minion.exec(["postconf", "-h", "myhostname"]).stdout == f"{MINION}\n"
+    assert_settled(apply({"hostname": MINION}))
+    minion.exec(["tee", "/etc/hosts"], input=hosts)
+    assert_settled(apply({"hostname": None}))
 
 
 def test_masterless_in_an_environment_of_its_own(fleet, over_ssh, newer):

@@ -20,6 +20,7 @@ import _mta_judge
 import _mta_package
 import _mta_pillar
 import _mta_postfix_edit
+import _mta_postfix_syntax
 import _mta_postfix_view
 import _mta_saslauthd
 import _mta_saslauthd_files
@@ -46,6 +47,8 @@ SASLAUTHD = "/usr/sbin/saslauthd"
 # Not tables of postmap(1).
 ALIAS_TABLES = ("alias_maps", "alias_database")
 LONG_TABLE = 2000
+# Lists of names and networks, in which a path stands for the lines of a file.
+NAME_LISTS = re.compile(r"(?:mydestination|mynetworks|debug_peer_list|\w+_(?:domains|networks|hosts))\Z")
 HEAD = """\
 #!yaml
 # Postfix on {hostname}, as pillar of the formula postfix_mta. Made by postconf.export.
@@ -81,6 +84,7 @@ def export(
     file, _ = _mta_aliases.looked_up(minion, ALIASES, config_directory)
     settings["aliases"] = without_secrets("aliases", _aliases(minion, file, notes), notes, include)
     settings["maps"] = _tables(minion, config_directory, file, notes, include)
+    _name_files_of_lists(config_directory, notes)
     settings["certificate"] = {"source": "none"}
     settings["sasl"] = _sasl(minion)
     settings["firewall"] = {"backend": "none"}
@@ -175,6 +179,15 @@ def _tables(
             hidden = {"secret": True} if included else {}
             tables[name] = {"type": kind, **own, **hidden, "entries": entries}
     return tables
+
+
+def _name_files_of_lists(config_directory: str, notes: Notes) -> None:
+    """Note each file whose lines are items of a list: they are not in main.cf, and pillar has no place for them."""
+    main = _mta_postfix_view.show(config_directory)
+    for name in filter(NAME_LISTS.match, main):
+        for item in _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(main[name], main)):
+            if item.lstrip("!").startswith("/"):
+                notes[f"{name}: {shown(item)}"] = "its lines stay in that file; another host needs it too"
 
 
 def _named_tables(minion: Minion, config_directory: str) -> Iterator[tuple[str, str]]:

@@ -171,6 +171,14 @@ def test_it_is_told_why_a_table_is_left_out(export, directory, pretend, changes,
     assert f"#   maps:{directory}/clients: {why}\n" in export()[0]
 
 
+def test_files_with_items_of_lists_are_named(export, directory):
+    with (directory / "main.cf").open("a") as file:
+        file.write("own = /etc/postfix/domains\nmydestination = $own, !/etc/postfix/others\n")
+    notes = [line for line in export()[0].splitlines() if line.startswith("#   mydestination: ")]
+    why = "its lines stay in that file; another host needs it too"
+    assert notes == [f"#   mydestination: {path}: {why}" for path in ("/etc/postfix/domains", "!/etc/postfix/others")]
+
+
 def test_aliases_elsewhere_are_named(export, directory, tmp_path):
     with (directory / "main.cf").open("a") as file:
         file.write(

@@ -313,7 +313,8 @@ class TestWhatLeavesThePillar:
         adopted = container.apply()
         assert failures(adopted) == [] and not any(state["changes"] for state in adopted.values())
 
-        hardened = {"postfix_mta": {**pillar, "profile": "hardened"}}
+        one_key = {**pillar["certificate"], "second": {"key_type": "none"}}
+        hardened = {"postfix_mta": {**pillar, "profile": "hardened", "certificate": one_key}}
         predicted = container.apply(test=True, pillar=hardened)
         results = container.apply()
         assert failures(results) == []

@@ -139,7 +139,9 @@ def _aliases(minion: Minion, file: str, notes: Notes) -> dict[str, Any]:
                 notes[f"aliases:{shown(names[0])}"] = str(err)
             continue
         if changes.pop(compiled, None):
-            notes[shown(file)] = "its compiled form is missing or old; the first apply makes it, as newaliases does"
+            notes[shown(file)] = (
+                "its compiled form is missing or old; the first apply makes it, as newaliases does"
+            )
         for name in names:
             if name in changes or (changes and len(names) == 1):
                 notes[f"aliases:{shown(name)}"] = "it is there more than once"
@@ -182,7 +184,7 @@ def _tables(
 
 
 def _name_files_of_lists(config_directory: str, notes: Notes) -> None:
-    """Note each file whose lines are items of a list: they are not in main.cf, and pillar has no place for them."""
+    """Note each file whose lines are items of a list: they are not in main.cf, and pillar has no place for it."""
     main = _mta_postfix_view.show(config_directory)
     for name in filter(NAME_LISTS.match, main):
         for item in _mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(main[name], main)):

@@ -176,7 +176,9 @@ def test_files_with_items_of_lists_are_named(export, directory):
         file.write("own = /etc/postfix/domains\nmydestination = $own, !/etc/postfix/others\n")
     notes = [line for line in export()[0].splitlines() if line.startswith("#   mydestination: ")]
     why = "its lines stay in that file; another host needs it too"
-    assert notes == [f"#   mydestination: {path}: {why}" for path in ("/etc/postfix/domains", "!/etc/postfix/others")]
+    assert notes == [
+        f"#   mydestination: {path}: {why}" for path in ("/etc/postfix/domains", "!/etc/postfix/others")
+    ]
 
 
 def test_aliases_elsewhere_are_named(export, directory, tmp_path):

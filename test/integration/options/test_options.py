@@ -307,7 +307,9 @@ class TestWhatLeavesThePillar:
     def test_without_records_of_an_older_version_and_with_another_profile_at_once(self, host, container, pillar):
         before = self.look(host)
         parameters = {**pillar["parameters"], "delay_warning_time": "5h", "smtpd_helo_required": False}
-        older = {"postfix_mta": {**pillar, "parameters": parameters, "aliases": {**pillar["aliases"], "older": "bob"}}}
+        older = {
+            "postfix_mta": {**pillar, "parameters": parameters, "aliases": {**pillar["aliases"], "older": "bob"}}
+        }
         assert failures(container.apply(pillar=older)) == []
         host.check_output("rm /var/lib/postfix_mta/postconf.json /var/lib/postfix_mta/aliases.json")
         adopted = container.apply()

@@ -110,8 +110,8 @@ def test_all_problems_are_told_at_once(container):
         assert expected in comment
 
 
-# As people write it: YAML makes numbers and booleans of these keys (a date stays a text, as Salt reads it), and Windows
-# ends lines with two characters.
+# As people write it: YAML makes numbers and booleans of these keys (a date stays a text, as Salt reads it), and
+# Windows ends lines with two characters.
 ODD = """
 postfix_mta:
   2024-05-01: x

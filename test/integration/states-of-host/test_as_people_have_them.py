@@ -1,6 +1,6 @@
 """
-A host as people have it: two Postfix instances, files whose last line does not end, aliases elsewhere, a listener of an
-old name, a company's authority, options of saslauthd added by hand. IPv6 is off, and localhost has ::1.
+A host as people have it: two Postfix instances, files whose last line does not end, aliases elsewhere, a listener
+of an old name, a company's authority, options of saslauthd added by hand. IPv6 is off, and localhost has ::1.
 """
 
 import ipaddress
@@ -40,7 +40,11 @@ PILLAR = {
         "services": {"submissions": True},
         "certificate": {
             "source": "files",
-            "files": {"certificate": "/etc/corp/mail.pem", "key": "/etc/corp/mail.key", "chain": "/etc/corp/ca.pem"},
+            "files": {
+                "certificate": "/etc/corp/mail.pem",
+                "key": "/etc/corp/mail.key",
+                "chain": "/etc/corp/ca.pem",
+            },
         },
         "sasl": {"combine_realm": True},
         "verify": {"login": {"username": "alice@example.org", "password": PASSWORD}},
@@ -86,7 +90,11 @@ def test_files_whose_last_line_did_not_end_are_whole(host, applied):
 def test_aliases_are_where_they_are_looked_up(host, applied):
     assert "people" not in host.exec("cat /etc/aliases").stdout
     assert host.exec("postalias -q people hash:/etc/mail/aliases").stdout == "alice\n"
-    assert host.exec("cat /etc/mail/aliases").stdout.splitlines() == ["postmaster: root", "root: alice", "people: alice"]
+    assert host.exec("cat /etc/mail/aliases").stdout.splitlines() == [
+        "postmaster: root",
+        "root: alice",
+        "people: alice",
+    ]
 
 
 def test_a_companys_authority_and_a_key_for_a_group_are_taken_with_a_warning(host, applied):

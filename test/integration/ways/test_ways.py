@@ -1,7 +1,7 @@
 """
 Every way in which a host can get the formula, in one order on few hosts: a master's file roots, gitfs with a bare
-repository and an upgrade in it, an SPM package, an event through salt-api's webhook, salt-ssh, an environment of the
-minion's own, masterless, by sudo.
+repository and an upgrade in it, an SPM package, an event through salt-api's webhook, salt-ssh, an environment of
+the minion's own, masterless, by sudo.
 """
 
 import json

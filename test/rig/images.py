@@ -62,7 +62,7 @@ gnutls-bin swaks
 --no-install-recommends mariadb-server postgresql memcached
 --no-install-recommends nsd ldnsutils unbound dns-root-data libmail-dkim-perl python3-authheaders
 --no-install-recommends python3-dkim python3-nacl python3-spf python3-dns
---no-install-recommends gpg gpg-agent
+--no-install-recommends gpg gpg-agent sudo
 --no-install-recommends prometheus
 --no-install-recommends dovecot-lmtpd procmail rsync
 """

@@ -133,8 +133,8 @@ def test_keys_that_yaml_takes_for_something_else_are_told_all_at_once(container)
         "postfix_mta:parameters:755: a number is not a name",
         "postfix_mta:aliases:7: a number is not a name",
         "postfix_mta:aliases:false: a boolean is not a name",
-        "postfix_mta:services:",
-        "postfix_mta:certificate:ca:passphrase: ends with a line break",
+        "postfix_mta:services:750: a number is not a name",
+        "postfix_mta:certificate:ca:passphrase: the value (hidden) ends with a line break",
     ):
         assert expected in comment
     assert "geheim-crlf" not in str(result)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rig.results import state_of
+from rig.results import failures, state_of
 
 BROKEN = {
     "a section that is a text": ({"certificate": "smtpd.crt"}, "postfix_mta:certificate"),
@@ -138,4 +138,4 @@ def test_keys_that_yaml_takes_for_something_else_are_told_all_at_once(container)
     ):
         assert expected in comment
     assert "geheim-crlf" not in str(result)
-    assert len([one for one in result.values() if one["result"] is False and one.get("duration")]) == 1
+    assert len(failures(result)) == 1

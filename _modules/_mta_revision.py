@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "a3649cef8596"
+REVISION = "15d552e75d18"

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 
-LIMITS = {"masterless": 1.20, "minion": 1.60, "growth": 1.30}
+LIMITS = {"masterless": 1.17, "minion": 1.45, "growth": 1.30}
 REFERENCE = "postfix_mta_reference"
 # How far the costs of the reference may lie apart, and the exit code where they do not tell.
 STEADY, UNSTEADY = 0.15, 3

@@ -50,6 +50,17 @@ def test_the_library_knows_no_loader():
         assert not {name for name in names if re.fullmatch("__(salt|opts|pillar|grains|context)__", name)}, path
 
 
+def test_classes_of_named_values_are_those_that_cost_nothing_at_import():
+    original = (
+        r"(?m)^(?:from (?:typing|dataclasses) import .*\b(?:dataclass|NamedTuple|TypedDict)\b|@dataclasses\.)"
+    )
+    for name, path in library().items():
+        if name != "_mta_records":
+            assert not re.search(original, path.read_text(encoding="utf-8")), (
+                f"{name}: import it from _mta_records"
+            )
+
+
 def test_doors_import_the_library_and_nothing_imports_doors():
     doors = {path.stem for path in (REPOSITORY / "_modules").glob("*.py") if not is_private(path)}
     for directory in ("_modules", "_states", "_runners", "_beacons"):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import pathlib
 import pickle
-import re
 import typing
 
 import pytest
 
 import _mta_records
-
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
 def make(dataclass, frozen):
@@ -175,12 +171,3 @@ def test_a_typed_dictionary_is_an_ordinary_one():
 
     assert type(Facts(name="a")) is dict
     assert Facts(name="a") == {"name": "a"}
-
-
-def test_no_file_of_the_library_uses_the_originals():
-    original = (
-        r"(?m)^(?:from (?:typing|dataclasses) import .*\b(?:dataclass|NamedTuple|TypedDict)\b|@dataclasses\.)"
-    )
-    for path in sorted((REPOSITORY / "_modules").glob("_mta_*.py")):
-        if path.stem != "_mta_records":
-            assert not re.search(original, path.read_text(encoding="utf-8")), path.name

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "15d552e75d18"
+REVISION = "3cc19bd95f6b"

@@ -3,14 +3,14 @@
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "15d552e75d18"
+REVISION = "3cc19bd95f6b"
 
 
 def run():
     """Include the parts; where this formula's modules are loaded, they have them rendered already."""
     include = {"include": [f".{part}" for part in PARTS]}
-    # salt-ssh renders on the master, and would ask on the target.
-    if "__master_opts__" in __opts__ or "mta_settings.states" not in __salt__:
+    # salt-ssh renders on the master, and would ask on the target. Below a mountpoint settings.sls says what to do.
+    if "__master_opts__" in __opts__ or "mta_settings.states" not in __salt__ or "." in sls:
         return include
     states = __salt__["mta_settings.states"](PARTS, REVISION, saltenv)
     files = {f"{saltenv}:{state['__sls__']}" for state in states.values() if "__sls__" in state}

@@ -92,7 +92,10 @@ def reverse_name(address: str) -> str:
 def _of_server(facts: Facts) -> Iterator[Record]:
     host = facts.hostname
     for address in facts.addresses:
-        yield Record(host, kind_of(address), address, "the server is found by its name")
+        reason = "the server is found by its name"
+        if ipaddress.ip_address(address).is_private:
+            reason += "; it is private, which the world does not reach: dns:addresses names the public ones"
+        yield Record(host, kind_of(address), address, reason)
     for address in facts.addresses:
         reason = "receivers refuse mail from an address without a name that leads back to it"
         yield Record(reverse_name(address), "PTR", f"{host}.", reason)

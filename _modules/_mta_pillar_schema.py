@@ -51,13 +51,16 @@ MAILBOXES = (
 
 # What values of a type may be, in words; for a type that is not here, its options say it.
 WORDS = {
+    "address": "an IP address, such as 192.0.2.1",
     "alternative_name": "a host name, such as smtp.example.com or *.example.com, or an IP address",
     "arguments": "a text or a list of texts",
     "boolean": "true, false",
     "column": 'true, false, "-" (Postfix\'s default)',
     "destination": "a destination, a list of them, or null",
+    "domain": "a domain, such as example.com",
     "firewall_port": "1 to 65535, or the word listeners",
     "hostname": "a full host name, such as mail.example.com",
+    "network": "a network, such as 192.0.2.0/24",
     "parameter": "a text, a whole number, true, false, a list of them, or null",
     "path": "an absolute path of letters, digits and . _ + @ = : - without ..",
     "recipient": "a user of this host, such as alice, or an address, such as alice@example.com",
@@ -74,9 +77,6 @@ _BITS = Value("integer", {"low": 1, "high": 100_000, "unit": " bits"})
 _DAYS = Value("integer", {"low": 1, "high": 36500, "unit": " days"})
 _MINION = {"what": "a minion's id, such as mail1.example.com", "pattern": r"[A-Za-z0-9_.@-]+"}
 _NAMES = Value("list", {"of": Value("alternative_name")})
-_DOMAIN = Value(
-    "text", {"what": "a domain, such as example.com", "pattern": r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9-]+)+"}
-)
 _LOGIN = Value("text", {"what": "a login name", "pattern": r"[^\s,{}=]+", "longest": 255})
 _PARAMETERS = Value(
     "entries",
@@ -318,21 +318,14 @@ SCHEMA: Schema = {
         "directory_mode": Value("socket_mode", {"pattern": "0?[0-7]{3}", "example": "0710"}),
     },
     "dkim": {
-        "domains": Value("list", {"of": _DOMAIN}),
+        "domains": Value("list", {"of": Value("domain")}),
         "selector": Value(
             "text", {"what": "a selector, such as mta1", "pattern": "[a-z0-9]([a-z0-9-]*[a-z0-9])?"}
         ),
         "key_type": Value("choice", {"allowed": ("rsa", "rsa+ed25519")}),
         "key_size": Value("integer", {"low": 2048, "high": 4096, "unit": " bits"}),
         "private_key": Value("pem", {"kind": "private key"}),
-        "networks": Value(
-            "list",
-            {
-                "of": Value(
-                    "text", {"what": "a network, such as 192.0.2.0/24", "pattern": r"[0-9a-f.:]+(/\d{1,3})?"}
-                )
-            },
-        ),
+        "networks": Value("list", {"of": Value("network")}),
         "keep_days": Value("integer", {"low": 0, "high": 365, "unit": " days"}),
         "results": _BOOLEAN,
         "dmarc_reject": _BOOLEAN,
@@ -346,9 +339,9 @@ SCHEMA: Schema = {
     },
     "dns": {
         "check": Value("choice", {"allowed": ("none", "report", "required")}),
-        "resolver": Value("text", {"what": "an IP address", "pattern": "[0-9a-f.:]+"}),
-        "domains": Value("list", {"of": _DOMAIN}),
-        "addresses": Value("list", {"of": Value("text", {"what": "an IP address", "pattern": "[0-9a-f.:]+"})}),
+        "resolver": Value("address"),
+        "domains": Value("list", {"of": Value("domain")}),
+        "addresses": Value("list", {"of": Value("address")}),
         "spf": Value("text", {"what": "an SPF record, such as v=spf1 mx -all", "pattern": "v=spf1.*"}),
         "dmarc": Value("text", {"what": "a DMARC record, such as v=DMARC1; p=none", "pattern": "v=DMARC1;.*"}),
         "mta_sts": Value("choice", {"allowed": ("none", "testing", "enforce")}),

@@ -259,6 +259,48 @@ def _smarthost(path: str, value: Any) -> Problems:
         yield f"{path}: {shown(value)} {_wrong_label(value)}; allowed: {what}"
 
 
+def _domain(path: str, value: Any) -> Problems:
+    """A domain that mail is of, as headers have it: in lower case, without a dot at its end."""
+    what = WORDS["domain"]
+    wrong = list(_text(path, value, what=what))
+    yield from wrong
+    if wrong:
+        return
+    reason = (
+        f"ends with a dot; without it: {value[:-1]}"
+        if value.endswith(".") and value != "."
+        else _wrong_label(value)
+        or ("has no dot" if "." not in value else None)
+        or (f"has capitals; in lower case: {value.lower()}" if value != value.lower() else None)
+    )
+    if reason:
+        yield f"{path}: {shown(value)} {reason}; allowed: {what}"
+
+
+def _address(path: str, value: Any) -> Problems:
+    """An IP address, of either version."""
+    wrong = list(_text(path, value, what=WORDS["address"]))
+    yield from wrong
+    if not wrong and not _is_address(value):
+        yield f"{path}: {shown(value)} is not valid; allowed: {WORDS['address']}"
+
+
+def _network(path: str, value: Any) -> Problems:
+    """A network: an IP address, and how many of its bits count."""
+    wrong = list(_text(path, value, what=WORDS["network"]))
+    yield from wrong
+    if wrong:
+        return
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        try:
+            meant = f"; without the bits of a host: {ipaddress.ip_network(value, strict=False)}"
+        except ValueError:
+            meant = f"; allowed: {WORDS['network']}"
+        yield f"{path}: {shown(value)} is not valid{meant}"
+
+
 def _alternative_name(path: str, value: Any) -> Problems:
     """A further name of the certificate: a host name, with or without a wildcard, or an IP address."""
     what = WORDS["alternative_name"]
@@ -566,12 +608,14 @@ def mapping(value: Any) -> Mapping[Any, Any]:
 
 
 CHECKERS: dict[str, Callable[..., Problems]] = {
+    "address": _address,
     "alternative_name": _alternative_name,
     "arguments": _arguments,
     "boolean": _boolean,
     "choice": _choice,
     "column": _column,
     "destination": _destination,
+    "domain": _domain,
     "entries": _entries,
     "firewall_port": _firewall_port,
     "hostname": _hostname,
@@ -579,6 +623,7 @@ CHECKERS: dict[str, Callable[..., Problems]] = {
     "list": _list,
     "mailboxes": _mailboxes,
     "mode": _mode,
+    "network": _network,
     "number_column": _number_column,
     "parameter": _parameter,
     "path": _path,

@@ -45,6 +45,8 @@ MILTER = f"unix:{SOCKET}"
 SUBJECT = "mta_dkim"
 DAY = 86400
 KEY_SIZE = 2048
+# Of RSA, in bits; what receivers have to verify (RFC 8301, 3.2).
+LEAST_SIZE = 1024
 # After a reload the former worker signs until the new one is there.
 PATIENCE = 30
 # With all public suffixes to compile the first start takes 10 s of a processor.
@@ -406,6 +408,7 @@ def _planned(
         given = _given_key(minion, key_pillar) if name == selector else None
         there = _mta_system.read_bytes(key_file(name))
         if there is None or (given is not None and there != given):
+            planned.errors += _wrong_key(given, there, selector)
             kind = "Ed25519" if name.endswith(SECOND) else f"RSA {key_size}" if given is None else "from pillar"
             planned.changes[key_file(name)] = {"old": there and "another key", "new": kind}
             if name == wanted.selectors.active:
@@ -432,6 +435,24 @@ def _signs(text: str | None) -> str | None:
 
 def _given_key(minion: Minion, key_pillar: str | None) -> bytes | None:
     return _mta_pem.source(minion, key_pillar, private=True) if key_pillar else None
+
+
+def _wrong_key(given: bytes | None, there: bytes | None, selector: str) -> list[str]:
+    """Why a key from pillar is none to sign with, or not under its selector."""
+    if given is None:
+        return []
+    try:
+        key = _mta_x509.describe_key(given)["key"]
+    except CommandExecutionError as err:
+        return [f"dkim:private_key {err}"]
+    kind, _, size = key.partition(" ")
+    if kind != "RSA" or int(size) < LEAST_SIZE:
+        return [f"dkim:private_key is {key}: all receivers verify RSA of {LEAST_SIZE} bits or more only"]
+    former = state()
+    if there is not None and former and selector in (former.active, *former.kept):
+        # Its record in the DNS, and mail on its way, are of the key that is there.
+        return [f"dkim:private_key is another key than the one that {selector} signs with: name another selector"]
+    return []
 
 
 def _ed25519_key() -> bytes:

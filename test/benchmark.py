@@ -10,9 +10,13 @@ are measured in turn; medians are compared.
     benchmark.py masterless --rounds 7 -- salt-call --local
     benchmark.py minion --rounds 7 -- salt mail.example.com
     benchmark.py growth --rounds 5 --pillar /srv/pillar/postfix_mta.sls -- salt-call --local
+    benchmark.py arriving --turns 3 --pillar /srv/pillar/postfix_mta.sls [--on-minion] -- salt-call --local
 
 ``growth`` is masterless, too, with a large pillar, half of it and nothing in turn, which are written to a file and
 applied: 100 parameters, 10 services, 10 tables of 1,000 entries, 100 aliases.
+
+``arriving`` compares a server that signs, has records for the DNS and keeps to MTA-STS policies with the same one
+that does not: each is made of the other, ``--turns`` times, and measured against the reference.
 """
 
 import argparse
@@ -24,7 +28,7 @@ import subprocess
 import sys
 import time
 
-LIMITS = {"masterless": 1.17, "minion": 1.45, "growth": 1.30}
+LIMITS = {"masterless": 1.17, "minion": 1.45, "growth": 1.30, "arriving": 1.05}
 REFERENCE = "postfix_mta_reference"
 # How far the costs of the reference may lie apart, and the exit code where they do not tell.
 STEADY, UNSTEADY = 0.15, 3
@@ -138,17 +142,49 @@ def growth(args):
     return verdict(ratio <= LIMITS["growth"] and linear, references)
 
 
+ARRIVING = {
+    "dkim": {"domains": ["example.com"]},
+    "dns": {"follow_mta_sts": True, "mta_sts": "enforce", "tls_reports": "mailto:tls@{domain}"},
+}
+
+
+def arriving(args, clock):
+    """Measure with and without what makes mail arrive, in turn; print the ratio; return as :func:`verdict` does."""
+    plain = {"root_recipient": "alice"}
+    pillars = {"without": plain, "with": {**plain, **ARRIVING}}
+    ratios, references = {name: [] for name in pillars}, []
+    for _ in range(args.turns):
+        for name, settings in pillars.items():
+            pathlib.Path(args.pillar).write_text(json.dumps({"postfix_mta": settings}))
+            measure(args.command, "postfix_mta", clock)
+            reference, formula, taken, _ = measure_in_turn(args.command, clock, args.rounds)
+            ratios[name].append(formula / reference)
+            references.append(taken)
+            print(f"arriving, {name}: reference {reference:.3f} s, no-change apply {formula:.3f} s", flush=True)
+    without, with_it = (statistics.median(found) for found in ratios.values())
+    ratio = with_it / without
+    print(
+        f"arriving{' on a minion' * args.on_minion}: {without:.2f} and {with_it:.2f} of the reference, ratio"
+        f" {ratio:.3f} (limit {LIMITS['arriving']:.2f}, medians of {args.rounds} in {args.turns} turns)"
+    )
+    return verdict(ratio <= LIMITS["arriving"], references)
+
+
 def main():
     """Measure both in turn, print the medians and the ratio; exit with 1 above the limit, 3 on a busy machine."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("kind", choices=LIMITS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pillar", help="for growth: the file that holds the formula's pillar")
+    parser.add_argument("--pillar", help="for growth and arriving: the file that holds the formula's pillar")
+    parser.add_argument("--turns", type=int, default=1, help="for arriving: how often each is made of the other")
+    parser.add_argument("--on-minion", action="store_true", help="for arriving: measured as minion is")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     if args.kind == "growth":
         return growth(args)
-    clock = children_seconds if args.kind == "masterless" else daemons_seconds
+    clock = daemons_seconds if args.kind == "minion" or args.on_minion else children_seconds
+    if args.kind == "arriving":
+        return arriving(args, clock)
     reference, formula, taken, masters = measure_in_turn(args.command, clock, args.rounds)
     ratio = formula / reference
     tasks = {}

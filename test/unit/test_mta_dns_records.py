@@ -1,5 +1,7 @@
 """What the DNS should say: the records that follow from a server, and their forms."""
 
+import dataclasses
+
 import pytest
 from salt.exceptions import SaltInvocationError
 
@@ -28,6 +30,12 @@ def test_all_that_mail_needs_is_there():
     assert found["_submissions._tcp.example.com", "SRV"] == "0 10 465 mail.example.com."
     assert found["https://mta-sts.example.com/.well-known/mta-sts.txt", "file"].startswith("version: STSv1\r\n")
     assert all(one.reason for one in _mta_dns_records.records(FACTS))
+
+
+def test_a_private_address_is_told():
+    found = _mta_dns_records.records(dataclasses.replace(FACTS, addresses=["10.0.0.1", "192.0.9.1"]))
+    reasons = {one.data: one.reason for one in found if one.type == "A"}
+    assert "dns:addresses names the public ones" in reasons["10.0.0.1"] and "private" not in reasons["192.0.9.1"]
 
 
 def test_long_texts_are_split():

@@ -83,6 +83,41 @@ def test_the_dns_is_not_asked_where_nothing_waits(host, minion):
     assert asked.active == "new"
 
 
+class TestGivenKey:
+    """A key from pillar, for servers that share one."""
+
+    @pytest.fixture
+    def errors(self, host, minion, pretend, tmp_path):
+        pretend("_mta_services.manager", lambda: "systemd")
+        pretend("_mta_services.status", lambda names: {name: {"active": True} for name in names})
+        given = tmp_path / "given.pem"
+
+        def plan(pem):
+            given.write_bytes(pem)
+            given.chmod(0o600)
+            return _mta_signer.plan(minion, ["example.com"], "new", key_pillar=str(given)).errors
+
+        return plan
+
+    def test_one_that_receivers_do_not_verify_is_refused(self, errors):
+        for kind, size in (("ec", 256), ("ed25519", None)):
+            (found,) = errors(_mta_x509_make.make_key(kind, size))
+            assert "all receivers verify RSA of 1024 bits or more" in found
+        (found,) = errors(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+        assert "not a PEM private key" in found
+
+    def test_another_one_needs_another_selector_once_it_has_signed(self, errors, host, pem):
+        assert errors(_mta_x509_make.make_key("rsa", 2048)) == []
+        for text in ("# signs: new\n", f"# signs: old\n# kept: new since {2000000000}\n"):
+            host(text)
+            assert errors(pem) == []
+            (found,) = errors(_mta_x509_make.make_key("rsa", 2048))
+            assert "name another selector" in found
+        # One that waits has signed nothing.
+        host("# signs: old\n")
+        assert errors(pem) == []
+
+
 class FakeMilter(threading.Thread):
     """A milter that answers each step, and at the end with these packets."""
 

@@ -63,6 +63,17 @@ def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
 
 
+def test_mail_that_arrives_costs_next_to_nothing(benchmark, container):
+    pillar = f"{container.root}srv/pillar/postfix_mta.sls"
+    before = container.exec(["cat", pillar]).stdout
+    command = ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
+    try:
+        benchmark("arriving", "--rounds=5", f"--pillar={pillar}", "--", *command)
+    finally:
+        container.put({pillar: before})
+        container.apply()
+
+
 def test_where_nothing_is_new_one_sls_file_is_rendered(container):
     container.apply()
     apply = [

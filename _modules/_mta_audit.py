@@ -19,6 +19,7 @@ import _mta_judge
 import _mta_pem
 import _mta_postfix_view
 import _mta_saslauthd_view
+import _mta_signer
 import _mta_smtp
 import _mta_system
 import _mta_tables
@@ -64,6 +65,7 @@ def audit(minion: Minion, timeout: float = 120) -> dict[str, Any]:
         "certificates": certificates,
         "authorities": authorities,
         "validates": bool(_mta_dane.look(parameters)),
+        "judges": _mta_signer.judges(),
     }
     return {"findings": _mta_findings.findings(facts), "notes": notes}
 

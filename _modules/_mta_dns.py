@@ -35,6 +35,9 @@ class Finding(NamedTuple):
     reason: str
 
 
+# Of these TXT records a name has one (RFC 6376, 3.6.2.2; RFC 8461, 3.1; RFC 8460, 3); so it has of SPF and DMARC.
+ALONE = ("v=dkim1", "v=stsv1", "v=tlsrptv1")
+
 # -- what there should be ----------------------------------------------------------------------
 
 
@@ -47,6 +50,7 @@ def facts(minion: Minion) -> Facts:
         hostname=settings["hostname"],
         addresses=dns["addresses"] or _own_addresses(minion),
         domains=dns["domains"] or settings["dkim"]["domains"] or [settings["domain"]],
+        mx=dns["mx"] or [settings["hostname"]],
         keys=_keys(),
         tlsa=_tlsa(listeners),
         ports=sorted(
@@ -144,6 +148,8 @@ def _difference(record: Record, data: Sequence[str]) -> tuple[str, str] | None:
     same_purpose = (
         data if record.type != "TXT" else [one for one in data if _purpose(one) == _purpose(record.data)]
     )
+    if record.type == "TXT" and _purpose(record.data) in ALONE and len(same_purpose) > 1:
+        return ("wrong", f"there is more than one, {', '.join(same_purpose)}: receivers take none")
     if record.type in ("A", "AAAA", "PTR"):
         same_purpose = [text for text in data if text not in alike]
         if alike and same_purpose and record.type == "PTR":

@@ -46,6 +46,9 @@ class Facts:
     domains
         Those whose mail it takes and sends.
 
+    mx
+        The names of the servers that take that mail.
+
     keys
         Selector to the text of its record.
 
@@ -62,6 +65,7 @@ class Facts:
     hostname: str
     addresses: Sequence[str]
     domains: Sequence[str]
+    mx: Sequence[str]
     keys: Mapping[str, str]
     tlsa: Sequence[str]
     ports: Sequence[int]
@@ -108,7 +112,9 @@ def _of_server(facts: Facts) -> Iterator[Record]:
 
 def _of_domain(facts: Facts, domain: str) -> Iterator[Record]:
     host, policies = facts.hostname, facts.policies
-    yield Record(domain, "MX", f"{PREFERENCE} {host}.", "mail for the domain comes to this server")
+    for server in facts.mx:
+        reason = "mail for the domain comes to this server" + " as well" * (server != host)
+        yield Record(domain, "MX", f"{PREFERENCE} {server}.", reason)
     if policies.get("spf"):
         yield Record(domain, "TXT", _filled(policies["spf"], domain), "SPF: which servers send the domain's mail")
     for selector, text in facts.keys.items():
@@ -118,7 +124,7 @@ def _of_domain(facts: Facts, domain: str) -> Iterator[Record]:
         yield Record(f"_dmarc.{domain}", "TXT", _filled(policies["dmarc"], domain), reason)
     mode = policies.get("mta_sts")
     if mode and mode != "none":
-        policy = sts_policy(mode, host)
+        policy = sts_policy(mode, facts.mx)
         name = hashlib.sha256(policy.encode()).hexdigest()[:20]
         yield Record(f"_mta-sts.{domain}", "TXT", f"v=STSv1; id={name}", "MTA-STS: there is a policy, and which")
         reason = "MTA-STS: the policy, from a web server with a certificate of a public authority"
@@ -136,11 +142,10 @@ def _filled(text: str, domain: str) -> str:
     return text.replace("{domain}", domain)
 
 
-def sts_policy(mode: str, host: str) -> str:
-    """Return the text of an MTA-STS policy (RFC 8461, 3.2), whose lines end in CRLF."""
-    return "".join(
-        f"{line}\r\n" for line in ("version: STSv1", f"mode: {mode}", f"mx: {host}", f"max_age: {STS_AGE}")
-    )
+def sts_policy(mode: str, hosts: Iterable[str]) -> str:
+    """Return the text of an MTA-STS policy (RFC 8461, 3.2), the same on each host; its lines end in CRLF."""
+    lines = ("version: STSv1", f"mode: {mode}", *(f"mx: {host}" for host in sorted(hosts)), f"max_age: {STS_AGE}")
+    return "".join(f"{line}\r\n" for line in lines)
 
 
 # -- as text -----------------------------------------------------------------------------------

@@ -118,6 +118,7 @@ def findings(facts: Facts) -> list[dict[str, str]]:
         - ``certificates``: path to a list of what ``mta_x509.describe`` returns, with ``days_left``
         - ``authorities``: list of those paths that hold authorities
         - ``validates``: whether the resolver does (DNSSEC)
+        - ``judges``: whether the formula's signer judges others' mail; ``None``: there is no such signer
 
     Returns a list of dictionaries as of ``mta_probe.audit``.
     """
@@ -262,6 +263,13 @@ def _of_sending(facts: Facts) -> Iterator[Weakness]:
             "smtp_tls_policy_maps",
             "the policies by which other domains demand a right certificate are ignored (MTA-STS)",
             "dns: {follow_mta_sts: true}",
+        )
+    if facts["judges"] is False:
+        yield (
+            "low",
+            "others-unjudged",
+            "what SPF, DKIM and DMARC say of mail from others is not looked at: no filter can tell a forged one",
+            "dkim: {results: true}",
         )
 
 

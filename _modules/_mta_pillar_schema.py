@@ -341,6 +341,7 @@ SCHEMA: Schema = {
         "check": Value("choice", {"allowed": ("none", "report", "required")}),
         "resolver": Value("address"),
         "domains": Value("list", {"of": Value("domain")}),
+        "mx": Value("list", {"of": Value("domain")}),
         "addresses": Value("list", {"of": Value("address")}),
         "spf": Value("text", {"what": "an SPF record, such as v=spf1 mx -all", "pattern": "v=spf1.*"}),
         "dmarc": Value("text", {"what": "a DMARC record, such as v=DMARC1; p=none", "pattern": "v=DMARC1;.*"}),

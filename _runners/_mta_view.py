@@ -7,6 +7,7 @@ shown anywhere.
 
 from __future__ import annotations
 
+import collections
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,11 @@ LARGEST = 2**53
 MOST = 50
 # A line of a zone file, as minions write it; nothing else of theirs gets into one.
 RECORD = r"\S+\.\t\d+\tIN\t[A-Z]+\t.+"
+# What to do where servers contradict each other.
+ALONE = {
+    "v=DKIM1": "name another dkim:selector on each server, or give all of them one dkim:private_key",
+    "v=STSv1": "name all servers in dns:mx, on each of them",
+}
 Row = dict[str, Any]
 
 
@@ -395,23 +401,36 @@ def zone(answers: Mapping[str, Any], unreachable: Iterable[str]) -> str:
     unreachable
         Ids of minions that did not answer.
     """
-    lines: list[str] = []
     reasons: dict[str, str | None] = {}
     comments: list[str] = []
     for minion, text in sorted(answers.items()):
         if not isinstance(text, str) or not text.startswith(";"):
             comments.append(f"; {minion} has no records: {_line(text)}")
             continue
-        reason = None
+        reason: str | None = None
+        elsewhere: list[str] = []
         for line in text.splitlines():
             # Whole: a key's record is longer than what is shown elsewhere.
             shown = "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
-            if line.startswith(";"):
+            if line.startswith("; elsewhere"):
+                elsewhere.append(shown)
+            elif line.startswith(";") and elsewhere:
+                elsewhere[-1] += f"\n{shown}"
+            elif line.startswith(";"):
                 reason = shown
-                comments += [shown] * (line.startswith("; elsewhere") or "\tIN\t" in line)
-            elif re.fullmatch(RECORD, line) and shown not in reasons:
-                reasons[shown] = reason
-                lines.append(shown)
+            elif re.fullmatch(RECORD, line):
+                reasons.setdefault(shown, reason)
+        comments += elsewhere
     comments += [f"; {minion} did not answer" for minion in unreachable]
-    body = [text for line in lines for text in (reasons[line], line) if text]
-    return "\n".join([*body, *dict.fromkeys(comments)])
+    body = [text for line, reason in reasons.items() for text in (reason, line) if text]
+    return "\n".join([*body, *dict.fromkeys(comments), *_contradictions(reasons)])
+
+
+def _contradictions(lines: Iterable[str]) -> Iterator[str]:
+    """Comments on records of which a name may have one only, and has several by what the servers say."""
+    texts = re.findall(r'(?m)^(\S+)\.\t.*\tTXT\t"(v=\w+)', "\n".join(lines))
+    found = collections.Counter(texts)
+    for (name, version), count in found.items():
+        if count > 1:
+            hint = ALONE.get(version, "have all servers say the same")
+            yield f"; {name} has {count} records {version}, and receivers take none then: {hint}"

@@ -149,7 +149,7 @@ ARRIVING = {
 
 
 def arriving(args, clock):
-    """Measure with and without what makes mail arrive, in turn; print the ratio; return as :func:`verdict` does."""
+    """Measure with and without what makes mail arrive; print the ratio; return as :func:`verdict` does."""
     plain = {"root_recipient": "alice"}
     pillars = {"without": plain, "with": {**plain, **ARRIVING}}
     ratios, references = {name: [] for name in pillars}, []

@@ -12,6 +12,7 @@ FACTS = Facts(
     hostname="mail.example.com",
     addresses=["192.0.2.1", "2001:db8::1"],
     domains=["example.com"],
+    mx=["mail.example.com"],
     keys={"key1": "v=DKIM1; k=rsa; p=" + "A" * 392},
     tlsa=["3 1 1 00ff"],
     ports=[587, 465],
@@ -30,6 +31,16 @@ def test_all_that_mail_needs_is_there():
     assert found["_submissions._tcp.example.com", "SRV"] == "0 10 465 mail.example.com."
     assert found["https://mta-sts.example.com/.well-known/mta-sts.txt", "file"].startswith("version: STSv1\r\n")
     assert all(one.reason for one in _mta_dns_records.records(FACTS))
+
+
+def test_servers_of_one_domain_ask_for_the_same():
+    texts = []
+    for host in ("b.example.com", "a.example.com"):
+        facts = dataclasses.replace(FACTS, hostname=host, mx=["b.example.com", "a.example.com"])
+        found = _mta_dns_records.records(facts)
+        assert {one.data for one in found if one.type == "MX"} == {"10 a.example.com.", "10 b.example.com."}
+        texts.append([one.data for one in found if "STSv1" in one.data])
+    assert texts[0] == texts[1] and "mx: a.example.com\r\nmx: b.example.com\r\n" in texts[0][1]
 
 
 def test_a_private_address_is_told():

@@ -71,6 +71,7 @@ GOOD = {
     },
     "authorities": ["/etc/ssl/certs/cacert.pem"],
     "validates": False,
+    "judges": True,
 }
 SMTPD = "/etc/ssl/certs/smtpd.crt"
 
@@ -113,6 +114,7 @@ def test_there_is_nothing_to_say_about_a_good_server(findings):
         ),
         (("validates",), True, "low", "smtp_tls_security_level", ": dane, smtp_dns_support_level: dnssec}"),
         (("parameters", "smtpd_milters"), "unix:signer", "low", "smtp_tls_policy_maps", "{follow_mta_sts: true}"),
+        (("judges",), False, "low", "others-unjudged", "dkim: {results: true}"),
         (("parameters", "smtpd_sender_login_maps"), "", "medium", "any-sender submission/inet", "senders: own"),
         (("parameters", "smtpd_sender_restrictions"), "", "medium", "any-sender submission/inet", "senders: own"),
         (("listeners", 0, "taken"), ["weak ciphers"], "high", "weak-ciphers 127.0.0.1:25", "exclude_ciphers"),

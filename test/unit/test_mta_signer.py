@@ -195,6 +195,8 @@ def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, preten
         # Without a list that is worth it Hyperscan would only cost.
         assert ("disable_hyperscan = false" in text, 'reject = "reject"' in text) == (asked, refuses)
         told = "; Authentication-Results" * asked + "; refuses by DMARC" * refuses
+        host(text)
+        assert _mta_signer.judges() is asked
         assert _mta_signer._signs(text) == "new signs for example.com" + told
 
 

@@ -306,6 +306,19 @@ class TestZone:
         assert shown[-2:] == ["; c has no records: 'mta_dns.records' is not available.", "; d did not answer"]
         assert "; 1.2.0.192.in-addr.arpa.\t3600\tIN\tPTR\tmail1.example.com." in shown
 
+    def test_servers_that_contradict_each_other_are_told(self):
+        text = '; DKIM\n{0}._domainkey.example.com.\t3600\tIN\tTXT\t"v=DKIM1; k=rsa; p={1}"\n'
+        apart = _mta_view.zone({"a": text.format("a", 1), "b": text.format("b", 2)}, [])
+        assert "receivers" not in apart
+        shown = _mta_view.zone({"a": text.format("a", 1), "b": text.format("a", 2)}, []).splitlines()
+        assert shown[-1].startswith("; a._domainkey.example.com has 2 records v=DKIM1, and receivers take none")
+        assert shown[-1].endswith("or give all of them one dkim:private_key")
+
+    def test_a_policy_is_there_once_and_whole(self):
+        policy = "; elsewhere: MTA-STS\n; https://mta-sts.example.com/\n; version: STSv1\n; mx: a\n; mx: b"
+        text = f"{self.SPF}\n{policy}\n"
+        assert _mta_view.zone({"a": text, "b": text}, []) == f"{self.SPF}\n{policy}"
+
     def test_a_long_record_is_whole_and_what_is_no_record_is_left_out(self):
         key = '; DKIM\nk._domainkey.example.com.\t3600\tIN\tTXT\t"' + "A" * 255 + '" "' + "B" * 200 + '"'
         assert _mta_view.zone({"a": f"{key}\n$INCLUDE /etc/shadow\n"}, []) == key

@@ -522,6 +522,7 @@ class TestRotation:
         assert found == "/etc/postfix-mta-signer/key1.key\n"
         assert given.splitlines()[9] not in shown
         seen = judged(peer, "constant-", len(sent))
+        print(f"{ROTATIONS} rotations, {len(sent)} messages sent, {len(seen)} came")
         assert len(seen) == len(sent)
         assert [
             one for one in seen if (one["dkimpy"], one["mail-dkim"], one["dmarc"]) != (True, "pass", "pass")

@@ -4,14 +4,37 @@ What a receiver makes of messages, by programs of others: dkimpy, Mail::DKIM, py
 The arguments are files of messages, as they were delivered; of each a line of JSON is printed.
 """
 
-import concurrent.futures
+import functools
 import json
 import re
 import subprocess
 import sys
 
 import authheaders
+import authheaders.dmarc_lookup
 import dkim
+
+# Verdicts on messages, each of which comes after a line with its length.
+PERL = """
+use Mail::DKIM::Verifier;
+while (defined(my $length = <STDIN>)) {
+    read STDIN, my $message, $length;
+    my $verifier = Mail::DKIM::Verifier->new;
+    $verifier->PRINT($message);
+    $verifier->CLOSE;
+    print $verifier->result, "\\n";
+}
+"""
+# Otherwise it reads all public suffixes for each message.
+authheaders.dmarc_lookup.get_org_domain = functools.lru_cache(authheaders.dmarc_lookup.get_org_domain)
+
+
+def as_sent(path):
+    """A message as it was sent: what was delivered has some lines before what was signed."""
+    with open(path, "rb") as handle:
+        message = handle.read()
+    bare = re.sub(rb"(?s)^Return-Path:.*?\r?\nX-Original-To:.*?\r?\nDelivered-To:[^\n]*\n", b"", message)
+    return message.decode(errors="replace"), bare.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
 def verified(message, number):
@@ -22,19 +45,11 @@ def verified(message, number):
         return False
 
 
-def judge(path):
-    """The verdicts on a message."""
-    with open(path, "rb") as handle:
-        message = handle.read()
-    text = message.decode(errors="replace")
+def judge(text, bare, other):
+    """The verdicts on a message; ``other``: that of Mail::DKIM."""
     sender = re.search(r"(?m)^Return-Path: <(.*)>", text)[1]
     client = re.search(r"(?m)^Received: from (\S+) \(.*\[([\d.]+)\]\)", text)
-    # What was delivered has these before what was signed.
-    bare = re.sub(rb"(?s)^Return-Path:.*?\r?\nX-Original-To:.*?\r?\nDelivered-To:[^\n]*\n", b"", message)
-    bare = bare.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     signatures = len(re.findall(r"(?mi)^DKIM-Signature:", text))
-    perl = "use Mail::DKIM::Verifier; my $d = Mail::DKIM::Verifier->new; $d->PRINT(join '', <STDIN>); $d->CLOSE;"
-    other = subprocess.run(["perl", "-e", f"{perl} print $d->result"], input=bare, capture_output=True, check=True)
     results = authheaders.authenticate_message(
         bare, "mx.peer.test", ip=client[2], mail_from=sender, helo=client[1], spf=True, dkim=True, arc=False
     )
@@ -44,11 +59,13 @@ def judge(path):
         "signatures": signatures,
         "selector": (re.search(r"(?s)DKIM-Signature:.*?\bs=([\w-]+);", text) or [None, None])[1],
         "dkimpy": signatures > 0 and all(verified(bare, number) for number in range(signatures)),
-        "mail-dkim": other.stdout.decode(),
+        "mail-dkim": other,
         **found,
     }
 
 
-with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    for verdict in pool.map(judge, sys.argv[1:]):
-        print(json.dumps(verdict))
+messages = [as_sent(path) for path in sys.argv[1:]]
+stream = b"".join(b"%d\n%s" % (len(bare), bare) for _, bare in messages)
+others = subprocess.run(["perl", "-e", PERL], input=stream, capture_output=True, check=True).stdout.decode().split()
+for (text, bare), other in zip(messages, others):
+    print(json.dumps(judge(text, bare, other)))

@@ -65,7 +65,7 @@ CONF_TEXT = """\
 {second}{kept}options {{
   pidfile = "/run/{service}/pid";
   tempdir = "/run/{service}";
-  hs_cache_dir = "/var/cache/{service}";
+  hs_cache_dir = "/var/cache/{service}/";
   control_socket = "/run/{service}/control mode=0600";
   url_tld = "{tld}";
   filters = "dkim";
@@ -118,7 +118,8 @@ milter_headers {
 """
 # Mail that fails DMARC is refused where its domain says p=reject (RFC 7489, 6.3), or it is not.
 DMARC_TEXT = {True: 'dmarc { actions { reject = "reject"; } }\n', False: "dmarc { }\n"}
-PUBLIC_NAMES = "/usr/share/rspamd/effective_tld_names.dat"
+# All public suffixes: rspamd's own list, or the one of Debian 13's package publicsuffix, which rspamd depends on.
+PUBLIC_NAMES = ("/usr/share/rspamd/effective_tld_names.dat", "/usr/share/publicsuffix/effective_tld_names.dat")
 DOMAIN_TEXT = '    "{domain}" {{ selectors [{keys}] }}\n'
 KEY_TEXT = '{{ selector = "{selector}"; path = "{path}"; }}'
 UNIT_TEXT = """\
@@ -137,7 +138,7 @@ UMask=0007
 NoNewPrivileges=true
 ExecStartPre=+/usr/bin/install -d -o {user} -g postfix -m 0750 {directory}
 ExecStart={program} -c {conf} -f
-ExecStartPost=/bin/sh -c 'until test -S {socket}; do sleep 0.1; done'
+ExecStartPost=+/bin/sh -c 'until test -S {socket}; do kill -0 $MAINPID || exit 1; sleep 0.1; done'
 ExecReload=/bin/kill -HUP $MAINPID
 ExecStopPost=+/bin/rm -rf {directory}
 Restart=always
@@ -328,7 +329,7 @@ def _wanted(
         networks=quoted,
         queue=queue,
         socket=SOCKET,
-        tld=PUBLIC_NAMES if results else f"{FOLDER}/tld",
+        tld=next(filter(os.path.exists, PUBLIC_NAMES), PUBLIC_NAMES[0]) if results else f"{FOLDER}/tld",
         plain="false" if results else "true",
         results=RESULTS_TEXT + DMARC_TEXT[dmarc_reject] if results else "",
         domains="".join(DOMAIN_TEXT.format(domain=domain, keys=keys) for domain in domains),

@@ -186,12 +186,15 @@ def test_a_signer_that_is_not_there_is_a_problem(host, tmp_path, monkeypatch):
     assert "does not answer" in _mta_signer.problems(["example.com"], patience=0)[0]
 
 
-def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, pretend):
+def test_others_mail_is_judged_only_where_that_is_asked_for(host, minion, pretend, tmp_path, monkeypatch):
+    names = [str(tmp_path / name) for name in ("rspamd.dat", "publicsuffix.dat")]
+    monkeypatch.setattr(_mta_signer, "PUBLIC_NAMES", names)
+    (tmp_path / "publicsuffix.dat").touch()
     for asked, refuses in ((False, False), (True, False), (True, True)):
         extras = (asked, False, "/var/spool/postfix", refuses)
         wanted = _mta_signer._wanted(minion, ["example.com"], "new", [], 7, None, *extras)
         text = wanted.files[_mta_signer.CONF]
-        assert (_mta_signer.RESULTS_TEXT in text, _mta_signer.PUBLIC_NAMES in text) == (asked, asked)
+        assert (_mta_signer.RESULTS_TEXT in text, f'"{names[1]}"' in text) == (asked, asked)
         # Without a list that is worth it Hyperscan would only cost.
         assert ("disable_hyperscan = false" in text, 'reject = "reject"' in text) == (asked, refuses)
         told = "; Authentication-Results" * asked + "; refuses by DMARC" * refuses

@@ -284,6 +284,10 @@ class TestMail:
         with smtplib.SMTP(server.ip, 25) as client, contextlib.suppress(smtplib.SMTPException):
             assert client.ehlo()[0] == 250
             assert client.mail("x@example.org")[0] == 451
+        # One that cannot start says so, and is not waited for.
+        server.exec("cd /etc/postfix-mta-signer && cp -p rspamd.conf kept && echo 'options {' >rspamd.conf")
+        assert server.exec("timeout 60 systemctl restart postfix-mta-signer", check=False).returncode == 1
+        server.exec("systemctl stop postfix-mta-signer; cd /etc/postfix-mta-signer && mv kept rspamd.conf")
         # What is sent on the host waits before it is queued, and is signed then.
         send(server, "patient-one")
         server.exec("systemctl start postfix-mta-signer")

@@ -1,6 +1,7 @@
 """The DNS against what a server needs: a zone that is right, with one thing changed."""
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 import _mta_dns
 import _mta_dns_records
@@ -41,8 +42,10 @@ def findings(minion, monkeypatch):
         monkeypatch.setattr(_mta_resolver, "signed", lambda *_: signed)
 
         def look_up(name, kind, server=None):
+            check.asked += 1
             return None if server in silent else zone.get((name, kind), [])
 
+        check.asked = 0
         return {(one.name, one.type, one.kind) for one in _mta_dns.check(minion, look_up)}
 
     return check
@@ -83,6 +86,12 @@ def test_what_a_look_found_is_kept(minion):
 
 def test_a_name_server_that_does_not_answer_is_named(findings):
     assert ("example.com", "MX", "missing") in findings(silent=["192.0.2.53"])
+
+
+def test_where_the_resolver_is_silent_not_every_record_waits_for_it(findings):
+    with pytest.raises(CommandExecutionError, match="The resolver of this host does not answer"):
+        findings(silent=[None])
+    assert findings.asked == 2
 
 
 def test_what_is_wrong_is_named_once_and_not_what_follows_from_it(findings):

@@ -142,7 +142,7 @@ def server(container, peer):
         conf += f"stub-zone:\n  name: {zone}\n  stub-addr: {peer.ip}\n"
     conf += "remote-control:\n  control-enable: yes\n  control-interface: /run/unbound.ctl\n"
     container.put({"/etc/unbound/unbound.conf": conf, "/etc/unbound/anchor": key})
-    container.exec("useradd --create-home alice; systemctl restart unbound")
+    container.exec("useradd --create-home alice; systemctl reset-failed unbound; systemctl restart unbound")
     assert results.failures(container.apply(pillar={"postfix_mta": REST})) == []
     container.inventory = inventory(container)
     done = container.apply(pillar={"postfix_mta": PILLAR})

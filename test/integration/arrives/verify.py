@@ -66,6 +66,6 @@ def judge(text, bare, other):
 
 messages = [as_sent(path) for path in sys.argv[1:]]
 stream = b"".join(b"%d\n%s" % (len(bare), bare) for _, bare in messages)
-others = subprocess.run(["perl", "-e", PERL], input=stream, capture_output=True, check=True).stdout.decode().split()
-for (text, bare), other in zip(messages, others):
+others = subprocess.run(["perl", "-e", PERL], input=stream, stdout=subprocess.PIPE, check=True)
+for (text, bare), other in zip(messages, others.stdout.decode().split()):
     print(json.dumps(judge(text, bare, other)))

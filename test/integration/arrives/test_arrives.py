@@ -566,6 +566,7 @@ class TestTheirs:
     def opendkim(self, server):
         conf = "Domain example.com\nSelector theirs\nKeyFile /etc/dkimkeys/theirs.private\nUserID opendkim\n"
         conf += "Canonicalization relaxed/relaxed\nSocket inet:8891@127.0.0.1\nMode s\n"
+        conf += "PidFile /run/opendkim/opendkim.pid\n"
         server.put({"/etc/opendkim.conf": conf})
         server.exec(
             "opendkim-genkey -b 2048 -s theirs -d example.com -D /etc/dkimkeys && chown -R opendkim: /etc/dkimkeys"

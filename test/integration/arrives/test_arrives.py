@@ -145,7 +145,6 @@ def server(container, peer):
     container.exec("useradd --create-home alice; systemctl reset-failed unbound; systemctl restart unbound")
     assert results.failures(container.apply(pillar={"postfix_mta": REST})) == []
     container.inventory = inventory(container)
-    container.exec(f"{INSTALL} opendkim opendkim-tools >/dev/null 2>&1; systemctl disable --now opendkim")
     done = container.apply(pillar={"postfix_mta": PILLAR})
     assert results.failures(done) == []
     # From here on names come from the resolver here.
@@ -558,44 +557,7 @@ class TestGivenUp:
         second = server.apply()
         assert {key: second[key]["changes"] for key in results.announced(second)} == {}
 
-
-class TestTheirs:
-    """An OpenDKIM of the administrator's own."""
-
-    @pytest.fixture
-    def opendkim(self, server):
-        conf = "Domain example.com\nSelector theirs\nKeyFile /etc/dkimkeys/theirs.private\nUserID opendkim\n"
-        conf += "Canonicalization relaxed/relaxed\nSocket inet:8891@127.0.0.1\nMode s\n"
-        conf += "PidFile /run/opendkim/opendkim.pid\n"
-        server.put({"/etc/opendkim.conf": conf})
-        server.exec(
-            "opendkim-genkey -b 2048 -s theirs -d example.com -D /etc/dkimkeys && chown -R opendkim: /etc/dkimkeys"
-            " && systemctl restart opendkim && postconf -e smtpd_milters=inet:127.0.0.1:8891"
-        )
-        return server.exec("cat /etc/dkimkeys/theirs.txt").stdout
-
-    def test_it_is_named_and_then_used(self, server, served, peer, opendkim):
-        refused = server.apply(pillar={"postfix_mta": PILLAR})
-        (failure,) = results.failures(refused)
-        assert "main.cf has a milter already, smtpd_milters = inet:127.0.0.1:8891" in failure
-        pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "milter": "inet:127.0.0.1:8891"}}
-        assert results.failures(server.apply(pillar={"postfix_mta": pillar})) == []
-        zone, reverse = lines_of(server)
-        served.serve(zone + opendkim.replace("theirs._domainkey", "theirs._domainkey.example.com."), reverse)
-        send(server, "by-theirs")
-        (one,) = judged(peer, "by-theirs")
-        assert (one["selector"], one["dkimpy"], one["mail-dkim"], one["dmarc"]) == ("theirs", True, "pass", "pass")
-        running = server.exec("systemctl is-active postfix-mta-signer opendkim", check=False).stdout
-        assert running == "inactive\nactive\n"
-        served.serve(zone, reverse)
-
-
-class TestPackages:
     def test_without_what_was_installed_the_host_is_as_before(self, server):
-        assert results.failures(server.apply(pillar={"postfix_mta": REST})) == []
-        # As it was before the formula set it.
-        assert server.exec("postconf -h smtpd_milters").stdout == "inet:127.0.0.1:8891\n"
-        server.exec("postconf -X smtpd_milters; rm -r /etc/dkimkeys/theirs.*")
         there = {
             line.split(" ")[1] for line in inventory(server) - server.inventory if line.startswith("package ")
         }
@@ -603,7 +565,7 @@ class TestPackages:
         now = inventory(server)
         # Packages leave their users; the resolver validates now, so DANE is on.
         kept = re.compile(
-            "(user|group) (_rspamd|_mta-sts|opendkim|redis|valkey):|set smtp_(tls_security|dns_support)_level"
+            "(user|group) (_rspamd|_mta-sts|redis|valkey):|set smtp_(tls_security|dns_support)_level"
         )
         differ = [
             sorted(line for line in one if not kept.match(line))

@@ -35,7 +35,8 @@ PILLAR = {
     "dns": {"check": "report", "mta_sts": "testing", "tls_reports": "mailto:tls@{domain}"},
 }
 REST = {key: value for key, value in PILLAR.items() if key not in ("dkim", "dns")}
-# Files with owner and mode, users, groups, packages, units, processes, sockets, and what Postfix is told.
+# Files with owner and mode, users, groups, packages, units, processes, sockets, and what Postfix is told; neither
+# caches nor what the suite adds itself.
 INVENTORY = r"""
 find /etc /usr/local /opt /srv /run/systemd/system /var/cache /var/lib/postfix /var/spool/postfix -xdev \
     -not -path "/var/cache/apt/*" -not -path "/var/cache/salt/*" -not -path "/var/spool/postfix/pid/*" \
@@ -565,7 +566,7 @@ class TestGivenUp:
         }
         server.exec(["dpkg", "--purge", *there])
         now = inventory(server)
-        # Packages leave their users; the authority is the suite's own (INVENTORY); the resolver validates now, so DANE is on.
+        # Packages leave their users; the resolver validates now, so DANE is on.
         kept = re.compile(
             "(user|group) (_rspamd|_mta-sts|redis|valkey):|set smtp_(tls_security|dns_support)_level"
         )

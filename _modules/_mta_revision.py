@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3cc19bd95f6b"
+REVISION = "b1b0a16d2b2c"

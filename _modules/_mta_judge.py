@@ -259,7 +259,11 @@ def _unread(listener: Listener, offered: set[str]) -> Iterator[str]:
     """What gives away that smtpd(8) does not read libsasl's settings: it offers what they do not have."""
     listed = {}
     for path in listener.get("sasl_files", ()):
-        words = _mta_libsasl.value(_mta_system.text_of(path), "mech_list")
+        text = _mta_system.text_of(path)
+        words = _mta_libsasl.value(text, "mech_list")
+        if text and not words:
+            # It may be the one that is read, and all mechanisms are offered.
+            return
         if words:
             listed[path] = set(words.upper().replace(",", " ").split())
     if listed and not any(offered <= names for names in listed.values()):
@@ -267,7 +271,7 @@ def _unread(listener: Listener, offered: set[str]) -> Iterator[str]:
         yield (
             f"EHLO: AUTH offers {', '.join(sorted(offered - names))}, which mech_list in {path} does not have:"
             " smtpd(8) does not read that file, or not as it is now, and users may not be able to log in"
-            " (cyrus_sasl_config_path in main.cf says where it looks)"
+            " (cyrus_sasl_config_path and smtpd_sasl_path in main.cf say where it looks)"
         )
 
 

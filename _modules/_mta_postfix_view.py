@@ -394,7 +394,9 @@ def _sasl_files(value: Callable[[str], str]) -> list[str]:
     """
     named = [path for path in value("cyrus_sasl_config_path").split(":") if path]
     directories = named or [f"{value('config_directory')}/sasl", "/etc/sasl2", "/usr/lib/sasl2"]
-    return [os.path.join(directory, f"{value('smtpd_sasl_path') or 'smtpd'}.conf") for directory in directories]
+    # What has another name and is not there leaves smtpd.conf unread.
+    names = dict.fromkeys([value("smtpd_sasl_path") or "smtpd", "smtpd"])
+    return [os.path.join(directory, f"{name}.conf") for name in names for directory in directories]
 
 
 def _by_name(parameters: Mapping[str, str], hostname: str) -> list[str]:

@@ -297,13 +297,14 @@ def test_offers_are_what_the_configuration_promises(check, server, listener, pro
         (["plain"], 1),
         (["plain", "plain login"], 0),
         (["pwcheck"], 1),
+        (["", "plain"], 0),
         ([], 0),
     ],
 )
 def test_who_offers_what_smtpd_conf_does_not_have_does_not_read_it(check, listener, tmp_path, listed, problems):
     listener["sasl_files"] = [str(tmp_path / f"{number}.conf") for number in range(3)]
     for path, words in zip(listener["sasl_files"], listed):
-        Path(path).write_text(f"pwcheck_method: saslauthd\nmech_list: {words}\n")
+        Path(path).write_text("pwcheck_method: saslauthd\n" + f"mech_list: {words}\n" * bool(words))
     found = check()["problems"]
     assert len(found) == problems
     assert not found or ("LOGIN" in found[0] and listener["sasl_files"][0] in found[0])

@@ -150,6 +150,24 @@ def test_a_listener_has_all_of_its_certificates_and_keys(configuration, paramete
     assert found["keys"] == [path.format(**stock) for path in keys]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("", ["{config}/sasl/smtpd.conf", "/etc/sasl2/smtpd.conf", "/usr/lib/sasl2/smtpd.conf"]),
+        ("cyrus_sasl_config_path = /a:/b\n", ["/a/smtpd.conf", "/b/smtpd.conf"]),
+        (
+            "cyrus_sasl_config_path = /a\nsmtpd_sasl_path = other\n",
+            ["/a/other.conf", "/a/smtpd.conf"],
+        ),
+        ("smtpd_sasl_type = dovecot\n", []),
+    ],
+)
+def test_the_settings_of_libsasl_are_where_postfix_looks(configuration, parameters, expected):
+    configuration.write(f"{MAIN}smtpd_sasl_auth_enable = yes\n{parameters}")
+    (found,) = configuration.listeners()
+    assert found["sasl_files"] == [path.format(config=configuration.path) for path in expected]
+
+
 def test_an_override_of_chain_files_is_that_services_own(configuration):
     services = "smtp inet n - y - - smtpd\n465 inet n - y - - smtpd -o smtpd_tls_chain_files=/own.pem\n"
     configuration.write(MAIN, services)

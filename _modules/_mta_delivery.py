@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from salt.exceptions import CommandExecutionError
 
 import _mta_mail_log
+import _mta_mailbox
 import _mta_milter
 import _mta_postfix_syntax
 import _mta_system
@@ -32,6 +33,8 @@ from _mta_records import NamedTuple, dataclass
 NOWHERE = "probe.invalid"
 SECONDS = 8
 PAUSE = 0.15
+# In seconds. Whose queue waits longer between two messages hardly delivers any.
+LONGEST_DELAY = 60
 RESULT = (
     r"(?P<id>\w+): to=<(?P<to>[^>]*)>,(?: orig_to=<(?P<asked>[^>]*)>,)? relay=(?P<relay>.*?), .*?"
     r"dsn=(?P<code>[\d.]+), status=(?P<status>\w+) \((?P<reason>.*)\)$"
@@ -62,6 +65,8 @@ VIRTUAL = {
     "virtual_mailbox_maps": "virtual_mailbox_domains",
 }
 ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
+# What an agent says of the last step that it has not done.
+MAILBOX = r"delivers to (?:mailbox|maildir)\Z"
 # A command for every user's mail that keeps nothing, and cannot.
 SWALLOWS = r"delivers to command: (?:exec )?(?:/usr)?(?:/bin/)?(?:cat *>+ */dev/null|true|:|exit 0)\Z"
 # Levels of TLS that few hosts of the world are up to, and the protocols that the others speak.
@@ -233,6 +238,20 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
     return found
 
 
+def rate_delay(main: Mapping[str, str]) -> float:
+    """
+    Return for how many seconds qmgr(8) may let the second message to a destination wait, where that is bearable.
+
+    From ``default_destination_rate_delay`` and those of single transports, postconf(5).
+    """
+    delays = [0.0]
+    for name, value in main.items():
+        found = re.fullmatch(r"(\d+)([sm]?)", value.strip()) if name.endswith("_destination_rate_delay") else None
+        if found:
+            delays.append(int(found[1]) * (60 if found[2] == "m" else 1))
+    return max(delay for delay in delays if delay <= LONGEST_DELAY)
+
+
 def _is_own(address: str) -> bool:
     """Whether this host can speak from an IPv4 address."""
     with contextlib.suppress(OSError), socket.socket() as asked:
@@ -351,7 +370,7 @@ class Trial:
             for text in out_of_reach(self.main)
         ]
         if self.asked:
-            log = self._wait(self._complete, SECONDS)
+            log = self._wait(self._complete, SECONDS + rate_delay(self.main))
             try:
                 self._judge(log, {*aliases})
                 if self.reply is None or not self.real.endswith(NOWHERE):
@@ -521,9 +540,26 @@ class Trial:
             self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
         if re.match(SWALLOWS, one.reason) and one.reason.endswith(f": {self.main.get('mailbox_command')}"):
             self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
+        if re.match(MAILBOX, one.reason):
+            self._judge_mailbox(name, one)
         program = _missing_program(one.reason)
         if program:
             self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
+
+    def _judge_mailbox(self, name: str, one: Outcome) -> None:
+        """Whether the mailbox could be written, which is what local(8) and virtual(8) have not tried."""
+
+        def value(name: str) -> str:
+            return _mta_postfix_syntax.expand(self.main.get(name, ""), self.main).strip()
+
+        nobodys = _mta_mailbox.obstacle_of_all(value, one.relay)
+        if nobodys:
+            self.found.problems.append(f"delivery to {name}: {nobodys}")
+            return
+        user_ = one.to.partition("@")[0].partition(self.main.get("recipient_delimiter") or "@")[0]
+        own = _mta_mailbox.obstacle(value, user_) if one.relay == "local" else None
+        if own:
+            self.found.doubts.append(f"delivery to {name}: {own}")
 
     def _goes_astray(self, one: Outcome) -> bool:
         """Whether mail for a user of this host leaves it although the domain is local, and nobody says by what."""

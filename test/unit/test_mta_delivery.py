@@ -1,5 +1,7 @@
 """What Postfix's log says of two messages that nobody gets."""
 
+import os
+import pwd
 import re
 
 import pytest
@@ -448,3 +450,46 @@ def test_a_command_that_keeps_no_users_mail_is_a_problem(world, trial, command, 
     world.log.append("AB12: removed")
     found = trial({"mailbox_command": mailbox_command})[0]
     assert sum("[discarded]" in text for text in found.problems) == problems
+
+
+@pytest.mark.parametrize(
+    ("main", "problems", "doubts"),
+    [
+        ({"home_mailbox": "Maildir/"}, 0, 0),
+        ({"home_mailbox": "", "mail_spool_directory": "/nowhere"}, 1, 0),
+        ({"home_mailbox": "", "mail_spool_directory": "/nowhere/"}, 1, 0),
+        ({"home_mailbox": "", "mail_spool_directory": "/proc"}, 0, 0),
+        ({"home_mailbox": "", "mail_spool_directory": "/proc/"}, 0, 1),
+    ],
+)
+def test_a_mailbox_that_cannot_be_written_is_no_delivery(
+    healthy, trial, monkeypatch, tmp_path, main, problems, doubts
+):
+    os.chown(tmp_path, 4000, 4000)
+    carol = pwd.struct_passwd(("carol", "x", 4000, 4000, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"carol": carol}[name])
+    monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group])
+    healthy.log.clear()
+    healthy.line()
+    how = {"relay": "local", "code": "2.0.0", "status": "deliverable", "reason": "delivers to maildir"}
+    healthy.line(to=f"carol+x@{HOST}", asked=POSTMASTER, **how)
+    found = trial({**main, "recipient_delimiter": "+"}, reply=None)[0]
+    texts = [
+        [text for text in kind if "carol may" in text or "no directory" in text]
+        for kind in (found.problems, found.doubts)
+    ]
+    assert [len(kind) for kind in texts] == [problems, doubts]
+
+
+@pytest.mark.parametrize(
+    ("delays", "seconds"),
+    [
+        ({}, 0),
+        ({"default_destination_rate_delay": "5s"}, 5),
+        ({"smtp_destination_rate_delay": "1m", "local_destination_rate_delay": "2"}, 60),
+        ({"default_destination_rate_delay": "1h"}, 0),
+        ({"smtp_destination_rate_delay": "$default_destination_rate_delay"}, 0),
+    ],
+)
+def test_a_queue_that_lets_messages_wait_is_waited_for(delays, seconds):
+    assert _mta_delivery.rate_delay(delays) == seconds

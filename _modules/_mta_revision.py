@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "b1b0a16d2b2c"
+REVISION = "49398f3b4afa"

@@ -163,6 +163,8 @@ def from_gitfs(fleet, from_file_roots):
     fleet.minions[MINION].exec("rm -r /var/lib/postfix_mta/verdicts")
     mounted = fleet.salt(MINION, "state.apply", "formulas.postfix_mta", test=True, timeout=600)[MINION]
     configure(fleet, GITFS)
+    # The master remembers for a while what files it has, and below which folder.
+    fleet.run("fileserver.clear_file_list_cache")
     return mounted
 
 

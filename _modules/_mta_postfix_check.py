@@ -377,7 +377,7 @@ def why_not_bound(host: str, port: str, may_be_in_use: bool) -> str | None:
 
 def _newly_failing(minion: Minion, proposal: Proposal, files: Files) -> list[str]:
     """What Postfix's daemons cannot do with the new files and could do with the old ones, and because of what."""
-    found = _preflight(minion, proposal, files)
+    found = [one for one in _preflight(minion, proposal, files) or [] if not _is_idle(one[0], files)]
     if not found:
         return []
     parent, directory = minion.state.path(), proposal.config_directory
@@ -396,6 +396,24 @@ def _newly_failing(minion: Minion, proposal: Proposal, files: Files) -> list[str
             culprits = _culprits(minion, proposal, service, text)
             result.append(f"{service} would not work: {text} (because of {', '.join(culprits)})")
     return list(dict.fromkeys(result))
+
+
+def _is_idle(service: str, files: Files) -> bool:
+    """
+    Whether an entry of master.cf is a virtual(8) to which no mail goes.
+
+    As the package has it that one cannot start: it demands ``virtual_mailbox_base``, which has no default.
+    """
+    entry, main = files.services().get(service), files.parameters()
+    if not entry or entry["command"] != "virtual":
+        return False
+    name = service.rpartition("/")[0]
+    values = [value for key, value in main.items() if key != "virtual_transport"]
+    values += [value for one in files.services().values() for value in one["overrides"].values()]
+    for kind, path in _mta_postfix_syntax.tables("transport_maps", main.get("transport_maps", "")):
+        values.append(_mta_system.text_of(path) if kind in _mta_postfix_syntax.SOURCES else path)
+    named = any(re.search(rf"(?<![\w/-]){re.escape(name)}(?=:|\s*\Z)", value) for value in values)
+    return not named and not any(main.get(key) for key in ("virtual_mailbox_domains", "virtual_mailbox_maps"))
 
 
 def _preflight(

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "49398f3b4afa"
+REVISION = "8e7d2ad75f80"

@@ -7,6 +7,7 @@ from conftest import MAIN, MASTER
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_check
+import _mta_postfix_view
 from _mta_run import Run
 
 
@@ -100,3 +101,23 @@ def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(
     assert "smtpd_tls_cert_file: /nowhere.pem is not there" in plan.notes
     with pytest.raises(CommandExecutionError, match=r"/nowhere\.pem is not there"):
         configuration.apply(parameters={"smtpd_tls_cert_file": "/nowhere.pem"})
+
+
+@pytest.mark.parametrize(
+    ("main", "master", "idle"),
+    [
+        ("", "", True),
+        ("virtual_transport = virtual\nvirtual_alias_maps = hash:/etc/postfix/virtual\n", "", True),
+        ("virtual_mailbox_domains = example.org\n", "", False),
+        ("virtual_mailbox_maps = hash:/etc/postfix/mailboxes\n", "", False),
+        ("mailbox_transport = virtual\n", "", False),
+        ("fallback_transport = virtual:\n", "", False),
+        ("transport_maps = inline:{example.org=virtual:}\n", "", False),
+        ("transport_maps = hash:/nowhere/virtual\n", "", True),
+        ("", "smtp inet n - y - - smtpd -o content_filter=virtual:x\n", False),
+    ],
+)
+def test_virtual_has_nothing_to_do_where_no_mail_goes_to_it(main, master, idle):
+    files = _mta_postfix_view.Files(main, f"virtual unix - n n - - virtual\nlocal unix - n n - - local\n{master}")
+    assert _mta_postfix_check._is_idle("virtual/unix", files) is idle
+    assert not _mta_postfix_check._is_idle("local/unix", files)

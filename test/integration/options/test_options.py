@@ -241,6 +241,16 @@ class TestUnmanaged:
         assert apply("remove")["changes"] == {}
 
 
+# virtual(8) has no default for where mailboxes are.
+VIRTUAL = {
+    "virtual_mailbox_domains": "virtual.example.com",
+    "virtual_mailbox_maps": "inline:{{info@virtual.example.com=info/}}",
+    "virtual_mailbox_base": "/srv/virtual",
+    "virtual_uid_maps": "static:5000",
+    "virtual_gid_maps": "static:5000",
+}
+
+
 class TestWhatLeavesThePillar:
     """It leaves the host: in one apply, as predicted, and what somebody has changed since stays."""
 
@@ -262,6 +272,7 @@ class TestWhatLeavesThePillar:
 
     def test_all_of_it_is_as_before_and_what_somebody_has_changed_stays(self, host, container, pillar):
         host.check_output("postconf -e delay_warning_time=4h && postconf -Pe smtp/inet/biff=no")
+        host.check_output("install --directory --owner=5000 --group=5000 /srv/virtual")
         before = self.look(host)
         more = {
             "relay": {
@@ -273,7 +284,12 @@ class TestWhatLeavesThePillar:
             },
             # Nobody is there.
             "verify": {"relay": False},
-            "parameters": {**pillar["parameters"], "delay_warning_time": "5h", "bounce_queue_lifetime": "1d"},
+            "parameters": {
+                **pillar["parameters"],
+                **VIRTUAL,
+                "delay_warning_time": "5h",
+                "bounce_queue_lifetime": "1d",
+            },
             "services": {
                 "submission/inet": {**pillar["services"]["submission/inet"], "process_limit": 7},
                 "smtp/inet": {"process_limit": 50, "overrides": {"biff": True, "syslog_name": "in"}},

@@ -244,7 +244,7 @@ class TestUnmanaged:
 # virtual(8) has no default for where mailboxes are.
 VIRTUAL = {
     "virtual_mailbox_domains": "virtual.example.com",
-    "virtual_mailbox_maps": "inline:{{info@virtual.example.com=info/}}",
+    "virtual_mailbox_maps": "inline:{ info@virtual.example.com=info/ }",
     "virtual_mailbox_base": "/srv/virtual",
     "virtual_uid_maps": "static:5000",
     "virtual_gid_maps": "static:5000",

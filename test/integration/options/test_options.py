@@ -248,6 +248,7 @@ VIRTUAL = {
     "virtual_mailbox_base": "/srv/virtual",
     "virtual_uid_maps": "static:5000",
     "virtual_gid_maps": "static:5000",
+    "virtual_mailbox_limit": 0,
 }
 
 
@@ -272,7 +273,6 @@ class TestWhatLeavesThePillar:
 
     def test_all_of_it_is_as_before_and_what_somebody_has_changed_stays(self, host, container, pillar):
         host.check_output("postconf -e delay_warning_time=4h && postconf -Pe smtp/inet/biff=no")
-        host.check_output("install --directory --owner=5000 --group=5000 /srv/virtual")
         before = self.look(host)
         more = {
             "relay": {
@@ -284,12 +284,7 @@ class TestWhatLeavesThePillar:
             },
             # Nobody is there.
             "verify": {"relay": False},
-            "parameters": {
-                **pillar["parameters"],
-                **VIRTUAL,
-                "delay_warning_time": "5h",
-                "bounce_queue_lifetime": "1d",
-            },
+            "parameters": {**pillar["parameters"], "delay_warning_time": "5h", "bounce_queue_lifetime": "1d"},
             "services": {
                 "submission/inet": {**pillar["services"]["submission/inet"], "process_limit": 7},
                 "smtp/inet": {"process_limit": 50, "overrides": {"biff": True, "syslog_name": "in"}},
@@ -320,7 +315,16 @@ class TestWhatLeavesThePillar:
         assert "Not restored" not in str(again)
         host.check_output("postconf -X bounce_queue_lifetime")
 
+    def test_virtual_mailboxes_leave_it_too(self, host, container, pillar):
+        before = self.look(host)
+        host.check_output("install --directory --owner=5000 --group=5000 /srv/virtual")
+        parameters = {**pillar["parameters"], **VIRTUAL}
+        assert failures(container.apply(pillar={"postfix_mta": {**pillar, "parameters": parameters}})) == []
+        assert failures(container.apply(pillar={"postfix_mta": pillar})) == []
+        assert self.look(host) == before
+
     def test_without_records_of_an_older_version_and_with_another_profile_at_once(self, host, container, pillar):
+        host.check_output("postconf -X delay_warning_time")
         before = self.look(host)
         parameters = {**pillar["parameters"], "delay_warning_time": "5h", "smtpd_helo_required": False}
         older = {

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "8e7d2ad75f80"
+REVISION = "6ca210330247"

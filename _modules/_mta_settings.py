@@ -41,8 +41,9 @@ from _mta_revision import REVISION
 KEY = "postfix_mta"
 QUEUE = "/var/spool/postfix"
 FETCH = "salt://postfix_mta/settings.py"
-# All grains that settings and SLS files depend on.
+# All grains that settings and SLS files depend on; beside these, whether there is LOOPBACK6 in "ipv6".
 GRAINS = ("fqdn", "os_family", "oscodename", "cpuarch")
+LOOPBACK6 = "::1"
 # Processors for which Debian's rspamd has Hyperscan: without it all public suffixes take half a minute to read.
 HYPERSCAN = ("x86_64", "amd64")
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
@@ -88,7 +89,12 @@ def current(minion: Minion, saltenv: str) -> Settings:
 
 def rest_on(minion: Minion) -> list[Any]:
     """Return all that settings and SLS files depend on beside the formula's own files."""
-    return [minion.pillar.get(KEY), [minion.grains.get(name) for name in GRAINS], _left()]
+    return [minion.pillar.get(KEY), [minion.grains.get(name) for name in GRAINS], has_ipv6(minion.grains), _left()]
+
+
+def has_ipv6(grains: Mapping[str, Any]) -> bool:
+    """Return whether programs of the host may come to its mail server over IPv6."""
+    return LOOPBACK6 in (grains.get("ipv6") or ())
 
 
 def _left() -> dict[str, bool]:
@@ -166,8 +172,9 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
         What the pillar's key ``postfix_mta`` holds, whatever that is.
 
     grains
-        ``os_family``, ``oscodename`` and ``fqdn`` of the host.
+        ``os_family``, ``oscodename``, ``fqdn``, ``cpuarch`` and ``ipv6`` of the host.
     """
+    networks = "127.0.0.0/8" + f" [{LOOPBACK6}]/128" * has_ipv6(grains)
     grains = {name: grains.get(name) for name in GRAINS}
     given = mapping(pillar)
     family = files["os_family"].get(grains.get("os_family"), files["os_family"]["Debian"])
@@ -185,6 +192,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
         revision=REVISION,
         family={**family["family"], **family.get("releases", {}).get(grains.get("oscodename"), {})},
         families=list(files["os_family"]),
+        own_networks=networks,
     )
     _name_host(settings, grains)
     _replace_secrets(settings)

@@ -678,6 +678,20 @@ def test_main_cf_says_where_smtpd_conf_is_if_smtpd_does_not_find_it_by_itself(re
     assert _mta_settings.merge(FILES, pillar, grains)["main_cf"].get("cyrus_sasl_config_path") == said
 
 
+@pytest.mark.parametrize(
+    ("addresses", "networks"),
+    [
+        (["::1", "fe80::1"], "127.0.0.0/8 [::1]/128"),
+        (["fe80::1"], "127.0.0.0/8"),
+        ([], "127.0.0.0/8"),
+        (None, "127.0.0.0/8"),
+    ],
+)
+def test_programs_of_this_host_may_send_over_ipv6_where_there_is_that(addresses, networks):
+    grains = {"os_family": "Debian", "fqdn": "mail.example.com", "ipv6": addresses}
+    assert _mta_settings.merge(FILES, {}, grains)["main_cf"]["mynetworks"] == networks
+
+
 def test_sockets_move_with_the_queue():
     queue = {"parameters": {"queue_directory": "/srv/queue"}, "dkim": {"domains": ["example.com"]}}
     mta = merged(queue)

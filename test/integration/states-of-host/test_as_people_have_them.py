@@ -9,6 +9,13 @@ import pytest
 
 from rig import results
 
+OVER_IPV6 = """
+import smtplib
+with smtplib.SMTP("::1") as client:
+    client.ehlo("mail.example.com")
+    client.mail("alice@mail.example.com")
+    print(client.rcpt("somebody@example.net")[0])
+"""
 NETWORKS = [str(network) for network in ipaddress.ip_network("10.0.0.0/8").subnets(new_prefix=22)][:12000]
 PASSWORD = "not-in any#log"
 SETUP = f"""
@@ -107,3 +114,12 @@ def test_users_log_in_with_their_whole_address_and_options_by_hand_stay(host, ap
     running = host.exec("pgrep -ax saslauthd").stdout
     assert " -r" in running and "-O none" in running
     assert host.call("saslauthd.authenticate", "alice@example.org", PASSWORD) is True
+
+
+def test_once_it_has_ipv6_its_programs_may_send_over_that_too(host, applied):
+    host.exec("mount -o remount,rw /proc/sys && sysctl -qw net.ipv6.conf.all.disable_ipv6=0")
+    pillar = {"postfix_mta": {**PILLAR["postfix_mta"], "parameters": {}}}
+    prediction, reality = host.apply(pillar=pillar, test=True), host.apply()
+    assert not results.failures(reality) + results.difference(prediction, reality)
+    assert host.exec("postconf -h mynetworks").stdout == "127.0.0.0/8 [::1]/128\n"
+    assert host.exec(["python3", "-c", OVER_IPV6]).stdout == "250\n"

@@ -61,6 +61,7 @@ gnutls-bin swaks
 --no-install-recommends slapd ldap-utils dovecot-imapd krb5-kdc krb5-admin-server
 --no-install-recommends mariadb-server postgresql memcached
 --no-install-recommends nsd ldnsutils unbound dns-root-data libmail-dkim-perl python3-authheaders
+--no-install-recommends opendkim opendkim-tools
 --no-install-recommends python3-dkim python3-nacl python3-spf python3-dns
 --no-install-recommends gpg gpg-agent sudo
 --no-install-recommends prometheus

@@ -575,3 +575,51 @@ class TestGivenUp:
             for one in (now - server.inventory, server.inventory - now)
         ]
         assert differ == [[], []]
+
+
+MILTER = "inet:127.0.0.1:8891"
+OPENDKIM = """\
+Domain example.com
+Selector theirs
+KeyFile /etc/dkimkeys/theirs.private
+UserID opendkim
+PidFile /run/opendkim/opendkim.pid
+Canonicalization relaxed/relaxed
+Mode s
+Socket inet:8891@127.0.0.1
+"""
+
+
+class TestTheirs:
+    """An OpenDKIM of the administrator's own is left alone, and used once the pillar names it."""
+
+    @pytest.fixture
+    def record(self, server):
+        """The record of the key with which it signs."""
+        server.exec(f"{INSTALL} opendkim opendkim-tools >/dev/null 2>&1")
+        server.put({"/etc/opendkim.conf": OPENDKIM})
+        server.exec(
+            "opendkim-genkey -b 2048 -s theirs -d example.com -D /etc/dkimkeys; chown -R opendkim: /etc/dkimkeys"
+        )
+        server.exec(f"systemctl restart opendkim; postconf -e smtpd_milters={MILTER}; postfix reload")
+        return server.exec("cat /etc/dkimkeys/theirs.txt").stdout.replace(
+            "_domainkey\t", "_domainkey.example.com.\t"
+        )
+
+    def test_it_is_not_replaced_and_then_used(self, server, served, peer, record):
+        before = server.exec("postconf -n; cat /etc/opendkim.conf").stdout
+        refused = results.failures(server.apply(pillar={"postfix_mta": PILLAR}))
+        assert any(f"main.cf has a milter already, smtpd_milters = {MILTER}" in text for text in refused), refused
+        assert server.exec("postconf -n; cat /etc/opendkim.conf").stdout == before
+        pillar = {**PILLAR, "dkim": {"domains": ["example.com"], "milter": MILTER}}
+        assert results.failures(server.apply(pillar={"postfix_mta": pillar})) == []
+        zone, reverse = lines_of(server)
+        served.serve(zone + record, reverse)
+        send(server, "by-theirs")
+        (one,) = judged(peer, "by-theirs")
+        assert (one["selector"], one["dkimpy"], one["mail-dkim"], one["dmarc"]) == ("theirs", True, "pass", "pass")
+        assert (
+            server.exec("systemctl is-active postfix-mta-signer opendkim", check=False).stdout
+            == "inactive\nactive\n"
+        )
+        assert server.exec("cat /etc/opendkim.conf").stdout == OPENDKIM

@@ -559,7 +559,9 @@ class Trial:
         user_ = one.to.partition("@")[0].partition(self.main.get("recipient_delimiter") or "@")[0]
         own = _mta_mailbox.obstacle(value, user_) if one.relay == "local" else None
         if own:
-            self.found.doubts.append(f"delivery to {name}: {own}")
+            # Who has no home may get one, as who is no user yet.
+            kind = self.found.notes if _mta_mailbox.is_homeless(user_) else self.found.doubts
+            kind.append(f"delivery to {name}: {own}")
 
     def _goes_astray(self, one: Outcome) -> bool:
         """Whether mail for a user of this host leaves it although the domain is local, and nobody says by what."""

@@ -58,6 +58,11 @@ def obstacle(value: Callable[[str], str], user: str) -> str | None:
     return f"{user} may not write {place} ({'home_mailbox' if home else 'mail_spool_directory'})"
 
 
+def is_homeless(user: str) -> bool:
+    """Whether a user of this host has no home: one of a daemon, or one who is still to come."""
+    return not os.path.isdir(pwd.getpwnam(user).pw_dir)
+
+
 def may_write(path: str, uid: int, groups: Collection[int]) -> bool:
     """Whether mode and owner let a user write; an access control list is not read, and may let everybody."""
     try:

@@ -320,10 +320,12 @@ def restore_plan(minion: Minion, theirs: Collection[str] = (), after: Configurat
     told = _told(entries, found, theirs)
     if not found["changes"]:
         return Plan(notes=told)
+    # What came with a later apply than the first, as logins do where a satellite becomes a server.
+    came = {"saslauthd"} if any("saslauthd" in path for path in found["changes"]) else set()
     services = {
         name: "restart" if was["active"] else "stop"
         for name, was in _mta_snapshots.services(minion).items()
-        if was["installed"] and (name != "postfix" or not was["active"])
+        if (was["installed"] or name in came) and (name != "postfix" or not was["active"])
     }
     if found["saslauthd"]:
         services.pop("saslauthd", None)

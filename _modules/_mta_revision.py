@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "6ca210330247"
+REVISION = "7f92e6d76b4f"

@@ -337,6 +337,9 @@ def seed_draws(seed):
 
 def main(command="all", *words):
     """Run a command of ``bin/test``; the exit code."""
+    # In the background of a shell these are ignored, and would be by all that starts here, hosts' programs too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     seed, words = take(words, "--seed")
     line, words = take(words, "--salt")
     seed_draws(SEED if seed is None else seed)

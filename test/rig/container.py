@@ -141,7 +141,8 @@ class Container:
         """Wait until systemd has started everything; a failed unit that nobody needs is not an error."""
         deadline = time.monotonic() + timeout
         while True:
-            state = self.exec(["systemctl", "is-system-running", "--wait"], check=False)
+            # It may wait for ever, for a signal of a bus that was not there yet.
+            state = self.exec(["timeout", "10", "systemctl", "is-system-running", "--wait"], check=False)
             if state.stdout.strip() in ("running", "degraded"):
                 return
             if time.monotonic() > deadline:
@@ -265,14 +266,27 @@ class Container:
 
     def restart(self):
         """Restart the container, as a reboot of the host."""
+        self._leave()
         docker("restart", "--time=30", self.name)
         self._booted()
 
     def cut_power(self):
         """Start the container anew, after no process of it had a chance to end."""
+        self._leave()
         docker("kill", "--signal=KILL", self.name)
         docker("start", self.name)
         self._booted()
+
+    def _leave(self):
+        """
+        End what the rig has inside.
+
+        A host that shuts down stops all processes for a moment; nsenter(1) then stops, too, and is never continued,
+        and a process that nobody waits for keeps the container from ending.
+        """
+        if self._inside and self._inside.ready:
+            self._inside.ready.close()
+        self._inside = None
 
     def _booted(self):
         if uses_systemd({"run_command": docker("inspect", "--format={{.Config.Cmd}}", self.name)}):

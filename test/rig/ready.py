@@ -66,6 +66,11 @@ class Ready:
                 pass_fds=[other.fileno()],
             )
 
+    def close(self):
+        """End the process."""
+        self.socket.close()
+        self.process.wait(10)
+
     def run(self, argv, stdout, stderr, timeout):
         """
         The exit code of a program (negative: by that signal) whose output goes to two files.

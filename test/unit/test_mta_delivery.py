@@ -481,6 +481,17 @@ def test_a_mailbox_that_cannot_be_written_is_no_delivery(
     assert [len(kind) for kind in texts] == [problems, doubts]
 
 
+def test_mail_for_a_user_without_a_home_is_a_note(healthy, trial, monkeypatch):
+    nobody = pwd.struct_passwd(("nobody", "x", 65534, 65534, "", "/nonexistent", "/bin/false"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"nobody": nobody}[name])
+    monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group])
+    how = {"relay": "local", "code": "2.0.0", "status": "deliverable", "reason": "delivers to maildir"}
+    healthy.line(to=f"nobody@{HOST}", asked=POSTMASTER, **how)
+    found = trial({"home_mailbox": "Maildir/"}, reply=None)[0]
+    assert not [text for text in found.problems + found.doubts if "nobody may" in text]
+    assert any("nobody may not write / (home_mailbox)" in text for text in found.notes)
+
+
 @pytest.mark.parametrize(
     ("delays", "seconds"),
     [

@@ -243,7 +243,8 @@ class Client:
 
     def seen(self, since):
         """``[(began, ended, outcome)]`` of the connections that ended after ``since``, Unix time."""
-        lines = self.container.exec(["tail", "-n", "600", CLIENT_LOG]).stdout.splitlines()
+        # Until the client has begun there is no file.
+        lines = self.container.exec(["tail", "-n", "600", CLIENT_LOG], check=False).stdout.splitlines()
         found = []
         for line in lines:
             began, ended, outcome = line.split(" ", 2)

@@ -324,6 +324,7 @@ class TestWhatLeavesThePillar:
         assert self.look(host) == before
 
     def test_without_records_of_an_older_version_and_with_another_profile_at_once(self, host, container, pillar):
+        # What was set by hand is no longer known after that.
         host.check_output("postconf -X delay_warning_time")
         before = self.look(host)
         parameters = {**pillar["parameters"], "delay_warning_time": "5h", "smtpd_helo_required": False}
@@ -348,6 +349,7 @@ class TestWhatLeavesThePillar:
         assert now["aliases"] == before["aliases"]
         assert failures(container.apply(pillar={"postfix_mta": pillar})) == []
         assert self.look(host) == before
+        host.check_output("postconf -e delay_warning_time=4h")
 
 
 class TestLogin:

@@ -281,7 +281,7 @@ class Container:
         """
         End what the rig has inside.
 
-        A host that shuts down stops all processes for a moment; nsenter(1) then stops, too, and is never continued,
+        A host that shuts down stops all processes for a moment; nsenter(1) then stops, too, never to be continued,
         and a process that nobody waits for keeps the container from ending.
         """
         if self._inside and self._inside.ready:

@@ -294,6 +294,7 @@ class Container:
 
     def remove(self):
         """Remove the container with its volumes."""
+        self._leave()
         docker("rm", "--force", "--volumes", self.name)
 
 

@@ -67,8 +67,9 @@ class Ready:
             )
 
     def close(self):
-        """End the process."""
+        """End the process, also one that is stopped."""
         self.socket.close()
+        self.process.kill()
         self.process.wait(10)
 
     def run(self, argv, stdout, stderr, timeout):

@@ -318,6 +318,10 @@ class Trial:
         self.reply: str | None = None
         self.found = Found()
 
+    def _value(self, name: str) -> str:
+        """What a parameter is, expanded; empty: main.cf does not set it."""
+        return _mta_postfix_syntax.expand(self.main.get(name, ""), self.main).strip()
+
     # -- what happens, in this order -----------------------------------------------------------
 
     def begin(self) -> bool:
@@ -548,16 +552,12 @@ class Trial:
 
     def _judge_mailbox(self, name: str, one: Outcome) -> None:
         """Whether the mailbox could be written, which is what local(8) and virtual(8) have not tried."""
-
-        def value(name: str) -> str:
-            return _mta_postfix_syntax.expand(self.main.get(name, ""), self.main).strip()
-
-        nobodys = _mta_mailbox.obstacle_of_all(value, one.relay)
+        nobodys = _mta_mailbox.obstacle_of_all(self._value, one.relay)
         if nobodys:
             self.found.problems.append(f"delivery to {name}: {nobodys}")
             return
         user_ = one.to.partition("@")[0].partition(self.main.get("recipient_delimiter") or "@")[0]
-        own = _mta_mailbox.obstacle(value, user_) if one.relay == "local" else None
+        own = _mta_mailbox.obstacle(self._value, user_) if one.relay == "local" else None
         if own:
             # Who has no home may get one, as who is no user yet.
             kind = self.found.notes if _mta_mailbox.is_homeless(user_) else self.found.doubts
@@ -613,8 +613,7 @@ class Trial:
         head, _, body = text.partition("\n\n")
         headers = [(name, value) for name, _, value in (line.partition(": ") for line in head.splitlines())]
         asked = _mta_milter.Message("", self.real, headers, body.replace("\n", "\r\n").encode())
-        value = _mta_postfix_syntax.expand(self.main.get("smtpd_milters", ""), self.main)
-        for item in _mta_postfix_syntax.items_of(value):
+        for item in _mta_postfix_syntax.items_of(self._value("smtpd_milters")):
             name = re.split(r"[\s,]+", item.strip("{ "))[0]
             # Whether one that does not answer is a fault depends on milter_default_action, and shows in SMTP.
             with contextlib.suppress(CommandExecutionError):
@@ -635,8 +634,7 @@ class Trial:
             return True
         text = message(self.hostname, self.real, "Thu, 1 Jan 1970 00:00:00 +0000")
         for name, options in RULES.items():
-            value = _mta_postfix_syntax.expand(self.main.get(name, ""), self.main)
-            for table in _mta_postfix_syntax.items_of(value):
+            for table in _mta_postfix_syntax.items_of(self._value(name)):
                 with contextlib.suppress(CommandExecutionError):
                     done = _mta_system.run(["postmap", options, "-", table], stdin=text, check=False)
                     for line in done.text.splitlines():

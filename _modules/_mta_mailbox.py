@@ -49,9 +49,9 @@ def obstacle(value: Callable[[str], str], user: str) -> str | None:
     if not home and not maildir:
         # Made by root, postconf(5).
         return None
-    place = _nearest(path) if maildir else os.path.dirname(path)
-    if os.path.lexists(path) and not maildir:
-        place = path
+    # A file that is there needs no other; a directory may be made with those above it.
+    file = path if os.path.lexists(path) else os.path.dirname(path)
+    place = _nearest(path) if maildir else file
     groups = os.getgrouplist(user, entry.pw_gid)
     if may_write(place, entry.pw_uid, groups):
         return None

@@ -404,12 +404,13 @@ def _is_idle(service: str, files: Files) -> bool:
 
     As the package has it that one cannot start: it demands ``virtual_mailbox_base``, which has no default.
     """
-    entry, main = files.services().get(service), files.parameters()
+    services, main = files.services(), files.parameters()
+    entry = services.get(service)
     if not entry or entry["command"] != "virtual":
         return False
     name = service.rpartition("/")[0]
     values = [value for key, value in main.items() if key != "virtual_transport"]
-    values += [value for one in files.services().values() for value in one["overrides"].values()]
+    values += [value for one in services.values() for value in one["overrides"].values()]
     for kind, path in _mta_postfix_syntax.tables("transport_maps", main.get("transport_maps", "")):
         values.append(_mta_system.text_of(path) if kind in _mta_postfix_syntax.SOURCES else path)
     named = any(re.search(rf"(?<![\w/-]){re.escape(name)}(?=:|\s*\Z)", value) for value in values)

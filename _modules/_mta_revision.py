@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "7f92e6d76b4f"
+REVISION = "63447b626842"

@@ -89,11 +89,16 @@ def current(minion: Minion, saltenv: str) -> Settings:
 
 def rest_on(minion: Minion) -> list[Any]:
     """Return all that settings and SLS files depend on beside the formula's own files."""
-    return [minion.pillar.get(KEY), [minion.grains.get(name) for name in GRAINS], has_ipv6(minion.grains), _left()]
+    return [
+        minion.pillar.get(KEY),
+        [minion.grains.get(name) for name in GRAINS],
+        _has_ipv6(minion.grains),
+        _left(),
+    ]
 
 
-def has_ipv6(grains: Mapping[str, Any]) -> bool:
-    """Return whether programs of the host may come to its mail server over IPv6."""
+def _has_ipv6(grains: Mapping[str, Any]) -> bool:
+    """Whether programs of the host may come to its mail server over IPv6."""
     return LOOPBACK6 in (grains.get("ipv6") or ())
 
 
@@ -174,7 +179,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     grains
         ``os_family``, ``oscodename``, ``fqdn``, ``cpuarch`` and ``ipv6`` of the host.
     """
-    networks = "127.0.0.0/8" + f" [{LOOPBACK6}]/128" * has_ipv6(grains)
+    networks = "127.0.0.0/8" + f" [{LOOPBACK6}]/128" * _has_ipv6(grains)
     grains = {name: grains.get(name) for name in GRAINS}
     given = mapping(pillar)
     family = files["os_family"].get(grains.get("os_family"), files["os_family"]["Debian"])

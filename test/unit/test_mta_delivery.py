@@ -452,6 +452,18 @@ def test_a_command_that_keeps_no_users_mail_is_a_problem(world, trial, command, 
     assert sum("[discarded]" in text for text in found.problems) == problems
 
 
+@pytest.fixture
+def person(monkeypatch):
+    """``person(name, home)``: the only user of the host."""
+
+    def be(name, home):
+        entry = pwd.struct_passwd((name, "x", 4000, 4000, "", str(home), "/bin/sh"))
+        monkeypatch.setattr(pwd, "getpwnam", lambda asked: {name: entry}[asked])
+        monkeypatch.setattr(os, "getgrouplist", lambda asked, group: [group])
+
+    return be
+
+
 @pytest.mark.parametrize(
     ("main", "problems", "doubts"),
     [
@@ -462,17 +474,12 @@ def test_a_command_that_keeps_no_users_mail_is_a_problem(world, trial, command, 
         ({"home_mailbox": "", "mail_spool_directory": "/proc/"}, 0, 1),
     ],
 )
-def test_a_mailbox_that_cannot_be_written_is_no_delivery(
-    healthy, trial, monkeypatch, tmp_path, main, problems, doubts
-):
+def test_a_mailbox_that_cannot_be_written_is_no_delivery(healthy, trial, person, tmp_path, main, problems, doubts):
     os.chown(tmp_path, 4000, 4000)
-    carol = pwd.struct_passwd(("carol", "x", 4000, 4000, "", str(tmp_path), "/bin/sh"))
-    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"carol": carol}[name])
-    monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group])
+    person("carol", tmp_path)
     healthy.log.clear()
     healthy.line()
-    how = {"relay": "local", "code": "2.0.0", "status": "deliverable", "reason": "delivers to maildir"}
-    healthy.line(to=f"carol+x@{HOST}", asked=POSTMASTER, **how)
+    healthy.line(f"carol+x@{HOST}", "local", "2.0.0", "deliverable", "delivers to maildir", POSTMASTER)
     found = trial({**main, "recipient_delimiter": "+"}, reply=None)[0]
     texts = [
         [text for text in kind if "carol may" in text or "no directory" in text]
@@ -481,12 +488,9 @@ def test_a_mailbox_that_cannot_be_written_is_no_delivery(
     assert [len(kind) for kind in texts] == [problems, doubts]
 
 
-def test_mail_for_a_user_without_a_home_is_a_note(healthy, trial, monkeypatch):
-    nobody = pwd.struct_passwd(("nobody", "x", 65534, 65534, "", "/nonexistent", "/bin/false"))
-    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"nobody": nobody}[name])
-    monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group])
-    how = {"relay": "local", "code": "2.0.0", "status": "deliverable", "reason": "delivers to maildir"}
-    healthy.line(to=f"nobody@{HOST}", asked=POSTMASTER, **how)
+def test_mail_for_a_user_without_a_home_is_a_note(healthy, trial, person):
+    person("nobody", "/nonexistent")
+    healthy.line(f"nobody@{HOST}", "local", "2.0.0", "deliverable", "delivers to maildir", POSTMASTER)
     found = trial({"home_mailbox": "Maildir/"}, reply=None)[0]
     assert not [text for text in found.problems + found.doubts if "nobody may" in text]
     assert any("nobody may not write / (home_mailbox)" in text for text in found.notes)

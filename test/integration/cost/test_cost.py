@@ -31,6 +31,28 @@ def benchmark(container):
 
 
 @pytest.fixture
+def masterless(container):
+    """How Salt is called without a master."""
+    return ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
+
+
+@pytest.fixture
+def converged(container):
+    """Afterwards the host is as its pillar says."""
+    yield
+    container.apply()
+
+
+@pytest.fixture
+def pillar(container):
+    """The file with the formula's pillar, which is there again afterwards."""
+    path = f"{container.root}srv/pillar/postfix_mta.sls"
+    before = container.exec(["cat", path]).stdout
+    yield path
+    container.put({path: before})
+
+
+@pytest.fixture
 def minion(container):
     """A running master and minion on the host, with the states and pillars of the masterless one."""
     root = f"/{container.root}srv".replace("//", "/")
@@ -54,8 +76,8 @@ def minion(container):
 
 
 @pytest.mark.alone
-def test_masterless(benchmark, container):
-    benchmark("masterless", "--", "salt-call", "--local", f"--config-dir={container.root}etc/salt")
+def test_masterless(benchmark, masterless):
+    benchmark("masterless", "--", *masterless)
 
 
 @pytest.mark.alone
@@ -63,15 +85,9 @@ def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
 
 
-def test_mail_that_arrives_costs_next_to_nothing(benchmark, container):
-    pillar = f"{container.root}srv/pillar/postfix_mta.sls"
-    before = container.exec(["cat", pillar]).stdout
-    command = ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
-    try:
-        benchmark("arriving", "--rounds=5", f"--pillar={pillar}", "--", *command)
-    finally:
-        container.put({pillar: before})
-        container.apply()
+@pytest.mark.usefixtures("converged")
+def test_mail_that_arrives_costs_next_to_nothing(benchmark, masterless, pillar):
+    benchmark("arriving", "--rounds=5", f"--pillar={pillar}", "--", *masterless)
 
 
 def test_where_nothing_is_new_one_sls_file_is_rendered(container):
@@ -114,11 +130,5 @@ def test_a_change_of_thirty_parameters_takes_one_write_process(container):
 
 
 @pytest.mark.alone
-def test_a_large_pillar(benchmark, container):
-    pillar = f"{container.root}srv/pillar/postfix_mta.sls"
-    before = container.exec(["cat", pillar]).stdout
-    command = ["salt-call", "--local", f"--config-dir={container.root}etc/salt"]
-    try:
-        benchmark("growth", "--rounds=3", f"--pillar={pillar}", "--", *command)
-    finally:
-        container.put({pillar: before})
+def test_a_large_pillar(benchmark, masterless, pillar):
+    benchmark("growth", "--rounds=3", f"--pillar={pillar}", "--", *masterless)

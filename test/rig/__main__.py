@@ -75,6 +75,8 @@ processes = set()
 output_lock = threading.Lock()
 # What took how long: (what, where, seconds).
 times = []
+# What failed, as the end of all output repeats it: a text each.
+failures = []
 
 
 def say(text):
@@ -141,14 +143,21 @@ def lint():
     counts = []
     for program, *args in linters:
         say(" ".join([program, *(arg for arg in args if isinstance(arg, str))]))
-        _, code = run([TOOLS / program, *args])
-        counts.append({"passed": int(code == 0), "failed": int(code != 0), "skipped": 0})
+        output, code = run([TOOLS / program, *args])
+        counts.append(linted(program, output, code))
     for path in shell:
         say(f"shellcheck {path}")
         text = programs.shell_part((REPOSITORY / path).read_text(encoding="utf-8"))
-        _, code = run(["shellcheck", *([] if text.startswith("#!") else ["--shell=sh"]), "-"], stdin=text)
-        counts.append({"passed": int(code == 0), "failed": int(code != 0), "skipped": 0})
+        output, code = run(["shellcheck", *([] if text.startswith("#!") else ["--shell=sh"]), "-"], stdin=text)
+        counts.append(linted(f"shellcheck {path}", output, code))
     return counts
+
+
+def linted(what, output, code):
+    """The count of one linter."""
+    if code:
+        failures.append(f"{what}\n{results.shortened(output)}")
+    return {"passed": int(code == 0), "failed": int(code != 0), "skipped": 0}
 
 
 def bytecode():
@@ -170,6 +179,7 @@ def unit(args, lines=None, niceness=0):
         with output_lock:
             say(f"unit tests, {what}")
             print(output, end="", flush=True)
+            failures.extend(results.in_short(output, f"unit tests, {what}"))
         return results.count(output, code, chosen=bool(args))
 
     lines = lines or venvs.lines()
@@ -210,8 +220,10 @@ def verify(instance, args, part=None):
         if part != "not alone":
             container.remove()
     with output_lock:
-        say(f"{instance.name}, {part}" if part else instance.name)
+        where = f"{instance.name}, {part}" if part else instance.name
+        say(where)
         print(output, end="", flush=True)
+        failures.extend(results.in_short(output, where))
     return results.count(output, code, chosen=bool(args))
 
 
@@ -255,6 +267,7 @@ def guarded(instance, args, part=None):
     except (engine.DockerError, AssertionError, subprocess.TimeoutExpired) as error:
         with output_lock:
             say(f"{instance.name}: no tests ran\n{error}")
+            failures.append(f"{instance.name}: no tests ran\n{error}")
         return {"passed": 0, "failed": 1, "skipped": 0}
 
 
@@ -299,10 +312,13 @@ def clean_engine():
 
 
 def finish(counts):
-    """Print where the time went, and the closing line; the exit code."""
+    """Print where the time went, what failed, and the closing line; the exit code."""
     if len(times) > 1:
         say(f"where the time went, in seconds, of {time.monotonic() - STARTED:.0f} in all")
         print(results.table(times))
+    if failures and len(times) > 1:
+        say("what failed")
+        print("\n\n".join(failures))
     ran = sum(item["passed"] + item["failed"] for item in counts)
     if not ran:
         print(f"\nbin/test: no test {'ran' if any(item['skipped'] for item in counts) else 'was selected'}")

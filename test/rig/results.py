@@ -5,6 +5,11 @@ import re
 NOTHING_COLLECTED = 5
 # What a state says whose items depend on a package that is not there yet.
 NOT_KNOWN = "not known before it is there"
+# Headlines of pytest's: a part of its output, and a test that failed with what it printed.
+PART = re.compile(r"={3,} (.+?) ={3,}")
+TEST = re.compile(r"_{3,} (.+?) _{3,}")
+# The lines that in_short() takes of each failure, and the characters of each line.
+LINES, WIDTH = 12, 400
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
 
 
@@ -92,6 +97,35 @@ def count(output, code, chosen=False):
     if code and not found["failed"] and not (chosen and code == NOTHING_COLLECTED):
         found["failed"] = 1
     return found
+
+
+def in_short(output, where):
+    """
+    One text per failed test of a pytest run: where it ran, its name, and what pytest says of the failure.
+
+    What is said at the very end of a long output is what somebody sees who is shown only that end.
+    """
+    texts, part, lines = [], "", []
+    for line in output.splitlines():
+        headline = PART.fullmatch(line)
+        if headline:
+            part = headline[1]
+        elif part not in ("FAILURES", "ERRORS"):
+            continue
+        elif test := TEST.fullmatch(line):
+            lines = [f"{where}: {test[1]}"]
+            texts.append(lines)
+        elif lines and (line.startswith("E  ") or re.match(r"[^ ]+\.py:\d+: ", line)):
+            lines.append(line)
+    return [shortened("\n".join(lines)) for lines in texts]
+
+
+def shortened(text):
+    """The first and last lines of a text, none of them long."""
+    lines = [line[:WIDTH] for line in text.splitlines()]
+    if len(lines) > 2 * LINES:
+        lines[LINES:-LINES] = ["[...]"]
+    return "\n".join(lines)
 
 
 def closing_line(counts):

@@ -396,6 +396,33 @@ def test_a_choice_of_tests_of_which_a_run_has_none_is_no_failure():
     assert results.count("ERROR: file or directory not found: x\n", 4, chosen=True)["failed"] == 1
 
 
+@pytest.mark.parametrize("style", ["long", "short"])
+def test_what_failed_is_said_in_short(tmp_path, style):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def host():\n    raise OSError('no host')\n"
+        "def test_good():\n    print('E   not an error')\n"
+        "def test_bad():\n    assert 'a reply' == 'another'\n"
+        "def test_at_host(host):\n    pass\n",
+        encoding="utf-8",
+    )
+    pytest_of_it = [sys.executable, "-m", "pytest", f"--tb={style}", "-p", "no:cacheprovider", "test_some.py"]
+    ran = subprocess.run(pytest_of_it, cwd=tmp_path, capture_output=True, text=True)
+    at_host, bad = sorted(results.in_short(ran.stdout, "suite"), key=lambda text: "test_bad" in text)
+    assert bad.startswith("suite: test_bad\n")
+    assert "test_some.py:8: " in bad
+    assert "assert 'a reply' == 'another'" in bad
+    assert at_host.startswith("suite: ERROR at setup of test_at_host\n")
+    assert "no host" in at_host
+
+
+def test_a_long_failure_is_shortened():
+    text = results.shortened("\n".join(f"{number}" * 1000 for number in range(100)))
+    assert [line[0] for line in text.splitlines()][::24] == ["0", "9"]
+    assert max(map(len, text.splitlines())) == results.WIDTH
+
+
 def test_the_closing_line_adds_everything_up():
     assert results.closing_line([{"passed": 2, "failed": 0, "skipped": 0}] * 2) == "4 passed, 0 failed"
     assert results.closing_line([{"passed": 2, "failed": 1, "skipped": 3}]) == "2 passed, 1 failed, 3 skipped"

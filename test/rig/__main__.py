@@ -32,8 +32,8 @@ import sys
 import threading
 import time
 
-from rig import PREFIX, REPOSITORY, engine, gate, images, kitchen, programs, results, venvs
-from rig.container import Container, remove_all, run_label
+from rig import PREFIX, REPOSITORY, engine, gate, images, kitchen, limits, programs, results, venvs
+from rig.container import Container, hosts, remove_all, run_label
 
 STARTED = time.monotonic()
 RUN = f"{os.getpid()}-{os.urandom(3).hex()}"
@@ -304,7 +304,7 @@ def split(words):
 @contextlib.contextmanager
 def clean_engine():
     """A context with a Docker engine; what this run has started is gone after it."""
-    with engine.running():
+    with engine.running(), limits.raised(still_needed=hosts):
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ from rig import (
     images,
     inside,
     kitchen,
+    limits,
     programs,
     results,
     venvs,
@@ -388,6 +389,23 @@ def test_failures_are_shown_with_their_comments():
 )
 def test_pytests_last_line_is_counted(last, code, expected):
     assert tuple(results.count(f"test_x.py ...\n{last}\n", code).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "needed", "within", "after"),
+    [("128\n", False, "1024", "128\n"), ("128\n", True, "1024", "1024"), ("8192\n", False, "8192\n", "8192\n")],
+)
+def test_a_limit_is_raised_for_as_long_as_somebody_needs_it(tmp_path, before, needed, within, after):
+    path = tmp_path / "limit"
+    path.write_text(before)
+    with limits.raised(path, 1024, still_needed=lambda: needed):
+        assert path.read_text() == within
+    assert path.read_text() == after
+
+
+def test_a_limit_that_is_not_there_stays_as_it_is(tmp_path):
+    with limits.raised(tmp_path / "none", 1024):
+        assert not (tmp_path / "none").exists()
 
 
 def test_a_choice_of_tests_of_which_a_run_has_none_is_no_failure():

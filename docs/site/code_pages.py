@@ -69,7 +69,7 @@ def prose(text):
 
 
 def _words(line):
-    line = re.sub(r":\w+:`([^`]*)`", r"``\1``", line)
+    line = re.sub(r"(?::\w+)+:`([^`]*)`", r"``\1``", line)
     parts = re.split(r"(``.*?``)", line)
     for index, part in enumerate(parts):
         code = part.startswith("``") and part.endswith("``") and len(part) > 4

@@ -3,8 +3,6 @@
 import pathlib
 import re
 
-from pygments.lexers.special import TextLexer
-
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 project = "postfix_mta"
@@ -16,6 +14,8 @@ myst_heading_anchors = 3
 highlight_language = "text"
 html_theme = "furo"
 html_title = f"postfix_mta {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 # Appended to the first page, for the menu.
 HIDDEN = "\n```{toctree}\n:hidden:\n:caption: CAPTION\n\nPAGES\n```\n"
 
@@ -49,7 +49,5 @@ def _index(app, error):
 
 def setup(app):
     """Sphinx calls this."""
-    # A diagram that GitHub draws is text here.
-    app.add_lexer("mermaid", TextLexer)
     app.connect("source-read", _add_menu)
     app.connect("build-finished", _index)

@@ -16,6 +16,7 @@ import code_pages
     ("docstring", "markdown"),
     [
         ("See ``main.cf`` and :func:`list`.", "See `main.cf` and `list`."),
+        ("As for :py:func:`managed`.", "As for `managed`."),
         ("a <b> and *c*", r"a \<b\> and \*c\*"),
         ("name (str)\n    Of it.\n    More.\n\nAll.", "- **name (str)**:\n  Of it.\n  More.\n\nAll."),
         (

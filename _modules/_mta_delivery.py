@@ -27,6 +27,7 @@ import _mta_mailbox
 import _mta_milter
 import _mta_postfix_syntax
 import _mta_system
+import _mta_table_syntax
 import _mta_untrusted_client
 from _mta_records import NamedTuple, dataclass
 
@@ -159,14 +160,7 @@ def samples(main: Mapping[str, str]) -> list[str]:
     for parameter in VIRTUAL:
         value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
         for kind, path in _mta_postfix_syntax.tables(parameter, value):
-            text = (
-                path
-                if kind == "inline"
-                else _mta_system.text_of(path)
-                if kind in _mta_postfix_syntax.SOURCES
-                else ""
-            )
-            address = re.search(ADDRESS, text, re.MULTILINE)
+            address = re.search(ADDRESS, _mta_table_syntax.source(kind, path), re.MULTILINE)
             found += [address[1]] if address else []
     return found
 

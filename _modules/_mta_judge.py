@@ -638,7 +638,7 @@ def _trial(
 ) -> tuple[_mta_delivery.Trial, str | None]:
     """A look at delivery, to those whom every server has, and to aliases of this apply; and a user's address."""
     name = hostname or next((one["hostname"] for one in listeners if one.get("hostname")), "localhost")
-    main = _mta_postfix_view.show()
+    main = _mta_postfix_view.with_places(_mta_postfix_view.show())
     user = _mta_delivery.user(name)
     recipients = [f"postmaster@{name}", *filter(None, [user]), *_mta_delivery.samples(main), *aliases]
     return _mta_delivery.Trial(name, main, recipients, relay), user

@@ -20,6 +20,7 @@ import _mta_postfix_view
 import _mta_preflight
 import _mta_snapshots
 import _mta_system
+import _mta_table_syntax
 from _mta_minion import Minion
 from _mta_plan import Change
 from _mta_postfix_syntax import Entry
@@ -232,8 +233,8 @@ def _table_problems(proposal: Proposal, files: Files) -> tuple[list[str], list[s
 
     Returns what Postfix cannot use at all, and what is only not there.
     """
-    parameters = files.parameters()
-    queue = parameters.get("queue_directory", _mta_postfix_view.QUEUE)
+    parameters = _mta_postfix_view.with_places(files.parameters(), proposal.config_directory)
+    queue = parameters["queue_directory"]
     types: list[str] = []
     refused: list[str] = []
     missing: list[str] = []
@@ -377,7 +378,11 @@ def why_not_bound(host: str, port: str, may_be_in_use: bool) -> str | None:
 
 def _newly_failing(minion: Minion, proposal: Proposal, files: Files) -> list[str]:
     """What Postfix's daemons cannot do with the new files and could do with the old ones, and because of what."""
-    found = [one for one in _preflight(minion, proposal, files) or [] if not _is_idle(one[0], files)]
+    found = [
+        one
+        for one in _preflight(minion, proposal, files) or []
+        if not _is_idle(one[0], files, proposal.config_directory)
+    ]
     if not found:
         return []
     parent, directory = minion.state.path(), proposal.config_directory
@@ -398,7 +403,7 @@ def _newly_failing(minion: Minion, proposal: Proposal, files: Files) -> list[str
     return list(dict.fromkeys(result))
 
 
-def _is_idle(service: str, files: Files) -> bool:
+def _is_idle(service: str, files: Files, config_directory: str) -> bool:
     """
     Whether an entry of master.cf is a virtual(8) to which no mail goes.
 
@@ -411,8 +416,10 @@ def _is_idle(service: str, files: Files) -> bool:
     name = service.rpartition("/")[0]
     values = [value for key, value in main.items() if key != "virtual_transport"]
     values += [value for one in services.values() for value in one["overrides"].values()]
-    for kind, path in _mta_postfix_syntax.tables("transport_maps", main.get("transport_maps", "")):
-        values.append(_mta_system.text_of(path) if kind in _mta_postfix_syntax.SOURCES else path)
+    known = _mta_postfix_view.with_places(main, config_directory)
+    transports = _mta_postfix_syntax.expand(main.get("transport_maps", ""), known)
+    for kind, path in _mta_postfix_syntax.tables("transport_maps", transports):
+        values.append(_mta_table_syntax.source(kind, path))
     named = any(re.search(rf"(?<![\w/-]){re.escape(name)}(?=:|\s*\Z)", value) for value in values)
     return not named and not any(main.get(key) for key in ("virtual_mailbox_domains", "virtual_mailbox_maps"))
 

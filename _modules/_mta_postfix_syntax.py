@@ -44,8 +44,6 @@ TYPES = ("inet", "unix", "unix-dgram", "fifo", "pass")
 # The programs that speak SMTP with a client; and those that only the queue manager, or master(8), talks to.
 SERVERS = ("smtpd", "postscreen")
 NO_SERVERS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "qmgr", "oqmgr", "pickup")
-# Types of tables that are compiled from a text at their path, or are one.
-SOURCES = ("hash", "btree", "lmdb", "cdb", "texthash")
 TABLES = r"(?:.*_)?(?:maps|checks|map|database|databases)\Z"
 
 

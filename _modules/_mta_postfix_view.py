@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_syntax
 import _mta_system
+import _mta_table_syntax
 from _mta_postfix_syntax import Broken, Entry
 from _mta_records import NamedTuple
 from _mta_system import Finished
@@ -145,6 +146,16 @@ def show(config_directory: str = CONFIG_DIRECTORY) -> dict[str, str]:
     settings, broken = _mta_postfix_syntax.parse_main(_present(path))
     _refuse_broken(path, broken)
     return {setting.name: setting.value for setting in settings}
+
+
+def with_places(main: Mapping[str, str], config_directory: str = CONFIG_DIRECTORY) -> dict[str, str]:
+    """Return parameters with those that say where files are and that others refer to, as they are by default."""
+    places = {
+        "config_directory": config_directory,
+        "data_directory": "/var/lib/postfix",
+        "queue_directory": QUEUE,
+    }
+    return {**places, **main}
 
 
 def _present(path: str) -> str:
@@ -320,11 +331,9 @@ def defaults(config_directory: str) -> dict[str, str]:
     """Defaults of those parameters that :func:`listeners` looks at, or that are often referred to."""
     host = socket.gethostname()
     return {
-        "config_directory": config_directory,
-        "data_directory": "/var/lib/postfix",
+        **with_places({}, config_directory),
         "mail_name": "Postfix",
         "myhostname": host if "." in host else f"{host}.localdomain",
-        "queue_directory": QUEUE,
         "smtpd_sasl_type": "cyrus",
         "smtpd_tls_key_file": "$smtpd_tls_cert_file",
         "smtpd_tls_eckey_file": "$smtpd_tls_eccert_file",
@@ -405,9 +414,8 @@ def _by_name(parameters: Mapping[str, str], hostname: str) -> list[str]:
     names = [".".join(labels), *(f".{'.'.join(labels[first:])}" for first in range(1, len(labels)))]
     value = _mta_postfix_syntax.expand(parameters.get("tls_server_sni_maps", ""), parameters)
     for kind, path in _mta_postfix_syntax.tables("tls_server_sni_maps", value):
-        text = _mta_system.text_of(path) if kind in _mta_postfix_syntax.SOURCES else ""
-        lines = [line.split(None, 1) for line, _ in _mta_system.logical_lines(text)]
-        entries = {line[0].lower(): line[1] for line in lines if len(line) == 2}
+        lines = _mta_table_syntax.parse(kind, _mta_table_syntax.source(kind, path))
+        entries = {key.lower(): value for key, value, _ in lines}
         for name in names:
             if name in entries:
                 return _mta_postfix_syntax.items_of(entries[name])

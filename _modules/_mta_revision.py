@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "63447b626842"
+REVISION = "04ac3f50130d"

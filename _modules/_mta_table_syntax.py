@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 from salt.exceptions import SaltInvocationError
 
+import _mta_system
 from _mta_system import BLANKS, logical_lines
 
 Pair = tuple[str, str]
@@ -23,6 +24,8 @@ Kind = Optional[str]  # a table type; None: a default that is not known yet, rea
 SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
 # Read as they are: their order counts.
 RULES = ("pcre", "regexp", "cidr")
+# Their entries are in main.cf itself.
+IN_PLACE = ("inline", "static")
 # The file holds settings of a client, ``name = value``.
 SETTINGS = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
 TYPES = (*SUFFIXES, "texthash", *RULES, *SETTINGS)
@@ -59,6 +62,13 @@ def pair(kind: Kind, line: str) -> Pair:
         return line, ""
     key, *rest = line.split(None, 1)
     return key, "".join(rest).strip(BLANKS)
+
+
+def source(kind: str, path: str) -> str:
+    """Return the text that a table's entries are in, as ``TYPE:PATH`` names it; empty where no text has them."""
+    if kind in IN_PLACE:
+        return path
+    return _mta_system.text_of(path) if kind in (*SUFFIXES, "texthash", *RULES) else ""
 
 
 def parse(kind: Kind, text: str) -> list[tuple[str, str, list[int]]]:

@@ -380,7 +380,7 @@ def _sni_values(minion: Minion) -> list[str]:
     values = list(_named(SNI, announced))
     main, master = (_mta_system.read(file) or "" for file in CONFIGURATION)
     if SNI in main + master:
-        known = {"config_directory": _mta_postfix_view.CONFIG_DIRECTORY, **_mta_postfix_syntax.parameters(main)}
+        known = _mta_postfix_view.with_places(_mta_postfix_syntax.parameters(main))
         found = [entry["overrides"].get(SNI) for entry in _mta_postfix_syntax.services(master).values()]
         found += [known.get(SNI)] if SNI not in announced else []
         values += [_mta_postfix_syntax.expand(value, known) for value in found if value]

@@ -38,6 +38,7 @@ def refusals(configuration, parameters=None, services=None):
         ({"queue_directory": "/nowhere"}, "there is no directory /nowhere"),
         ({"inet_interfaces": "198.51.100.7"}, "198.51.100.7 port smtp: Cannot assign requested address"),
         ({"smtpd_tls_cert_file": "/nowhere.pem"}, "/nowhere.pem is not there"),
+        ({"smtpd_tls_cert_file": "$config_directory/no.pem"}, "/no.pem is not there"),
     ],
 )
 def test_what_breaks_mail_without_a_word_is_refused_before_the_switch(configuration, commands, parameters, words):
@@ -113,11 +114,16 @@ def test_what_is_missing_is_a_note_while_earlier_states_still_announce_changes(
         ("mailbox_transport = virtual\n", "", False),
         ("fallback_transport = virtual:\n", "", False),
         ("transport_maps = inline:{example.org=virtual:}\n", "", False),
+        ("transport_maps = static:virtual:\n", "", False),
         ("transport_maps = hash:/nowhere/virtual\n", "", True),
+        ("transport_maps = hash:$config_directory/transport\n", "", False),
+        ("transport_maps = regexp:$config_directory/rules\n", "", False),
         ("", "smtp inet n - y - - smtpd -o content_filter=virtual:x\n", False),
     ],
 )
-def test_virtual_has_nothing_to_do_where_no_mail_goes_to_it(main, master, idle):
+def test_virtual_has_nothing_to_do_where_no_mail_goes_to_it(tmp_path, main, master, idle):
+    (tmp_path / "transport").write_text("example.org virtual:\n")
+    (tmp_path / "rules").write_text("/^list-/ virtual:\n")
     files = _mta_postfix_view.Files(main, f"virtual unix - n n - - virtual\nlocal unix - n n - - local\n{master}")
-    assert _mta_postfix_check._is_idle("virtual/unix", files) is idle
-    assert not _mta_postfix_check._is_idle("local/unix", files)
+    assert _mta_postfix_check._is_idle("virtual/unix", files, str(tmp_path)) is idle
+    assert not _mta_postfix_check._is_idle("local/unix", files, str(tmp_path))

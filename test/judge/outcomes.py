@@ -37,6 +37,17 @@ def compare(before, after):
     return {name: what for name, what in failing(after).items() if before.get(name, {"ok": True})["ok"]}
 
 
+def row_of(case, broken, known):
+    """The row of the matrix: what real mail says where it was tried, else what the case's label says."""
+    if case.expected in ("undo", "commit", "unchanged"):
+        return BROKEN if case.expected == "undo" else WORKS
+    if case.expected == "any" or (not case.named and known and broken != case.harmful):
+        return DIFFERS
+    if case.named or known:
+        return BROKEN if broken else WORKS
+    return BROKEN if case.harmful else WORKS
+
+
 def assess(case, result):
     """The outcome of a case. ``result`` is the worker's."""
     if "error" in result:
@@ -47,17 +58,7 @@ def assess(case, result):
     excused = {name: what for name, what in found.items() if name.split()[0] in case.excuses}
     broken = {name: what for name, what in found.items() if name not in excused}
     column = result["verdict"]
-    known = bool(result["truth"])
-    if case.expected in ("undo", "commit", "unchanged"):
-        row = BROKEN if case.expected == "undo" else WORKS
-    elif case.expected == "any" or case.named:
-        row = DIFFERS if case.expected == "any" else BROKEN if broken else WORKS
-    elif not known:
-        row = BROKEN if case.harmful else WORKS
-    elif bool(broken) == case.harmful:
-        row = BROKEN if broken else WORKS
-    else:
-        row = DIFFERS
+    row = row_of(case, bool(broken), known=bool(result["truth"]))
     wrong = []
     if row == WORKS and column == UNDONE:
         wrong.append("undone for nothing")

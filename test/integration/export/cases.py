@@ -100,6 +100,36 @@ class Sink:
                     say("250 ok")
 
 
+def services_of_package(own, removed):
+    """The package's master.cf without services that are removed, or that a host's own lines have."""
+    named = removed | set(re.findall(r"^([^\s#]+)\s+(\w\S*)", own, re.MULTILINE))
+    kept, dropping = [], False
+    for line in (PACKAGE / "master.cf").read_text().splitlines(keepends=True):
+        if not line.startswith(("#", " ", "\t")):
+            dropping = tuple(line.split()[:2]) in named
+        if not dropping or line.startswith("#"):
+            kept.append(line)
+    return "".join(kept)
+
+
+def make_certificate(pem):
+    """Make a key and a certificate in one file."""
+    pem.parent.mkdir(exist_ok=True)
+    subject = ["-subj", "/CN=mail.example.com", "-keyout", "/root/key", "-out", "/root/crt"]
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject)
+    pem.write_text(pathlib.Path("/root/key").read_text() + pathlib.Path("/root/crt").read_text())
+
+
+def make_database(path, statements):
+    """Make a database of SQLite that everybody can read."""
+    pathlib.Path(path).unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+    os.chmod(path, 0o644)
+
+
 def set_up(folder, case):
     """Make the host what the configuration describes."""
     if "package" in case and not pathlib.Path(f"/var/lib/dpkg/info/{case['package']}.list").exists():
@@ -116,29 +146,12 @@ def set_up(folder, case):
         elif file.name not in ("case.yaml", "master.cf"):
             shutil.copyfile(file, POSTFIX / file.name)
     own = (folder / "master.cf").read_bytes().decode() if folder and (folder / "master.cf").exists() else ""
-    named = set(re.findall(r"^([^\s#]+)\s+(\w\S*)", own, re.MULTILINE))
-    named.update(tuple(service.rsplit("/", 1)) for service in case.get("remove", ()))
-    kept, dropping = [], False
-    for line in (PACKAGE / "master.cf").read_text().splitlines(keepends=True):
-        if not line.startswith(("#", " ", "\t")):
-            dropping = tuple(line.split()[:2]) in named
-        if not dropping or line.startswith("#"):
-            kept.append(line)
-    (POSTFIX / "master.cf").write_bytes("".join(kept).encode() + own.encode())
+    removed = {tuple(service.rsplit("/", 1)) for service in case.get("remove", ())}
+    (POSTFIX / "master.cf").write_bytes(services_of_package(own, removed).encode() + own.encode())
     if "certificate" in case:
-        pem = pathlib.Path(case["certificate"])
-        pem.parent.mkdir(exist_ok=True)
-        subject = ["-subj", "/CN=mail.example.com", "-keyout", "/root/key", "-out", "/root/crt"]
-        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject)
-        pem.write_text(pathlib.Path("/root/key").read_text() + pathlib.Path("/root/crt").read_text())
+        make_certificate(pathlib.Path(case["certificate"]))
     if "database" in case:
-        path = case["database"]["path"]
-        pathlib.Path(path).unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            for statement in case["database"]["statements"]:
-                database.execute(statement)
-            database.commit()
-        os.chmod(path, 0o644)
+        make_database(**case["database"])
     if "address" in case:
         run("ip", "address", "add", f"{case['address']}/8", "dev", "lo")
     # Postfix's programs wait for a main.cf that is younger than a second or two.

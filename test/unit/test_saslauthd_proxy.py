@@ -365,13 +365,17 @@ def test_an_ldap_server_whose_tls_is_off_is_none(program, listen):
 
 
 def test_an_ldap_server_may_be_a_socket(program, listen, tmp_path):
-    listen(lambda connection: connection.sendall(b"\x30"), tmp_path / "ldapi")
+    listen(lambda connection: connection.recv(100) and connection.sendall(b"\x30"), tmp_path / "ldapi")
     assert program._ldap("ldapi://" + str(tmp_path / "ldapi").replace("/", "%2f"), False, None) is True
 
 
 @pytest.mark.parametrize("mechanism", ["rimap", "ldap"])
 def test_one_server_of_several_is_enough_and_silence_is_none(program, listen, mechanism):
-    good = listen(lambda connection: connection.sendall(b"* OK" if mechanism == "rimap" else b"\x30"))
+    def answer(connection):
+        # An IMAP server speaks first, an LDAP server second.
+        connection.sendall(b"* OK" if mechanism == "rimap" or not connection.recv(100) else b"\x30")
+
+    good = listen(answer)
     silent = listen(silence)
     closed = listen(silence)
     closed.socket.close()

@@ -33,10 +33,11 @@ def _plain(value: Any) -> Any:
     """The same in Python's own dictionaries and lists: repr() of those of Salt 3008 hides what is in them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, _plain(getattr(value, field.name))) for field in dataclasses.fields(value)]
+    # Pillar may have a million texts: a call for each would cost more than all else.
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: one if type(one) is str else _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [one if type(one) is str else _plain(one) for one in value]
     return value
 
 

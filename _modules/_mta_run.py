@@ -53,6 +53,9 @@ class Run:
     tables
         What :py:mod:`_mta_tables` has found out and not yet recorded.
 
+    record
+        What :py:mod:`_mta_tables` has read of its record, and of which file that was.
+
     ahead
         The states that take part in the transaction of this run, each as its function and its arguments.
 
@@ -81,6 +84,7 @@ class Run:
     preflight: dict[Any, Any] = dataclasses.field(default_factory=dict)
     authorities: dict[str, Any] = dataclasses.field(default_factory=dict)
     tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    record: tuple[Any, dict[str, Any]] | None = None
     ahead: list[tuple[Callable[..., Any], dict[str, Any]]] = dataclasses.field(default_factory=list)
     obstacles: list[str] | None = None
     rehearsal: dict[str, Any] | None = None

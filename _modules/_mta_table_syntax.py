@@ -219,7 +219,11 @@ def is_secret(kind: Kind, key: str, value: Any) -> bool:
 def has_secrets(kind: Kind, entries: Any) -> bool:
     """Whether one of the entries is a secret, as far as they have the shape of entries."""
     with contextlib.suppress(SaltInvocationError):
-        return any(_is_marked(value) or is_secret(kind, key, value) for key, value in _items(kind, entries))
+        items = _items(kind, entries)
+        if kind in SETTINGS and any(is_secret(kind, key, value) for key, value in items):
+            return True
+        # A table may have very many texts.
+        return any(not isinstance(value, str) and _is_marked(value) for _, value in items)
     return False
 
 

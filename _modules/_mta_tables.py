@@ -56,9 +56,23 @@ DEPRECATED = re.compile(rb"(?m)^.*(?:support is deprecated|NON_BERKELEYDB_README
 # -- what is known of tables -------------------------------------------------------------------
 
 
-def recorded(minion: Minion) -> dict[str, Any]:
+def recorded(minion: Minion) -> Mapping[str, Any]:
     """What is known of tables: ``{"tables": {path: {…}}, "made": [paths], "postfix": {…}}``."""
-    return {"tables": {}, "made": [], "postfix": {}, **minion.state.read(RECORD)}
+    run = Run.of(minion)
+    # For each table it is asked again, and it is as long as there are tables.
+    stamp = _stamp(minion.state.path(RECORD))
+    if run.record is None or run.record[0] != stamp:
+        run.record = stamp, {"tables": {}, "made": [], "postfix": {}, **minion.state.read(RECORD)}
+    return run.record[1]
+
+
+def _stamp(path: str) -> list[Any] | None:
+    """What tells a file from its next version; ``None``: there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [path, status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def noticed(minion: Minion) -> dict[str, Any]:
@@ -84,13 +98,14 @@ def _known(minion: Minion, path: str) -> dict[str, Any]:
 
 def updated(minion: Minion, made: Iterable[str] = (), gone: Iterable[str] = ()) -> dict[str, Any]:
     """The record with what this run noticed, and with files that it has made or removed."""
-    record, found = recorded(minion), noticed(minion)
-    record["tables"].update(found["tables"])
-    record["postfix"] = found["postfix"] or record["postfix"]
-    record["made"] = sorted({*record["made"], *made} - set(gone))
-    for path in gone:
-        record["tables"].pop(path, None)
-    return record
+    record, found, gone = recorded(minion), noticed(minion), set(gone)
+    tables = {**record["tables"], **found["tables"]}
+    return {
+        **record,
+        "tables": {path: facts for path, facts in tables.items() if path not in gone},
+        "made": sorted({*record["made"], *made} - gone),
+        "postfix": found["postfix"] or record["postfix"],
+    }
 
 
 # -- this Postfix ------------------------------------------------------------------------------
@@ -113,11 +128,7 @@ def about_postfix(minion: Minion) -> dict[str, Any]:
 
     One process each, and none while the record is about the same program and plugins.
     """
-    stamp = []
-    for path in (PROGRAMS["postconf"], *PLUGINS):
-        with contextlib.suppress(OSError):
-            status = os.stat(path)
-            stamp.append([path, status.st_size, status.st_mtime_ns, status.st_ino])
+    stamp = list(filter(None, map(_stamp, (PROGRAMS["postconf"], *PLUGINS))))
     known: dict[str, Any]
     for known in (noticed(minion)["postfix"], recorded(minion)["postfix"]):
         if known.get("stamp") == stamp and known["types"]:

@@ -11,6 +11,8 @@ import pytest
 
 import _mta_aliases
 import _mta_table_syntax
+import _mta_tables
+import _mta_tables_manage
 from _mta_plan import Plan
 
 LIMIT, RUNS, ATTEMPTS = 3.0, 3, 4
@@ -104,6 +106,27 @@ def test_entries_of_a_table(kind, changed):
         return plan
 
     assert_linear(make, 2000)
+
+
+@pytest.mark.usefixtures("installed")
+def test_number_of_tables(minion, tmp_path):
+    def make(size):
+        minion.context.clear()
+        minion.state.forget(_mta_tables.RECORD)
+        paths = [tmp_path / f"{size}-{number}" for number in range(size)]
+        for path in paths:
+            path.write_text("a b\n")
+            path.chmod(0o644)
+
+        def plan():
+            asked = {"type": "texthash", "entries": {"a": "b"}}
+            return [_mta_tables_manage.plan(minion, str(path), **asked) for path in paths]
+
+        assert not any(one.changes for one in plan())
+        _mta_tables_manage.remember(minion)
+        return plan
+
+    assert_linear(make, 400)
 
 
 @pytest.mark.parametrize("changed", [False, True])

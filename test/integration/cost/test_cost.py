@@ -1,5 +1,8 @@
 """What an apply with nothing to change costs, against an apply of one test.nop (test/benchmark.py)."""
 
+import collections
+import contextlib
+import json
 import pathlib
 import re
 import time
@@ -7,14 +10,23 @@ import time
 import pytest
 
 BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmark.py"
-REFERENCE = "postfix_mta_reference:\n  test.nop: []\n"
+MASTER_LOG = "/var/log/salt-master-cost"
+# Of files whose hashes a minion asks for where nothing is new.
+HASHES = 2
 
 
 @pytest.fixture(scope="module")
-def benchmark(container):
+def reference(container):
+    """The name of an SLS file with one test.nop."""
+    name = "postfix_mta_reference"
+    container.put({f"{container.root}srv/salt/{name}.sls": f"{name}:\n  test.nop: []\n"})
+    return name
+
+
+@pytest.fixture(scope="module")
+def benchmark(container, reference):
     """Run the benchmark inside, print what it says, and fail when it does; five times at most."""
     container.copy(BENCHMARK, "/root/benchmark.py")
-    container.put({f"{container.root}srv/salt/postfix_mta_reference.sls": REFERENCE})
 
     def run(*args):
         # Whoever else uses the processor makes both look dearer, and the longer one more so.
@@ -52,14 +64,18 @@ def pillar(container):
     container.put({path: before})
 
 
-@pytest.fixture
-def minion(container):
-    """A running master and minion on the host, with the states and pillars of the masterless one."""
+@contextlib.contextmanager
+def pair(container, **master):
+    """
+    A running master and minion on the host, with the states and pillars of the masterless one; how to ask it.
+
+    master: further settings of the master.
+    """
     root = f"/{container.root}srv".replace("//", "/")
-    roots = f"file_roots: {{base: [{root}/salt]}}\npillar_roots: {{base: [{root}/pillar]}}\n"
+    roots = {"file_roots": {"base": [f"{root}/salt"]}, "pillar_roots": {"base": [f"{root}/pillar"]}}
     container.put(
         {
-            "/etc/salt-pair/master": f"{roots}auto_accept: true\n",
+            "/etc/salt-pair/master": json.dumps({**roots, "auto_accept": True, **master}),
             "/etc/salt-pair/minion": "master: 127.0.0.1\nid: mail.example.com\n",
         }
     )
@@ -67,12 +83,21 @@ def minion(container):
         unit = ["systemd-run", f"--unit={daemon}-cost", "--service-type=exec"]
         container.exec([*unit, "/usr/local/bin/" + daemon, "--config-dir=/etc/salt-pair"])
     command = ["salt", "--config-dir=/etc/salt-pair", "--timeout=60", "mail.example.com"]
-    deadline = time.monotonic() + 90
-    while "True" not in container.exec([*command, "test.ping"], check=False).stdout:
-        assert time.monotonic() < deadline, "the minion does not answer its master"
-        time.sleep(1)
-    yield command
-    container.exec(["systemctl", "stop", "salt-minion-cost", "salt-master-cost"])
+    try:
+        deadline = time.monotonic() + 90
+        while "True" not in container.exec([*command, "test.ping"], check=False).stdout:
+            assert time.monotonic() < deadline, "the minion does not answer its master"
+            time.sleep(1)
+        yield command
+    finally:
+        container.exec(["systemctl", "stop", "salt-minion-cost", "salt-master-cost"], check=False)
+
+
+@pytest.fixture
+def minion(container):
+    """How a running minion is asked."""
+    with pair(container) as command:
+        yield command
 
 
 @pytest.mark.alone
@@ -102,6 +127,27 @@ def test_where_nothing_is_new_one_sls_file_is_rendered(container):
     ]
     said = container.exec(apply)
     assert re.findall(r"compile template: \S+/postfix_mta/(\S+)", said.stderr) == ["init.sls"]
+
+
+REQUEST = re.compile(r"AES payload received with command (\w+)")
+
+
+def test_the_master_serves_no_file_where_nothing_is_new(container, reference):
+    looks = []
+    container.exec(["rm", "-rf", "/var/cache/salt/minion/files"])
+    with pair(container, log_file=MASTER_LOG, log_level_logfile="trace") as minion:
+        for sls in ("postfix_mta", reference) * 2:
+            container.exec(f": >{MASTER_LOG}")
+            container.exec([*minion, "state.apply", sls, "--out=quiet"])
+            looks.append(collections.Counter(REQUEST.findall(container.exec(["cat", MASTER_LOG]).stdout)))
+    first, _, ours, nop = looks
+    assert first["_serve_file"], "the log does not show who fetches files"
+    assert ours["_return"] == nop["_return"] == 1
+    assert ours["_pillar"] == nop["_pillar"]
+    assert not ours["_serve_file"]
+    assert ours["_file_hash"] == HASHES
+    # Which files there are, as Salt asks in each apply.
+    assert ours["_file_list"] == nop["_file_list"]
 
 
 # Does what postconf(1) does, and keeps a list of how it was called.

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "04ac3f50130d"
+REVISION = "556f4910bf5b"

@@ -155,4 +155,4 @@ def test_a_square_is_found():
         return lambda: sum(one * other for one in range(size) for other in range(size))
 
     with pytest.raises(pytest.fail.Exception, match="twice as many"):
-        assert_linear(make, 200)
+        assert_linear(make, 800)

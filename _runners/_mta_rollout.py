@@ -526,9 +526,14 @@ def _told_minions(state: State) -> dict[str, Any]:
     return {minion: {key: one[key] for key in ("state", "why")} for minion, one in state["minions"].items()}
 
 
+def _minions(state: State) -> str:
+    number = len(state["order"])
+    return "1 minion" if number == 1 else f"{number} minions"
+
+
 def _outcome(state: State) -> dict[str, Any]:
     """What a person is told."""
-    lines = [f"The rollout of {state['wanted']['mods']} to {len(state['order'])} minions {_where(state)}."]
+    lines = [f"The rollout of {state['wanted']['mods']} to {_minions(state)} {_where(state)}."]
     if state["why"]:
         lines.append(f"Why: {state['why']}")
     for minion in state["order"]:
@@ -560,7 +565,7 @@ def _planned(state: State, action: str) -> dict[str, Any]:
         waiting = [one for one in state["order"] if _is_open(minions[one]) and one not in out]
         batches = plan(waiting, state["canaries"], state["roles"], share, state["down"])
     what = "would be rolled back" if action == "roll_back" else "would be changed"
-    lines = [f"{len(waiting)} of {len(state['order'])} minions {what}, in {len(batches)} batches:"]
+    lines = [f"{len(waiting)} of {_minions(state)} {what}, batch by batch:"]
     for number, batch in enumerate(batches, 1):
         canary = " (canaries)" if action != "roll_back" and set(batch) <= set(state["canaries"]) else ""
         lines.append(f"  {number}{canary}: {', '.join(batch)}")

@@ -268,9 +268,15 @@ class TestCourse:
         outcome = run(test=True)
         assert fleet.applied == []
         assert outcome["batches"] == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
-        assert "1 (canaries): mail1" in outcome["report"]
+        first, second = outcome["report"].splitlines()[:2]
+        assert (first, second) == ("6 of 6 minions would be changed, batch by batch:", "  1 (canaries): mail1")
         with pytest.raises(CommandExecutionError, match="no rollout"):
             run("show")
+
+    def test_one_minion_is_not_told_as_several(self, run, fleet):
+        fleet.servers = {"mail6": fleet["mail6"]}
+        assert run(test=True)["report"].startswith("1 of 1 minion would be changed, batch by batch:\n")
+        assert run()["report"].startswith("The rollout of postfix_mta to 1 minion ")
 
     def test_a_canary_that_undoes_the_change_ends_it(self, run, fleet):
         fleet["mail1"].outcome = UNDONE

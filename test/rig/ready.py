@@ -2,8 +2,8 @@
 Salt's programs, started in a host by a process that has Salt in memory: half of the second of CPU time that each
 of them takes is for imports.
 
-The process forks for each of them. What runs then has imported what the program imports before it reads its
-arguments, and nothing else: configuration, grains, and everything that Salt's loaders load are its own.
+The process forks for each of them. What runs then has imported modules that every one of them imports, and nothing
+else: configuration, grains, and everything that Salt's loaders load are its own.
 """
 
 import json
@@ -19,8 +19,16 @@ LONGEST = 60_000
 
 # Argument: the descriptor of a socket that says what to start, where its output goes, and who waits for its end.
 SERVER = """
-import json, os, signal, socket, sys
+import contextlib, gc, importlib, json, os, signal, socket, sys
 import salt.scripts, salt.cli.call, salt.cli.run, salt.cli.salt
+
+# What they import later, when they have read their arguments. The last one fails where there is no git, and is
+# imported anew then.
+for name in ("salt.modules.cmdmod", "salt.modules.file", "salt.runner", "salt.state", "salt.template", "git"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+# Else the garbage collector of each of them would touch, and so copy, all the memory that it shares.
+gc.freeze()
 
 listener = socket.socket(fileno=int(sys.argv[1]))
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

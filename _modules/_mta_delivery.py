@@ -36,6 +36,11 @@ SECONDS = 8
 PAUSE = 0.15
 # In seconds. Whose queue waits longer between two messages hardly delivers any.
 LONGEST_DELAY = 60
+# In seconds: what makes the second message to somebody late for everybody's idea of mail.
+LONG_DELAY = 600
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+# Transports that most mail goes by, and the default of all.
+AGENTS = ("default", "local", "virtual", "smtp", "relay", "lmtp")
 RESULT = (
     r"(?P<id>\w+): to=<(?P<to>[^>]*)>,(?: orig_to=<(?P<asked>[^>]*)>,)? relay=(?P<relay>.*?), .*?"
     r"dsn=(?P<code>[\d.]+), status=(?P<status>\w+) \((?P<reason>.*)\)$"
@@ -70,6 +75,8 @@ ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
 MAILBOX = r"delivers to (?:mailbox|maildir)\Z"
 # A command for every user's mail that keeps nothing, and cannot.
 SWALLOWS = r"delivers to command: (?:exec )?(?:/usr)?(?:/bin/)?(?:cat *>+ */dev/null|true|:|exit 0)\Z"
+# One that can only fail.
+FAILS = r"delivers to command: (?:exec )?(?:/usr)?(?:/bin/)?(?:false|exit +[1-9]\d*)\Z"
 # Levels of TLS that few hosts of the world are up to, and the protocols that the others speak.
 TRUSTING = ("dane-only", "fingerprint", "verify", "secure")
 SPOKEN = ("tlsv1.2", "tlsv1.3")
@@ -232,18 +239,30 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
     return found
 
 
-def rate_delay(main: Mapping[str, str]) -> float:
-    """
-    Return for how many seconds qmgr(8) may let the second message to a destination wait, where that is bearable.
-
-    From ``default_destination_rate_delay`` and those of single transports, postconf(5).
-    """
-    delays = [0.0]
+def _rate_delays(main: Mapping[str, str]) -> dict[str, int]:
+    """For how many seconds qmgr(8) lets the second message to a destination wait, by parameter (postconf(5))."""
+    delays = {}
     for name, value in main.items():
-        found = re.fullmatch(r"(\d+)([sm]?)", value.strip()) if name.endswith("_destination_rate_delay") else None
+        found = (
+            re.fullmatch(r"(\d+)([smhdw]?)", value.strip()) if name.endswith("_destination_rate_delay") else None
+        )
         if found:
-            delays.append(int(found[1]) * (60 if found[2] == "m" else 1))
-    return max(delay for delay in delays if delay <= LONGEST_DELAY)
+            delays[name] = int(found[1]) * UNITS[found[2]]
+    return delays
+
+
+def rate_delay(main: Mapping[str, str]) -> float:
+    """Return the longest wait for a second message to a destination, in seconds, of those that are bearable."""
+    return max((float(one) for one in _rate_delays(main).values() if one <= LONGEST_DELAY), default=0.0)
+
+
+def waiting(main: Mapping[str, str]) -> list[str]:
+    """Return settings that let most mail wait for long, each with what it does; not those of other transports."""
+    return [
+        f"a second message to the same destination waits for {main[name].strip()} ({name})"
+        for name, seconds in _rate_delays(main).items()
+        if seconds > LONG_DELAY and name.partition("_")[0] in AGENTS
+    ]
 
 
 def _is_own(address: str) -> bool:
@@ -366,6 +385,9 @@ class Trial:
         self.found.doubts += [
             f"delivery to elsewhere: {text} ({INTENDED.format(word='limited')})"
             for text in out_of_reach(self.main)
+        ]
+        self.found.doubts += [
+            f"delivery to anybody: {text} ({INTENDED.format(word='limited')})" for text in waiting(self.main)
         ]
         if self.asked:
             log = self._wait(self._complete, SECONDS + rate_delay(self.main))
@@ -536,8 +558,11 @@ class Trial:
         if self._goes_astray(one):
             said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
             self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
-        if re.match(SWALLOWS, one.reason) and one.reason.endswith(f": {self.main.get('mailbox_command')}"):
-            self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
+        if one.reason.endswith(f": {self.main.get('mailbox_command')}"):
+            if re.match(SWALLOWS, one.reason):
+                self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
+            if re.match(FAILS, one.reason):
+                self.found.problems.append(f"delivery to {name}: {one.reason}, which fails (mailbox_command)")
         if re.match(MAILBOX, one.reason):
             self._judge_mailbox(name, one)
         program = _missing_program(one.reason)

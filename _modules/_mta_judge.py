@@ -342,6 +342,8 @@ def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination,
     for tried in found["envelopes"]:
         if trial and trial.real in tried["recipients"]:
             trial.reply = tried["data"] or trial.reply
+        elif re.search(BLANKET, tried["data"] or ""):
+            seen.doubts.append(f"{seen.label} delivery to any recipient: {tried['data']}")
         elif (tried["data"] or "").startswith("250"):
             seen.note(f"took a message with too many Received headers, which it should refuse: {tried['data']}")
 

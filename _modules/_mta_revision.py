@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "556f4910bf5b"
+REVISION = "190f2fabcf88"

@@ -206,9 +206,12 @@ OLD_TLS = "!TLSv1, !TLSv1.1, !TLSv1.2, !TLSv1.3"
         ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": ">=TLSv1.3"}, 0),
         ({"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": "!SSLv2, !SSLv3"}, 0),
         ({"smtp_tls_security_level": "encrypt"}, 0),
+        ({"local_destination_rate_delay": "1h", "relayhost": "mx"}, 1),
+        ({"default_destination_rate_delay": "20m", "smtp_destination_rate_delay": "1d"}, 2),
+        ({"default_destination_rate_delay": "10m", "slow_destination_rate_delay": "1h"}, 0),
     ],
 )
-def test_settings_with_which_few_hosts_get_mail_are_doubts(healthy, trial, main, doubts):
+def test_settings_with_which_little_mail_arrives_are_doubts(healthy, trial, main, doubts):
     assert sum("[limited]" in text for text in trial(main)[0].doubts) == doubts
 
 
@@ -450,6 +453,24 @@ def test_a_command_that_keeps_no_users_mail_is_a_problem(world, trial, command, 
     world.log.append("AB12: removed")
     found = trial({"mailbox_command": mailbox_command})[0]
     assert sum("[discarded]" in text for text in found.problems) == problems
+
+
+@pytest.mark.parametrize(
+    ("command", "mailbox_command", "problems"),
+    [
+        ("exit 75", "exit 75", 1),
+        ("/bin/false", "/bin/false", 1),
+        ("exit 0", "exit 0", 0),
+        ("falsework", "falsework", 0),
+        ("/bin/false", "procmail", 0),
+    ],
+)
+def test_a_command_that_fails_for_all_users_is_a_problem(world, trial, command, mailbox_command, problems):
+    world.line("alice@" + HOST, "local", "2.0.0", "deliverable", f"delivers to command: {command}", POSTMASTER)
+    world.line()
+    world.log.append("AB12: removed")
+    found = trial({"mailbox_command": mailbox_command})[0]
+    assert sum("which fails" in text for text in found.problems) == problems
 
 
 @pytest.fixture

@@ -427,6 +427,21 @@ def test_the_message_has_more_hops_than_the_listener_and_the_running_server_take
     assert received(server) == sent
 
 
+@pytest.mark.parametrize(
+    ("reply", "doubts"),
+    [
+        (b"450 4.7.1 <localhost[127.0.0.1]>: Client host rejected: Access denied", 1),
+        (b"450 4.2.0 <postmaster>: Recipient address rejected: Greylisted", 0),
+        (b"554 5.7.1 Spam message rejected", 0),
+        (b"554 5.4.0 Error: too many hops", 0),
+    ],
+)
+def test_who_refuses_every_message_at_its_end_is_doubted(check, server, reply, doubts):
+    server.replies["."] = reply + b"\r\n"
+    found = check(envelope=True)
+    assert (found["problems"], len(found["doubts"])) == ([], doubts)
+
+
 def test_no_message_is_tried_where_it_would_be_delivered(check, server, listener):
     listener["hopcount_limit"] = 1_000_000
     found = check(envelope=True)

@@ -34,10 +34,10 @@ from _mta_records import NamedTuple, dataclass
 NOWHERE = "probe.invalid"
 SECONDS = 8
 PAUSE = 0.15
-# In seconds. Whose queue waits longer between two messages hardly delivers any.
-LONGEST_DELAY = 60
-# In seconds: what makes the second message to somebody late for everybody's idea of mail.
+# In seconds: for how long the queue's pauses between messages are waited for, and what makes most mail late.
+LONGEST_WAIT = 60
 LONG_DELAY = 600
+RATE_DELAY = re.compile(r"([\w-]+)_(destination|transport)_rate_delay")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 # Transports that most mail goes by, and the default of all.
 AGENTS = ("default", "local", "virtual", "smtp", "relay", "lmtp")
@@ -240,26 +240,33 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
 
 
 def _rate_delays(main: Mapping[str, str]) -> dict[str, int]:
-    """For how many seconds qmgr(8) lets the second message to a destination wait, by parameter (postconf(5))."""
+    """For how many seconds qmgr(8) lets a second message wait, by parameter (postconf(5)); none that is 0."""
     delays = {}
-    for name, value in main.items():
-        found = (
-            re.fullmatch(r"(\d+)([smhdw]?)", value.strip()) if name.endswith("_destination_rate_delay") else None
-        )
-        if found:
+    for name in filter(RATE_DELAY.fullmatch, main):
+        found = re.fullmatch(r"(\d+)([smhdw]?)", main[name].strip())
+        if found and int(found[1]):
             delays[name] = int(found[1]) * UNITS[found[2]]
     return delays
 
 
-def rate_delay(main: Mapping[str, str]) -> float:
-    """Return the longest wait for a second message to a destination, in seconds, of those that are bearable."""
-    return max((float(one) for one in _rate_delays(main).values() if one <= LONGEST_DELAY), default=0.0)
+def rate_delay(main: Mapping[str, str], messages: int = 1) -> float:
+    """
+    Return for how many seconds messages may have to wait in the queue, by those pauses that are waited for.
+
+    ``default_destination_rate_delay`` lets the second message to a destination wait, and
+    ``default_transport_rate_delay`` all but the first of its transport; so do those of single transports.
+    """
+    delays = [0.0]
+    for name, seconds in _rate_delays(main).items():
+        found = RATE_DELAY.fullmatch(name)
+        delays.append(seconds * (messages if found and found[2] == "transport" else 1))
+    return max(delay for delay in delays if delay <= LONGEST_WAIT)
 
 
 def waiting(main: Mapping[str, str]) -> list[str]:
     """Return settings that let most mail wait for long, each with what it does; not those of other transports."""
     return [
-        f"a second message to the same destination waits for {main[name].strip()} ({name})"
+        f"a second message waits for {main[name].strip()} ({name})"
         for name, seconds in _rate_delays(main).items()
         if seconds > LONG_DELAY and name.partition("_")[0] in AGENTS
     ]
@@ -390,7 +397,7 @@ class Trial:
             f"delivery to anybody: {text} ({INTENDED.format(word='limited')})" for text in waiting(self.main)
         ]
         if self.asked:
-            log = self._wait(self._complete, SECONDS + rate_delay(self.main))
+            log = self._wait(self._complete, SECONDS + rate_delay(self.main, len(self.asking)))
             try:
                 self._judge(log, {*aliases})
                 if self.reply is None or not self.real.endswith(NOWHERE):
@@ -606,9 +613,15 @@ class Trial:
             # Which of them had to wait for what does not answer is a matter of chance.
             self.found.problems.append(f"delivery to somebody: {'; '.join(said[:3])} <{', '.join(names)}>")
             return
-        self.found.doubts += [
-            f"delivery to {name}: the queue has not done anything within {SECONDS} s" for name in names
-        ]
+        self._unseen([f"delivery to {name}: the queue has not done anything within {SECONDS} s" for name in names])
+
+    def _unseen(self, texts: Sequence[str]) -> None:
+        """What has not happened in time is no fault where the queue is told to wait."""
+        pauses = ", ".join(_rate_delays(self.main))
+        if pauses:
+            self.found.notes += [f"{text} ({pauses} lets mail wait)" for text in texts]
+        else:
+            self.found.doubts += texts
 
     def _judge_real(self, outcomes: Sequence[Outcome], log: Sequence[str]) -> None:
         """What became of the real message, which was taken or refused with ``self.reply``."""
@@ -624,7 +637,7 @@ class Trial:
                 f"delivery to any recipient: {what} {last.relay}, not seen again: {last.reason}"
             )
         else:
-            self.found.doubts.append(f"delivery to any recipient: after {reply!r} the message was not seen again")
+            self._unseen([f"delivery to any recipient: after {reply!r} the message was not seen again"])
 
     def _ask_milters(self) -> None:
         """Ask milters what they would do with the message that is not sent to this server by SMTP."""

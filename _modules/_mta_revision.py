@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "190f2fabcf88"
+REVISION = "45b5848d28da"

@@ -523,9 +523,20 @@ def test_mail_for_a_user_without_a_home_is_a_note(healthy, trial, person):
         ({}, 0),
         ({"default_destination_rate_delay": "5s"}, 5),
         ({"smtp_destination_rate_delay": "1m", "local_destination_rate_delay": "2"}, 60),
+        ({"default_transport_rate_delay": "5s"}, 15),
+        ({"default_transport_rate_delay": "30s", "local_transport_rate_delay": "0s"}, 0),
         ({"default_destination_rate_delay": "1h"}, 0),
         ({"smtp_destination_rate_delay": "$default_destination_rate_delay"}, 0),
     ],
 )
 def test_a_queue_that_lets_messages_wait_is_waited_for(delays, seconds):
-    assert _mta_delivery.rate_delay(delays) == seconds
+    assert _mta_delivery.rate_delay(delays, 3) == seconds
+
+
+@pytest.mark.parametrize(("main", "doubts"), [({"smtp_destination_rate_delay": "2m"}, 0), ({}, 2)])
+def test_who_waits_in_the_queue_for_a_pause_is_no_fault(world, trial, main, doubts):
+    world.line()
+    world.log.append("AB12: removed")
+    found = trial(main)[0]
+    assert (found.problems, len(found.doubts)) == ([], doubts)
+    assert sum("smtp_destination_rate_delay lets mail wait" in text for text in found.notes) == 2 - doubts

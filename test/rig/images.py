@@ -43,8 +43,9 @@ export DEBIAN_FRONTEND=noninteractive
 apt_get() {{ apt-get -qq -y -o Acquire::Retries=3 -o Acquire::https::CAInfo={CA} "$@"; }}
 """
 
-# What hosts install, each line as one of them does: the formula's packages, what tests use, what builds Salt. They
-# find nothing else, so what a new test installs has a place here. A Debian that lacks one of them goes without it.
+# What hosts install, each line as one of them does: the formula's packages, what tests and Test Kitchen's driver
+# use, what builds Salt. They find nothing else, so what a new test installs has a place here. A Debian that lacks
+# one of them goes without it.
 PACKAGES = """
 postfix libsasl2-2 sasl2-bin libsasl2-modules
 rspamd
@@ -53,7 +54,7 @@ postfix-mta-sts-resolver python3-dnspython
 python3-cryptography python3-openssl
 postfix-pcre postfix-lmdb postfix-cdb postfix-ldap postfix-mysql postfix-pgsql postfix-sqlite postfix-mongodb
 git openssh-client
-openssh-server
+sudo openssh-server curl lsb-release
 strace
 gnutls-bin swaks
 --no-install-recommends gcc libc6-dev python3-dev python3-venv

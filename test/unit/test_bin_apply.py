@@ -333,6 +333,7 @@ def test_states_that_another_failure_kept_from_running_are_only_counted(apply, c
 
 def test_what_salt_could_not_render_is_a_failure_with_the_place_in_the_file(apply):
     log = "INFO:x:y\nCRITICAL:z:Rendering SLS 'given' failed:\n  line 2, column 13\nTraceback (most\n  File\n"
+    log += "CRITICAL:z:Pillar render error: Rendering SLS 'given' failed. Please see master log for details.\n"
     with pytest.raises(apply.Stop) as stopped:
         apply.returned('{"local": ["Pillar failed to render, see the master log"]}', log, "/root/mail.sls")
     assert str(stopped.value).splitlines() == [

@@ -104,6 +104,11 @@ def test_the_image_is_built_before_a_host_is_created(recorded):
     assert recorded["image"].startswith(images.PREFIX)
 
 
+def test_what_the_driver_installs_is_in_the_archive_of_the_image(recorded):
+    assert recorded["packages"] == ["sudo", "openssh-server", "curl", "lsb-release"]
+    assert set(recorded["packages"]) <= set(images.PACKAGES.split())
+
+
 def test_the_repository_uses_no_setting_that_is_not_compared_here():
     used = yaml.safe_load((REPOSITORY / "kitchen.yml").read_text())
     compared = yaml.safe_load(SAMPLE)

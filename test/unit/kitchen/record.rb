@@ -21,6 +21,11 @@ def docker_run(driver)
   container.build_run_command('IMAGE', 22)
 end
 
+# What the driver installs in each image.
+def packages(driver)
+  driver.send(:container).dockerfile_platform[/apt-get install -y (.*)/, 1].split
+end
+
 def minion_files(provisioner)
   provisioner.create_sandbox
   Dir.chdir(provisioner.sandbox_path) do
@@ -42,7 +47,7 @@ recorded = instances.to_h do |instance|
   environment = instance.verifier[:shellout_opts][:environment].dup
   [instance.name,
    { suite: instance.suite.name, platform: instance.platform.name, image: instance.driver[:image],
-     docker: docker_run(instance.driver), root: instance.provisioner[:root_path],
+     docker: docker_run(instance.driver), packages: packages(instance.driver), root: instance.provisioner[:root_path],
      files: minion_files(instance.provisioner), converges: !instance.provisioner.run_command.nil?,
      verify: instance.verifier[:command], environment: environment,
      hooks: instance.lifecycle_hooks.send(:config)[:pre_create].map { |hook| hook[:local] } }]

@@ -55,6 +55,8 @@ LATE_TESTS = (
     "postscreen_pipelining_enable",
 )
 TRANSPORTS = r"(?:.*_transport|content_filter)\Z"
+# Tables that Postfix makes itself when it first has something to keep.
+CACHES = r"address_verify_map|postscreen_cache_map|\w+_session_cache_database"
 PEM_FILES = r"(?:lmtp|smtp|smtpd|tlsproxy|postscreen)_tls_(?:.*_)?(?:cert_file|key_file|CAfile|chain_files)\Z"
 
 
@@ -244,7 +246,7 @@ def _table_problems(proposal: Proposal, files: Files) -> tuple[list[str], list[s
         for kind, path in _mta_postfix_syntax.tables(name, value):
             types = types or _mta_postfix_view.run("postconf", "-m").text.split()
             if kind in types:
-                paths += _files_of_table(kind, path, queue)
+                paths += [] if re.fullmatch(CACHES, name) else _files_of_table(kind, path, queue)
                 continue
             # A plugin's package may be one that an earlier state brings.
             known = kind in TABLE_FILES or kind in TABLE_TEXTS

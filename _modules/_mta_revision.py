@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "45b5848d28da"
+REVISION = "fd2166c9c12d"

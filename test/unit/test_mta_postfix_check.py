@@ -47,6 +47,27 @@ def test_what_breaks_mail_without_a_word_is_refused_before_the_switch(configurat
     assert bool(found) == bool(words)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"virtual_alias_maps": "btree:$data_directory/no"}, "/no.db is not there"),
+        ({"address_verify_map": "btree:$data_directory/no"}, ""),
+        ({"postscreen_cache_map": "proxy:btree:/nowhere/cache"}, ""),
+        ({"smtpd_tls_session_cache_database": "btree:${data_directory}/no"}, ""),
+    ],
+)
+def test_a_table_is_there_unless_postfix_makes_it_itself(configuration, commands, monkeypatch, parameters, words):
+    run = _mta_postfix_view.run
+
+    def with_types(*argv):
+        return run(*argv)._replace(output=b"btree\nhash\n") if argv == ("postconf", "-m") else run(*argv)
+
+    monkeypatch.setattr("_mta_postfix_view.run", with_types)
+    found = refusals(configuration, parameters)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
 def test_a_port_that_is_taken_cannot_be_bound_and_one_that_is_free_can():
     why_not_bound = _mta_postfix_check.why_not_bound
     with socket.create_server(("127.0.0.1", 0)) as taken:

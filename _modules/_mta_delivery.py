@@ -33,7 +33,7 @@ from _mta_records import NamedTuple, dataclass
 
 NOWHERE = "probe.invalid"
 SECONDS = 8
-PAUSE = 0.15
+PAUSE = 0.05
 # In seconds: for how long the queue's pauses between messages are waited for, and what makes most mail late.
 LONGEST_WAIT = 60
 LONG_DELAY = 600

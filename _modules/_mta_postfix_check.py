@@ -41,6 +41,8 @@ AT_START = {
     "setgid_group",
     "shlib_directory",
 }
+# What `postfix check` looks at directories, accounts and the log for; its name, or how it begins.
+CHECKED = (*AT_START, "maillog_file", "multi_instance_", "postlog/unix-dgram")
 # Read by master(8) alone, which dies of a bad one at a reload; no program can be asked (master_vars.c).
 MASTERS = {"default_process_limit": r"[0-9]+", "service_throttle_time": r"[0-9]+[smhdw]?"}
 SERIOUS = r"unused parameter|undefined parameter|\b(?:bad|unknown|missing|fatal|invalid|malformed)\b"
@@ -166,8 +168,9 @@ def _built(parent: str, proposal: Proposal) -> tuple[Files, list[str]]:
 
 def _complaints(stage: str, proposal: Proposal) -> list[str]:
     # `postfix check` creates missing directories, and its postlog(1) reads the main.cf that is in force, too.
-    thorough = not proposal.broken and not {"queue_directory", "data_directory"} & set(proposal.parameters)
-    return _mta_postfix_stage.complaints(stage, proposal.config_directory, thorough)
+    told = not proposal.broken and not {"queue_directory", "data_directory"} & set(proposal.parameters)
+    thorough = told and any(name.startswith(CHECKED) for name in (*proposal.parameters, *proposal.services))
+    return _mta_postfix_stage.complaints(stage, proposal.config_directory, thorough=thorough)
 
 
 def _introduced(parent: str, proposal: Proposal, messages: list[str]) -> tuple[list[str], list[str]]:

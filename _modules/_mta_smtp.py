@@ -635,8 +635,13 @@ class _Talk:
         self._expect(step if self.found["tls"] else f"{step} without TLS", lines, "235")
 
     def _log_in_as_nobody(self) -> None:
-        """535 comes from the end of the chain (saslauthd, PAM); 454 says that it is broken."""
-        nobody = _plain(Login(f"probe-{os.urandom(8).hex()}", os.urandom(16).hex()))
+        """
+        535 comes from the end of the chain (saslauthd, PAM); 454 says that it is broken.
+
+        A name that begins with a hyphen is refused there as any unknown one, but at once: pam_unix(8) takes none
+        for a user's, and has other unknown users wait for two seconds or so.
+        """
+        nobody = _plain(Login(f"-probe-{os.urandom(8).hex()}", os.urandom(16).hex()))
         lines = self._command(f"AUTH PLAIN {nobody}", "AUTH PLAIN", f"AUTH PLAIN {MASK}")
         self._note_auth("PLAIN", lines)
         # With soft_bounce it is 435.

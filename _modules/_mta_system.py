@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import secrets
+import select
 import shlex
 import shutil
 import signal
@@ -390,13 +391,16 @@ def run(
 
     Raises ``CommandExecutionError``, with what the program said.
     """
-    data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin
+    data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin or b""
     name = shlex.join(command)
-    with open(os.memfd_create("output"), "w+b") as output, open(os.memfd_create("errors"), "w+b") as errors:
+    given, output, errors = (open(os.memfd_create(what), "w+b") for what in ("input", "output", "errors"))
+    with given, output, errors:
+        given.write(data)
+        given.seek(0)
         try:
             process = subprocess.Popen(
                 [word.encode("utf-8", "surrogateescape") for word in command],
-                stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+                stdin=given,
                 stdout=output,
                 stderr=errors,
                 env={**(environment or {}), "LC_ALL": "C", "PATH": search_path()},
@@ -406,7 +410,7 @@ def run(
         except OSError as error:
             raise CommandExecutionError(f"Cannot run '{command[0]}': {error.strerror}") from error
         try:
-            process.communicate(data, timeout=timeout)
+            _until_it_ends(process, timeout)
         except BaseException as error:
             # `postfix check` is a tree of shell scripts.
             with contextlib.suppress(ProcessLookupError):
@@ -421,6 +425,19 @@ def run(
     if check and done.code:
         raise CommandExecutionError(f"'{name}' failed with exit code {done.code}: {done.message}")
     return done
+
+
+def _until_it_ends(process: subprocess.Popen[bytes], timeout: float | None) -> None:
+    """
+    Wait for a program; ``subprocess.TimeoutExpired`` is raised after some seconds.
+
+    With a timeout Python would look again and again, every 50 milliseconds in the end.
+    """
+    with contextlib.suppress(OSError), open(os.pidfd_open(process.pid)) as descriptor:  # Linux 5.3
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        timeout = None if ended.poll(None if timeout is None else timeout * 1000) else 0
+    process.wait(timeout)
 
 
 # -- Postfix's files ---------------------------------------------------------------------------

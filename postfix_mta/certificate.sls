@@ -1,5 +1,5 @@
 # The CA, and the server's key and certificate; two pairs where the pillar has a second one.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- set certificate = mta.certificate %}

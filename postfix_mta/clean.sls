@@ -1,6 +1,6 @@
 # Back to before the first apply: the beacon, the schedule, our firewall ports, then every file that the transactions
 # changed and nobody has since. Mail, packages, an authority's private key and the names of the host stay.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:

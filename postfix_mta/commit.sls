@@ -2,7 +2,7 @@
 # all of it is undone. Then the end of the apply is recorded.
 #
 # A part alone promises no more than its own files do: .sasl adds saslauthd here, .config the whole conversation.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:

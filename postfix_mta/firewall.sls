@@ -1,5 +1,5 @@
 # The mail server's ports in the firewall. Last of the parts: `listeners` are those of the master.cf that they leave.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:

@@ -1,5 +1,5 @@
 # What knows the MTA-STS policies of other domains; or none of it where nothing keeps to them any more.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:

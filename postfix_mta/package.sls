@@ -1,5 +1,5 @@
 # The packages, with the debconf answers of the how-to; /etc/mailname and, if requested, /etc/hosts before them.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:

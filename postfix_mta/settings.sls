@@ -8,7 +8,7 @@
 {{ raise("The formula has to be at the root of its environment, so that this file is " ~
    "salt://postfix_mta/settings.sls: give the gitfs remote no mountpoint, and no root but its own") }}
 {%- endif %}
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 {%- if not mta.synced %}
@@ -20,7 +20,9 @@
 {%-   set top = (top if top is mapping else {}) | list %}
 {%-   set others = (["base"] if opts.saltenv and "base" not in top else []) + top %}
 {%-   set others = others | reject("equalto", saltenv) | list %}
-{%-   do salt["saltutil.sync_all"](refresh=False, saltenv=others + [saltenv]) %}
+{%-   for kind in ["modules", "states", "beacons"] %}
+{%-     do salt["saltutil.sync_" ~ kind](refresh=False, saltenv=others + [saltenv]) %}
+{%-   endfor %}
 
 postfix_mta_modules:
   test.nop:

@@ -7,7 +7,7 @@
 {%- set own = pillar.get("postfix_mta") %}
 {%- if own is not mapping %}
 {%-   set due = false %}
-{%- elif "mta_fleet_ca.only_signs" in salt %}
+{%- elif "mta_fleet_ca" in salt.file_mapping | default([]) %}
 {%-   set due = salt["mta_reprovision.due"]() if salt["mta_apply.last"]() else not salt["mta_fleet_ca.only_signs"]() %}
 {%- else %}
 {%-   set record = opts.get("mta_state_dir", "/var/lib/postfix_mta") ~ "/fleet_ca.json" %}

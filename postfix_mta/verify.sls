@@ -1,5 +1,5 @@
 # The how-to's last section: the server answers as it should. Alone, it changes nothing.
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 include:

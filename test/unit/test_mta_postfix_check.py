@@ -20,6 +20,26 @@ def test_a_complaint_that_the_change_brings_is_an_error_and_an_old_one_a_note(co
         configuration.apply(parameters={"new": "COMPLAIN bad new"})
 
 
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        ({"parameters": {"message_size_limit": "1"}}, False),
+        ({"parameters": {"mail_owner": "nobody"}}, True),
+        ({"parameters": {"maillog_file": "/var/log/postfix"}}, True),
+        ({"parameters": {"multi_instance_enable": "yes"}}, True),
+        ({"parameters": {"mail_owner": "nobody", "queue_directory": "/"}}, False),
+        ({"services": {"postlog/unix-dgram": None}}, True),
+    ],
+)
+def test_postfix_check_is_asked_where_it_could_have_something_new_to_say(
+    configuration, commands, pretend, change, asked
+):
+    found = []
+    pretend("_mta_postfix_stage.complaints", lambda *_, thorough: found.append(thorough) or [])
+    configuration.plan(**change)
+    assert found[0] is asked
+
+
 # -- what master(8) would die of, or mail would wait for for ever ------------------------------
 
 

@@ -1,5 +1,6 @@
 """One conversation, and the pieces that it is made of."""
 
+import base64
 import time
 
 import pytest
@@ -141,3 +142,10 @@ def test_a_listener_behind_a_proxy_is_told_for_whom(server):
     target = _mta_smtp.Target("127.0.0.1", server.port, time.monotonic() + 5, 0, starttls=False, proxy=True)
     _mta_smtp.hold(target)
     assert server.seen[0].startswith("PROXY TCP4 127.0.0.1 127.0.0.1 ")
+
+
+def test_the_name_of_an_unknown_user_is_one_that_pam_refuses_at_once(server):
+    target = _mta_smtp.Target("127.0.0.1", server.port, time.monotonic() + 5, 0, starttls=False)
+    _mta_smtp.hold(target, _mta_smtp.Request([], challenge=True))
+    (asked,) = (line for line in server.seen if line.startswith("AUTH PLAIN "))
+    assert base64.b64decode(asked.split()[-1]).startswith(b"\0-probe-")

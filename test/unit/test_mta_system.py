@@ -221,6 +221,10 @@ class TestRunning:
                 break
             assert time.monotonic() < deadline
 
+    def test_its_end_is_noticed_at_once(self, monkeypatch):
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("time goes by"))
+        assert _mta_system.run(["sh", "-c", "sleep 0.1"], timeout=5).code == 0
+
     def test_much_to_say_and_nobody_who_listens(self):
         data = os.urandom(1 << 20)
         assert _mta_system.run(["cat"], stdin=data).output == data

@@ -21,12 +21,14 @@ from salt.exceptions import CommandExecutionError, SaltRenderError
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # How every SLS file begins.
 PREAMBLE = """\
-{%- if "__master_opts__" not in opts and "mta_settings.effective" in salt %}
+{%- if "__master_opts__" not in opts and "mta_settings" in salt.file_mapping | default([]) %}
 {%-   set mta = salt["mta_settings.effective"](saltenv) %}
 {%- else %}{% from "postfix_mta/map.jinja" import mta with context %}{% endif %}
 """
 # What a minion without the formula's modules needs of Salt's.
 SALTS_OWN = ["cp", "config", "saltutil", "slsutil", "state"]
+# Of what Salt syncs to minions the formula has these.
+SYNCED = ["modules", "states", "beacons"]
 
 
 class Renderer:
@@ -119,6 +121,12 @@ class TestSettings:
         assert fresh.mta(pillar) == {**render.mta(pillar), "synced": False}
         assert "mta_settings.effective" not in fresh.functions
 
+    def test_a_minion_that_never_synced_loads_few_modules_for_that(self, opts):
+        fresh = Renderer(opts, synced=False)
+        fresh.whitelist = None
+        fresh.mta()
+        assert len(fresh.functions.loaded_files) < 20
+
     def test_with_salt_ssh_the_settings_are_made_where_it_renders(self, opts, render, tmp_path):
         pillar = {"services": {"submission": True}, "verify": {"login": {"username": "a", "password": "geheim"}}}
         master = salt.config.master_config(None)
@@ -187,8 +195,9 @@ class TestSettings:
         assert "postfix_mta_modules" not in render(text)
         fresh = Renderer(opts, synced=False)
         fresh.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
-        calls = []
-        fresh.functions["saltutil.sync_all"] = lambda **arguments: calls.append(arguments)
+        calls = {}
+        for kind in SYNCED:
+            fresh.functions[f"saltutil.sync_{kind}"] = lambda kind=kind, **given: calls.update({kind: given})
         for top, synced in (
             ({}, ["base"]),
             ({"base": ["a"]}, ["base"]),
@@ -197,7 +206,7 @@ class TestSettings:
         ):
             fresh.functions["state.show_top"] = lambda top=top, **_: top
             assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
-            assert calls.pop() == {"refresh": False, "saltenv": synced}
+            assert calls == dict.fromkeys(SYNCED, {"refresh": False, "saltenv": synced})
 
     def test_a_run_with_an_environment_of_its_own_leaves_the_modules_of_others(self, opts):
         text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()
@@ -205,10 +214,11 @@ class TestSettings:
         fresh = Renderer({**opts, "saltenv": "next", "file_roots": roots}, synced=False)
         fresh.load(None, {"os_family": "Debian", "fqdn": "mail.example.com"})
         calls = []
-        fresh.functions["saltutil.sync_all"] = lambda **arguments: calls.append(arguments["saltenv"])
+        for kind in SYNCED:
+            fresh.functions[f"saltutil.sync_{kind}"] = lambda **given: calls.append(given["saltenv"])
         fresh.functions["state.show_top"] = lambda **_: {"next": ["a"]}
         fresh(text, saltenv="next")
-        assert calls == [["base", "next"]]
+        assert calls == [["base", "next"]] * len(SYNCED)
 
     def test_below_a_mountpoint_it_says_what_to_do(self, render):
         text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()

@@ -35,6 +35,8 @@ RSA_EXPONENT = 65537
 EC_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 CERTIFICATE_BLOCK = rb"(?s)-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 KEY_BLOCK = rb"(?s)-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----"
+# SHA-256 of the keys that this process has proven to be sound, or has made.
+_proven: set[bytes] = set()
 
 
 class Trust(enum.Enum):
@@ -195,19 +197,31 @@ def load_key(pem: bytes, passphrase: bytes | None = None, thorough: bool = False
     """
     Load a PEM private key; raises ``CommandExecutionError`` in words that follow the name of the file.
 
-    Proving that an RSA key's primes are prime takes 90 ms, and only a use of the key needs it (``thorough``).
+    Proving that an RSA key's primes are prime takes 90 ms: only a use of the key needs it (``thorough``), once.
     """
     lib = library()
     encrypted = is_encrypted(pem)
     if encrypted and passphrase is None:
         raise CommandExecutionError("is encrypted, and no passphrase is given")
     try:
-        unproven = {} if thorough else lib.unproven
-        return lib.serialization.load_pem_private_key(pem, passphrase if encrypted else None, **unproven)
+        unproven = {} if thorough and _digest(pem) not in _proven else lib.unproven
+        private = lib.serialization.load_pem_private_key(pem, passphrase if encrypted else None, **unproven)
     except lib.errors as err:
         if encrypted:
             raise CommandExecutionError("is not decrypted by the passphrase") from err
         raise CommandExecutionError(f"is not a PEM private key: {err}") from err
+    if thorough:
+        prove(pem)
+    return private
+
+
+def prove(pem: bytes) -> None:
+    """Say that a key is sound, as who has just made it knows."""
+    _proven.add(_digest(pem))
+
+
+def _digest(pem: bytes) -> bytes:
+    return hashlib.sha256(pem).digest()
 
 
 def describe_key(pem: bytes, passphrase: bytes | None = None, thorough: bool = False) -> KeyFacts:

@@ -214,7 +214,9 @@ def make_key(kind: str, size: int | None, passphrase: bytes | None = None) -> by
         private = lib.ec.generate_private_key(getattr(lib.ec, EC_SIZES[size])())
     else:
         private = lib.ed25519.Ed25519PrivateKey.generate()
-    return _key_pem(private, passphrase)
+    pem = _key_pem(private, passphrase)
+    _mta_x509.prove(pem)
+    return pem
 
 
 def encrypt_key(pem: bytes, passphrase: bytes, previous: bytes | None = None) -> bytes:

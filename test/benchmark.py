@@ -10,10 +10,16 @@ are measured in turn; medians are compared.
     benchmark.py masterless --rounds 7 -- salt-call --local
     benchmark.py minion --rounds 7 -- salt mail.example.com
     benchmark.py growth --rounds 5 --pillar /srv/pillar/postfix_mta.sls -- salt-call --local
+    benchmark.py change --rounds 5 --pillar /srv/pillar/postfix_mta.sls -- salt-call --local
+    benchmark.py first --rounds 3 -- salt-call --local
     benchmark.py arriving --turns 3 --pillar /srv/pillar/postfix_mta.sls [--on-minion] -- salt-call --local
 
 ``growth`` is masterless, too, with a large pillar, half of it and nothing in turn, which are written to a file and
 applied: 100 parameters, 10 services, 10 tables of 1,000 entries, 100 aliases.
+
+``change`` and ``first`` tell seconds by the clock beyond those of the reference: of an apply that changes one parameter,
+and of the first one on a host without the packages, beyond what apt takes for them. ``first`` removes the mail server
+and all that is remembered of it.
 
 ``arriving`` compares a server that signs, has records for the DNS and keeps to MTA-STS policies with the same one
 that does not: each is made of the other, ``--turns`` times, and measured against the reference.
@@ -28,7 +34,7 @@ import subprocess
 import sys
 import time
 
-LIMITS = {"masterless": 1.17, "minion": 1.45, "growth": 1.30, "arriving": 1.05}
+LIMITS = {"masterless": 1.17, "minion": 1.45, "growth": 1.30, "arriving": 1.05, "change": 1.5, "first": 4.0}
 REFERENCE = "postfix_mta_reference"
 # How far the costs of the reference may lie apart, and the exit code where they do not tell.
 STEADY, UNSTEADY = 0.15, 3
@@ -170,18 +176,74 @@ def arriving(args, clock):
     return verdict(ratio <= LIMITS["arriving"], references)
 
 
+def seconds(command):
+    """Seconds by the clock that a command takes, alone in a tuple."""
+    began = time.monotonic()
+    subprocess.run(command, shell=isinstance(command, str), stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - began
+
+
+def told(kind, own, reference, others=0.0):
+    """Print what an apply takes beyond the reference and what others take; return as :func:`verdict` does."""
+    beyond = statistics.median(own) - statistics.median(reference) - others
+    besides = f"reference {statistics.median(reference):.2f} s" + (f", apt {others:.2f} s" if others else "")
+    print(
+        f"{kind}: {statistics.median(own):.2f} s by the clock, {besides}: {beyond:.2f} s beyond that"
+        f" (limit {LIMITS[kind]:.2f}, medians of {len(own)})"
+    )
+    return verdict(beyond <= LIMITS[kind], [reference])
+
+
+def change(args):
+    """Measure an apply that changes one parameter; return as :func:`verdict` does."""
+    state = [*args.command, "state.apply"]
+    own, reference = [], []
+    for number in range(args.rounds + 1):
+        settings = {"root_recipient": "alice", "parameters": {"message_size_limit": 20_000_000 + number}}
+        pathlib.Path(args.pillar).write_text(json.dumps({"postfix_mta": settings}))
+        own.append(seconds([*state, "postfix_mta"]))
+        reference.append(seconds([*state, REFERENCE]))
+    return told("change", own[1:], reference[1:])
+
+
+BARE = """
+apt-get -q -y purge postfix libsasl2-2 sasl2-bin libsasl2-modules
+rm -rf /etc/postfix /var/lib/postfix /var/spool/postfix /var/lib/postfix_mta /var/cache/salt/minion
+rm -rf /etc/aliases* /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem /etc/ssl/*/smtpd.*
+"""
+INSTALL = """
+apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install postfix libsasl2-2 sasl2-bin libsasl2-modules
+"""
+
+
+def first(args):
+    """Measure the first apply of a host; return as :func:`verdict` does."""
+    own, apt, reference = [], [], []
+    for _ in range(args.rounds):
+        for taken, command in (
+            (apt, INSTALL),
+            (own, [*args.command, "state.apply", "postfix_mta"]),
+            (reference, [*args.command, "state.apply", REFERENCE]),
+        ):
+            seconds(BARE)
+            taken.append(seconds(command))
+    seconds([*args.command, "state.apply", "postfix_mta"])
+    return told("first", own, reference, statistics.median(apt))
+
+
 def main():
     """Measure both in turn, print the medians and the ratio; exit with 1 above the limit, 3 on a busy machine."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("kind", choices=LIMITS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pillar", help="for growth and arriving: the file that holds the formula's pillar")
+    parser.add_argument("--pillar", help="for growth, change and arriving: the file that holds the formula's pillar")
     parser.add_argument("--turns", type=int, default=1, help="for arriving: how often each is made of the other")
     parser.add_argument("--on-minion", action="store_true", help="for arriving: measured as minion is")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
-    if args.kind == "growth":
-        return growth(args)
+    by_itself = {"growth": growth, "change": change, "first": first}.get(args.kind)
+    if by_itself:
+        return by_itself(args)
     clock = daemons_seconds if args.kind == "minion" or args.on_minion else children_seconds
     if args.kind == "arriving":
         return arriving(args, clock)

@@ -1,6 +1,7 @@
 """_mta_x509_make: what is made is what was asked for, and what settings may ask for."""
 
 import datetime
+import types
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -50,6 +51,21 @@ def test_a_key_is_encrypted_anew():
     for passphrase, words in ((None, "no passphrase is given"), (b"old", "is not decrypted by the passphrase")):
         with pytest.raises(CommandExecutionError, match=words):
             _mta_x509.describe_key(locked, passphrase)
+
+
+def test_an_rsa_key_is_proven_once_and_not_where_it_was_made(monkeypatch):
+    lib, proven = _mta_x509.library(), []
+
+    def load(pem, passphrase, unsafe_skip_rsa_key_validation=False):
+        proven.append(not unsafe_skip_rsa_key_validation)
+
+    lib.serialization = types.SimpleNamespace(load_pem_private_key=load)
+    lib.unproven = {"unsafe_skip_rsa_key_validation": True}
+    own = _mta_x509_make.make_key("ec", 256)
+    monkeypatch.setattr(_mta_x509, "library", lambda: lib)
+    for pem in (own, b"theirs", b"theirs"):
+        _mta_x509.load_key(pem, thorough=True)
+    assert proven == [False, True, False]
 
 
 def test_names_and_subjects_are_normalised():

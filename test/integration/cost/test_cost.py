@@ -110,6 +110,12 @@ def test_on_a_running_minion(benchmark, minion):
     benchmark("minion", "--", *minion)
 
 
+@pytest.mark.alone
+@pytest.mark.usefixtures("converged")
+def test_a_change_is_in_force_and_verified_soon(benchmark, masterless, pillar):
+    benchmark("change", "--rounds=3", f"--pillar={pillar}", "--", *masterless)
+
+
 @pytest.mark.usefixtures("converged")
 def test_mail_that_arrives_costs_next_to_nothing(benchmark, masterless, pillar):
     benchmark("arriving", "--rounds=5", f"--pillar={pillar}", "--", *masterless)

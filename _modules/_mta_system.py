@@ -433,10 +433,14 @@ def _until_it_ends(process: subprocess.Popen[bytes], timeout: float | None) -> N
 
     With a timeout Python would look again and again, every 50 milliseconds in the end.
     """
-    with contextlib.suppress(OSError), open(os.pidfd_open(process.pid)) as descriptor:  # Linux 5.3
-        ended = select.poll()
-        ended.register(descriptor, select.POLLIN)
-        timeout = None if ended.poll(None if timeout is None else timeout * 1000) else 0
+    with contextlib.suppress(OSError):  # before Linux 5.3
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            ended = select.poll()
+            ended.register(descriptor, select.POLLIN)
+            timeout = None if ended.poll(None if timeout is None else timeout * 1000) else 0
+        finally:
+            os.close(descriptor)
     process.wait(timeout)
 
 

@@ -369,8 +369,8 @@ def enable(name: str) -> None:
     if _native_unit(_known(name)):
         _control("enable", name)
     else:
-        # Only `enable` turns the links of a package that came `defaults-disabled`; it needs links to turn. Each has
-        # systemd read its units anew, which takes longer than all else of it: `systemctl enable` does both.
+        # Only `enable` turns the links of a package that came `defaults-disabled`; it needs links to turn. Each of
+        # both has systemd read all units anew, and `systemctl enable` does both.
         if not glob.glob(RC_LINKS.format(kind="[SK]", name=name)):
             _command(["update-rc.d", name, "defaults"])
         _command(["update-rc.d", name, "enable"])

@@ -393,8 +393,10 @@ def run(
     """
     data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin or b""
     name = shlex.join(command)
-    given, output, errors = (open(os.memfd_create(what), "w+b") for what in ("input", "output", "errors"))
-    with given, output, errors:
+    with contextlib.ExitStack() as held:
+        given, output, errors = (
+            held.enter_context(open(os.memfd_create(what), "w+b")) for what in ("input", "output", "errors")
+        )
         given.write(data)
         given.seek(0)
         try:

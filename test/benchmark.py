@@ -17,9 +17,9 @@ are measured in turn; medians are compared.
 ``growth`` is masterless, too, with a large pillar, half of it and nothing in turn, which are written to a file and
 applied: 100 parameters, 10 services, 10 tables of 1,000 entries, 100 aliases.
 
-``change`` and ``first`` tell seconds by the clock beyond those of the reference: of an apply that changes one parameter,
-and of the first one on a host without the packages, beyond what apt takes for them. ``first`` removes the mail server
-and all that is remembered of it.
+``change`` and ``first`` tell seconds by the clock beyond those of the reference: of an apply that changes one
+parameter, and of the first one on a host without the packages, beyond what apt takes for them. ``first`` removes
+the mail server and all that is remembered of it.
 
 ``arriving`` compares a server that signs, has records for the DNS and keeps to MTA-STS policies with the same one
 that does not: each is made of the other, ``--turns`` times, and measured against the reference.
@@ -177,7 +177,7 @@ def arriving(args, clock):
 
 
 def seconds(command):
-    """Seconds by the clock that a command takes, alone in a tuple."""
+    """Seconds by the clock that a command takes."""
     began = time.monotonic()
     subprocess.run(command, shell=isinstance(command, str), stdout=subprocess.DEVNULL, check=True)
     return time.monotonic() - began
@@ -206,14 +206,13 @@ def change(args):
     return told("change", own[1:], reference[1:])
 
 
-BARE = """
-apt-get -q -y purge postfix libsasl2-2 sasl2-bin libsasl2-modules
+PACKAGES = "postfix libsasl2-2 sasl2-bin libsasl2-modules"
+BARE = f"""
+apt-get -q -y purge {PACKAGES}
 rm -rf /etc/postfix /var/lib/postfix /var/spool/postfix /var/lib/postfix_mta /var/cache/salt/minion
 rm -rf /etc/aliases* /etc/ssl/certs/cacert.pem /etc/ssl/private/cakey.pem /etc/ssl/*/smtpd.*
 """
-INSTALL = """
-apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install postfix libsasl2-2 sasl2-bin libsasl2-modules
-"""
+INSTALL = f"apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install {PACKAGES}"
 
 
 def first(args):
@@ -236,7 +235,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("kind", choices=LIMITS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pillar", help="for growth, change and arriving: the file that holds the formula's pillar")
+    parser.add_argument("--pillar", help="for growth, change, arriving: the file with the formula's pillar")
     parser.add_argument("--turns", type=int, default=1, help="for arriving: how often each is made of the other")
     parser.add_argument("--on-minion", action="store_true", help="for arriving: measured as minion is")
     parser.add_argument("command", nargs="+")

@@ -206,7 +206,7 @@ class TestSettings:
         ):
             fresh.functions["state.show_top"] = lambda top=top, **_: top
             assert fresh(text)["postfix_mta_modules"]["test.nop"][0] == {"force_reload_modules": True}
-            assert calls == dict.fromkeys(SYNCED, {"refresh": False, "saltenv": synced})
+            assert calls == {kind: {"refresh": False, "saltenv": synced} for kind in SYNCED}
 
     def test_a_run_with_an_environment_of_its_own_leaves_the_modules_of_others(self, opts):
         text = (REPOSITORY / "postfix_mta" / "settings.sls").read_text()

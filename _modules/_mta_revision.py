@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "fd2166c9c12d"
+REVISION = "f1b2a56053d0"

@@ -155,9 +155,14 @@ def _removed(log: Iterable[str]) -> set[str]:
     return {line.partition(":")[0] for line in log if re.match(r"\w+: removed", line)}
 
 
+def users() -> list[str]:
+    """Return the names of this host's people."""
+    return [one.pw_name for one in pwd.getpwall() if 1000 <= one.pw_uid < 60000 and os.path.isdir(one.pw_dir)]
+
+
 def user(hostname: str) -> str | None:
     """Return the address of a user of this host; ``None``: there is none."""
-    names = [one.pw_name for one in pwd.getpwall() if 1000 <= one.pw_uid < 60000 and os.path.isdir(one.pw_dir)]
+    names = users()
     return f"{names[0]}@{hostname}" if names else None
 
 
@@ -183,8 +188,12 @@ def _known(hostname: str, main: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def local_domains(hostname: str, main: Mapping[str, str]) -> list[str]:
+    """Return the domains that ``mydestination`` names; what is in its tables is not known."""
+    return _local_domains(_known(hostname, main))
+
+
 def _local_domains(known: Mapping[str, str]) -> list[str]:
-    """The domains that ``mydestination`` names; what is in its tables is not known."""
     value = _mta_postfix_syntax.expand(known["mydestination"], known)
     return [one for one in _mta_postfix_syntax.items_of(value.lower()) if ":" not in one]
 
@@ -594,7 +603,7 @@ class Trial:
         main = self.main
         if not main.get("transport_maps") or main.get("local_transport") or main.get("mailbox_transport"):
             return False
-        local = _local_domains(_known(self.hostname, main))
+        local = local_domains(self.hostname, main)
         return one.to.rpartition("@")[2].lower() in local and bool(re.search(r"\[[\d.:a-f]+\]:\d+$", one.relay))
 
     def _goes_to_others(self, one: Outcome) -> bool:

@@ -24,6 +24,7 @@ import _mta_delivery
 import _mta_libsasl
 import _mta_postfix_view
 import _mta_secrets
+import _mta_sender_logins
 import _mta_smtp
 import _mta_system
 import _mta_untrusted_client
@@ -552,6 +553,21 @@ def _barred(listeners: Sequence[Listener]) -> list[str]:
     ]
 
 
+def _disowned(listeners: Sequence[Listener], trial: _mta_delivery.Trial) -> list[str]:
+    """Where who has logged in may send from an address of his own only, and nobody has one."""
+    domains = _mta_delivery.local_domains(trial.hostname, trial.main)
+    places: dict[str, list[str]] = {}
+    for listener in listeners:
+        if listener.get("login_maps"):
+            places.setdefault(listener["login_maps"], []).append(label_of(listener))
+    return [
+        f"{', '.join(labels)} AUTH: no user of this host may send as himself, as smtpd_sender_login_maps does not"
+        f" give him his address ({_mta_delivery.INTENDED.format(word='refused')})"
+        for maps, labels in places.items()
+        if _mta_sender_logins.disowned(maps, _mta_delivery.users(), domains)
+    ]
+
+
 def _hops(listeners: Iterable[Listener]) -> int:
     """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
     everywhere = [*listeners, *_mta_postfix_view.listeners()]
@@ -607,7 +623,7 @@ def check(
     if trial:
         delivery = trial.finish(aliases)
         problems = _mta_verdict.without_relays(problems, delivery.discarded) + delivery.problems
-        doubts += delivery.doubts
+        doubts += delivery.doubts + _disowned(judged, trial)
         notes += delivery.notes
 
     def wanted(text: str) -> bool:

@@ -351,6 +351,9 @@ def defaults(config_directory: str) -> dict[str, str]:
 
 # What refuses whom nothing before it has permitted; the last two only mail for others.
 BARRING = ("reject", "defer", "reject_unauth_destination", "defer_unauth_destination")
+# What refuses who has logged in and does not own the sender's address.
+OWNERS = ("reject_sender_login_mismatch", "reject_authenticated_sender_login_mismatch")
+RESTRICTIONS = [f"smtpd_{what}_restrictions" for what in ("client", "helo", "sender", "relay", "recipient")]
 RELAYING = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
 
 
@@ -382,6 +385,7 @@ def _promises(parameters: Mapping[str, str], daemon: str) -> dict[str, Any]:
         "starttls": offered and not wrapped and "STARTTLS" not in hidden,
         "auth": auth,
         "bars_users": _bars_users(parameters) if auth else "",
+        "login_maps": value("smtpd_sender_login_maps") if auth and _asks_for_owner(parameters) else "",
         "may_hide": _may_hide(parameters, daemon),
         "proxy": value(f"{daemon}_upstream_proxy_protocol"),
         "auth_before_tls": auth and not wrapped and not enforced and not enabled("smtpd_tls_auth_only"),
@@ -435,7 +439,7 @@ def _may_hide(parameters: Mapping[str, str], daemon: str) -> list[str]:
 
 def _bars_users(parameters: Mapping[str, str]) -> str:
     """The restrictions by which nobody may send who comes from elsewhere and has logged in; empty: not told."""
-    for name in (f"smtpd_{what}_restrictions" for what in ("client", "helo", "sender", "relay", "recipient")):
+    for name in RESTRICTIONS:
         items = _list(parameters, name)
         for previous, item in zip(["", *items], items):
             if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):
@@ -444,6 +448,18 @@ def _bars_users(parameters: Mapping[str, str]) -> str:
             if item in barring and previous != "warn_if_reject":
                 return name
     return ""
+
+
+def _asks_for_owner(parameters: Mapping[str, str]) -> bool:
+    """Whether who has logged in and comes from elsewhere may only send from an address that he owns."""
+    for name in RESTRICTIONS:
+        items = _list(parameters, name)
+        for previous, item in zip(["", *items], items):
+            if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):
+                break
+            if item in OWNERS and previous != "warn_if_reject":
+                return True
+    return False
 
 
 def _hopcount_limit(main: Mapping[str, str], services: Mapping[str, Entry]) -> int:

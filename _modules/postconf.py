@@ -226,7 +226,8 @@ def listeners(config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY) -> lis
 
     Each is a dictionary: ``service`` (``smtp/inet``), ``host``, ``port``, ``wrappermode``, ``starttls``,
     ``auth``, ``auth_before_tls`` (booleans), ``bars_users`` (the parameter by which nobody may send who has logged
-    in, if there is one), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
+    in, if there is one), ``login_maps`` (``smtpd_sender_login_maps``, where users may only send from what
+    it gives him), ``certificate``, ``key`` (paths or ``None``), ``certificates``,
     ``keys`` (lists of paths: there may be one pair per type of key, or several chain files), ``sasl_type``,
     ``sasl_files`` (paths where the settings of libsasl may be, if clients log in by it), ``hostname``,
     ``may_hide`` (of AUTH and STARTTLS, what some clients are not shown), ``proxy`` (the protocol of the proxy that

@@ -60,6 +60,7 @@ def test_the_stock_server_listens_on_port_25(configuration):
             "starttls": True,
             "auth": False,
             "bars_users": "",
+            "login_maps": "",
             "auth_before_tls": False,
             "may_hide": [],
             "proxy": "",
@@ -247,6 +248,26 @@ def test_restrictions_that_bar_who_has_logged_in(tmp_path, main, expected):
     (tmp_path / "main.cf").write_text(f"smtpd_sasl_auth_enable = yes\n{main}\n")
     (tmp_path / "master.cf").write_text("smtp inet n - y - - smtpd\n")
     assert [one["bars_users"] for one in _mta_postfix_view.listeners(str(tmp_path))] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("main", "expected"),
+    [
+        ("smtpd_sender_restrictions = reject_sender_login_mismatch", "hash:/etc/logins"),
+        (
+            "smtpd_recipient_restrictions = permit_mynetworks $own\nown = reject_sender_login_mismatch",
+            "hash:/etc/logins",
+        ),
+        ("smtpd_sender_restrictions = permit_sasl_authenticated, reject_sender_login_mismatch", ""),
+        ("smtpd_sender_restrictions = warn_if_reject reject_authenticated_sender_login_mismatch", ""),
+        ("smtpd_sender_restrictions = reject_unauthenticated_sender_login_mismatch", ""),
+    ],
+)
+def test_tables_that_say_whose_an_address_is(tmp_path, main, expected):
+    logins = "smtpd_sender_login_maps = hash:$there\nthere = /etc/logins"
+    (tmp_path / "main.cf").write_text(f"smtpd_sasl_auth_enable = yes\n{logins}\n{main}\n")
+    (tmp_path / "master.cf").write_text("smtp inet n - y - - smtpd\n")
+    assert [one["login_maps"] for one in _mta_postfix_view.listeners(str(tmp_path))] == [expected]
 
 
 @pytest.mark.parametrize(

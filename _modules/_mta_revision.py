@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f1b2a56053d0"
+REVISION = "e6982adeee10"

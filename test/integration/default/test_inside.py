@@ -57,8 +57,8 @@ def test_testinfra_runs_programs_in_the_same_way(container, host):
 @pytest.mark.parametrize("option", ["--version", "--nonsense", "--local"])
 def test_a_program_of_salt_finds_the_same_and_tells_the_same_when_salt_is_in_memory_already(container, option):
     looks = "; ".join(LOOKS[name] for name in ("credentials and capabilities", "cgroups", "environment", "limits"))
-    said = ["--out=json", "cmd.run", f"{looks}; pwd; exit 7"] if option == "--local" else []
-    argv = ["salt-call", option, *said]
+    called = [f"--config-dir={container.root}etc/salt", "--out=json", "cmd.run", f"{looks}; pwd; exit 7"]
+    argv = ["salt-call", option, *(called if option == "--local" else [])]
     container.salt(["salt-call", "--version"])
     found = [container.exec(argv, check=False), container.salt(argv)]
     assert len({(done.returncode, done.stdout, done.stderr) for done in found}) == 1, found

@@ -184,12 +184,17 @@ def seconds(command):
 
 
 def told(kind, own, reference, others=0.0):
-    """Print what an apply takes beyond the reference and what others take; return as :func:`verdict` does."""
-    beyond = statistics.median(own) - statistics.median(reference) - others
-    besides = f"reference {statistics.median(reference):.2f} s" + (f", apt {others:.2f} s" if others else "")
+    """
+    Print what an apply takes beyond the reference and what others take; return as :func:`verdict` does.
+
+    The fastest of some rounds: others use the processor, and where two of Postfix's agents tell bounce(8) of one
+    message at the same moment, one of them waits a second (``deliver_lock_delay``).
+    """
+    beyond = min(own) - min(reference) - others
+    besides = f"reference {min(reference):.2f} s" + (f", apt {others:.2f} s" if others else "")
     print(
-        f"{kind}: {statistics.median(own):.2f} s by the clock, {besides}: {beyond:.2f} s beyond that"
-        f" (limit {LIMITS[kind]:.2f}, medians of {len(own)})"
+        f"{kind}: {min(own):.2f} s by the clock, {besides}: {beyond:.2f} s beyond that"
+        f" (limit {LIMITS[kind]:.2f}, the fastest of {len(own)} each)"
     )
     return verdict(beyond <= LIMITS[kind], [reference])
 
@@ -227,7 +232,7 @@ def first(args):
             seconds(BARE)
             taken.append(seconds(command))
     seconds([*args.command, "state.apply", "postfix_mta"])
-    return told("first", own, reference, statistics.median(apt))
+    return told("first", own, reference, min(apt))
 
 
 def main():

@@ -38,6 +38,8 @@ RECORD = "aliases.json"
 # What Debian's package writes by itself, before it looks at the answers to debconf.
 OWN = "postmaster: root\n"
 BLANK, COMMA, COLON = re.compile(f"[{BLANKS}]"), re.compile(","), re.compile(":")
+# What keeps a separator from being one.
+GROUPING = re.compile(r"[\\\"()<>]")
 PLAIN_NAME = re.compile(r"[^\s\"#:@()<>\[\],;\\]+")
 PLAIN_PATH = r"[A-Za-z0-9_./:+=%@|-]+"
 
@@ -58,6 +60,8 @@ class Entry(NamedTuple):
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split at a character class, but not within quotes, comments in parentheses, or angle brackets."""
+    if not GROUPING.search(text):
+        return separator.split(text)
     parts, part, depth, quoted, escaped = [], "", 0, False, False
     for char in text:
         if escaped:
@@ -80,6 +84,8 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 def _unquoted(text: str) -> str | None:
     """The content of a text that is one quoted string; ``None`` for any other."""
+    if not text.startswith('"'):
+        return None
     match = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', text, re.DOTALL)
     return re.sub(r"\\(.)", r"\1", match[1], flags=re.DOTALL) if match else None
 

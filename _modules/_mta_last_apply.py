@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import operator
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -40,7 +41,9 @@ def _digest(path: str) -> str | None:
 def _in_order(value: Any) -> Any:
     """The same data for the same pillar, whatever the order and the types of its keys."""
     if isinstance(value, Mapping):
-        return sorted(([repr(key), _in_order(item)] for key, item in value.items()), key=lambda pair: str(pair[0]))
+        # Tables may have a million texts: a call for each would cost more than all else.
+        pairs = [[repr(key), item if type(item) is str else _in_order(item)] for key, item in value.items()]
+        return sorted(pairs, key=operator.itemgetter(0))
     return list(map(_in_order, value)) if isinstance(value, (list, tuple)) else value
 
 

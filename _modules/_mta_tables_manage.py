@@ -194,12 +194,19 @@ def _of_pillar(minion: Minion, asked: Request) -> Request:
     """The request with the entries that are in pillar, of logins as their sections."""
     # Not pillar.get: on Salt 3008 it gives execution modules '**********' instead of the values.
     if asked.logins:
-        entries = {key: traverse_dict_and_list(minion.pillar, path, None) for key, path in asked.logins.items()}
+        entries = {key: _in_pillar(minion, path) for key, path in asked.logins.items()}
         return asked._replace(entries=entries, secret=True)
     if asked.entries_pillar:
-        entries = traverse_dict_and_list(minion.pillar, asked.entries_pillar, None)
-        return asked._replace(entries=entries)
+        return asked._replace(entries=_in_pillar(minion, asked.entries_pillar))
     return asked
+
+
+def _in_pillar(minion: Minion, path: str) -> Any:
+    """What is at a path of pillar; ``None``: nothing."""
+    first, _, rest = path.partition(":")
+    # Asked by its index, the pillar of Salt 3008 makes a copy of all that is in it.
+    top = minion.pillar.get(first)
+    return traverse_dict_and_list(top, rest, None) if rest else top
 
 
 def _kind(minion: Minion, asked: Request) -> Kind:

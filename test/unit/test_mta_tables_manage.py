@@ -57,6 +57,20 @@ def test_a_table_is_made_and_then_looked_at_without_a_process(minion, apply, pat
     assert installed() == before
 
 
+class Copied(dict):
+    """A pillar as Salt 3008 hands it out: asked by its index, it would make a copy of all that is in it."""
+
+    def __getitem__(self, key):
+        pytest.fail("the whole pillar is copied")
+
+
+def test_entries_come_from_pillar_without_a_copy_of_it(minion, apply, path):
+    minion = minion._replace(pillar=Copied(own={"tables": [{"a": "b"}]}, c={"d": "e"}))
+    for place, key in (("own:tables:0", "a"), ("c", "d"), ("own:none:0", None), ("none", None)):
+        plan = _mta_tables_manage.plan(minion, str(path), type="hash", entries_pillar=place)
+        assert [name for name in plan.changes if name != f"{path} mode"] == ([key] if key else [])
+
+
 def test_a_compiled_form_that_somebody_else_made_rightly_is_adopted(minion, apply, path, installed, context):
     table = {"type": "hash", "entries": {"a": "b"}}
     path.write_text("# mine\na   b\n")

@@ -2,13 +2,17 @@
 """
 What an apply with nothing to change costs a salt-master, and how that grows with the number of its minions.
 
-    bin/test scale [--platform debian-12-salt-3008] [--rounds 3] [MINIONS...]
+    bin/test scale [--platform debian-12-salt-3008] [--rounds 3] [--out FILE] [MINIONS...]
 
 Every minion is a mail server in a container of its own, beside its master on this machine. Their image has the
 packages already; all else is each server's first apply: own name, own certificate. The minions have no systemd:
 a kernel as it comes has inotify objects for 15 that have (fs.inotify.max_user_instances). Times are CPU seconds,
 so that other work on the machine counts little: of the master's unit, of the `salt` command beside it, and of a
 minion's whole container. Medians of the rounds; the line through them gives what one more minion costs.
+
+Salt's own share is measured in turn with it, on the same minions: a ``state.apply`` of one ``test.nop``. At the
+end the largest fleet is looked at (``postfix_mta.status``), and gets a rollout in which nothing is to change.
+``--out`` adds the figures to a file, for test/plot.py.
 """
 
 import argparse
@@ -19,14 +23,18 @@ import statistics
 import sys
 import time
 
+import plot
+
 from rig import PREFIX, images, kitchen
 from rig.container import Container, remove_all
 from rig.engine import docker
-from rig.fleet import Fleet, start_containers
+from rig.fleet import STATES, Fleet, start_containers
 
 LABEL = f"{PREFIX}.scale"
 PACKAGES = "postfix libsasl2-2 sasl2-bin libsasl2-modules"
 PILLAR = {"postfix_mta": {"certificate": {"key_type": "ec"}}}
+REFERENCE = "postfix_mta_reference"
+APPLIES = (REFERENCE, "postfix_mta")
 # So many at a time join and become mail servers.
 GROUP = 5
 # The fleet of which the last lines speak: minions, and seconds from one apply to the next.
@@ -58,7 +66,7 @@ def counters(container):
     return unit / 1e6, whole / 1e6, sent, received, memory / 1024
 
 
-def measure(fleet):
+def measure(fleet, sls="postfix_mta"):
     """One apply of all minions with nothing to change; what it cost, by column."""
     names = list(fleet.minions)
 
@@ -67,7 +75,7 @@ def measure(fleet):
         return counters(fleet.master), [counters(fleet.minions[name]) for name in names]
 
     master, minions = look()
-    returns = fleet.apply("*")
+    returns = fleet.apply("*", sls)
     master_after, minions_after = look()
     for name in names:
         wrong = {key: one for key, one in returns[name].items() if one["changes"] or not one["result"]}
@@ -159,26 +167,67 @@ def line(head, cells):
 
 
 def show(fleet, head, rounds):
-    """Measure and print a line of the table; the medians by column."""
-    measure(fleet)
-    found = [measure(fleet) for _ in range(rounds)]
-    row = {column: statistics.median(one[column] for one in found) for column in COLUMNS}
-    print(line(head, [f"{value:.2f}" for value in row.values()]), flush=True)
-    return row
+    """Measure both in turn and print a line of the table for each; the medians by column, of both."""
+    found = {sls: [] for sls in APPLIES}
+    for _ in range(rounds + 1):
+        for sls, costs in found.items():
+            costs.append(measure(fleet, sls))
+    rows = []
+    for sls, costs in found.items():
+        row = {column: statistics.median(one[column] for one in costs[1:]) for column in COLUMNS}
+        name = f"{head} nop" if sls == REFERENCE else head
+        print(line(name, [f"{value:.2f}" for value in row.values()]), flush=True)
+        rows.append(row)
+    return rows
+
+
+def show_runners(fleet, rounds):
+    """What looking at all servers costs, and a rollout to them; CPU seconds of the master and of ``salt-run``."""
+    everything = {"tgt": "mail*", "share": "50%", "settle": 0}
+
+    def status():
+        fleet.run("postfix_mta.status", "mail*", format="json", login=False, timeout=120)
+
+    def rollout():
+        outcome = fleet.run("postfix_mta.rollout", **everything)
+        assert outcome["status"] == "finished", outcome["report"]
+
+    fleet.run("saltutil.sync_runners")
+    rows = {}
+    for name, act in (("status", status), ("rollout", rollout)):
+        taken = []
+        for _ in range(rounds + 1):
+            time.sleep(2)
+            before, begun = counters(fleet.master), time.monotonic()
+            act()
+            seconds = time.monotonic() - begun
+            time.sleep(2)
+            after = counters(fleet.master)
+            unit, whole = (late - early for late, early in zip(after[:2], before[:2]))
+            taken.append((unit, whole - unit, seconds))
+        rows[name] = list(map(statistics.median, zip(*taken[1:])))
+        master, runner, seconds = rows[name]
+        print(
+            f"{name}: {master:.2f} CPU s of the master, {runner:.2f} of salt-run, in {seconds:.1f} s", flush=True
+        )
+    return rows
 
 
 def estimate(table):
     """Print what one more minion costs, and what that is for a large fleet."""
     print()
-    for column in GROWING:
-        grade, base = slope([(number, row[column]) for number, row in table.items()])
-        print(f"{column}: {grade:.4f} for each minion, and {base:.2f}")
-    largest = table[max(table)]
-    grade, _ = slope([(number, row["master CPU s"]) for number, row in table.items()])
+    grades = {}
+    for index, sls in enumerate(APPLIES):
+        for column in GROWING:
+            grades[sls, column], base = slope([(number, rows[index][column]) for number, rows in table.items()])
+            print(f"{sls}, {column}: {grades[sls, column]:.4f} for each minion, and {base:.2f}")
+    nop, grade = (grades[sls, GROWING[0]] for sls in APPLIES)
+    largest = table[max(table)][-1]
     seconds, megabytes = FLEET * grade, FLEET * (largest["kB sent"] + largest["kB received"]) / 1000
     print(
-        f"one apply of {FLEET} minions: {seconds:.0f} CPU seconds of the master, {megabytes:.0f} MB; every "
-        f"{INTERVAL // 60} minutes that is {seconds / INTERVAL:.2f} cores and {megabytes / INTERVAL:.2f} MB/s"
+        f"one apply of {FLEET} minions: {seconds:.0f} CPU seconds of the master, of which {FLEET * nop:.0f} are "
+        f"Salt's own, {megabytes:.0f} MB; every {INTERVAL // 60} minutes that is {seconds / INTERVAL:.2f} cores "
+        f"and {megabytes / INTERVAL:.2f} MB/s"
     )
 
 
@@ -197,6 +246,7 @@ def main():
     parser.add_argument("numbers", metavar="MINIONS", type=int, nargs="*", default=[5, 10, 20, 30])
     parser.add_argument("--platform", default="debian-12-salt-3008")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out")
     options = parser.parse_args()
     instance = kitchen.choose(["rollout", options.platform])[0]
     image = f"{PREFIX}:scale"
@@ -215,17 +265,23 @@ def main():
     try:
         prepared(instance, image)
         fleet = Fleet.start(start("salt.example.com"), {}, {})
+        fleet.master.put({f"{STATES}/{REFERENCE}.sls": f"{REFERENCE}:\n  test.nop: []\n"})
         print(line("minions", COLUMNS), flush=True)
         table = {}
         for number in sorted(set(options.numbers)):
             grow(fleet, start_minion, number)
             table[number] = show(fleet, number, options.rounds)
+        runners = show_runners(fleet, options.rounds)
         quiet = idle(fleet)
         reconfigure(fleet, pillar_cache=True)
         show(fleet, f"{number} *", options.rounds)
         print("* with pillar_cache: true")
         print(f"\nidle, CPU seconds per minute: master {quiet[0]:.2f}, a minion {quiet[1]:.2f}")
         estimate(table)
+        masters = {"minions": list(table), "runners": runners}
+        for index, name in enumerate(("reference", "ours")):
+            masters[name] = [rows[index][GROWING[0]] for rows in table.values()]
+        plot.keep(options.out, "fleet", masters)
         show_requests(fleet)
     finally:
         remove_all(LABEL)

@@ -12,6 +12,8 @@ Run this formula's tests.
     bin/test images                          build the image of every platform that has none
     bin/test image PLATFORM                  build one
     bin/test scale [MINIONS...]              what a fleet costs its master (test/scale.py); not part of everything
+    bin/test sizes [SUBJECT...]              what large settings cost (test/sizes.py); not part of it either
+    bin/test peers                           what other tools need for the same (test/peers.py); nor that
     bin/test judge [N] [SEED]                whether changes are judged rightly (test/judge); neither is that
     bin/test page                            the status page in a browser (test/page.py); nor that
 
@@ -381,9 +383,9 @@ def main(command="all", *words):
         with clean_engine():
             build(words)
         return 0
-    if command == "scale":
+    if command in ("scale", "sizes", "peers"):
         with clean_engine():
-            return run([sys.executable, "test/scale.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
+            return run([sys.executable, f"test/{command}.py", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]
     if command == "judge":
         with clean_engine():
             return run([sys.executable, "-m", "judge", *words], {"PYTHONPATH": REPOSITORY / "test"})[1]

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "e6982adeee10"
+REVISION = "254761d8745b"

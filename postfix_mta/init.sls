@@ -3,7 +3,7 @@
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "e6982adeee10"
+REVISION = "254761d8745b"
 
 
 def run():

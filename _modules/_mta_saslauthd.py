@@ -8,11 +8,8 @@ systemd there is no proxy.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import grp
 import os
-import pwd
 import re
 import socket as sockets
 import stat
@@ -249,8 +246,8 @@ def _option_file(requested: Request, conf: str | None) -> Resource:
             hidden = _mta_saslauthd_files.HIDDEN
             new = {key: f"{value} (changed)" if value == hidden else value for key, value in new.items()}
         resource.differs(CONF_FILE, shown, new, saslauthd="restart")
-    elif _owner_and_mode(CONF_FILE) != "root:root 0600":
-        resource.differs(CONF_FILE, _owner_and_mode(CONF_FILE), "root:root 0600")
+    elif _mta_system.owner_and_mode(CONF_FILE) != "root:root 0600":
+        resource.differs(CONF_FILE, _mta_system.owner_and_mode(CONF_FILE), "root:root 0600")
     if resource.changes:
         resource.files[CONF_FILE] = conf
         resource.secret.append(CONF_FILE)
@@ -397,17 +394,7 @@ def _directory(path: str) -> str | None:
         return None
     if not os.path.isdir(path):
         raise CommandExecutionError(f"{path} is in the way: it is not a directory")
-    return _owner_and_mode(path)
-
-
-def _owner_and_mode(path: str) -> str:
-    status = os.stat(path)
-    user, group = str(status.st_uid), str(status.st_gid)
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(status.st_uid).pw_name
-    with contextlib.suppress(KeyError):
-        group = grp.getgrgid(status.st_gid).gr_name
-    return f"{user}:{group} {stat.S_IMODE(status.st_mode):04o}"
+    return _mta_system.owner_and_mode(path)
 
 
 def _membership(requested: Request) -> Resource:

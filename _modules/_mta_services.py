@@ -153,11 +153,16 @@ def _native_unit(name: str) -> str | None:
     return _unit_file(f"{name}.service") if manager() == "systemd" else None
 
 
+def masked(unit: str) -> bool:
+    """Return whether a unit file is a link to nothing, by which systemd refuses to start the unit."""
+    return os.path.realpath(unit) == os.devnull
+
+
 def _enabled(name: str) -> bool:
     unit = _native_unit(name)
     if unit is None:
         return bool(glob.glob(RC_LINKS.format(kind="S", name=name)))
-    if os.path.realpath(unit) == os.devnull:  # masked
+    if masked(unit):
         return False
     return any(glob.glob(f"{LOCAL_UNITS}/*.{kind}/{name}.service") for kind in ("wants", "requires"))
 

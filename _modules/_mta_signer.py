@@ -33,15 +33,17 @@ import _mta_x509_make
 from _mta_minion import Minion
 from _mta_pillar_schema import SIGNER_FILES as FOLDER
 from _mta_pillar_schema import SIGNER_SOCKET as SOCKET
-from _mta_plan import Plan
+from _mta_plan import Change, Plan
 from _mta_records import NamedTuple
 
 PROGRAM = "/usr/bin/rspamd"
 USER = "_rspamd"
 CONF = f"{FOLDER}/rspamd.conf"
+RULE = f"{FOLDER}/unsigned.lua"
 UNIT = f"/etc/systemd/system/{_mta_services.SIGNER}.service"
 # Relative to Postfix's queue, which is where its daemons are, in a chroot or not.
 MILTER = f"unix:{SOCKET}"
+FILE_ACCESS, KEY_ACCESS = "root:root 0644", f"{USER}:{USER} 0600"
 SUBJECT = "mta_dkim"
 DAY = 86400
 KEY_SIZE = 2048
@@ -84,6 +86,7 @@ worker "rspamd_proxy" {{
 }}
 worker "hs_helper" {{ count = -1; }}
 modules {{ path = "/usr/share/rspamd/plugins/dkim_signing.lua"; }}
+lua = "{folder}/unsigned.lua";
 dkim {{ }}
 {results}actions {{ }}
 dkim_signing {{
@@ -98,6 +101,34 @@ dkim_signing {{
   domain {{
 {domains}  }}
 }}
+"""
+# A key that is gone or cannot be read is no error to rspamd: it would let the mail go as it is.
+RULE_TEXT = """\
+-- Made by the Salt formula postfix_mta; changes of this file are undone.
+-- Mail that is to be signed and is not, by each of the keys, waits.
+local signing = rspamd_config:get_all_opt('dkim_signing').domain
+
+rspamd_config:register_symbol{
+  name = 'UNSIGNED',
+  type = 'postfilter',
+  callback = function(task)
+    local ip, from = task:get_from_ip(), task:get_from('mime')
+    local ours = from and #from == 1 and signing[(from[1].domain or ''):lower()]
+    if not ours or not (task:get_user() or (ip and ip:is_local())) then
+      return
+    end
+    local signed = {}
+    for _, one in ipairs((task:get_symbol('DKIM_SIGNED') or {{}})[1].options or {}) do
+      signed[one:match('s=(.*)$') or ''] = true
+    end
+    for _, key in ipairs(ours.selectors) do
+      if not signed[key.selector] then
+        task:set_pre_result('soft reject', 'the key ' .. key.selector .. ' cannot be used', 'postfix_mta')
+        return
+      end
+    end
+  end,
+}
 """
 # What others' mail is worth, in its header. DMARC has to know all public suffixes. Hyperscan compiles them once,
 # in 10 s of a processor; a start from its cache takes half a second, without Hyperscan half a minute.
@@ -155,12 +186,16 @@ class Selectors(NamedTuple):
 
     second
         The name of the Ed25519 key that signs beside it; ``None``: none, or it waits for the DNS.
+
+    lacking
+        Why one waits: for which domains a name server does not have its record, and which.
     """
 
     active: str
     kept: dict[str, int]
     waiting: str | None = None
     second: str | None = None
+    lacking: Sequence[str] = ()
 
 
 # -- what there is -----------------------------------------------------------------------------
@@ -232,13 +267,17 @@ def selectors(
     if there is None:
         return Selectors(selector, {})
     kept = {
-        name: since for name, since in there.kept.items() if now - since < keep_days * DAY and name != selector
+        name: since
+        for name, since in there.kept.items()
+        # Another key in the place of one that is gone would ask for another record.
+        if now - since < keep_days * DAY and name != selector and os.path.exists(key_file(name))
     }
     if there.active == selector:
         return Selectors(selector, kept)
     public = public_key(selector)
-    if public is None or unpublished(domains, selector, public, resolver, look_up):
-        return Selectors(there.active, kept, waiting=selector)
+    lacking = [] if public is None else unpublished(domains, selector, public, resolver, look_up)
+    if public is None or lacking:
+        return Selectors(there.active, kept, waiting=selector, lacking=lacking)
     return Selectors(selector, {**kept, there.active: int(now)})
 
 
@@ -262,7 +301,7 @@ def _with_second(
         if public is not None and not unpublished(domains, name, public, resolver, look_up):
             second = name
     kept = dict(chosen.kept)
-    if former and former != second:
+    if former and former != second and os.path.exists(key_file(former)):
         kept[former] = int(time.time())
     return chosen._replace(second=second, kept={one: since for one, since in kept.items() if one != second})
 
@@ -350,18 +389,22 @@ def _wanted(
             f"{chosen.active} signs until all name servers have the record of {chosen.waiting}: mta_dns.records"
             " shows it, and the first apply after that switches."
         )
+        notes += [f"  {text}" for text in chosen.lacking]
     names = [name for name in (chosen.active, chosen.waiting, *chosen.kept) if name]
     if ed25519:
         names += [name + SECOND for name in (chosen.active, chosen.waiting) if name]
     if ed25519 and not chosen.second:
         notes.append(f"{chosen.active}{SECOND} signs, too, after all name servers have its record.")
-    return _Wanted({CONF: text, f"{FOLDER}/tld": "com\n", UNIT: unit}, chosen, list(dict.fromkeys(names)), notes)
+    files = {CONF: text, RULE: RULE_TEXT, f"{FOLDER}/tld": "com\n", UNIT: unit}
+    return _Wanted(files, chosen, list(dict.fromkeys(names)), notes)
 
 
 def _obstacles(milters: str) -> list[str]:
     """Why there can be no signer on this host."""
     if _mta_services.manager() != "systemd":
         return ["the signer needs systemd, which does not run here"]
+    if _mta_services.masked(UNIT):
+        return [f"{_mta_services.SIGNER} is masked: systemctl unmask {_mta_services.SIGNER}"]
     if not os.path.exists(_mta_postfix_view.CONFIG_DIRECTORY + "/main.cf"):
         return []
     theirs = _mta_postfix_view.show().get("smtpd_milters", "")
@@ -402,28 +445,55 @@ def _planned(
     extras = (results, ed25519, queue_directory, dmarc_reject)
     wanted = _wanted(minion, domains, selector, networks, keep_days, resolver, *extras)
     planned = Plan(notes=list(wanted.notes), errors=_obstacles(milters))
-    action = (
-        "reload" if _mta_services.status([_mta_services.SIGNER])[_mta_services.SIGNER]["active"] else "restart"
-    )
+    runs = _mta_services.status([_mta_services.SIGNER])[_mta_services.SIGNER]["active"]
+    action = "reload" if runs else "restart"
     for path, text in wanted.files.items():
         old = _mta_system.read(path)
         if old != text:
             shown = (old and "another version", "this formula's") if path != CONF else (_signs(old), _signs(text))
             planned.changes[path] = {"old": shown[0], "new": shown[1]}
+        else:
+            planned.changes.update(_other_access(path, FILE_ACCESS))
+        if path in planned.changes:
             planned.activate[_mta_services.SIGNER] = "restart" if path == UNIT else action
     for name in wanted.keys:
+        path = key_file(name)
         given = _given_key(minion, key_pillar) if name == selector else None
-        there = _mta_system.read_bytes(key_file(name))
+        there = _mta_system.read_bytes(path)
         if there is None or (given is not None and there != given):
             planned.errors += _wrong_key(given, there, selector)
             kind = "Ed25519" if name.endswith(SECOND) else f"RSA {key_size}" if given is None else "from pillar"
-            planned.changes[key_file(name)] = {"old": there and "another key", "new": kind}
-            if name == wanted.selectors.active:
-                planned.activate.setdefault(_mta_services.SIGNER, action)
+            planned.changes[path] = {"old": there and "another key", "new": kind}
+            planned.notes += _lost(name, given)
+        else:
+            planned.changes.update(_other_access(path, KEY_ACCESS))
+        if path in planned.changes and name in (wanted.selectors.active, wanted.selectors.second):
+            planned.activate.setdefault(_mta_services.SIGNER, action)
+    socket = f"{queue_directory}/{SOCKET}"
+    if not os.path.exists(socket):
+        planned.changes["socket"] = {"old": None, "new": socket}
+        planned.activate[_mta_services.SIGNER] = "restart"
     found = _mta_restore.obsolete(minion, SUBJECT, [*wanted.files, *map(key_file, wanted.keys)])
     planned.changes.update(found["changes"])
     planned.notes += found["stays"]
     return wanted, planned
+
+
+def _other_access(path: str, wanted: str) -> dict[str, Change]:
+    """The change of a file that has another owner or mode: rspamd cannot read it, or others can."""
+    there = _mta_system.owner_and_mode(path)
+    return {} if there == wanted else {path: {"old": there, "new": wanted}}
+
+
+def _lost(name: str, given: bytes | None) -> list[str]:
+    """What is said of a key that has signed and is gone."""
+    there = state()
+    if given is not None or there is None or name not in (there.active, there.second):
+        return []
+    return [
+        f"The key with which {name} has signed was gone, so there is another one: replace its record by what"
+        " mta_dns.records has now."
+    ]
 
 
 def _signs(text: str | None) -> str | None:
@@ -495,6 +565,7 @@ def apply(
     for name in wanted.keys:
         if key_file(name) in planned.changes:
             pem = _given_key(minion, key_pillar) if name == selector else None
+            pem = pem or _mta_system.read_bytes(key_file(name))
             pem = pem or (_ed25519_key() if name.endswith(SECOND) else _mta_x509_make.make_key("rsa", key_size))
             _mta_transaction.write(minion, key_file(name), pem, USER, USER, "0600")
     for path, text in wanted.files.items():

@@ -96,11 +96,17 @@ def plan(minion: Minion) -> Plan:
     planned = Plan()
     if _mta_services.manager() != "systemd":
         planned.errors.append("dns:follow_mta_sts needs systemd, which does not run here")
+    if _mta_services.masked(UNIT):
+        planned.errors.append(f"{_mta_services.STS} is masked: systemctl unmask {_mta_services.STS}")
     for path, text in _wanted(minion).items():
         old = _mta_system.read(path)
         if old != text:
             planned.changes[path] = {"old": old and "another version", "new": "this formula's"}
             planned.activate[_mta_services.STS] = "restart"
+    socket = f"{_mta_postfix_view.queue_directory()}/{SOCKET}"
+    if not os.path.exists(socket):
+        planned.changes["socket"] = {"old": None, "new": socket}
+        planned.activate[_mta_services.STS] = "restart"
     return planned
 
 

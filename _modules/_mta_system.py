@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import grp
 import json
 import os
+import pwd
 import secrets
 import select
 import shlex
@@ -284,6 +286,17 @@ def remove(path: Path) -> bool:
     except OSError as error:
         raise _failure("remove", path, error) from error
     return True
+
+
+def owner_and_mode(path: Path) -> str:
+    """Return ``user:group mode`` of what is at a path, with names where there are any. Raises ``OSError``."""
+    status = os.stat(path)
+    user, group = str(status.st_uid), str(status.st_gid)
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    return f"{user}:{group} {stat.S_IMODE(status.st_mode):04o}"
 
 
 # -- what has to outlive a process -------------------------------------------------------------

@@ -14,6 +14,7 @@ import _mta_dkim
 import _mta_milter
 import _mta_postfix_view
 import _mta_signer
+import _mta_system
 import _mta_x509
 import _mta_x509_make
 
@@ -63,10 +64,13 @@ def test_the_first_selector_signs_at_once(host, choose):
 
 def test_another_one_waits_for_all_name_servers(host, choose, record):
     host("# signs: old\n")
-    assert choose({}) == _mta_signer.Selectors("old", {}, "new")
-    assert choose({"192.0.2.1": [record]}) == _mta_signer.Selectors("old", {}, "new")
-    waits = _mta_signer.Selectors("old", {}, "new")
-    assert choose({"192.0.2.1": [record], "192.0.2.2": ["v=DKIM1; p=AAAA"]}) == waits
+    lacks = "new._domainkey.example.com is not at the name server {}.example".format
+    for said, servers in (
+        ({}, "ab"),
+        ({"192.0.2.1": [record]}, "b"),
+        ({"192.0.2.1": [record], "192.0.2.2": ["v=DKIM1; p=AAAA"]}, "b"),
+    ):
+        assert choose(said) == _mta_signer.Selectors("old", {}, "new", lacking=[*map(lacks, servers)])
     switches = _mta_signer.Selectors("new", {"old": 1000 * DAY}, None)
     assert choose({"192.0.2.1": [record], "192.0.2.2": [record]}) == switches
 
@@ -77,10 +81,70 @@ def test_an_old_one_is_kept_until_its_mail_is_through(host, choose):
     assert choose({}, now=1008 * DAY).kept == {}
 
 
+def test_an_old_one_whose_key_is_gone_is_forgotten(host, choose, tmp_path):
+    (tmp_path / "old.key").unlink()
+    host(f"# signs: new\n# kept: old since {999 * DAY}\n")
+    assert choose({}).kept == {}
+
+
 def test_the_dns_is_not_asked_where_nothing_waits(host, minion):
     host("# signs: new\n")
     asked = _mta_signer.selectors(minion, ["example.com"], "new", 7, look_up=lambda *_: pytest.fail("a query"))
     assert asked.active == "new"
+
+
+class TestDamage:
+    """What somebody has done to the signer's files."""
+
+    @pytest.fixture
+    def plan(self, host, minion, pretend, monkeypatch, tmp_path):
+        pretend("_mta_services.manager", lambda: "systemd")
+        pretend("_mta_services.status", lambda names: {name: {"active": True} for name in names})
+        monkeypatch.setattr(_mta_signer, "UNIT", str(tmp_path / "unit"))
+        monkeypatch.setattr(_mta_signer, "RULE", str(tmp_path / "unsigned.lua"))
+        access = _mta_system.owner_and_mode(tmp_path / "new.key")
+        monkeypatch.setattr(_mta_signer, "FILE_ACCESS", access)
+        monkeypatch.setattr(_mta_signer, "KEY_ACCESS", access)
+        socket = tmp_path / _mta_signer.SOCKET
+        socket.parent.mkdir()
+        socket.touch()
+
+        def plan():
+            return _mta_signer.plan(minion, ["example.com"], "new", queue_directory=str(tmp_path))
+
+        (tmp_path / "old.key").unlink()
+        monkeypatch.setattr(_mta_signer._mta_restore, "obsolete", lambda *_: {"changes": {}, "stays": []})
+        files = _mta_signer._planned(minion, ["example.com"], "new", queue_directory=str(tmp_path))[0].files
+        for path, text in files.items():
+            pathlib.Path(path).write_text(text)
+        assert plan().changes == {}
+        return plan
+
+    def test_a_file_that_is_not_its_own_or_that_others_read_is_mended(self, plan, tmp_path):
+        for name, action in (("new.key", "reload"), ("rspamd.conf", "reload"), ("unit", "restart")):
+            (tmp_path / name).chmod(0o666)
+            planned = plan()
+            assert list(planned.changes) == [str(tmp_path / name)]
+            assert planned.activate == {"postfix-mta-signer": action}
+            (tmp_path / name).chmod(0o644)
+
+    def test_a_key_that_is_gone_is_made_anew_and_its_record_is_no_longer_right(self, plan, tmp_path):
+        (tmp_path / "new.key").unlink()
+        planned = plan()
+        assert list(planned.changes) == [str(tmp_path / "new.key")]
+        assert planned.activate == {"postfix-mta-signer": "reload"}
+        assert "replace its record" in str(planned.notes)
+
+    def test_a_socket_that_is_gone_comes_back(self, plan, tmp_path):
+        (tmp_path / _mta_signer.SOCKET).unlink()
+        planned = plan()
+        assert planned.changes == {"socket": {"old": None, "new": f"{tmp_path}/{_mta_signer.SOCKET}"}}
+        assert planned.activate == {"postfix-mta-signer": "restart"}
+
+    def test_one_that_is_masked_is_refused(self, plan, tmp_path):
+        (tmp_path / "unit").unlink()
+        (tmp_path / "unit").symlink_to("/dev/null")
+        assert plan().errors == ["postfix-mta-signer is masked: systemctl unmask postfix-mta-signer"]
 
 
 class TestGivenKey:

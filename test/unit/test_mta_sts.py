@@ -23,7 +23,9 @@ def host(tmp_path, monkeypatch, minion):
     for name in ("PROGRAM", "CONF", "UNIT"):
         monkeypatch.setattr(_mta_sts, name, str(tmp_path / name))
     monkeypatch.setattr(_mta_services, "manager", lambda: "systemd")
-    monkeypatch.setattr(_mta_postfix_view, "queue_directory", lambda: "/queue")
+    monkeypatch.setattr(_mta_postfix_view, "queue_directory", lambda: str(tmp_path))
+    (tmp_path / _mta_sts.SOCKET).parent.mkdir()
+    (tmp_path / _mta_sts.SOCKET).touch()
     minion.functions["cp.cache_file"] = lambda url, saltenv: str(PROGRAM)
     return tmp_path
 
@@ -35,12 +37,17 @@ def test_its_files_are_written_once_and_restart_it(host, minion):
     for path, text in _mta_sts._wanted(minion).items():
         with open(path, "w") as handle:
             handle.write(text)
-    assert "path: /queue/postfix_mta_sts/socket\n" in (host / "CONF").read_text()
+    assert f"path: {host}/postfix_mta_sts/socket\n" in (host / "CONF").read_text()
     again = _mta_sts.plan(minion)
     assert (again.changes, again.activate, again.errors) == ({}, {}, [])
+    (host / _mta_sts.SOCKET).unlink()
+    stopped = _mta_sts.plan(minion)
+    assert ([*stopped.changes], stopped.activate) == (["socket"], {"postfix-mta-sts": "restart"})
 
 
-def test_it_is_refused_without_systemd(host, minion, monkeypatch):
+def test_it_is_refused_without_systemd_and_where_it_is_masked(host, minion, monkeypatch):
+    (host / "UNIT").symlink_to("/dev/null")
+    assert _mta_sts.plan(minion).errors == ["postfix-mta-sts is masked: systemctl unmask postfix-mta-sts"]
     monkeypatch.setattr(_mta_services, "manager", lambda: "sysv")
     assert "needs systemd" in _mta_sts.plan(minion).errors[0]
 

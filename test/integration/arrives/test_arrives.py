@@ -163,6 +163,12 @@ def zones(server, peer):
     return Zones(peer, server)
 
 
+@pytest.fixture(scope="module")
+def dane(server, served):
+    """Outgoing DANE, as the resolver validates: what an apply announces, and what it does."""
+    return server.apply(test=True, sls="postfix_mta.config"), server.apply(sls="postfix_mta.config")
+
+
 def lines_of(server, **settings):
     """The records that the server asks for: those of its zone, and of the reverse one."""
     found = server.call("mta_dns.records", format="data", **settings)
@@ -297,6 +303,20 @@ class TestMail:
         send(server, "delayed-two")
         assert [one["dkimpy"] for one in judged(peer, "delayed-", 2)] == [True, True]
 
+    def test_mail_whose_key_cannot_be_used_waits_and_an_apply_mends_that(self, server, served, peer):
+        folder, socket = "/etc/postfix-mta-signer", "/var/spool/postfix/postfix_mta_signer"
+        wants = ["python3", "-c", STRANGER, "127.0.0.1", "alice@example.com"]
+        text = "From: alice@example.com\nSubject: keyless\n\nhello\n"
+        server.exec(f"mv {folder}/key0.key /srv/")
+        assert "451, b'4.7.1 the key key0 cannot be used'" in server.exec(wants, input=text, check=False).stderr
+        server.exec(f"mv /srv/key0.key {folder}/; chown root {folder}/key0.key; rm -r {socket}")
+        announced = server.apply(test=True, sls="postfix_mta.dkim")
+        done = server.apply(sls="postfix_mta.dkim")
+        assert results.failures(done) == []
+        assert results.difference(announced, done) == []
+        server.exec(wants, input=text)
+        assert [one["dkimpy"] for one in judged(peer, "keyless")] == [True]
+
     def test_an_apply_asks_no_name_server_unless_that_is_asked_for(self, server, served):
         asked = "unbound-control stats_noreset | grep ^total.num.queries="
         server.set_pillar({"postfix_mta": {**PILLAR, "dns": {**PILLAR["dns"], "check": "none"}}})
@@ -316,9 +336,8 @@ class TestMail:
 class TestDane:
     """Servers whose keys are in a signed zone, and what is sent to them."""
 
-    def test_it_is_on_where_the_resolver_validates_and_no_later_apply_asks(self, server, served):
-        announced = server.apply(test=True, sls="postfix_mta.config")
-        done = server.apply(sls="postfix_mta.config")
+    def test_it_is_on_where_the_resolver_validates_and_no_later_apply_asks(self, server, dane):
+        announced, done = dane
         assert results.failures(done) == []
         assert results.difference(announced, done) == []
         level = server.exec("postconf -h smtp_tls_security_level smtp_dns_support_level").stdout
@@ -329,7 +348,7 @@ class TestDane:
         assert server.exec(asked).stdout == before
         assert server.call("mta_probe.audit")["findings"] == []
 
-    def test_a_right_key_is_sent_to_and_a_wrong_one_is_not(self, server, served, peer):
+    def test_a_right_key_is_sent_to_and_a_wrong_one_is_not(self, server, served, dane, peer):
         zone, reverse = lines_of(server)
         key = peer.exec(
             "openssl x509 -in $(postconf -xh smtpd_tls_cert_file) -pubkey -noout"
@@ -390,7 +409,7 @@ class TestMtaSts:
         server.exec("update-ca-certificates >/dev/null; systemctl restart postfix-mta-sts postfix")
 
     def test_a_right_certificate_is_sent_to_a_wrong_one_is_not_and_dane_goes_first(
-        self, server, served, peer, trusted
+        self, server, served, dane, peer, trusted
     ):
         zone, reverse = lines_of(server)
         extra = f"_25._tcp.mx.sts-dane.example.com. IN TLSA 3 1 1 {'00' * 32}\n"
@@ -491,9 +510,26 @@ class TestTwoKeys:
         assert (one["signatures"], one["dkimpy"], one["mail-dkim"], one["dmarc"]) == (2, True, "pass", "pass")
 
 
+# The given key is under /srv, where nobody looks for it. Each program that starts, with arguments and environment.
+SECRETS = {"driver": "yaml", "files": ["/srv/secrets.yaml"]}
+TRACED = (
+    "strace -f -qq -v -s 65536 -e trace=execve -o /srv/programs salt-call --local --config-dir={}etc/salt"
+    " --out=json --log-file=/srv/log --log-file-level=all -l quiet state.apply postfix_mta.dkim"
+)
+
+
 class TestRotation:
-    def test_no_message_is_unverifiable_or_lost(self, server, served, peer):
-        given = peer.exec("openssl genrsa 2048 2>/dev/null").stdout
+    @pytest.fixture
+    def given(self, server, peer):
+        """A key where servers that share one have it: what the pillar says of it, and its text."""
+        text = peer.exec("openssl genrsa 2048 2>/dev/null").stdout
+        secrets = {f"{server.root}etc/salt/minion.d/sdb.conf": json.dumps({"secrets": SECRETS})}
+        server.put({**secrets, "/srv/secrets.yaml": json.dumps({"dkim": text})})
+        server.exec(f"{INSTALL} strace >/dev/null 2>&1")
+        return "sdb://secrets/dkim", text
+
+    def test_no_message_is_unverifiable_or_lost(self, server, served, peer, given):
+        uri, text = given
         sent, over, shown = [], threading.Event(), ""
 
         def keep_sending():
@@ -507,10 +543,16 @@ class TestRotation:
         try:
             for number in range(1, ROTATIONS + 1):
                 selector = f"key{number}"
-                # One of them is given, as it is where servers share one; the others are made.
-                key = {"private_key": given} if number == 1 else {}
+                # One of them is given; the others are made.
+                key = {"private_key": uri} if number == 1 else {}
                 pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "selector": selector, **key}}
-                waits = server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim")
+                server.set_pillar({"postfix_mta": pillar})
+                if number == 1:
+                    waits = json.loads(server.exec(TRACED.format(server.root)).stdout)["local"]
+                    # Now it is in the pillar itself, which Salt logs.
+                    server.set_pillar({"postfix_mta": {**pillar, "dkim": {**pillar["dkim"], "private_key": text}}})
+                else:
+                    waits = server.apply(sls="postfix_mta.dkim")
                 assert results.failures(waits) == []
                 assert f"key{number - 1} signs until all name servers have the record of {selector}" in str(waits)
                 assert f"# signs: key{number - 1}" in server.exec("cat /etc/postfix-mta-signer/rspamd.conf").stdout
@@ -530,9 +572,12 @@ class TestRotation:
             over.set()
             sender.join()
         places = "/etc /run /tmp /var/cache /var/lib /var/log /var/spool/postfix /root"
-        found = server.exec(f"journalctl >/tmp/journal; grep -rlF {given.splitlines()[9]} {places}").stdout
+        line = text.splitlines()[9]
+        found = server.exec(f"journalctl >/tmp/journal; grep -rlF {line} {places}").stdout
         assert found == "/etc/postfix-mta-signer/key1.key\n"
-        assert given.splitlines()[9] not in shown
+        assert line not in shown
+        assert server.exec("grep -c execve /srv/programs; grep -c postfix_mta /srv/log").stdout.count("\n") == 2
+        assert server.exec(f"grep -F {line} /srv/programs /srv/log", check=False).stdout == ""
         seen = judged(peer, "constant-", len(sent))
         print(f"{ROTATIONS} rotations, {len(sent)} messages sent, {len(seen)} came")
         assert len(seen) == len(sent)

@@ -291,3 +291,52 @@ def test_after_all_that_an_apply_finds_nothing_but_the_change_that_was_taken_bac
     for minion, applied in fleet.apply(MAIL[:4]).items():
         assert not results.failures(applied), minion
         assert not results.changed(applied), minion
+
+
+# The zone for some of them
+
+TOGETHER = MAIL[:2]
+APT = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && apt-get -qq -y"
+INSTALL = f"{APT} --no-install-recommends install"
+BEGIN = "$TTL 60\n@ IN SOA ns.example.com. root.example.com. 1 3600 600 86400 60\n@ IN NS ns.example.com.\n"
+
+
+@pytest.fixture(scope="module")
+def zone(fleet, view):
+    """What the master prints for two servers that share a domain's mail, each with a key of its own."""
+    for name in TOGETHER:
+        host, selector = fleet.minions[name], name.partition(".")[0]
+        host.exec(
+            f"{INSTALL} bind9-dnsutils >/dev/null 2>&1; postconf -e 'mydestination = $myhostname, example.com'"
+            " && postfix reload && mkdir /etc/postfix-mta-signer"
+            f" && openssl genrsa -out /etc/postfix-mta-signer/{selector}.key 2048 2>/dev/null"
+        )
+        shared = {"resolver": fleet.master.ip, "mx": TOGETHER, "domains": ["example.com"]}
+        fleet.set_pillar(name, {"postfix_mta": {**OWN, "dns": shared}})
+    fleet.salt(TOGETHER, "saltutil.refresh_pillar", wait=True)
+    return fleet.master.exec(["salt-run", "postfix_mta.zone", "mail[12]*", "zone=example.com"]).stdout
+
+
+def test_the_zone_for_several_servers_is_what_each_of_them_needs(fleet, zone):
+    lines = [line.split("\t") for line in zone.splitlines() if not line.startswith(";")]
+    found = {(name, kind) for name, _, _, kind, _ in lines}
+    assert {(f"mail{n}._domainkey.example.com.", "TXT") for n in (1, 2)} < found
+    assert [data for name, _, _, kind, data in lines if kind == "MX"] == [f"10 {name}." for name in TOGETHER]
+    assert "receivers take none" not in zone and "did not answer" not in zone
+    reverse = "".join(line[2:] + "\n" for line in zone.splitlines() if "\tPTR\t" in line)
+    master = fleet.master
+    network = ".".join(reversed(master.ip.split(".")[:2])) + ".in-addr.arpa"
+    files = {"example.com": f"{BEGIN}ns.example.com. IN A {master.ip}\n{zone}\n", network: BEGIN + reverse}
+    conf = f"server:\n  ip-address: {master.ip}\nremote-control:\n  control-enable: no\n"
+    conf += "".join(f"zone:\n  name: {name}\n  zonefile: /srv/zones/{name}.signed\n" for name in files)
+    master.put({f"/srv/zones/{name}": text for name, text in files.items()})
+    master.exec(f"{INSTALL} nsd ldnsutils >/dev/null 2>&1")
+    for name in files:
+        checked = master.exec(f"nsd-checkzone {name} /srv/zones/{name}")
+        assert checked.stdout + checked.stderr == f"zone {name} is ok\n"
+        master.exec(
+            f"cd /srv/zones && ldns-signzone -n -o {name} {name} $(ldns-keygen -k -a ECDSAP256SHA256 {name})"
+        )
+    master.put({"/etc/nsd/nsd.conf": conf})
+    master.exec("systemctl reset-failed nsd; systemctl restart nsd")
+    assert fleet.salt(TOGETHER, "mta_dns.check") == {name: [] for name in TOGETHER}

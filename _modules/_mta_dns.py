@@ -117,10 +117,23 @@ def check(minion: Minion, look_up: Lookup = _mta_resolver.lookup) -> list[Findin
     for record in _mta_dns_records.records(wanted):
         if record.type != _mta_dns_records.FILE:
             found += _compared(record, look_up, resolver)
+    if any((one.type, one.kind) == ("TLSA", "missing") for one in found):
+        found = _heeded(found, wanted, look_up, resolver)
     found += _of_senders(wanted, look_up, resolver)
     found += _of_receivers(wanted, _taken(), look_up, resolver)
     found += _of_dane(wanted, settings["certificate"]["rotate_key"], look_up, resolver)
     return list(dict.fromkeys(found))
+
+
+def _heeded(found: list[Finding], wanted: Facts, look_up: Lookup, resolver: str | None) -> list[Finding]:
+    """The findings without TLSA records that nobody would heed, as the zone is not signed (DNSSEC)."""
+    try:
+        zone = _mta_resolver.apex(wanted.hostname, look_up, resolver)
+    except CommandExecutionError:
+        return found
+    if _mta_resolver.signed(zone, "NS", resolver):
+        return found
+    return [one for one in found if (one.type, one.kind) != ("TLSA", "missing")]
 
 
 def remember(minion: Minion, found: Sequence[Finding]) -> None:

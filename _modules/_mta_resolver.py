@@ -60,31 +60,39 @@ def need_dig() -> None:
         )
 
 
-def name_servers(zone: str, look_up: Lookup, resolver: str | None = None) -> dict[str, list[str]]:
+def apex(name: str, look_up: Lookup, resolver: str | None = None) -> str:
     """
-    Return the name servers of the zone that a name is in, each with its addresses.
-
-    zone
-        A name; where it has no NS records, those of the nearest name above it are.
+    Return the name of the zone that a name is in: the nearest name above it, or itself, that has NS records.
 
     Raises ``CommandExecutionError`` where no server answers.
     """
-    labels = zone.rstrip(".").split(".")
+    labels = name.rstrip(".").split(".")
     for number in range(len(labels) - 1):
-        found = look_up(".".join(labels[number:]), "NS", resolver)
+        zone = ".".join(labels[number:])
+        found = look_up(zone, "NS", resolver)
         if found is None:
             break
         if found:
-            return {
-                server: [
-                    address
-                    for kind in ("A", "AAAA")
-                    for address in look_up(server, kind, resolver) or []
-                    if not re.search("[g-z]", address)
-                ]
-                for server in sorted(one.rstrip(".") for one in found)
-            }
-    raise CommandExecutionError(f"No name server of {zone} is known to the resolver")
+            return zone
+    raise CommandExecutionError(f"No name server of {name} is known to the resolver")
+
+
+def name_servers(name: str, look_up: Lookup, resolver: str | None = None) -> dict[str, list[str]]:
+    """
+    Return the name servers of the zone that a name is in, each with its addresses.
+
+    Raises as :func:`apex` does.
+    """
+    servers = look_up(apex(name, look_up, resolver), "NS", resolver) or []
+    return {
+        server: [
+            address
+            for kind in ("A", "AAAA")
+            for address in look_up(server, kind, resolver) or []
+            if not re.search("[g-z]", address)
+        ]
+        for server in sorted(one.rstrip(".") for one in servers)
+    }
 
 
 def everywhere(name: str, kind: str, look_up: Lookup, resolver: str | None = None) -> dict[str, list[str] | None]:

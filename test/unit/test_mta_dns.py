@@ -105,6 +105,12 @@ def test_what_is_about_to_break_is_told(findings):
     assert findings(taken=()) == {("example.com", "MX", "risk")}
 
 
+def test_dane_is_asked_for_where_the_zone_is_signed(findings):
+    without = {("_25._tcp.mail.example.com", "TLSA"): []}
+    assert findings(without) == {("_25._tcp.mail.example.com", "TLSA", "missing")}
+    assert findings(without, signed=False) == set()
+
+
 def test_policies_of_the_administrator_s_own_are_as_good(findings):
     changed = {
         ("example.com", "TXT"): ["v=spf1 ip4:192.0.2.0/24 ~all", "verification=1"],

@@ -378,6 +378,18 @@ def test_a_long_change_fits_on_a_screen_and_a_long_value_in_a_line(apply, capsys
     assert "    and 280 more: --json shows all" in lines
 
 
+def test_what_there_is_to_say_where_nothing_changes_is_shown(apply, capsys):
+    lacks = "The DNS is not as this server's mail needs it:\nexample.com MX, missing: it should be 10 n."
+    states = {
+        "mta_dns_|-d_|-d_|-published": state_of(1, True, comment=lacks, name="d"),
+        "mta_map_|-m_|-m_|-managed": state_of(2, True, comment="m is in the correct state."),
+        "mta_probe_|-p_|-p_|-answers": state_of(3, True, comment="The server answers:\nS: 220"),
+    }
+    apply.report(apply.sorted_out(states, test=False), apply.Screen(sys.stdout))
+    out = capsys.readouterr().out
+    assert "\nNotes:\n  mta_dns.published d\n    example.com MX, missing: it should be 10 n.\n\n3 states" in out
+
+
 def test_what_a_failed_transaction_restored_is_not_called_changed(apply):
     change = {"x": {"old": "a", "new": "b"}}
     states = {

@@ -239,6 +239,18 @@ class TestRecords:
         assert "look-ups" in one["reason"]
         served.serve(zone, reverse)
 
+    def test_what_is_about_to_break_something_is_told(self, server, served):
+        zone, reverse = lines_of(server)
+        served.serve(f"{zone}other.example.com. IN MX 10 mail.example.com.\n", reverse)
+        # A domain that is not in mydestination, and certificates that get other keys.
+        dns = {**PILLAR["dns"], "domains": ["example.com", "other.example.com"]}
+        certificate = {**PILLAR["certificate"], "rotate_key": True}
+        server.set_pillar({"postfix_mta": {**PILLAR, "dns": dns, "certificate": certificate}})
+        found = {(one["name"], one["type"]) for one in server.call("mta_dns.check") if one["kind"] == "risk"}
+        assert found == {("other.example.com", "MX"), ("_25._tcp.mail.example.com", "TLSA")}
+        server.set_pillar({"postfix_mta": PILLAR})
+        served.serve(zone, reverse)
+
     def test_an_apply_tells_and_undoes_nothing(self, server, served):
         zone, reverse = lines_of(server)
         served.serve(re.sub("(?m)^_dmarc.*$", "", zone), reverse)
@@ -496,7 +508,8 @@ class TestResults:
 
 class TestTwoKeys:
     def test_an_ed25519_key_signs_as_well_once_its_record_is_there(self, server, served, peer):
-        pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "key_type": "rsa+ed25519"}}
+        dkim = {**PILLAR["dkim"], "key_type": "rsa+ed25519", "networks": [f"{peer.ip}/32"]}
+        pillar = {**PILLAR, "dkim": dkim}
         waits = server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim")
         assert results.failures(waits) == []
         assert "key0-ed25519 signs, too, after all name servers have its record" in str(waits)
@@ -508,6 +521,14 @@ class TestTwoKeys:
         send(server, "twice")
         (one,) = judged(peer, "twice")
         assert (one["signatures"], one["dkimpy"], one["mail-dkim"], one["dmarc"]) == (2, True, "pass", "pass")
+        # And what comes from a network of dkim:networks.
+        forge = ["python3", "-c", TestResults.FORGE, server.ip, "alice@example.com"]
+        peer.exec(forge, input="From: alice@example.com\nSubject: networked\n\nhi\n")
+        deadline = time.monotonic() + 20
+        mail = "cat $(grep -rl '^Subject: networked' /home/alice/Maildir/new) </dev/null"
+        while server.exec(f"{mail} | grep -c ^DKIM-Signature", check=False).stdout != "2\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
 
 
 # The given key is under /srv, where nobody looks for it. Each program that starts, with arguments and environment.
@@ -543,8 +564,8 @@ class TestRotation:
         try:
             for number in range(1, ROTATIONS + 1):
                 selector = f"key{number}"
-                # One of them is given; the others are made.
-                key = {"private_key": uri} if number == 1 else {}
+                # One of them is given, one is long; the others are made as by default.
+                key = {1: {"private_key": uri}, 2: {"key_size": 4096}}.get(number, {})
                 pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "selector": selector, **key}}
                 server.set_pillar({"postfix_mta": pillar})
                 if number == 1:
@@ -585,6 +606,11 @@ class TestRotation:
             one for one in seen if (one["dkimpy"], one["mail-dkim"], one["dmarc"]) != (True, "pass", "pass")
         ] == []
         assert {one["selector"] for one in seen} == {f"key{number}" for number in range(ROTATIONS + 1)}
+        # After so many days the others go.
+        pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "selector": f"key{ROTATIONS}", "keep_days": 0}}
+        assert results.failures(server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim")) == []
+        assert server.exec("cd /etc/postfix-mta-signer; ls *.key").stdout == f"key{ROTATIONS}.key\n"
+        assert re.findall(r"(?m)^(\w+)\._domainkey", lines_of(server)[0]) == [f"key{ROTATIONS}"]
 
 
 class TestGivenUp:

@@ -331,12 +331,14 @@ def test_the_zone_for_several_servers_is_what_each_of_them_needs(fleet, zone):
     conf += "".join(f"zone:\n  name: {name}\n  zonefile: /srv/zones/{name}.signed\n" for name in files)
     master.put({f"/srv/zones/{name}": text for name, text in files.items()})
     master.exec(f"{INSTALL} nsd ldnsutils >/dev/null 2>&1")
-    for name in files:
-        checked = master.exec(f"nsd-checkzone {name} /srv/zones/{name}")
-        assert checked.stdout + checked.stderr == f"zone {name} is ok\n"
-        master.exec(
-            f"cd /srv/zones && ldns-signzone -n -o {name} {name} $(ldns-keygen -k -a ECDSAP256SHA256 {name})"
-        )
     master.put({"/etc/nsd/nsd.conf": conf})
-    master.exec("systemctl reset-failed nsd; systemctl restart nsd")
-    assert fleet.salt(TOGETHER, "mta_dns.check") == {name: [] for name in TOGETHER}
+    found = []
+    # First as it is, then signed (DNSSEC).
+    for command in ("cp {0} {0}.signed", "ldns-signzone -n -o {0} {0} $(ldns-keygen -k -a ECDSAP256SHA256 {0})"):
+        for name in files:
+            checked = master.exec(f"cd /srv/zones && {command.format(name)} && nsd-checkzone {name} {name}.signed")
+            assert checked.stdout + checked.stderr == f"zone {name} is ok\n"
+        master.exec("systemctl reset-failed nsd; systemctl restart nsd")
+        said = fleet.salt(TOGETHER, "mta_dns.check")
+        found.append({name: [(one["type"], one["kind"]) for one in said[name]] for name in TOGETHER})
+    assert found == [{name: [("TLSA", "risk")] for name in TOGETHER}, {name: [] for name in TOGETHER}]

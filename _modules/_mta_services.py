@@ -23,6 +23,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _mta_postfix_view
 import _mta_saslauthd_view
 import _mta_system
+from _mta_pillar_schema import SIGNER_FILES
 from _mta_records import NamedTuple
 
 
@@ -45,6 +46,7 @@ SIGNER = "postfix-mta-signer"
 # And what knows the MTA-STS policies of other domains (_mta_sts), there likewise.
 STS = "postfix-mta-sts"
 OWN = (SIGNER, STS)
+SIGNER_CONF = f"{SIGNER_FILES}/rspamd.conf"
 CACHES = "/var/cache"
 DAEMONS = {
     "postfix": Daemon("/usr/sbin/postfix", "master"),
@@ -57,6 +59,8 @@ PROXY_UNITS = ("postfix-mta-saslauthd.socket", "postfix-mta-saslauthd.service")
 TIMEOUT = 120
 # The signer's first start compiles all public suffixes, which takes a busy host minutes.
 SIGNER_TIMEOUT = 600
+# For a reload, which reads them, too, where the signer judges others' mail.
+SIGNER_PATIENCE = 300
 PATIENCE = 3
 RELOAD_PATIENCE = 1
 DELIVERY_PATIENCE = 5
@@ -319,10 +323,12 @@ def stop(name: str, for_good: bool = True) -> None:
 
 
 def _refuse_unstartable(name: str) -> None:
-    """Raise when Postfix would not come back with the files on disk."""
+    """Raise when Postfix, or the signer, would not come back with the files on disk."""
     if name == "postfix" and _running(name):
         _command([DAEMONS[name].program, "check"])
         _refuse_bad_entries()
+    elif name == SIGNER and _running(name):
+        _command(["rspamadm", "configtest", "--quiet", "--config", SIGNER_CONF])
 
 
 def _refuse_bad_entries() -> None:
@@ -350,7 +356,7 @@ def reload(name: str) -> None:
         restart(name)
         return
     if name == SIGNER:
-        _control("reload", name)
+        _reload_signer()
         return
     _refuse_bad_entries()
     before = _children(name)
@@ -363,6 +369,15 @@ def reload(name: str) -> None:
     # postfix reload returns before it is in force: processes with the former settings still answer for some
     # milliseconds. One that is busy with a client may stay longer; it is not the one that new clients get.
     _wait(lambda: not before & _children(name), RELOAD_PATIENCE)
+
+
+def _reload_signer() -> None:
+    """Have the signer take its settings, and wait for the processes that have read them."""
+    _refuse_unstartable(SIGNER)
+    before = _children(SIGNER)
+    _control("reload", SIGNER)
+    if before and not _wait(lambda: _children(SIGNER) - before, SIGNER_PATIENCE):
+        raise CommandExecutionError(f"{SIGNER} goes on with its former settings{_log(SIGNER)}")
 
 
 def enable(name: str) -> None:

@@ -38,7 +38,7 @@ from _mta_records import NamedTuple
 
 PROGRAM = "/usr/bin/rspamd"
 USER = "_rspamd"
-CONF = f"{FOLDER}/rspamd.conf"
+CONF = _mta_services.SIGNER_CONF
 RULE = f"{FOLDER}/unsigned.lua"
 UNIT = f"/etc/systemd/system/{_mta_services.SIGNER}.service"
 # Relative to Postfix's queue, which is where its daemons are, in a chroot or not.

@@ -250,6 +250,34 @@ def test_the_formula_s_own_daemons_end_with_their_unit_files(host, monkeypatch, 
     assert called == [*([] if there else [stop]), ["daemon-reload"]]
 
 
+def test_a_signer_has_taken_its_settings_when_there_are_new_processes(monkeypatch):
+    children, called = [{"7"}, {"7"}, {"7", "8"}], []
+    monkeypatch.setattr(_mta_services, "_children", lambda name: children.pop(0) if children[1:] else children[0])
+    monkeypatch.setattr(_mta_services, "_command", lambda argv, **_: called.append(argv[1]) or "")
+    monkeypatch.setattr(_mta_services, "manager", lambda: "systemd")
+    monkeypatch.setattr(_mta_services, "_running", lambda name: [6])
+    _mta_services.reload("postfix-mta-signer")
+    assert (children, called) == ([{"7", "8"}], ["configtest", "reload"])
+    monkeypatch.setattr(_mta_services, "SIGNER_PATIENCE", 0)
+    with pytest.raises(CommandExecutionError, match="postfix-mta-signer goes on with its former settings"):
+        _mta_services.reload("postfix-mta-signer")
+
+
+def test_a_signer_that_could_not_read_its_settings_is_let_alone(monkeypatch):
+    called = []
+
+    def command(argv, **_):
+        called.append(argv[1])
+        raise CommandExecutionError("cannot stat path")
+
+    monkeypatch.setattr(_mta_services, "_command", command)
+    monkeypatch.setattr(_mta_services, "_running", lambda name: [6])
+    for action in (_mta_services.reload, _mta_services.restart):
+        with pytest.raises(CommandExecutionError, match="cannot stat path"):
+            action("postfix-mta-signer")
+    assert called == ["configtest"] * 2
+
+
 @pytest.mark.parametrize(
     "action, refusal",
     [

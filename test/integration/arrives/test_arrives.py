@@ -329,6 +329,18 @@ class TestMail:
         server.exec(wants, input=text)
         assert [one["dkimpy"] for one in judged(peer, "keyless")] == [True]
 
+    def test_a_signer_that_cannot_take_its_settings_goes_on_as_before(self, server, served, peer):
+        plugin = "/usr/share/rspamd/plugins/dkim_signing.lua"
+        pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "networks": ["192.0.2.0/24"]}}
+        server.exec(f"mv {plugin} /srv/")
+        failed = results.failures(server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim"))
+        assert any("cannot stat path" in text and "answers as it did before" in text for text in failed), failed
+        send(server, "as-before")
+        assert [one["dkimpy"] for one in judged(peer, "as-before")] == [True]
+        server.exec(f"mv /srv/dkim_signing.lua {plugin}")
+        server.set_pillar({"postfix_mta": PILLAR})
+        assert results.announced(server.apply(test=True, sls="postfix_mta.dkim")) == set()
+
     def test_an_apply_asks_no_name_server_unless_that_is_asked_for(self, server, served):
         asked = "unbound-control stats_noreset | grep ^total.num.queries="
         server.set_pillar({"postfix_mta": {**PILLAR, "dns": {**PILLAR["dns"], "check": "none"}}})

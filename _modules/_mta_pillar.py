@@ -17,7 +17,7 @@ import _mta_postfix_stage
 import _mta_settings
 import _mta_tables
 from _mta_minion import Minion
-from _mta_pillar_schema import KEY_SIZES, SCHEMA
+from _mta_pillar_schema import KEY_SIZES, SCHEMA, SECOND_KEY
 from _mta_pillar_types import label, listed, mapping, nearest, shown
 from _mta_records import NamedTuple
 
@@ -417,8 +417,10 @@ def _root(pillar: Pillar) -> Problems:
 
 
 def _dkim(pillar: Pillar) -> Problems:
-    """A second key that servers with a common one would not have in common."""
+    """A second key that servers with a common one would not have in common; a selector that has its name."""
     given = pillar.section("dkim")
+    if str(given.get("selector")).endswith(SECOND_KEY):
+        yield f"{pillar.path('dkim', 'selector')}: ends with {SECOND_KEY}, as the names of Ed25519 keys do here"
     if given.get("private_key") is not None and given.get("key_type") == "rsa+ed25519":
         path = pillar.path("dkim")
         yield f"{path}:key_type: rsa+ed25519 makes a key on each server, but {path}:private_key is one for several"

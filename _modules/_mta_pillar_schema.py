@@ -37,6 +37,8 @@ RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 SIGNER_SOCKET = "postfix_mta_signer/milter"
 # Where its files are, which are removed when nothing is to be signed any more.
 SIGNER_FILES = "/etc/postfix-mta-signer"
+# What the name of a selector's Ed25519 key has more.
+SECOND_KEY = "-ed25519"
 # The same of what knows the MTA-STS policies of other domains.
 STS_SOCKET = "postfix_mta_sts/socket"
 STS_FILES = "/etc/postfix-mta-sts"
@@ -320,7 +322,13 @@ SCHEMA: Schema = {
     "dkim": {
         "domains": Value("list", {"of": Value("domain")}),
         "selector": Value(
-            "text", {"what": "a selector, such as mta1", "pattern": "[a-z0-9]([a-z0-9-]*[a-z0-9])?"}
+            "text",
+            {
+                "what": "a selector, such as mta1",
+                "pattern": "[a-z0-9]([a-z0-9-]*[a-z0-9])?",
+                # Of a label's 63 the second key's name takes eight more.
+                "longest": 55,
+            },
         ),
         "key_type": Value("choice", {"allowed": ("rsa", "rsa+ed25519")}),
         "key_size": Value("integer", {"low": 2048, "high": 4096, "unit": " bits"}),

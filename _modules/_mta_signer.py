@@ -31,6 +31,7 @@ import _mta_transaction
 import _mta_x509
 import _mta_x509_make
 from _mta_minion import Minion
+from _mta_pillar_schema import SECOND_KEY as SECOND
 from _mta_pillar_schema import SIGNER_FILES as FOLDER
 from _mta_pillar_schema import SIGNER_SOCKET as SOCKET
 from _mta_plan import Change, Plan
@@ -53,8 +54,6 @@ LEAST_SIZE = 1024
 PATIENCE = 30
 # With all public suffixes to compile the first start takes 10 s of a processor.
 LONG_PATIENCE = 300
-# The name of a selector's second key, which is Ed25519.
-SECOND = "-ed25519"
 _SECOND = re.compile(r"(?m)^# also signs: (\S+)$")
 _ACTIVE = re.compile(r"(?m)^# signs: (\S+)$")
 _KEPT = re.compile(r"(?m)^# kept: (\S+) since (\d+)$")

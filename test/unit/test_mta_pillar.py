@@ -111,6 +111,8 @@ BROKEN = [
     ("dkim: {domains: example.com}", "dkim:domains", "is not a list"),
     ("dkim: {selector: key_1}", "dkim:selector", "allowed: a selector, such as mta1"),
     ("dkim: {selector: key1._domainkey}", "dkim:selector", "allowed: a selector, such as mta1"),
+    ("dkim: {selector: key1-ed25519}", "dkim:selector", "ends with -ed25519, as the names of Ed25519 keys do"),
+    (f"dkim: {{selector: {'x' * 56}}}", "dkim:selector", "is longer than 55 characters"),
     ("dkim: {key_type: ed25519}", "dkim:key_type", "allowed: rsa, rsa+ed25519"),
     ("dkim: {key_size: 1024}", "dkim:key_size", "allowed: 2048 to 4096 bits"),
     ("dkim: {private_key: geheim-7431}", "dkim:private_key", "(hidden) is neither"),

@@ -302,7 +302,7 @@ BEGIN = "$TTL 60\n@ IN SOA ns.example.com. root.example.com. 1 3600 600 86400 60
 
 
 @pytest.fixture(scope="module")
-def zone(fleet, view):
+def zone(fleet, new):
     """What the master prints for two servers that share a domain's mail, each with a key of its own."""
     for name in TOGETHER:
         host, selector = fleet.minions[name], name.partition(".")[0]

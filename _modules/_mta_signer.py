@@ -26,6 +26,7 @@ import _mta_postfix_view
 import _mta_resolver
 import _mta_restore
 import _mta_services
+import _mta_snapshots
 import _mta_system
 import _mta_transaction
 import _mta_x509
@@ -566,15 +567,23 @@ def apply(
             pem = _given_key(minion, key_pillar) if name == selector else None
             pem = pem or _mta_system.read_bytes(key_file(name))
             pem = pem or (_ed25519_key() if name.endswith(SECOND) else _mta_x509_make.make_key("rsa", key_size))
-            _mta_transaction.write(minion, key_file(name), pem, USER, USER, "0600")
+            _write(minion, key_file(name), pem, KEY_ACCESS)
     for path, text in wanted.files.items():
         if path in planned.changes:
-            _mta_transaction.write(minion, path, text, "root", "root", "0644")
+            _write(minion, path, text.encode(), FILE_ACCESS)
     obsolete = [
         path for path in planned.changes if path not in wanted.files and path not in map(key_file, wanted.keys)
     ]
     if obsolete:
         _mta_restore.restore(minion, obsolete)
+
+
+def _write(minion: Minion, path: str, contents: bytes, access: str) -> None:
+    """Write a file. Where only its owner or mode is another one, that is no version of somebody's to come back."""
+    owner, mode = access.split()
+    user, group = owner.split(":")
+    protect = [_mta_snapshots.LAST] if _mta_system.read_bytes(path) == contents else []
+    _mta_transaction.write(minion, path, contents, user, group, mode, protect=protect)
 
 
 def absent_plan(minion: Minion) -> Plan:

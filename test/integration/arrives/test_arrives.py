@@ -556,10 +556,12 @@ class TestRotation:
     def given(self, server, peer):
         """A key where servers that share one have it: what the pillar says of it, and its text."""
         text = peer.exec("openssl genrsa 2048 2>/dev/null").stdout
-        secrets = {f"{server.root}etc/salt/minion.d/sdb.conf": json.dumps({"secrets": SECRETS})}
+        folder = f"{server.root}etc/salt/minion.d"
+        secrets = {f"{folder}/sdb.conf": json.dumps({"secrets": SECRETS})}
         server.put({**secrets, "/srv/secrets.yaml": json.dumps({"dkim": text})})
         server.exec(f"{INSTALL} strace >/dev/null 2>&1")
-        return "sdb://secrets/dkim", text
+        yield "sdb://secrets/dkim", text
+        server.exec(f"cd {folder} && rm sdb.conf /srv/secrets.yaml /srv/programs /srv/log; rmdir {folder} || true")
 
     def test_no_message_is_unverifiable_or_lost(self, server, served, peer, given):
         uri, text = given

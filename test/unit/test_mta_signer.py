@@ -147,6 +147,17 @@ class TestDamage:
         assert plan().errors == ["postfix-mta-signer is masked: systemctl unmask postfix-mta-signer"]
 
 
+def test_a_file_whose_owner_is_mended_is_no_version_to_come_back(minion, monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(
+        _mta_signer._mta_transaction, "write", lambda _, *args, protect: written.append((args[1:], protect))
+    )
+    (tmp_path / "file").write_bytes(b"x")
+    for contents in (b"x", b"y"):
+        _mta_signer._write(minion, str(tmp_path / "file"), contents, "one:two 0600")
+    assert written == [((b"x", "one", "two", "0600"), ["previous"]), ((b"y", "one", "two", "0600"), [])]
+
+
 class TestGivenKey:
     """A key from pillar, for servers that share one."""
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "254761d8745b"
+REVISION = "655156293aac"

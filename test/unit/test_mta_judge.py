@@ -121,6 +121,21 @@ def test_nobody_listens(check, server):
     assert found["speaking"] == []
 
 
+def test_so_many_listeners_are_asked_at_the_same_time_that_logins_are_answered_in_time():
+    asked, most = [], []
+
+    def ask(listener, target):
+        asked.append(listener)
+        most.append(len(asked))
+        time.sleep(0.02)
+        asked.remove(listener)
+        return listener, target
+
+    pairs = [(number, -number) for number in range(60)]
+    assert _mta_judge._at_once(ask, pairs) == pairs
+    assert 1 < max(most) <= _mta_judge.AT_ONCE
+
+
 def test_no_listener_is_a_problem(minion):
     found = _mta_judge.check(minion, listeners=[])
     assert found["problems"] == ["master.cf has no SMTP listener"]

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "655156293aac"
+REVISION = "ddad3dc1fa41"

@@ -26,7 +26,9 @@ def test_the_picture_is_that_of_the_figures(plot):
 
 
 def test_the_picture_has_each_figure_and_colours_for_dark_pages(plot):
-    row = {column: [seconds, 1, 1] for column, seconds in (("reference", 1.25), ("nothing", 1.5), ("change", 2.75))}
+    row = {
+        column: [seconds, 1, 1] for column, seconds in (("reference", 1.25), ("nothing", 1.5), ("change", 2.75))
+    }
     figures = {
         "sizes": {"on": "2026-01-01", "aliases": {"title": "5,000 aliases", "rows": [row, row]}},
         "fleet": {"minions": [5, 10], "reference": [0.5, 1.1], "ours": [0.6, 1.2]},

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "ddad3dc1fa41"
+REVISION = "949f33e6b559"

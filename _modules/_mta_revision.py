@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "949f33e6b559"
+REVISION = "564b41c37878"

@@ -367,7 +367,11 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         way = target._replace(starttls=secured)
         talk = _mta_smtp.hold(way, Request([own], login=login, mechanism=mechanism))
         seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
-        seen.complain(problem["text"] for problem in talk["problems"])
+        for problem in talk["problems"]:
+            if problem["policy"] and "too many" in problem["reply"]:
+                seen.note(f"{problem['text']}: a limit of this server, and no fault; this login was not tried")
+            else:
+                seen.complain([problem["text"]])
         for tried in talk["envelopes"]:
             reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
             text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"

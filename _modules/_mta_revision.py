@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "564b41c37878"
+REVISION = "71e3670fb4ab"

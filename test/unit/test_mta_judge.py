@@ -214,6 +214,21 @@ def test_who_logs_in_has_to_be_able_to_send_as_himself(login, server, command, r
     assert (found["problems"], len(found["doubts"])) == ([], doubts)
 
 
+@pytest.mark.parametrize(
+    ("reply", "problems"),
+    [
+        (b"450 4.7.1 Error: too many AUTH commands from 127.0.0.1\r\n", False),
+        (b"535 5.7.8 Error: authentication failed\r\n", True),
+        (b"454 4.7.0 Temporary authentication failure\r\n", True),
+    ],
+)
+def test_a_limit_for_logins_is_no_fault(login, server, reply, problems):
+    server.replies["AUTH PLAIN"] = reply
+    found = login()
+    assert bool(found["problems"]) is problems
+    assert any("too many AUTH" in text for text in found["notes"]) is not problems
+
+
 def test_another_certificate_than_the_one_on_disk_is_a_problem(check, server, certificates):
     server.certificate = certificates["other"]
     assert f"STARTTLS: the certificate served is not the one in {certificates['good']}" in problem(check())

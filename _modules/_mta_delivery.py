@@ -231,6 +231,9 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
 
     Where mail goes to a smarthost, or to another transport than smtp(8), nothing is said: that one is asked.
     """
+    transport = main.get("default_transport", "")
+    if transport.partition(":")[0] == "error":
+        return [f"default_transport = {transport} refuses all mail for others"]
     if main.get("relayhost") or main.get("default_transport", "smtp").partition(":")[0] != "smtp":
         return []
     found = []
@@ -488,7 +491,7 @@ class Trial:
         return any(self._is_about_ours(line) and "User unknown" in line for line in log)
 
     def _sends_nothing(self) -> bool:
-        """Whether mail to others is refused on purpose: ``default_transport = error:…``, as for local_only."""
+        """Whether ``default_transport = error:…`` refuses mail for others, of which :func:`out_of_reach` tells."""
         return self.main.get("default_transport", "").partition(":")[0] == "error"
 
     def _judge(self, log: Sequence[str], aliases: set[str]) -> None:

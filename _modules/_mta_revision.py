@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "71e3670fb4ab"
+REVISION = "f5ffe1b52a0a"

@@ -192,7 +192,8 @@ OLD_TLS = "!TLSv1, !TLSv1.1, !TLSv1.2, !TLSv1.3"
         ({"smtp_dns_support_level": "disabled"}, 1),
         ({"disable_dns_lookups": "yes"}, 1),
         ({"disable_dns_lookups": "yes", "relayhost": "[192.0.2.1]"}, 0),
-        ({"disable_dns_lookups": "yes", "default_transport": "error:no"}, 0),
+        ({"disable_dns_lookups": "yes", "default_transport": "error:no"}, 1),
+        ({"disable_dns_lookups": "yes", "default_transport": "uucp"}, 0),
         ({"smtp_bind_address": "192.0.2.1", "smtp_bind_address_enforce": "yes"}, 1),
         ({"smtp_bind_address": "192.0.2.1"}, 0),
         ({"smtp_bind_address": "127.0.0.1", "smtp_bind_address_enforce": "yes"}, 0),
@@ -289,14 +290,16 @@ def test_what_smtpd_holds_is_held(healthy, trial):
     assert "intended: [held]" in trial()[0].problems[0]
 
 
-def test_a_host_that_sends_nothing_on_purpose_is_no_doubt(world, trial):
-    """The profile local_only."""
+def test_a_host_that_sends_nothing_has_to_be_intended(world, trial):
+    """The profile local_only says so."""
     refused = ("error", "5.0.0", "undeliverable", "this host sends no mail to others")
     world.line("{token}", *refused)
     world.line("alice@" + HOST, "local", "2.0.0", "deliverable", "delivers to mailbox", POSTMASTER)
     world.log.append("AB12: removed")
-    assert trial({"default_transport": "error:this host sends no mail to others"})[0].doubts == []
-    assert trial()[0].doubts
+    doubts = trial({"default_transport": "error:this host sends no mail to others"})[0].doubts
+    assert [text for text in doubts if "intended: [limited]" not in text] == []
+    assert len(doubts) == 1
+    assert [text for text in trial()[0].doubts if "intended: [limited]" not in text]
 
 
 @pytest.mark.parametrize(("main", "noted"), [((), True), ((("myorigin", "gone.example"),), False)])

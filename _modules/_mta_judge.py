@@ -47,8 +47,8 @@ MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)|4\d\d 4\.7\.1 .*Relay access denied"
 NO_CAPABILITY = "EHLO: no listener offers"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5
-# Listeners that are asked at the same time: each has to refuse a login, which takes PAM 2 to 3 s, and saslauthd
-# has few threads. Of a hundred at once most would wait longer than a conversation may take.
+# Listeners that are asked at the same time: each has to refuse a login, and saslauthd has few threads. Of a
+# hundred at once most would wait longer than a conversation may take.
 AT_ONCE = 8
 # How a conversation must not begin, RFC 8314.
 STARTS = {
@@ -681,6 +681,8 @@ def _examine_all(
     first = next((listener for listener, _ in pairs if listener["port"] == 25), None)
 
     def ask_one(listener: Listener, target: Target) -> Examination:
+        # The time that it has waited for others is not its own.
+        target = target._replace(deadline=max(target.deadline, time.monotonic() + target.timeout))
         return _examine(listener, target, ask if listener is first else ask._replace(trial=None))
 
     examinations = _at_once(ask_one, pairs)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f5ffe1b52a0a"
+REVISION = "78a42ae71466"

@@ -136,6 +136,16 @@ def test_so_many_listeners_are_asked_at_the_same_time_that_logins_are_answered_i
     assert 1 < max(most) <= _mta_judge.AT_ONCE
 
 
+def test_a_listener_has_its_own_time_however_many_come_before_it(minion, server, listener, monkeypatch):
+    monkeypatch.setattr(_mta_judge, "AT_ONCE", 1)
+    server.slow = 0.02
+    listeners = [{**listener, "service": f"{number}/inet"} for number in range(5)]
+    began = time.monotonic()
+    found = _mta_judge.check(minion, listeners, timeout=2)
+    assert found["problems"] == []
+    assert time.monotonic() - began > 2
+
+
 def test_no_listener_is_a_problem(minion):
     found = _mta_judge.check(minion, listeners=[])
     assert found["problems"] == ["master.cf has no SMTP listener"]

@@ -333,11 +333,17 @@ class TestMail:
         plugin = "/usr/share/rspamd/plugins/dkim_signing.lua"
         pillar = {**PILLAR, "dkim": {**PILLAR["dkim"], "networks": ["192.0.2.0/24"]}}
         server.exec(f"mv {plugin} /srv/")
-        failed = results.failures(server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim"))
-        assert any("cannot stat path" in text and "answers as it did before" in text for text in failed), failed
-        send(server, "as-before")
-        assert [one["dkimpy"] for one in judged(peer, "as-before")] == [True]
-        server.exec(f"mv /srv/dkim_signing.lua {plugin}")
+        try:
+            failed = results.failures(server.apply(pillar={"postfix_mta": pillar}, sls="postfix_mta.dkim"))
+            send(server, "as-before")
+            assert [one["dkimpy"] for one in judged(peer, "as-before")] == [True]
+        finally:
+            server.exec(f"mv /srv/dkim_signing.lua {plugin}")
+        # What configtest says is another text with each version of rspamd.
+        assert len(failed) == 1
+        assert "dkim_signing.lua" in failed[0]
+        assert "Undone: /etc/postfix-mta-signer/rspamd.conf." in failed[0]
+        assert "The server answers as it did before." in failed[0]
         server.set_pillar({"postfix_mta": PILLAR})
         assert results.announced(server.apply(test=True, sls="postfix_mta.dkim")) == set()
 

@@ -7,7 +7,7 @@ NOTHING_COLLECTED = 5
 NOT_KNOWN = "not known before it is there"
 # Headlines of pytest's: a part of its output, and a test that failed with what it printed.
 PART = re.compile(r"={3,} (.+?) ={3,}")
-TEST = re.compile(r"_{3,} (.+?) _{3,}")
+TEST = re.compile(r"_+ (?!_)(.+?) _+")
 # The lines that in_short() takes of each failure, and the characters of each line.
 LINES, WIDTH = 12, 400
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")

@@ -416,19 +416,21 @@ def test_a_choice_of_tests_of_which_a_run_has_none_is_no_failure():
 
 @pytest.mark.parametrize("style", ["long", "short"])
 def test_what_failed_is_said_in_short(tmp_path, style):
+    # Longer than a line of pytest's has room for.
+    long = "test_bad" + "_and_so_on" * 9
     (tmp_path / "test_some.py").write_text(
         "import pytest\n"
         "@pytest.fixture\n"
         "def host():\n    raise OSError('no host')\n"
         "def test_good():\n    print('E   not an error')\n"
-        "def test_bad():\n    assert 'a reply' == 'another'\n"
+        f"def {long}():\n    assert 'a reply' == 'another'\n"
         "def test_at_host(host):\n    pass\n",
         encoding="utf-8",
     )
     pytest_of_it = [sys.executable, "-m", "pytest", f"--tb={style}", "-p", "no:cacheprovider", "test_some.py"]
     ran = subprocess.run(pytest_of_it, cwd=tmp_path, capture_output=True, text=True)
     at_host, bad = sorted(results.in_short(ran.stdout, "suite"), key=lambda text: "test_bad" in text)
-    assert bad.startswith("suite: test_bad\n")
+    assert bad.startswith(f"suite: {long}\n")
     assert "test_some.py:8: " in bad
     assert "assert 'a reply' == 'another'" in bad
     assert at_host.startswith("suite: ERROR at setup of test_at_host\n")

@@ -31,6 +31,8 @@ def obstacle_of_all(value: Callable[[str], str], agent: str) -> str | None:
     group = re.fullmatch(r"static:(\d+)", value("virtual_gid_maps"))
     if not (base and owner and group):
         return None
+    if not os.path.isdir(_nearest(base)):
+        return f"{_nearest(base)} is no directory (virtual_mailbox_base)"
     empty = not os.path.isdir(base) or not os.listdir(base)
     if empty and not may_write(_nearest(base), int(owner[1]), [int(group[1])]):
         return f"the user {owner[1]} can make no mailbox in {base} (virtual_mailbox_base, virtual_uid_maps)"
@@ -52,6 +54,9 @@ def obstacle(value: Callable[[str], str], user: str) -> str | None:
     # A file that is there needs no other; a directory may be made with those above it.
     file = path if os.path.lexists(path) else os.path.dirname(path)
     place = _nearest(path) if maildir else file
+    folder = _nearest(path if maildir else os.path.dirname(path))
+    if not os.path.isdir(folder):
+        return f"{folder} is no directory ({'home_mailbox' if home else 'mail_spool_directory'})"
     groups = os.getgrouplist(user, entry.pw_gid)
     if may_write(place, entry.pw_uid, groups):
         return None

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "78a42ae71466"
+REVISION = "691610cf2c12"

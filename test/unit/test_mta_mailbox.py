@@ -38,6 +38,22 @@ def test_a_file_in_a_home_needs_a_directory_that_is_there(carol):
     assert "may not write" in _mta_mailbox.obstacle(value(home_mailbox="Mailbox"), "carol")
 
 
+@pytest.mark.parametrize("mailbox", [".profile/Maildir/", ".profile/box", "Maildir/"])
+def test_nothing_can_be_made_below_a_file(carol, mailbox):
+    for name in (".profile", "Maildir"):
+        (carol / name).touch()
+        os.chown(carol / name, 4000, 4000)
+    found = _mta_mailbox.obstacle(value(home_mailbox=mailbox), "carol")
+    assert found == f"{carol / mailbox.split('/')[0]} is no directory (home_mailbox)"
+
+
+def test_a_base_below_a_file_is_none(tmp_path):
+    (tmp_path / "file").touch()
+    ids = {"virtual_uid_maps": "static:0", "virtual_gid_maps": "static:0"}
+    found = _mta_mailbox.obstacle_of_all(value(virtual_mailbox_base=f"{tmp_path}/file/vmail", **ids), "virtual")
+    assert found == f"{tmp_path}/file is no directory (virtual_mailbox_base)"
+
+
 def test_who_is_no_user_has_no_mailbox_to_look_at(carol):
     assert _mta_mailbox.obstacle(value(home_mailbox="Maildir/"), "dave") is None
 

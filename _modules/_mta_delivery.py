@@ -37,7 +37,7 @@ PAUSE = 0.05
 # In seconds: for how long the queue's pauses between messages are waited for, and what makes most mail late.
 LONGEST_WAIT = 60
 LONG_DELAY = 600
-RATE_DELAY = re.compile(r"([\w-]+)_(destination|transport)_rate_delay")
+RATE_DELAY = re.compile(r"[\w-]+_(?:destination|transport)_rate_delay")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 # Transports that most mail goes by, and the default of all.
 AGENTS = ("default", "local", "virtual", "smtp", "relay", "lmtp")
@@ -190,10 +190,7 @@ def _known(hostname: str, main: Mapping[str, str]) -> dict[str, str]:
 
 def local_domains(hostname: str, main: Mapping[str, str]) -> list[str]:
     """Return the domains that ``mydestination`` names; what is in its tables is not known."""
-    return _local_domains(_known(hostname, main))
-
-
-def _local_domains(known: Mapping[str, str]) -> list[str]:
+    known = _known(hostname, main)
     value = _mta_postfix_syntax.expand(known["mydestination"], known)
     return [one for one in _mta_postfix_syntax.items_of(value.lower()) if ":" not in one]
 
@@ -205,7 +202,7 @@ def twice(hostname: str, main: Mapping[str, str]) -> list[tuple[str, str]]:
     Postfix takes such a domain for a local one, and says in its log at every message not to list it twice.
     """
     known = _known(hostname, main)
-    local = _local_domains(known)
+    local = local_domains(hostname, main)
     listed = {domains: _mta_postfix_syntax.expand(known[domains], known) for domains in VIRTUAL.values()}
     return [
         (one, domains)
@@ -231,10 +228,11 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
 
     Where mail goes to a smarthost, or to another transport than smtp(8), nothing is said: that one is asked.
     """
-    transport = main.get("default_transport", "")
-    if transport.partition(":")[0] == "error":
+    transport = main.get("default_transport", "smtp")
+    agent = transport.partition(":")[0]
+    if agent == "error":
         return [f"default_transport = {transport} refuses all mail for others"]
-    if main.get("relayhost") or main.get("default_transport", "smtp").partition(":")[0] != "smtp":
+    if main.get("relayhost") or agent != "smtp":
         return []
     found = []
     if main.get("smtp_dns_support_level") == "disabled" or main.get("disable_dns_lookups", "no") == "yes":
@@ -270,8 +268,7 @@ def rate_delay(main: Mapping[str, str], messages: int = 1) -> float:
     """
     delays = [0.0]
     for name, seconds in _rate_delays(main).items():
-        found = RATE_DELAY.fullmatch(name)
-        delays.append(seconds * (messages if found and found[2] == "transport" else 1))
+        delays.append(seconds * (messages if name.endswith("_transport_rate_delay") else 1))
     return max(delay for delay in delays if delay <= LONGEST_WAIT)
 
 

@@ -31,10 +31,11 @@ def obstacle_of_all(value: Callable[[str], str], agent: str) -> str | None:
     group = re.fullmatch(r"static:(\d+)", value("virtual_gid_maps"))
     if not (base and owner and group):
         return None
-    if not os.path.isdir(_nearest(base)):
-        return f"{_nearest(base)} is no directory (virtual_mailbox_base)"
+    folder = _nearest(base)
+    if not os.path.isdir(folder):
+        return f"{folder} is no directory (virtual_mailbox_base)"
     empty = not os.path.isdir(base) or not os.listdir(base)
-    if empty and not may_write(_nearest(base), int(owner[1]), [int(group[1])]):
+    if empty and not may_write(folder, int(owner[1]), [int(group[1])]):
         return f"the user {owner[1]} can make no mailbox in {base} (virtual_mailbox_base, virtual_uid_maps)"
     return None
 
@@ -51,16 +52,15 @@ def obstacle(value: Callable[[str], str], user: str) -> str | None:
     if not home and not maildir:
         # Made by root, postconf(5).
         return None
-    # A file that is there needs no other; a directory may be made with those above it.
-    file = path if os.path.lexists(path) else os.path.dirname(path)
-    place = _nearest(path) if maildir else file
+    parameter = "home_mailbox" if home else "mail_spool_directory"
     folder = _nearest(path if maildir else os.path.dirname(path))
     if not os.path.isdir(folder):
-        return f"{folder} is no directory ({'home_mailbox' if home else 'mail_spool_directory'})"
+        return f"{folder} is no directory ({parameter})"
+    # A file that is there needs no other; a directory may be made with those above it.
+    file = path if os.path.lexists(path) else os.path.dirname(path)
+    place = folder if maildir else file
     groups = os.getgrouplist(user, entry.pw_gid)
-    if may_write(place, entry.pw_uid, groups):
-        return None
-    return f"{user} may not write {place} ({'home_mailbox' if home else 'mail_spool_directory'})"
+    return None if may_write(place, entry.pw_uid, groups) else f"{user} may not write {place} ({parameter})"
 
 
 def is_homeless(user: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -437,29 +437,28 @@ def _may_hide(parameters: Mapping[str, str], daemon: str) -> list[str]:
     return sorted(set(found))
 
 
+def _met(parameters: Mapping[str, str], name: str) -> Iterator[str]:
+    """The restrictions of a list that who has logged in comes to, from elsewhere: up to one that may permit him."""
+    items = _list(parameters, name)
+    for previous, item in zip(["", *items], items):
+        if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):
+            return
+        if previous != "warn_if_reject":
+            yield item
+
+
 def _bars_users(parameters: Mapping[str, str]) -> str:
     """The restrictions by which nobody may send who comes from elsewhere and has logged in; empty: not told."""
     for name in RESTRICTIONS:
-        items = _list(parameters, name)
-        for previous, item in zip(["", *items], items):
-            if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):
-                break
-            barring = BARRING if name in RELAYING else BARRING[:2]
-            if item in barring and previous != "warn_if_reject":
-                return name
+        barring = BARRING if name in RELAYING else BARRING[:2]
+        if not {*barring}.isdisjoint(_met(parameters, name)):
+            return name
     return ""
 
 
 def _asks_for_owner(parameters: Mapping[str, str]) -> bool:
     """Whether who has logged in and comes from elsewhere may only send from an address that he owns."""
-    for name in RESTRICTIONS:
-        items = _list(parameters, name)
-        for previous, item in zip(["", *items], items):
-            if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):
-                break
-            if item in OWNERS and previous != "warn_if_reject":
-                return True
-    return False
+    return any(not {*OWNERS}.isdisjoint(_met(parameters, name)) for name in RESTRICTIONS)
 
 
 def _hopcount_limit(main: Mapping[str, str], services: Mapping[str, Entry]) -> int:

@@ -15,7 +15,7 @@ import _mta_table_syntax
 MOST_USERS = 100
 SECONDS = 8
 # Types of tables whose logins are a text to be read.
-READ = ("inline", "hash", "btree", "lmdb", "cdb", "texthash", "regexp", "pcre")
+READ = ("inline", *_mta_table_syntax.SUFFIXES, "texthash", "regexp", "pcre")
 
 
 def disowned(value: str, users: Sequence[str], domains: Sequence[str]) -> bool:

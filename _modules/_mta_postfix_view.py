@@ -438,7 +438,7 @@ def _may_hide(parameters: Mapping[str, str], daemon: str) -> list[str]:
 
 
 def _met(parameters: Mapping[str, str], name: str) -> Iterator[str]:
-    """The restrictions of a list that who has logged in comes to, from elsewhere: up to one that may permit him."""
+    """The restrictions of a list that who has logged in comes to from elsewhere, up to one that may permit him."""
     items = _list(parameters, name)
     for previous, item in zip(["", *items], items):
         if item in ("permit", "permit_sasl_authenticated") or item.startswith("check_"):

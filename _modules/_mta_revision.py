@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "691610cf2c12"
+REVISION = "1a21c8ebbe9b"

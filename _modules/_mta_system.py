@@ -21,8 +21,9 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import IO, Any, Union
 
 from salt.exceptions import CommandExecutionError
 
@@ -407,9 +408,7 @@ def run(
     data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin or b""
     name = shlex.join(command)
     with contextlib.ExitStack() as held:
-        given, output, errors = (
-            held.enter_context(open(os.memfd_create(what), "w+b")) for what in ("input", "output", "errors")
-        )
+        given, output, errors = (held.enter_context(_in_memory(what)) for what in ("input", "output", "errors"))
         given.write(data)
         given.seek(0)
         try:
@@ -442,13 +441,21 @@ def run(
     return done
 
 
+def _in_memory(what: str) -> IO[bytes]:
+    """A file without a name, in memory."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create(what), "w+b")
+    # The Python of Salt's own packages is built for a C library without it.
+    return tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+
+
 def _until_it_ends(process: subprocess.Popen[bytes], timeout: float | None) -> None:
     """
     Wait for a program; ``subprocess.TimeoutExpired`` is raised after some seconds.
 
     With a timeout Python would look again and again, every 50 milliseconds in the end.
     """
-    with contextlib.suppress(OSError):  # before Linux 5.3
+    with contextlib.suppress(OSError, AttributeError):  # before Linux 5.3, and where Python was built for that
         descriptor = os.pidfd_open(process.pid)
         try:
             ended = select.poll()

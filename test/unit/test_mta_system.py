@@ -172,6 +172,14 @@ class TestStateDirectory:
 
 
 class TestRunning:
+    @pytest.mark.parametrize("missing", ["memfd_create", "pidfd_open"])
+    def test_the_python_of_salts_packages_may_lack_what_others_have(self, monkeypatch, missing):
+        monkeypatch.delattr(os, missing)
+        done = _mta_system.run(["sh", "-c", "cat; echo e >&2; exit 3"], stdin="x", check=False)
+        assert done == (3, b"x", b"e\n")
+        with pytest.raises(CommandExecutionError, match="did not end within"):
+            _mta_system.run(["sleep", "30"], timeout=0.1)
+
     def test_what_a_program_did(self):
         done = _mta_system.run(["sh", "-c", "cat; echo e >&2; exit 3"], stdin="\udce9x", check=False)
         assert done == (3, b"\xe9x", b"e\n")

@@ -453,6 +453,9 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
         return bool(_named_by(changed, text))
 
     doubts = checked.get("doubts", []) + _mta_transaction.doubts_about_logins()
+    lost, notes = _lost(transaction.reached, checked.get("relayed", {}))
+    doubts += lost
+    checked["notes"].extend(notes)
     if transaction.problems is None:
         checked["notes"].extend(doubts)
         doubts = []
@@ -467,6 +470,18 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
         names = ", ".join(transaction.drifted)
         notes.append(f"Since this formula has last written main.cf, somebody else has changed there: {names}")
     return verdict.problems, notes
+
+
+def _lost(reached: Collection[str], relayed: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Which hosts of relayed domains were reached before and are not now; and notes on those that may be down."""
+    lost, notes = [], []
+    for recipient, why in relayed.items():
+        text = f"delivery to {recipient}: {why} (relay_domains; "
+        if why and recipient in reached:
+            lost.append(f"{text}its host was reached before)")
+        elif why:
+            notes.append(f"{text}another host's matter, as it was not reached before this apply)")
+    return lost, notes
 
 
 def _why(transaction: Transaction, checked: Mapping[str, Any], problems: Iterable[str]) -> str:

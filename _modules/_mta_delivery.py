@@ -51,6 +51,8 @@ NO_ID = "NOQUEUE"
 NOT_FOUND = r"(?:Host or domain name not found.*name=|unable to look up host )" + re.escape(NOWHERE)
 # Nobody on this host answers: no other host's matter.
 OWN_SOCKET = r"connect to [^ ]*\[(?:private/|/|127\.|::1)"
+# Nobody answers for a domain.
+UNREACHED = r"connect to |not found|Name service error|unable to look up|loops back|mail transport unavailable"
 LOGIN_OR_TLS = r"(?i)SASL|authentication|Must issue a STARTTLS|TLS is required|certificate|cannot start TLS"
 STUCK = r"(?:fatal|panic): |connect #\d+ to subsystem (?P<service>\S+)|do not list domain .* in BOTH|throttling"
 INTENDED = "if that is intended, say so in pillar: verify: {{intended: [{word}]}}"
@@ -70,6 +72,9 @@ VIRTUAL = {
     "virtual_alias_maps": "virtual_alias_domains",
     "virtual_mailbox_maps": "virtual_mailbox_domains",
 }
+# Of relayed domains some are asked.
+MOST_RELAYED = 3
+DOMAIN = r"[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)+"
 ADDRESS = r"(?:^|\{)\s*([a-z0-9][\w.+-]*@[\w-]+\.[\w.-]+)\s*(?:=|\s)"
 # What an agent says of the last step that it has not done.
 MAILBOX = r"delivers to (?:mailbox|maildir)\Z"
@@ -120,12 +125,16 @@ class Found:
 
     discarded
         Recipients whose mail is thrown away when nobody's address sends it: it is not relayed.
+
+    relayed
+        Postmasters of relayed domains, each with what keeps mail from their host; empty: the host was reached.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     discarded: set[str] = dataclasses.field(default_factory=set)
+    relayed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def thrown_away(line: str) -> list[str]:
@@ -193,6 +202,17 @@ def local_domains(hostname: str, main: Mapping[str, str]) -> list[str]:
     known = _known(hostname, main)
     value = _mta_postfix_syntax.expand(known["mydestination"], known)
     return [one for one in _mta_postfix_syntax.items_of(value.lower()) if ":" not in one]
+
+
+def postmasters(hostname: str, main: Mapping[str, str]) -> list[str]:
+    """Return the postmasters of some domains that ``relay_domains`` names and that are not this host's own."""
+    known = _known(hostname, main)
+    own = {*local_domains(hostname, main)}
+    for domains in VIRTUAL.values():
+        own.update(_mta_postfix_syntax.items_of(_mta_postfix_syntax.expand(known[domains], known).lower()))
+    value = _mta_postfix_syntax.expand(main.get("relay_domains", ""), known).lower()
+    named = [one for one in _mta_postfix_syntax.items_of(value) if re.fullmatch(DOMAIN, one) and one not in own]
+    return [f"postmaster@{domain}" for domain in named[:MOST_RELAYED]]
 
 
 def twice(hostname: str, main: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -322,7 +342,7 @@ class Trial:
         Addresses to which mail has to get.
 
     relay
-        Whether the smarthost is asked, where mail goes to one.
+        Whether other hosts are asked: the smarthost, where mail goes to one, and those of relayed domains.
     """
 
     def __init__(
@@ -331,6 +351,7 @@ class Trial:
         self.hostname = hostname
         self.main = main
         self.recipients = list(dict.fromkeys(recipients))
+        self.relayed = postmasters(hostname, main) if relay else []
         token = os.urandom(6).hex()
         relayed = bool(main.get("relayhost")) and not relay
         self.elsewhere = f"probe-{token}@{hostname if relayed else NOWHERE}"
@@ -338,7 +359,7 @@ class Trial:
         # Where mail for others goes to a smarthost, a filter is tried with a message to a user like this one.
         self.nobody = f"probe-{token}-n@{hostname}"
         filtered = bool(main.get("relayhost") and main.get("content_filter"))
-        self.asking = [*self.recipients, *[self.nobody] * filtered, self.elsewhere]
+        self.asking = [*self.recipients, *self.relayed, *[self.nobody] * filtered, self.elsewhere]
         self.queue = main.get("queue_directory", "/var/spool/postfix")
         self.began = time.time()
         self.asked = False
@@ -510,6 +531,11 @@ class Trial:
             for one in outcomes:
                 if one.asked == recipient:
                     self._judge_recipient(one, aliases)
+        for one in outcomes:
+            if one.asked in self.relayed:
+                # Whatever the other host or a table says, somebody answers.
+                lost = one.relay == "none" and re.search(UNREACHED, one.reason)
+                self.found.relayed[one.asked] = f"{one.code} {one.reason}" if lost else ""
         told = {one.asked for one in outcomes}
         missing = [recipient for recipient in (self.elsewhere, *self.recipients) if recipient not in told]
         if missing and not self.found.problems:

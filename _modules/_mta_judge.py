@@ -627,11 +627,13 @@ def check(
         problems += _lacking(capabilities, [talk for seen in examinations for _, talk in seen.talks])
     doubts = [text for seen in examinations for text in seen.doubts] + _barred(judged) * envelope
     notes += [text for seen in examinations for text in seen.notes]
+    relayed: dict[str, str] = {}
     if trial:
         delivery = trial.finish(aliases)
         problems = _mta_verdict.without_relays(problems, delivery.discarded) + delivery.problems
         doubts += delivery.doubts + _disowned(judged, trial)
         notes += delivery.notes
+        relayed = delivery.relayed
 
     def wanted(text: str) -> bool:
         return any(f"intended: [{word}]" in text for word in intended)
@@ -648,6 +650,7 @@ def check(
         "problems": verdict.problems,
         "logins": [text for seen in examinations for text in seen.logins],
         "doubts": [text for text in doubts if not wanted(text)],
+        "relayed": relayed,
         "notes": [
             *notes,
             *filter(wanted, problems),

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "1a21c8ebbe9b"
+REVISION = "e8d3ab157880"

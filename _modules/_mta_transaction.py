@@ -94,6 +94,9 @@ class Transaction:
     problems
         What was wrong with the server when it began; ``None``: it did not run.
 
+    reached
+        Postmasters of relayed domains whose host was reached when it began.
+
     drifted
         The parameters of main.cf that somebody else had changed since it was last written.
 
@@ -122,6 +125,7 @@ class Transaction:
     before: dict[str, Any] = dataclasses.field(default_factory=dict)
     spoke: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     problems: list[str] | None = None
+    reached: list[str] = dataclasses.field(default_factory=list)
     drifted: list[str] = dataclasses.field(default_factory=list)
     activate: dict[str, str] = dataclasses.field(default_factory=dict)
     activated: bool = False
@@ -203,6 +207,7 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
             # A login that verify names is promised, whatever became of it before.
             faults = [text for text in looked["problems"] if text not in looked.get("logins", [])]
             transaction.problems = faults + looked["doubts"]
+            transaction.reached = [one for one, why in looked.get("relayed", {}).items() if not why]
         transaction.drifted = _mta_last_apply.drifted(minion)
         transaction.before = {
             "services": services,

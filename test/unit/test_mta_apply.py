@@ -2,6 +2,7 @@
 
 import pytest
 
+import _mta_apply
 import _mta_last_apply
 import _mta_minion
 
@@ -162,3 +163,13 @@ def test_what_follows_an_apply_is_in_its_environments(minion, sent, files):
     assert asked == ["prod", "prod", "base"]
     del minion.opts["pillarenv"]
     assert _mta_last_apply.environment(minion) == {}
+
+
+@pytest.mark.parametrize(
+    ("reached", "lost", "noted"), [([], False, True), (["postmaster@a.example"], True, False)]
+)
+def test_a_relayed_domain_is_lost_only_where_its_host_was_reached_before(reached, lost, noted):
+    relayed = {"postmaster@a.example": "4.4.1 connect to a.example[192.0.2.1]:25: Connection refused"}
+    problems, notes = _mta_apply._lost(reached, {**relayed, "postmaster@b.example": ""})
+    assert (len(problems), len(notes)) == (int(lost), int(noted))
+    assert "delivery to postmaster@a.example: 4.4.1 connect" in [*problems, *notes][0]

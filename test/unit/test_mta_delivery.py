@@ -232,6 +232,51 @@ def test_a_wrong_login_at_the_smarthost_is_a_problem_an_outage_a_doubt(world, tr
     assert (found.problems, len(found.doubts)) == ([], 1)
 
 
+@pytest.mark.parametrize(
+    ("domains", "asked"),
+    [
+        ("example.biz, Example.NET .sub.example", ["example.biz", "example.net"]),
+        ("$mydestination, hash:/etc/postfix/relayed, virtual.example", []),
+        ("a.example b.example c.example d.example", ["a.example", "b.example", "c.example"]),
+    ],
+)
+def test_postmasters_of_some_relayed_domains_are_asked(domains, asked):
+    main = {
+        "relay_domains": domains,
+        "virtual_alias_domains": "virtual.example",
+        "mydestination": f"{HOST} localhost",
+    }
+    assert _mta_delivery.postmasters(HOST, main) == [f"postmaster@{domain}" for domain in asked]
+
+
+@pytest.mark.parametrize(
+    ("relay", "code", "status", "reason", "lost"),
+    [
+        (
+            "mx.example.net[192.0.2.1]:25",
+            "2.1.5",
+            "deliverable",
+            "delivery via mx.example.net: 250 2.1.5 Ok",
+            False,
+        ),
+        ("mx.example.net[192.0.2.1]:25", "5.1.1", "undeliverable", "host mx.example.net said: 550 unknown", False),
+        ("none", "4.4.1", "undeliverable", "connect to mx.example.net[192.0.2.1]:26: Connection refused", True),
+        ("none", "5.4.6", "undeliverable", "mail for example.biz loops back to myself", True),
+        ("none", "4.0.0", "undeliverable", "later", False),
+    ],
+)
+def test_the_host_of_a_relayed_domain_is_reached_or_not(healthy, trial, relay, code, status, reason, lost):
+    healthy.line("postmaster@example.biz", relay, code, status, reason)
+    found, _ = trial({"relay_domains": "example.biz"})
+    assert found.relayed == {"postmaster@example.biz": f"{code} {reason}" if lost else ""}
+    assert (found.problems, found.doubts) == ([], [])
+
+
+def test_a_relayed_domain_whose_host_says_nothing_in_time_is_not_judged(healthy, trial):
+    found, _ = trial({"relay_domains": "example.biz"})
+    assert (found.relayed, found.problems, found.doubts) == ({}, [], [])
+
+
 def test_without_a_log_nothing_is_proven(world, trial):
     assert "cannot be read" in trial()[0].notes[0]
 

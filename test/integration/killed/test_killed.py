@@ -110,11 +110,13 @@ import fcntl, json, os, pathlib, signal, subprocess, sys, time
 lock, first, second = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 
 def waits():
-    for descriptor in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if int(descriptor.parts[2]) != os.getpid() and os.readlink(descriptor) == str(lock):
+            held = {os.readlink(descriptor) for descriptor in (process / "fd").iterdir()}
+            if int(process.name) != os.getpid() and str(lock) in held:
                 return True
         except OSError:
+            # The process ended meanwhile, or closed a file.
             pass
 
 lock.parent.mkdir(mode=0o700, exist_ok=True)

@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import pathlib
+import re
 
 import fake_smtp
 import jinja2
@@ -37,6 +38,29 @@ salt._logging.shutdown_temp_handler()
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GRAINS = {"kernel": "Linux", "os": "Debian", "os_family": "Debian", "fqdn": "mail.example.com"}
+
+
+# Fixtures that are of Salt's loaders, and what of Salt a file imports that its line may decide.
+LOADERS = {"opts", "modules", "states", "runners"}
+OF_SALT = re.compile(r"^\s*(?:import|from) salt\b(?!\.exceptions)", re.MULTILINE)
+OF_LIBRARY = re.compile(r"^import (_mta_\w+)|^from (_mta_\w+) import", re.MULTILINE)
+
+
+def uses_salt(path):
+    """Whether a file of tests, or of the library's files that it tests, imports more of Salt than exceptions."""
+    text = path.read_text(encoding="utf-8")
+    names = {f"{one or other}.py" for one, other in OF_LIBRARY.findall(text)}
+    tested = [file for file in REPOSITORY.glob("_*/_mta_*.py") if file.name in names]
+    return any(OF_SALT.search(found) for found in [text, *(file.read_text(encoding="utf-8") for file in tested)])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A full run tries with one Salt line only what none of them decides (the mark ``once``)."""
+    deciding = {path: uses_salt(path) for path in {item.path for item in items}}
+    for item in items:
+        if not deciding[item.path] and not LOADERS & {*item.fixturenames}:
+            item.add_marker(pytest.mark.once)
 
 
 def load_program(name):

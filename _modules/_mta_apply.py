@@ -453,7 +453,7 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
         return bool(_named_by(changed, text))
 
     doubts = checked.get("doubts", []) + _mta_transaction.doubts_about_logins()
-    lost, notes = _lost(transaction.reached, checked.get("relayed", {}))
+    lost, notes = _lost(transaction.reached, checked.get("reached", {}))
     doubts += lost
     checked["notes"].extend(notes)
     if transaction.problems is None:
@@ -472,15 +472,14 @@ def _judged(run: Run, transaction: Transaction, checked: Mapping[str, Any]) -> t
     return verdict.problems, notes
 
 
-def _lost(reached: Collection[str], relayed: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Which hosts of relayed domains were reached before and are not now; and notes on those that may be down."""
+def _lost(before: Collection[str], reached: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Which steps mail for virtual and relayed domains goes no more; and notes on hosts that may be down."""
     lost, notes = [], []
-    for recipient, why in relayed.items():
-        text = f"delivery to {recipient}: {why} (relay_domains; "
-        if why and recipient in reached:
-            lost.append(f"{text}its host was reached before)")
-        elif why:
-            notes.append(f"{text}another host's matter, as it was not reached before this apply)")
+    for step, why in reached.items():
+        if why and step in before:
+            lost.append(f"{step}: {why} (it went that way before)")
+        elif why and step.startswith("delivery"):
+            notes.append(f"{step}: {why} (another host's matter, as it was not reached before this apply)")
     return lost, notes
 
 

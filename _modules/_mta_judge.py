@@ -41,6 +41,7 @@ TLS_1_2 = ssl.TLSVersion.TLSv1_2
 # Short, for a message must not be larger than message_size_limit.
 HOP = b"Received: probe\r\n"
 # How a server refuses whoever comes, or a recipient that it is there for: no rule that some clients meet.
+NOT_RELAYED = "Relay access denied"
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
 # Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
 MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)|4\d\d 4\.7\.1 .*Relay access denied"
@@ -98,6 +99,9 @@ class Examination:
 
     doubts
         What is a problem only where it was otherwise before.
+
+    reached
+        Recipients beyond this host's users, each with what keeps mail from them; empty: nothing.
     """
 
     label: str
@@ -106,6 +110,7 @@ class Examination:
     logins: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    reached: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def complain(self, texts: Iterable[str]) -> None:
         """Add problems of this listener."""
@@ -400,7 +405,9 @@ class _Spoken(NamedTuple):
     refused: str | None
 
 
-def examine_as_untrusted_client(listener: Listener, target: Target, folder: str) -> Examination:
+def examine_as_untrusted_client(
+    listener: Listener, target: Target, folder: str, known: Sequence[str] = ()
+) -> Examination:
     """
     Talk to one listener as a client outside mynetworks, who must not get mail for others in.
 
@@ -412,18 +419,21 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
 
     folder
         Path of the directory for a lock, see :py:func:`_mta_untrusted_client.foreign_address`.
+
+    known
+        Addresses in virtual and relayed domains, which are tried, too.
     """
     seen = Examination(label_of(listener) + _mta_verdict.UNTRUSTED)
     family = _mta_untrusted_client.address_family(target.host)
     own = _mta_untrusted_client.own_address(family)
     spoken = None
     if own:
-        spoken = _speak_as(own, target)
+        spoken = _speak_as(own, target, known)
         seen.talks.append(("", spoken.found))
     if spoken is None or spoken.relays:
         try:
             with _mta_untrusted_client.foreign_address(family, folder) as source:
-                spoken = _speak_as(source, target)
+                spoken = _speak_as(source, target, known)
                 if spoken.relays:
                     # access(5): what is decided at the first recipient may hold for the message, as DISCARD does.
                     alone = _speak_as(source, target, alone=True)
@@ -442,17 +452,24 @@ def examine_as_untrusted_client(listener: Listener, target: Target, folder: str)
         if not control["problems"]:
             seen.note("no banner in time; a slow reverse lookup can do that")
             return seen
+    replies = {name: reply for tried in spoken.found["envelopes"] for name, reply in tried["recipients"].items()}
+    for name in known:
+        reply = replies.get(name, "")
+        # Another refusal may be this client's own.
+        if reply.startswith("25") or NOT_RELAYED in reply:
+            refused = f"{reply} ({_mta_delivery.INTENDED.format(word='refused')})" if NOT_RELAYED in reply else ""
+            seen.reached[f"{seen.label} RCPT TO:<{name}>"] = refused
     if spoken.refused and listener["port"] == 25:
         seen.doubts.append(f"{seen.label} {spoken.refused} ({_mta_delivery.INTENDED.format(word='refused')})")
     seen.complain(spoken.problems)
     return seen
 
 
-def _speak_as(source: str, target: Target, alone: bool = False) -> _Spoken:
+def _speak_as(source: str, target: Target, known: Sequence[str] = (), alone: bool = False) -> _Spoken:
     """Try an envelope from an address; ``alone``: with nobody in it but the recipient elsewhere."""
     recipients = _recipients(target.hostname)
     talk = _anew(target, source=source, helo=None)
-    asked = [recipients[2]] if alone else [recipients[0], recipients[2], recipients[1]]
+    asked = [recipients[2]] if alone else [recipients[0], recipients[2], recipients[1], *known]
     found = _mta_smtp.hold(talk, Request([Envelope("", asked)]))
     relays = refused = None
     for tried in found["envelopes"]:
@@ -621,19 +638,20 @@ def check(
         (one, target_of(one, (own and one.get("hostname")) or hostname, ca_file, timeout, patience))
         for one in judged
     ]
-    examinations, speaking = _examine_all(pairs, ask, minion.state.path() if untrusted_client else None)
+    known = [*_mta_delivery.samples(trial.main), *trial.relayed] if trial else []
+    examinations, speaking = _examine_all(pairs, ask, minion.state.path() if untrusted_client else None, known)
     problems += [text for seen in examinations for text in seen.problems]
     if judged:
         problems += _lacking(capabilities, [talk for seen in examinations for _, talk in seen.talks])
     doubts = [text for seen in examinations for text in seen.doubts] + _barred(judged) * envelope
     notes += [text for seen in examinations for text in seen.notes]
-    relayed: dict[str, str] = {}
+    reached = {step: why for seen in examinations for step, why in seen.reached.items()}
     if trial:
         delivery = trial.finish(aliases)
         problems = _mta_verdict.without_relays(problems, delivery.discarded) + delivery.problems
         doubts += delivery.doubts + _disowned(judged, trial)
         notes += delivery.notes
-        relayed = delivery.relayed
+        reached.update((f"delivery to {one}", why) for one, why in delivery.relayed.items())
 
     def wanted(text: str) -> bool:
         return any(f"intended: [{word}]" in text for word in intended)
@@ -650,7 +668,7 @@ def check(
         "problems": verdict.problems,
         "logins": [text for seen in examinations for text in seen.logins],
         "doubts": [text for text in doubts if not wanted(text)],
-        "relayed": relayed,
+        "reached": {step: why for step, why in reached.items() if not wanted(why)},
         "notes": [
             *notes,
             *filter(wanted, problems),
@@ -673,13 +691,16 @@ def _trial(
 
 
 def _examine_all(
-    pairs: Sequence[tuple[Listener, Target]], ask: _Ask, folder: str | None
+    pairs: Sequence[tuple[Listener, Target]], ask: _Ask, folder: str | None, known: Sequence[str]
 ) -> tuple[list[Examination], list[Listener]]:
     """
     Examine all listeners, and again as an untrusted client; return that, and those that spoke.
 
     folder
         Of the untrusted client's lock; ``None``: there is no such client.
+
+    known
+        Addresses that the untrusted client tries at port 25.
     """
     first = next((listener for listener, _ in pairs if listener["port"] == 25), None)
 
@@ -697,5 +718,6 @@ def _examine_all(
         for listener, target in speaking:
             if label_of(listener) in silent:
                 target = target._replace(timeout=min(target.timeout, SILENT_TIMEOUT))
-            examinations.append(examine_as_untrusted_client(listener, target, folder))
+            asked = known if listener["port"] == 25 else ()
+            examinations.append(examine_as_untrusted_client(listener, target, folder, asked))
     return examinations, [listener for listener, _ in speaking]

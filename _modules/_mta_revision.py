@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "e8d3ab157880"
+REVISION = "7b4c6603fa78"

@@ -95,7 +95,7 @@ class Transaction:
         What was wrong with the server when it began; ``None``: it did not run.
 
     reached
-        Postmasters of relayed domains whose host was reached when it began.
+        Steps by which mail for virtual and relayed domains went its way when it began.
 
     drifted
         The parameters of main.cf that somebody else had changed since it was last written.
@@ -207,7 +207,7 @@ def begin(minion: Minion, closing: bool = False) -> Transaction:
             # A login that verify names is promised, whatever became of it before.
             faults = [text for text in looked["problems"] if text not in looked.get("logins", [])]
             transaction.problems = faults + looked["doubts"]
-            transaction.reached = [one for one, why in looked.get("relayed", {}).items() if not why]
+            transaction.reached = [one for one, why in looked.get("reached", {}).items() if not why]
         transaction.drifted = _mta_last_apply.drifted(minion)
         transaction.before = {
             "services": services,

@@ -165,11 +165,15 @@ def test_what_follows_an_apply_is_in_its_environments(minion, sent, files):
     assert _mta_last_apply.environment(minion) == {}
 
 
+RELAYED = "delivery to postmaster@a.example"
+SERVED = "192.0.2.1:25 as an untrusted client RCPT TO:<info@b.example>"
+
+
 @pytest.mark.parametrize(
-    ("reached", "lost", "noted"), [([], False, True), (["postmaster@a.example"], True, False)]
+    ("before", "lost", "noted"), [([], 0, 1), ([RELAYED], 1, 0), ([SERVED], 1, 1), ([RELAYED, SERVED], 2, 0)]
 )
-def test_a_relayed_domain_is_lost_only_where_its_host_was_reached_before(reached, lost, noted):
-    relayed = {"postmaster@a.example": "4.4.1 connect to a.example[192.0.2.1]:25: Connection refused"}
-    problems, notes = _mta_apply._lost(reached, {**relayed, "postmaster@b.example": ""})
-    assert (len(problems), len(notes)) == (int(lost), int(noted))
-    assert "delivery to postmaster@a.example: 4.4.1 connect" in [*problems, *notes][0]
+def test_mail_of_other_domains_is_lost_only_where_it_went_its_way_before(before, lost, noted):
+    reached = {RELAYED: "4.4.1 connect to a.example[192.0.2.1]:25: Connection refused", SERVED: "554 5.7.1 denied"}
+    problems, notes = _mta_apply._lost(before, {**reached, "delivery to postmaster@c.example": ""})
+    assert (len(problems), len(notes)) == (lost, noted)
+    assert [text.partition(": ")[0] for text in problems] == [step for step in reached if step in before]

@@ -716,6 +716,28 @@ def test_an_untrusted_client_may_wait_for_a_banner_but_a_dead_server_is_a_proble
     assert ("a slow reverse lookup can do that" in str(found["notes"])) is not dead
 
 
+@pytest.mark.usefixtures("no_route")
+@pytest.mark.parametrize(
+    ("reply", "reached"),
+    [
+        (b"250 2.1.5 Ok\r\n", ""),
+        (
+            b"554 5.7.1 <info@b.example>: Relay access denied\r\n",
+            "554 5.7.1 <info@b.example>: Relay access denied",
+        ),
+        (b"450 4.7.1 <info@b.example>: Recipient address rejected: greylisted\r\n", None),
+    ],
+)
+def test_an_untrusted_client_tries_recipients_in_virtual_and_relayed_domains(
+    server, listener, tmp_path, reply, reached
+):
+    server.replies["RCPT TO:<info@"] = reply
+    target = _mta_judge.target_of(listener, "mail.example.com", timeout=5)
+    seen = _mta_judge.examine_as_untrusted_client(listener, target, str(tmp_path), ["info@b.example"])
+    assert seen.problems == []
+    assert [why.partition(" (")[0] for why in seen.reached.values()] == ([] if reached is None else [reached])
+
+
 def test_where_no_address_can_be_had_a_note_says_so(check, listener, monkeypatch):
     def refuse(family, folder):
         raise CommandExecutionError("there is no program ip (package iproute2)")

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "7b4c6603fa78"
+REVISION = "94616c241265"

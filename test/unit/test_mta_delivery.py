@@ -1,4 +1,4 @@
-"""What Postfix's log says of two messages that nobody gets."""
+"""What Postfix's log says of the messages that nobody gets."""
 
 import os
 import pwd
@@ -23,10 +23,11 @@ class World:
     A host whose log the test writes; ``{token}`` is the first message's recipient, ``{real}`` the second's.
 
     nobody: the recipient that a filter is tried with. code: of sendmail(1). tables: what postmap(1) finds.
+    queue: what is in it, by path, with the same words.
     """
 
     def __init__(self):
-        self.log, self.commands, self.code, self.tables = [], [], 0, b""
+        self.log, self.commands, self.code, self.tables, self.queue = [], [], 0, b"", {}
 
     def line(self, to="{token}", relay="none", code="5.4.4", status="undeliverable", reason=NOT_FOUND, asked=None):
         was = f" orig_to=<{asked}>," if asked else ""
@@ -54,6 +55,10 @@ def trial(world, monkeypatch, tmp_path):
     def look(main=(), aliases=(), recipients=(POSTMASTER,), reply="250 2.0.0 Ok: queued as CD34"):
         one = _mta_delivery.Trial(HOST, {"queue_directory": str(tmp_path), **dict(main)}, recipients)
 
+        for name, text in world.queue.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text.format(token=one.elsewhere))
+
         def lines(*_):
             return [line.format(token=one.elsewhere, real=one.real, nobody=one.nobody) for line in world.log]
 
@@ -80,7 +85,8 @@ def test_a_server_that_delivers(healthy, trial):
     found, sent = trial()
     assert sent
     assert (found.problems, found.doubts, found.notes) == ([], [], [])
-    assert healthy.commands == ["sendmail"]
+    # One for each recipient: the postmaster, and nobody.
+    assert healthy.commands == ["sendmail"] * 2
 
 
 @pytest.mark.parametrize(
@@ -133,9 +139,30 @@ def test_a_rule_that_every_message_meets_is_a_problem_with_the_line_that_allows_
 
 
 def test_what_is_still_in_the_queue_is_taken_out(world, trial):
-    world.log.append("AB12: hold: header Subject: probe from local; from=<> to=<{token}>")
+    world.log += [
+        f"AA11: uid={os.getuid()} from=<>",
+        f"AA11: hold: header Subject: probe from local; from=<> to=<{POSTMASTER}>",
+        "AB12: hold: header Subject: probe from local; from=<> to=<{token}>",
+        f"BB22: uid={os.getuid()} from=<>",
+    ]
+    world.queue = {"hold/AA11": "{token}", "hold/A/AB12": "{token}", "hold/BB22": "somebody else's"}
     trial()
-    assert world.commands == ["sendmail", "postsuper"]
+    assert world.commands == ["sendmail", "sendmail", "postsuper", "postsuper"]
+
+
+def test_what_pickup_has_not_taken_is_taken_out(world, trial, tmp_path):
+    world.queue = {"maildrop/1": "{token}", "maildrop/2": "somebody else's"}
+    trial()
+    assert [path.name for path in tmp_path.glob("maildrop/*")] == ["2"]
+
+
+def test_a_message_that_is_held_is_not_waited_for_the_others_are(world, trial):
+    """Each is a message of its own: what is held later than the first would stay in the queue."""
+    world.log.append(f"AA11: uid={os.getuid()} from=<>")
+    world.log.append(f"AA11: hold: header Subject: probe from local; from=<> to=<{POSTMASTER}>")
+    one = _mta_delivery.Trial(HOST, {}, [POSTMASTER])
+    assert not one._complete(world.log)
+    assert one._complete([*world.log, f"AB12: hold: header Subject: probe; from=<> to=<{one.elsewhere}>"])
 
 
 def test_a_daemon_that_dies_is_named(world, trial):
@@ -170,9 +197,10 @@ def test_no_message_is_sent_that_would_leave_something(healthy, trial, main, sen
 
 def test_with_soft_bounces_the_message_is_taken_out_without_a_wait(healthy, trial):
     healthy.log[3:] = [f"CD34: to=<{{real}}>, relay=none, delay=0, dsn=4.4.4, status=SOFTBOUNCE ({NOT_FOUND})"]
+    healthy.queue = {"deferred/C/CD34": "{token}"}
     found, sent = trial()
     assert (sent, found.problems, found.doubts) == (True, [], [])
-    assert healthy.commands == ["sendmail", "postsuper"]
+    assert healthy.commands == ["sendmail", "sendmail", "postsuper"]
 
 
 def test_a_server_that_looks_up_names_without_the_dns_delivers(healthy, trial):
@@ -423,7 +451,7 @@ def test_a_filter_before_a_smarthost_gets_a_message_that_ends_at_an_unknown_user
     ]
     found, sent = trial(FILTER)
     assert not sent
-    assert relaying.commands == ["sendmail", "sendmail"]
+    assert relaying.commands == ["sendmail"] * 4
     assert (found.problems, found.doubts) == ([], [])
 
 
@@ -446,7 +474,7 @@ def test_a_filter_before_a_smarthost_that_is_down_is_a_doubt(relaying, trial):
 
 def test_without_a_filter_nothing_is_sent_where_mail_goes_to_a_smarthost(relaying, trial):
     assert not trial(SMARTHOST)[1]
-    assert relaying.commands == ["sendmail"]
+    assert relaying.commands == ["sendmail"] * 2
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,13 @@ def local_domains(hostname: str, main: Mapping[str, str]) -> list[str]:
     return [one for one in _mta_postfix_syntax.items_of(value.lower()) if ":" not in one]
 
 
+def senders(hostname: str, main: Mapping[str, str]) -> list[str]:
+    """Return addresses of two of this host's people, in its own name and in another local domain."""
+    domains = list(dict.fromkeys([hostname, *local_domains(hostname, main)]))
+    named = [one for one in domains if not one.startswith("localhost")][:2]
+    return [f"{name}@{domain}" for name in users()[:2] for domain in named]
+
+
 def postmasters(hostname: str, main: Mapping[str, str]) -> list[str]:
     """Return the postmasters of some domains that ``relay_domains`` names and that are not this host's own."""
     known = _known(hostname, main)
@@ -354,6 +361,7 @@ class Trial:
         self.hostname = hostname
         self.main = main
         self.recipients = list(dict.fromkeys(recipients))
+        self.relay = relay
         self.relayed = postmasters(hostname, main) if relay else []
         self.token = token = f"probe-{os.urandom(6).hex()}"
         relayed = bool(main.get("relayhost")) and not relay

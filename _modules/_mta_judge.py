@@ -25,6 +25,7 @@ import _mta_libsasl
 import _mta_postfix_view
 import _mta_secrets
 import _mta_sender_logins
+import _mta_sender_relays
 import _mta_smtp
 import _mta_system
 import _mta_untrusted_client
@@ -592,6 +593,12 @@ def _disowned(listeners: Sequence[Listener], trial: _mta_delivery.Trial) -> list
     ]
 
 
+def _cut_off(trial: _mta_delivery.Trial) -> list[str]:
+    """Relays of this host's users that take no connection."""
+    senders = _mta_delivery.senders(trial.hostname, trial.main) if trial.relay else []
+    return [f"delivery to elsewhere {text}" for text in _mta_sender_relays.unreached(trial.main, senders)]
+
+
 def _hops(listeners: Iterable[Listener]) -> int:
     """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
     everywhere = [*listeners, *_mta_postfix_view.listeners()]
@@ -649,7 +656,7 @@ def check(
     if trial:
         delivery = trial.finish(aliases)
         problems = _mta_verdict.without_relays(problems, delivery.discarded) + delivery.problems
-        doubts += delivery.doubts + _disowned(judged, trial)
+        doubts += delivery.doubts + _disowned(judged, trial) + _cut_off(trial)
         notes += delivery.notes
         reached.update((f"delivery to {one}", why) for one, why in delivery.relayed.items())
 

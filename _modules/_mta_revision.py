@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "94616c241265"
+REVISION = "1f07d74624d1"

@@ -373,6 +373,8 @@ class Trial:
         self.asking = [*self.recipients, *self.relayed, *[self.nobody] * filtered, self.elsewhere]
         self.queue = main.get("queue_directory", "/var/spool/postfix")
         self.began = time.time()
+        # The log may reach further back: what an earlier look was told is no answer to this one.
+        self.former: set[str] = set()
         self.asked = False
         self.stuck = 0.0
         # None: it was not sent.
@@ -392,6 +394,7 @@ class Trial:
             # The report would go to the postmaster.
             self.found.notes.append("Delivery was not tried, as notify_classes has 2bounce.")
             return False
+        self.former = self._brought(self._lines())
         for recipient in self.asking:
             argv = [program, "-bv", "-F", self.token, "-f", "<>", recipient]
             try:
@@ -464,18 +467,23 @@ class Trial:
             time.sleep(PAUSE)
 
     def _ids(self, log: Iterable[str]) -> set[str]:
-        """The queue ids under which the messages have been: pickup(8) tells who brought one, without a name."""
-        found = set()
-        brought = f"uid={os.getuid()} from=<>"
+        """The queue ids under which the messages have been."""
+        found = self._brought(log) - self.former
         for line in log:
             id_, _, rest = line.partition(": ")
-            ours = rest == brought or any(f"<{one}>" in rest for one in (self.elsewhere, self.real))
-            if ours and id_.isalnum() and id_ != NO_ID:
+            named = any(f"<{one}>" in rest for one in (self.elsewhere, self.real))
+            if named and id_.isalnum() and id_ != NO_ID:
                 found.add(id_)
         if self.reply:
             match = re.search(r"queued as (\w+)", self.reply)
             found |= {match[1]} if match else set()
         return found
+
+    @staticmethod
+    def _brought(log: Iterable[str]) -> set[str]:
+        """The queue ids of what pickup(8) got from this user, without a sender."""
+        brought = rf"(\w+): uid={os.getuid()} from=<>$"
+        return {found[1] for found in (re.match(brought, line) for line in log) if found}
 
     def _results(self, log: Sequence[str]) -> list[str]:
         ids = self._ids(log)

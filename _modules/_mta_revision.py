@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "1f07d74624d1"
+REVISION = "de9fb2190288"

@@ -23,11 +23,12 @@ class World:
     A host whose log the test writes; ``{token}`` is the first message's recipient, ``{real}`` the second's.
 
     nobody: the recipient that a filter is tried with. code: of sendmail(1). tables: what postmap(1) finds.
-    queue: what is in it, by path, with the same words.
+    queue: what is in it, by path, with the same words. earlier: what was in the log before.
     """
 
     def __init__(self):
         self.log, self.commands, self.code, self.tables, self.queue = [], [], 0, b"", {}
+        self.earlier = []
 
     def line(self, to="{token}", relay="none", code="5.4.4", status="undeliverable", reason=NOT_FOUND, asked=None):
         was = f" orig_to=<{asked}>," if asked else ""
@@ -60,7 +61,8 @@ def trial(world, monkeypatch, tmp_path):
             (tmp_path / name).write_text(text.format(token=one.elsewhere))
 
         def lines(*_):
-            return [line.format(token=one.elsewhere, real=one.real, nobody=one.nobody) for line in world.log]
+            log = world.earlier if not world.commands else [*world.earlier, *world.log]
+            return [line.format(token=one.elsewhere, real=one.real, nobody=one.nobody) for line in log]
 
         monkeypatch.setattr(_mta_mail_log, "lines", lines)
         sent = one.begin()
@@ -148,6 +150,21 @@ def test_what_is_still_in_the_queue_is_taken_out(world, trial):
     world.queue = {"hold/AA11": "{token}", "hold/A/AB12": "{token}", "hold/BB22": "somebody else's"}
     trial()
     assert world.commands == ["sendmail", "sendmail", "postsuper", "postsuper"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_an_earlier_look_was_told_is_no_answer(healthy, trial, again):
+    """The agents are asked for the same recipients; its queue ids are others."""
+    told = [
+        f"{{id}}: uid={os.getuid()} from=<>",
+        f"{{id}}: to=<{POSTMASTER}>, relay=local, delay=0, dsn=2.0.0, status=deliverable (delivers to maildir)",
+        "{id}: removed",
+    ]
+    healthy.log.pop(1)
+    healthy.earlier = [line.format(id="AA11") for line in told]
+    healthy.log += [line.format(id="CC33") for line in told] if again else []
+    unseen = [] if again else [f"delivery to {POSTMASTER}: the queue has not done anything within 0.2 s"]
+    assert trial()[0].doubts == unseen
 
 
 def test_what_pickup_has_not_taken_is_taken_out(world, trial, tmp_path):

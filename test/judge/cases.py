@@ -142,7 +142,9 @@ def of_server(profile, feature):
 
 def of_change(name):
     """A case with one change, by its name: on a plain server, or else the first one that it fits."""
-    change = next(changes(kind)[name] for kind in KINDS if name in changes(kind))
+    change = next((changes(kind)[name] for kind in KINDS if name in changes(kind)), None)
+    if not change:
+        raise SystemExit(f"bin/test judge: there is no case and no change {name!r}; --list shows all")
     plain = (servers.make(profile, []) for profile in ("guide", "hardened"))
     server = next(one for one in (*plain, *map(servers.draw, range(400))) if change.fits(one))
     return Case(f"change: {name}", server, (change,))

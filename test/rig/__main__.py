@@ -50,24 +50,30 @@ NICENESS = 5
 ALONE = ("cost",)
 # Suites that take several minutes, the longest first: so they start, and none of them runs on alone at the end.
 LONG = (
-    "killed",
     "arrives",
+    "killed",
     "states-of-host",
-    "sasl",
-    "reactor",
-    "rollout",
-    "fleet-ca",
     "ways",
+    "reactor",
+    "fleet-ca",
+    "sasl",
+    "rollout",
     "options",
-    "bad-settings",
     "judge",
     "maps",
     "hardened",
-    "default",
+    "bad-settings",
+    "firewall",
+    "export",
     "docs",
-    "queue",
+    "library",
+    "cost",
+    "sysv",
+    "default",
     "renewal",
+    "queue",
     "mail-flow",
+    "table-servers",
 )
 
 # Random draws are the same in every run: a failure is due to the change at hand.

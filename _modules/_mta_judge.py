@@ -45,7 +45,8 @@ HOP = b"Received: probe\r\n"
 NOT_RELAYED = "Relay access denied"
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
 # Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
-MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)|4\d\d 4\.7\.1 .*Relay access denied"
+# A rule for names in HELO is about this client, which has the server's own, but not `Access denied` for all.
+MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)(?!.*Helo command rejected: (?!Access))|4\d\d 4\.7\.1 .*Relay access denied"
 NO_CAPABILITY = "EHLO: no listener offers"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5

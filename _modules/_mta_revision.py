@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "de9fb2190288"
+REVISION = "89b705c4de62"

@@ -216,6 +216,8 @@ def test_a_listener_that_was_silent_is_asked_briefly_by_an_untrusted_client(chec
         ("RCPT TO:<postmaster@example.net>", b"250 2.1.5 Ok\r\n", 0),
         ("RCPT TO:<postmaster@example.net>", b"556 5.1.10 Domain example.net does not accept mail\r\n", 0),
         ("MAIL FROM:<alice@", b"550 5.1.8 Sender address rejected: Domain not found\r\n", 0),
+        ("RCPT TO:<postmaster@example.net>", b"554 5.7.1 <x>: Helo command rejected: that is my name\r\n", 0),
+        ("RCPT TO:<postmaster@example.net>", b"554 5.7.1 <x>: Helo command rejected: Access denied\r\n", 1),
     ],
 )
 def test_who_logs_in_has_to_be_able_to_send_as_himself(login, server, command, reply, doubts):

@@ -744,9 +744,10 @@ class Trial:
             if any(map(self._is_ours, self._files(id_))):
                 with contextlib.suppress(CommandExecutionError):
                     _mta_system.run(["postsuper", "-d", id_], timeout=SECONDS, check=False)
-        for path in filter(self._is_ours, self._files("*", "maildrop")):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        if len(self._brought(log) - self.former) < len(self.asking):
+            for path in filter(self._is_ours, self._files("*", "maildrop")):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
     def _files(self, name: str, queue: str = "*") -> list[str]:
         """Files of the queue, or of one of its directories: pickup(8) has not taken yet what is in maildrop."""

@@ -127,7 +127,7 @@ class Found:
         Faults. doubts: what is one only where it was otherwise before. notes: what could not be tried.
 
     discarded
-        Recipients whose mail is thrown away when nobody's address sends it: it is not relayed.
+        Senders and recipients whose mail is thrown away when nobody's address sends it: it is not relayed.
 
     relayed
         Postmasters of relayed domains, each with what keeps mail from their host; empty: the host was reached.
@@ -136,15 +136,15 @@ class Found:
     problems: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
-    discarded: set[str] = dataclasses.field(default_factory=set)
+    discarded: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     relayed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def thrown_away(line: str) -> list[str]:
-    """Recipients whose mail smtpd(8) throws away, as a line of the log says, where nobody's address sends it."""
+def thrown_away(line: str) -> list[tuple[str, str]]:
+    """Senders and recipients whose mail smtpd(8) throws away, as a line says, where nobody's address sends it."""
     action = re.match(rf"{NO_ID}: {ACTION}", line)
     discards = action and action["action"] == "discard" and NOBODY.search(line)
-    return re.findall(r" from=<> to=<([^>]+)>", line) if discards else []
+    return re.findall(r" from=<([^>]*)> to=<([^>]+)>", line) if discards else []
 
 
 def outcome_of(line: str) -> Outcome | None:

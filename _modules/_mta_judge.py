@@ -395,7 +395,7 @@ class _Spoken(NamedTuple):
     What an untrusted client was told.
 
     relays
-        The reply, where its mail to others would be taken.
+        Steps with their replies, where its mail to others would be taken.
 
     refused
         The reply for the postmaster, where whoever comes is refused.
@@ -403,7 +403,7 @@ class _Spoken(NamedTuple):
 
     found: Conversation
     problems: list[str]
-    relays: str | None
+    relays: list[str]
     refused: str | None
 
 
@@ -445,8 +445,7 @@ def examine_as_untrusted_client(
             seen.note(f"not tried: {err}")
             return seen
         seen.talks.append(("", spoken.found))
-        if spoken.relays:
-            spoken.problems.append(f"{spoken.relays} ({_mta_verdict.OPEN_RELAY})")
+        spoken.problems.extend(f"{text} ({_mta_verdict.OPEN_RELAY})" for text in spoken.relays)
     if spoken.found["timed_out"] == "banner":
         # Is it the lookup of the client's name that takes so long, or has the server died meanwhile?
         control = _mta_smtp.hold(_anew(target))
@@ -468,19 +467,26 @@ def examine_as_untrusted_client(
 
 
 def _speak_as(source: str, target: Target, known: Sequence[str] = (), alone: bool = False) -> _Spoken:
-    """Try an envelope from an address; ``alone``: with nobody in it but the recipient elsewhere."""
-    recipients = _recipients(target.hostname)
+    """
+    Try envelopes from an address: without a sender, and in the name of this host's postmaster.
+
+    alone
+        With nobody in them but the recipient elsewhere.
+    """
+    postmaster, nobody, elsewhere = _recipients(target.hostname)
     talk = _anew(target, source=source, helo=None)
-    asked = [recipients[2]] if alone else [recipients[0], recipients[2], recipients[1], *known]
-    found = _mta_smtp.hold(talk, Request([Envelope("", asked)]))
-    relays = refused = None
-    for tried in found["envelopes"]:
-        reply = tried["recipients"].get(recipients[2], "")
+    asked = [elsewhere] if alone else [postmaster, elsewhere, nobody, *known]
+    # Whoever gives a sender of the own domain may get what its users get.
+    forged = [Envelope(postmaster, [elsewhere])] if "@" in postmaster else []
+    found = _mta_smtp.hold(talk, Request([Envelope("", asked), *forged]))
+    relays, refused = [], None
+    for sender, tried in zip(("", f"MAIL FROM:<{postmaster}> "), found["envelopes"]):
+        reply = tried["recipients"].get(elsewhere, "")
         if reply.startswith("25"):
-            relays = f"RCPT TO:<{recipients[2]}>: {reply}"
-        reply = tried["recipients"].get(recipients[0]) or tried["mail"] or ""
-        if re.search(BLANKET, reply):
-            refused = f"RCPT TO:<{recipients[0]}>: {reply}"
+            relays.append(f"{sender}RCPT TO:<{elsewhere}>: {reply}")
+        reply = tried["recipients"].get(postmaster) or tried["mail"] or ""
+        if not sender and re.search(BLANKET, reply):
+            refused = f"RCPT TO:<{postmaster}>: {reply}"
     faults = [problem["text"] for problem in found["problems"] if not problem["policy"]]
     return _Spoken(found, faults, relays, refused)
 

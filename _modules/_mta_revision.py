@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "89b705c4de62"
+REVISION = "717fd0789133"

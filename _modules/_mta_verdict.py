@@ -76,10 +76,13 @@ def _kind(line: _Line) -> tuple[object, ...]:
     )
 
 
-def without_relays(problems: Sequence[str], recipients: Collection[str]) -> list[str]:
-    """The problems without an open relay that was seen by one of these recipients, whose mail is thrown away."""
-    lost = [f"<{recipient}>" for recipient in recipients]
-    return [text for text in problems if OPEN_RELAY not in text or not any(name in text for name in lost)]
+def without_relays(problems: Sequence[str], discarded: Collection[tuple[str, str]]) -> list[str]:
+    """The problems without open relays by senders to recipients whose mail is thrown away."""
+    lost = [
+        f"{UNTRUSTED} {f'MAIL FROM:<{sender}> ' if sender else ''}RCPT TO:<{recipient}>:"
+        for sender, recipient in discarded
+    ]
+    return [text for text in problems if OPEN_RELAY not in text or not any(step in text for step in lost)]
 
 
 def _words(line: _Line) -> str:

@@ -353,8 +353,8 @@ def test_what_smtpd_does_with_mail_of_untrusted_clients_is_a_doubt(healthy, tria
 @pytest.mark.parametrize(
     ("client", "action", "discarded"),
     [
-        ("192.0.2.25", "discard", {"postmaster@example.net"}),
-        ("2001:db8::25", "discard", {"postmaster@example.net"}),
+        ("192.0.2.25", "discard", {("", "postmaster@example.net")}),
+        ("2001:db8::25", "discard", {("", "postmaster@example.net")}),
         ("192.0.2.25", "hold", set()),
         ("127.0.0.1", "discard", set()),
     ],

@@ -648,15 +648,37 @@ def test_an_open_relay_is_a_problem(check, server):
 
 
 @pytest.mark.usefixtures("no_route")
+def test_a_server_that_relays_for_whoever_takes_its_name_is_an_open_relay(check, server, monkeypatch):
+    class Replies(dict):
+        """Of a server that takes mail for others from senders of its own domain."""
+
+        def items(self):
+            named = any(command.startswith(f"MAIL FROM:<postmaster@{HOST}>") for command in server.seen)
+            return {"RCPT TO:<postmaster@example.net>": b"250 2.1.5 Ok\r\n"}.items() if named else super().items()
+
+    server.replies = Replies(server.replies)
+    text = problem(check(untrusted_client=True))
+    step = f"MAIL FROM:<postmaster@{HOST}> RCPT TO:<postmaster@example.net>: 250 2.1.5 Ok (an open relay)"
+    assert f"as an untrusted client {step}" in text
+
+
+@pytest.mark.usefixtures("no_route")
 @pytest.mark.parametrize(
-    ("recipient", "relays"), [("postmaster@example.net", False), (f"postmaster@{HOST}", True)]
+    ("sender", "recipient", "relays"),
+    [
+        ("", "postmaster@example.net", f"MAIL FROM:<postmaster@{HOST}>"),
+        (f"postmaster@{HOST}", "postmaster@example.net", "RCPT TO:<postmaster@example.net>"),
+        ("", f"postmaster@{HOST}", None),
+    ],
 )
-def test_mail_for_others_that_is_thrown_away_is_not_relayed(check, server, trial, recipient, relays):
+def test_mail_for_others_that_is_thrown_away_is_not_relayed(check, server, trial, sender, recipient, relays):
     server.replies["RCPT TO"] = b"250 2.1.5 Ok\r\n"
-    trial.discarded.add(recipient)
+    trial.discarded.add((sender, recipient))
     trial.problems.append("delivery to any message: discarded (verify: {intended: [discarded]})")
     found = check(untrusted_client=True, deliver=True, intended=["discarded"])
-    assert any("(an open relay)" in text for text in found["problems"]) is relays
+    open_ = [text.partition("client ")[2] for text in found["problems"] if "(an open relay)" in text]
+    assert len(open_) == (1 if relays else 2)
+    assert not relays or open_[0].startswith(relays)
 
 
 @pytest.mark.usefixtures("no_route")

@@ -221,7 +221,8 @@ def _examine(listener: Listener, target: Target, ask: _Ask) -> Examination:
         seen.complain(faults)
     if ask.envelope:
         _judge_envelopes(listener, found, seen, ask)
-    if ask.login and listener["auth"] and not seen.problems:
+    greeted = found["ehlo"] or found["ehlo_tls"]
+    if ask.login and listener["auth"] and greeted and not seen.problems:
         _try_logins(target, ask.login, found, seen)
         # Nothing else was wrong.
         seen.logins = list(seen.problems)

@@ -58,7 +58,7 @@ class _Stage:
         self.running: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
         self.said: dict[int, list[str]] = {}
         # Recipients whose mail is thrown away where nobody's address sends it.
-        self.discarded: set[str] = set()
+        self.discarded: set[tuple[str, str]] = set()
         public = os.path.join(directory, "public")
         self.path = os.path.join(public, "log")
         self.log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "717fd0789133"
+REVISION = "dc22d23b5c4f"

@@ -206,6 +206,12 @@ def test_a_listener_that_was_silent_is_asked_briefly_by_an_untrusted_client(chec
     assert 2 < time.monotonic() - began < 3
 
 
+def test_a_login_is_not_tried_where_a_limit_turns_the_check_away(login, server):
+    server.banner = b"421 4.7.0 Error: too many connections from 127.0.0.1\r\n"
+    found = login(hostname=HOST)
+    assert (found["problems"], found["doubts"], len(found["notes"])) == ([], [], 1)
+
+
 @pytest.mark.parametrize(
     ("command", "reply", "doubts"),
     [

@@ -9,6 +9,7 @@ shows as 451 where a healthy server says 554 5.4.0.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import email.utils
 import os
@@ -22,6 +23,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_delivery
 import _mta_libsasl
+import _mta_policy
 import _mta_postfix_view
 import _mta_secrets
 import _mta_sender_logins
@@ -102,6 +104,9 @@ class Examination:
     doubts
         What is a problem only where it was otherwise before.
 
+    refused
+        The reply for the postmaster, where an untrusted client is refused at port 25 in words of the server's own.
+
     reached
         Recipients beyond this host's users, each with what keeps mail from them; empty: nothing.
     """
@@ -112,6 +117,7 @@ class Examination:
     logins: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    refused: str = ""
     reached: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def complain(self, texts: Iterable[str]) -> None:
@@ -399,7 +405,7 @@ class _Spoken(NamedTuple):
         Steps with their replies, where its mail to others would be taken.
 
     refused
-        The reply for the postmaster, where whoever comes is refused.
+        The step and the reply for the postmaster, where he gets no mail from this client for good.
     """
 
     found: Conversation
@@ -462,7 +468,10 @@ def examine_as_untrusted_client(
             refused = f"{reply} ({_mta_delivery.INTENDED.format(word='refused')})" if NOT_RELAYED in reply else ""
             seen.reached[f"{seen.label} RCPT TO:<{name}>"] = refused
     if spoken.refused and listener["port"] == 25:
-        seen.doubts.append(f"{seen.label} {spoken.refused} ({_mta_delivery.INTENDED.format(word='refused')})")
+        if re.search(BLANKET, spoken.refused):
+            seen.doubts.append(f"{seen.label} {spoken.refused} ({_mta_delivery.INTENDED.format(word='refused')})")
+        else:
+            seen.refused = f"{seen.label} {spoken.refused}"
     seen.complain(spoken.problems)
     return seen
 
@@ -486,7 +495,7 @@ def _speak_as(source: str, target: Target, known: Sequence[str] = (), alone: boo
         if reply.startswith("25"):
             relays.append(f"{sender}RCPT TO:<{elsewhere}>: {reply}")
         reply = tried["recipients"].get(postmaster) or tried["mail"] or ""
-        if not sender and re.search(BLANKET, reply):
+        if not sender and (reply.startswith("5") or re.search(BLANKET, reply)):
             refused = f"RCPT TO:<{postmaster}>: {reply}"
     faults = [problem["text"] for problem in found["problems"] if not problem["policy"]]
     return _Spoken(found, faults, relays, refused)
@@ -607,6 +616,19 @@ def _cut_off(trial: _mta_delivery.Trial) -> list[str]:
     return [f"delivery to elsewhere {text}" for text in _mta_sender_relays.unreached(trial.main, senders)]
 
 
+def _refusing(trial: _mta_delivery.Trial, refusals: Sequence[str]) -> list[str]:
+    """Refusals of an untrusted client that are not for it alone: a policy service refuses this host, too."""
+    postmaster = f"postmaster@{trial.hostname}"
+    for service in _mta_policy.services(trial.main) if refusals else ():
+        with contextlib.suppress(CommandExecutionError):
+            action = _mta_policy.ask(service, "", postmaster, trial.hostname, SILENT_TIMEOUT, trial.queue)
+            if _mta_policy.refuses(action):
+                reason = f"{service} says {action} to this host, too"
+                intended = _mta_delivery.INTENDED.format(word="refused")
+                return [f"{text}: {reason} ({intended})" for text in refusals]
+    return []
+
+
 def _hops(listeners: Iterable[Listener]) -> int:
     """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
     everywhere = [*listeners, *_mta_postfix_view.listeners()]
@@ -665,6 +687,7 @@ def check(
         delivery = trial.finish(aliases)
         problems = _mta_verdict.without_relays(problems, delivery.discarded) + delivery.problems
         doubts += delivery.doubts + _disowned(judged, trial) + _cut_off(trial)
+        doubts += _refusing(trial, [seen.refused for seen in examinations if seen.refused])
         notes += delivery.notes
         reached.update((f"delivery to {one}", why) for one, why in delivery.relayed.items())
 

@@ -71,7 +71,7 @@ def send(
     Raises ``CommandExecutionError`` when the milter cannot be reached, or does not answer as one does.
     """
     try:
-        with _connected(name, timeout, queue) as connection, connection.makefile("rb") as answers:
+        with connected(name, timeout, queue) as connection, connection.makefile("rb") as answers:
             return _converse(_Wire(connection, answers), message, hostname)
     except OSError as err:
         raise CommandExecutionError(f"The milter at {name} does not answer: {err.strerror or err}") from err
@@ -79,8 +79,8 @@ def send(
         raise CommandExecutionError(f"What answers at {name} is no milter: {err}") from err
 
 
-def _connected(name: str, timeout: float, queue: str) -> socket.socket:
-    """A connection to a milter."""
+def connected(name: str, timeout: float, queue: str) -> socket.socket:
+    """Return a connection to a milter, or to what else Postfix names in this way."""
     if name.startswith("inet:"):
         host, _, port = name[len("inet:") :].rpartition(":")
         return socket.create_connection((host.strip("[]"), int(port)), timeout)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "dc22d23b5c4f"
+REVISION = "e7dbb7cc3b38"

@@ -11,6 +11,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_delivery
 import _mta_judge
+import _mta_policy
 import _mta_postfix_view
 import _mta_smtp
 import _mta_untrusted_client
@@ -666,6 +667,28 @@ def test_a_server_that_relays_for_whoever_takes_its_name_is_an_open_relay(check,
     text = problem(check(untrusted_client=True))
     step = f"MAIL FROM:<postmaster@{HOST}> RCPT TO:<postmaster@example.net>: 250 2.1.5 Ok (an open relay)"
     assert f"as an untrusted client {step}" in text
+
+
+@pytest.mark.usefixtures("no_route")
+@pytest.mark.parametrize(
+    ("action", "doubts"),
+    [("REJECT not here", 1), ("DUNNO", 0), ("DEFER later", 0), (CommandExecutionError("x"), 0)],
+)
+def test_a_policy_service_that_refuses_this_host_too_refuses_everybody(
+    check, server, port_25, trial, monkeypatch, action, doubts
+):
+    def ask(*_):
+        if isinstance(action, Exception):
+            raise action
+        return action
+
+    monkeypatch.setattr(_mta_policy, "ask", ask)
+    monkeypatch.setattr(_mta_policy, "services", lambda main: ["inet:127.0.0.1:10023"])
+    server.replies["RCPT TO:<postmaster@mail"] = b"554 5.7.1 Recipient address rejected: not here\r\n"
+    found = check(untrusted_client=True, deliver=True)["doubts"]
+    found = [text for text in found if "inet:127.0.0.1:10023 says" in text]
+    assert len(found) == doubts
+    assert all("as an untrusted client RCPT TO" in text and "intended: [refused]" in text for text in found)
 
 
 @pytest.mark.usefixtures("no_route")

@@ -14,6 +14,7 @@ import dataclasses
 import email.utils
 import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ HOP = b"Received: probe\r\n"
 # How a server refuses whoever comes, or a recipient that it is there for: no rule that some clients meet.
 NOT_RELAYED = "Relay access denied"
 BLANKET = r"\b[45]\.1\.1\b|ccess denied"
+LISTED = r"blocked using ([\w.-]+\w)"
 # Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
 # A rule for names in HELO is about this client, which has the server's own, but not `Access denied` for all.
 MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)(?!.*Helo command rejected: (?!Access))|4\d\d 4\.7\.1 .*Relay access denied"
@@ -411,7 +413,7 @@ class _Spoken(NamedTuple):
     found: Conversation
     problems: list[str]
     relays: list[str]
-    refused: str | None
+    refused: str
 
 
 def examine_as_untrusted_client(
@@ -489,7 +491,7 @@ def _speak_as(source: str, target: Target, known: Sequence[str] = (), alone: boo
     # Whoever gives a sender of the own domain may get what its users get.
     forged = [Envelope(postmaster, [elsewhere])] if "@" in postmaster else []
     found = _mta_smtp.hold(talk, Request([Envelope("", asked), *forged]))
-    relays, refused = [], None
+    relays, refused = [], ""
     for sender, tried in zip(("", f"MAIL FROM:<{postmaster}> "), found["envelopes"]):
         reply = tried["recipients"].get(elsewhere, "")
         if reply.startswith("25"):
@@ -497,8 +499,9 @@ def _speak_as(source: str, target: Target, known: Sequence[str] = (), alone: boo
         reply = tried["recipients"].get(postmaster) or tried["mail"] or ""
         if not sender and (reply.startswith("5") or re.search(BLANKET, reply)):
             refused = f"RCPT TO:<{postmaster}>: {reply}"
+    listed = [problem["text"] for problem in found["problems"] if re.search(LISTED, problem["reply"])]
     faults = [problem["text"] for problem in found["problems"] if not problem["policy"]]
-    return _Spoken(found, faults, relays, refused)
+    return _Spoken(found, faults, relays, refused or "".join(listed[:1]))
 
 
 # -- all listeners -----------------------------------------------------------------------------
@@ -617,16 +620,19 @@ def _cut_off(trial: _mta_delivery.Trial) -> list[str]:
 
 
 def _refusing(trial: _mta_delivery.Trial, refusals: Sequence[str]) -> list[str]:
-    """Refusals of an untrusted client that are not for it alone: a policy service refuses this host, too."""
-    postmaster = f"postmaster@{trial.hostname}"
+    """Refusals of an untrusted client that are not for it alone, each with who refuses this host, too."""
+    who = []
     for service in _mta_policy.services(trial.main) if refusals else ():
         with contextlib.suppress(CommandExecutionError):
+            postmaster = f"postmaster@{trial.hostname}"
             action = _mta_policy.ask(service, "", postmaster, trial.hostname, SILENT_TIMEOUT, trial.queue)
-            if _mta_policy.refuses(action):
-                reason = f"{service} says {action} to this host, too"
-                intended = _mta_delivery.INTENDED.format(word="refused")
-                return [f"{text}: {reason} ({intended})" for text in refusals]
-    return []
+            who += [f"{service} says {action} to this host, too"] * _mta_policy.refuses(action)
+    for name in sorted({found[1] for found in (re.search(LISTED, text) for text in refusals) if found}):
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(f"1.0.0.127.{name}", None)
+            who.append(f"{name} lists 127.0.0.1, too, as no block list may that works (RFC 5782)")
+    intended = _mta_delivery.INTENDED.format(word="refused")
+    return [f"{text}: {who[0]} ({intended})" for text in refusals if who]
 
 
 def _hops(listeners: Iterable[Listener]) -> int:

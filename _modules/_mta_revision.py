@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "e7dbb7cc3b38"
+REVISION = "3424cbd0bb70"

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -689,6 +690,25 @@ def test_a_policy_service_that_refuses_this_host_too_refuses_everybody(
     found = [text for text in found if "inet:127.0.0.1:10023 says" in text]
     assert len(found) == doubts
     assert all("as an untrusted client RCPT TO" in text and "intended: [refused]" in text for text in found)
+
+
+@pytest.mark.usefixtures("no_route")
+@pytest.mark.parametrize("lists_all", [True, False])
+@pytest.mark.parametrize("command", ["RCPT TO:<postmaster@mail", "MAIL FROM"])
+def test_a_block_list_that_lists_127_0_0_1_lists_everybody(
+    check, server, port_25, trial, monkeypatch, command, lists_all
+):
+    def look_up(name, port, *more, **_):
+        if name == "1.0.0.127.list.example" and not lists_all:
+            raise socket.gaierror(socket.EAI_NONAME, "not known")
+        return real(name if name == "127.0.0.1" else "127.0.0.2", port, *more)
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    blocked = b"554 5.7.1 Service unavailable; client [192.0.2.1] blocked using list.example; go away\r\n"
+    server.replies[command] = blocked
+    found = check(untrusted_client=True, deliver=True)["doubts"]
+    assert any("list.example lists 127.0.0.1, too" in text for text in found) is lists_all
 
 
 @pytest.mark.usefixtures("no_route")

@@ -268,7 +268,9 @@ def out_of_reach(main: Mapping[str, str]) -> list[str]:
     if main.get("smtp_dns_support_level") == "disabled" or main.get("disable_dns_lookups", "no") == "yes":
         found.append("without the DNS no host of a domain is known (smtp_dns_support_level, disable_dns_lookups)")
     source = main.get("smtp_bind_address", "")
-    if source and main.get("smtp_bind_address_enforce") == "yes" and not _is_own(source):
+    if source.startswith("127."):
+        found.append(f"smtp_bind_address = {source} reaches no other host")
+    elif source and main.get("smtp_bind_address_enforce") == "yes" and not _is_own(source):
         found.append(f"smtp_bind_address = {source} is no address of this host (smtp_bind_address_enforce)")
     level = main.get("smtp_tls_security_level", "")
     if level in TRUSTING:
@@ -744,10 +746,10 @@ class Trial:
             if any(map(self._is_ours, self._files(id_))):
                 with contextlib.suppress(CommandExecutionError):
                     _mta_system.run(["postsuper", "-d", id_], timeout=SECONDS, check=False)
-        if len(self._brought(log) - self.former) < len(self.asking):
-            for path in filter(self._is_ours, self._files("*", "maildrop")):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+        # pickup(8) comes back to what cleanup(8) has not taken.
+        for path in filter(self._is_ours, self._files("*", "maildrop")):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def _files(self, name: str, queue: str = "*") -> list[str]:
         """Files of the queue, or of one of its directories: pickup(8) has not taken yet what is in maildrop."""
@@ -759,7 +761,9 @@ class Trial:
 
     def _is_ours(self, path: str) -> bool:
         with contextlib.suppress(OSError), open(path, "rb") as handle:
-            return self.token.encode() in handle.read(65536)
+            # Whole seconds: not every file system knows more.
+            is_new = os.fstat(handle.fileno()).st_mtime >= int(self.began)
+            return is_new and self.token.encode() in handle.read(65536)
         return False
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3424cbd0bb70"
+REVISION = "f481d9e1c2fe"

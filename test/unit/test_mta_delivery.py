@@ -168,6 +168,8 @@ def test_what_an_earlier_look_was_told_is_no_answer(healthy, trial, again):
 
 
 def test_what_pickup_has_not_taken_is_taken_out(world, trial, tmp_path):
+    # cleanup(8) has not taken it from pickup(8), who will come again.
+    world.log.append(f"AB12: uid={os.getuid()} from=<>")
     world.queue = {"maildrop/1": "{token}", "maildrop/2": "somebody else's"}
     trial()
     assert [path.name for path in tmp_path.glob("maildrop/*")] == ["2"]
@@ -241,7 +243,8 @@ OLD_TLS = "!TLSv1, !TLSv1.1, !TLSv1.2, !TLSv1.3"
         ({"disable_dns_lookups": "yes", "default_transport": "uucp"}, 0),
         ({"smtp_bind_address": "192.0.2.1", "smtp_bind_address_enforce": "yes"}, 1),
         ({"smtp_bind_address": "192.0.2.1"}, 0),
-        ({"smtp_bind_address": "127.0.0.1", "smtp_bind_address_enforce": "yes"}, 0),
+        ({"smtp_bind_address": "127.0.0.1"}, 1),
+        ({"smtp_bind_address": "127.0.0.1", "relayhost": "[127.0.0.1]:10025"}, 0),
         ({"smtp_tls_security_level": "dane-only"}, 1),
         ({"smtp_tls_security_level": "verify", "smtp_tls_mandatory_protocols": OLD_TLS}, 2),
         ({"smtp_tls_security_level": "may", "smtp_tls_mandatory_protocols": OLD_TLS}, 0),

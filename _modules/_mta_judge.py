@@ -309,7 +309,7 @@ def _examine_certificates(target: Target, served: str) -> tuple[list[tuple[str, 
     on_disk = {own: path for path in target.certificates for own in _mta_smtp.certificates(path)}
     talks, seen = [], {served}
     for authentication in ("aRSA", "aECDSA") if len(on_disk) > 1 else ():
-        talk = _mta_smtp.hold(target._replace(offer=(TLS_1_2, TLS_1_2, authentication)))
+        talk = _mta_smtp.hold(_anew(target, offer=(TLS_1_2, TLS_1_2, authentication)))
         talks.append((f"with {authentication[1:]} only", talk))
         reasons = " ".join(problem["reply"] for problem in talk["problems"]).upper()
         if "PROTOCOL" in reasons and not talk["tls"]:
@@ -380,7 +380,7 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
     if not ways:
         seen.complain(["AUTH: neither PLAIN nor LOGIN is offered"])
     for secured, mechanism in ways:
-        way = target._replace(starttls=secured)
+        way = _anew(target, starttls=secured)
         talk = _mta_smtp.hold(way, Request([own], login=login, mechanism=mechanism))
         seen.talks.append((f"login by {mechanism}{'' if secured else ' without TLS'}", talk))
         for problem in talk["problems"]:

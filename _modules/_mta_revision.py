@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "f481d9e1c2fe"
+REVISION = "6671e640e712"

@@ -245,7 +245,8 @@ def check(
         right to change routes, and ``ip`` (package iproute2); without them a note says so. Default ``False``.
 
     timeout
-        Seconds for one listener's whole conversation; as an untrusted client, for each conversation. Default 30.
+        Seconds for one listener's whole conversation; for each login, and for each as an untrusted client, as many
+        again. Default 30.
 
     patience
         Seconds for which a listener that refuses the connection is tried again before that. Default 0.

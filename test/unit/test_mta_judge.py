@@ -208,6 +208,15 @@ def test_a_listener_that_was_silent_is_asked_briefly_by_an_untrusted_client(chec
     assert 2 < time.monotonic() - began < 3
 
 
+def test_a_login_has_its_own_time_where_errors_let_the_first_conversation_wait(login, server, listener):
+    server.slow_after_errors = 0.4
+    began = time.monotonic()
+    found = login(hostname=HOST, ask={"timeout": 1, "envelope": True})
+    assert time.monotonic() - began > 1
+    assert found["problems"] == []
+    assert any("AUTH" in line for line in server.seen)
+
+
 def test_a_login_is_not_tried_where_a_limit_turns_the_check_away(login, server):
     server.banner = b"421 4.7.0 Error: too many connections from 127.0.0.1\r\n"
     found = login(hostname=HOST)
@@ -514,12 +523,13 @@ def test_a_message_that_was_taken_all_the_same_is_told(check, server):
 def login(minion, pillar, functions, listener):
     """Check with a login in the pillar."""
 
-    def run(password=PASSWORD, hostname=None, **login):
+    def run(password=PASSWORD, hostname=None, ask=(), **login):
         login = login or {"username": "alice", "password": password}
         pillar["postfix_mta"] = {"verify": {"login": login}}
         functions["sdb.get"] = lambda uri: PASSWORD if uri == "sdb://store/probe" else None
         path = "postfix_mta:verify:login"
-        return _mta_judge.check(minion, listeners=[listener], hostname=hostname, login_pillar=path, timeout=5)
+        ask = {"timeout": 5, **dict(ask)}
+        return _mta_judge.check(minion, listeners=[listener], hostname=hostname, login_pillar=path, **ask)
 
     return run
 

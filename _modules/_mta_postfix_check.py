@@ -473,9 +473,13 @@ def _understood_by_others(proposal: Proposal) -> bool:
     """
     Whether smtpd(8) alone can know what to answer, with all other daemons still under the old configuration.
 
-    It cannot when the change brings a service that it may have to ask.
+    It cannot when the change brings a service that it may have to ask, or a filter before the queue together with
+    the listener to which that hands mail back.
     """
-    return all(entry and entry["command"] in _mta_postfix_syntax.SERVERS for entry in proposal.services.values())
+    set_ = {key.rpartition(" ")[2] for key, value in proposal.values() if value}
+    new = proposal.services.keys() - proposal.base.services().keys()
+    known = all(entry and entry["command"] in _mta_postfix_syntax.SERVERS for entry in proposal.services.values())
+    return known and not (new and "smtpd_proxy_filter" in set_)
 
 
 def _needs_proxymap(proposal: Proposal) -> bool:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "6671e640e712"
+REVISION = "d41596c66712"

@@ -168,3 +168,24 @@ def test_virtual_has_nothing_to_do_where_no_mail_goes_to_it(tmp_path, main, mast
     files = _mta_postfix_view.Files(main, f"virtual unix - n n - - virtual\nlocal unix - n n - - local\n{master}")
     assert _mta_postfix_check._is_idle("virtual/unix", files, str(tmp_path)) is idle
     assert not _mta_postfix_check._is_idle("local/unix", files, str(tmp_path))
+
+
+FILTER = {"smtpd_proxy_filter": "127.0.0.1:10024"}
+SMTPD = {"command": "smtpd", "overrides": {}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "services", "alone"),
+    [
+        (FILTER, {}, True),
+        ({}, {"smtp/inet": {**SMTPD, "overrides": FILTER}}, True),
+        ({}, {"smtp/inet": {**SMTPD, "overrides": FILTER}, "127.0.0.1:10025/inet": SMTPD}, False),
+        (FILTER, {"127.0.0.1:10025/inet": SMTPD}, False),
+        ({}, {"127.0.0.1:10025/inet": {**SMTPD, "overrides": {"smtpd_proxy_filter": ""}}}, True),
+        ({}, {"amavis/unix": {"command": "lmtp", "overrides": {}}}, False),
+    ],
+)
+def test_a_filter_that_hands_mail_back_to_a_new_listener_is_for_the_live_conversation(parameters, services, alone):
+    files = _mta_postfix_view.Files(MAIN, MASTER)
+    proposal = _mta_postfix_check.Proposal("/etc/postfix", files, files, False, parameters, services, {})
+    assert _mta_postfix_check._understood_by_others(proposal) is alone

@@ -624,6 +624,9 @@ class Trial:
             self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
         if one.relay == "none":
             self._problem(name, f"discarded: {one.reason}", "discarded")
+        if self._is_masqueraded(one):
+            said = f"delivery to {name}: goes to {one.to}, by masquerade_classes"
+            self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
         if self._goes_astray(one):
             said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
             self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
@@ -650,6 +653,15 @@ class Trial:
             # Who has no home may get one, as who is no user yet.
             kind = self.found.notes if _mta_mailbox.is_homeless(user_) else self.found.doubts
             kind.append(f"delivery to {name}: {own}")
+
+    def _is_masqueraded(self, one: Outcome) -> bool:
+        """Whether mail for a local domain is for another one, as the host is cut off from recipients."""
+        classes = _mta_postfix_syntax.items_of(self._value("masquerade_classes"))
+        local = local_domains(self.hostname, self.main)
+        user_, _, domain = one.to.partition("@")
+        was, _, former = one.asked.partition("@")
+        is_cut = former.endswith(f".{domain}") and user_ == was and former in local and domain not in local
+        return "envelope_recipient" in classes and bool(self.main.get("masquerade_domains")) and is_cut
 
     def _goes_astray(self, one: Outcome) -> bool:
         """Whether mail for a user of this host leaves it although the domain is local, and nobody says by what."""

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d41596c66712"
+REVISION = "cb30444fc45c"

@@ -3,7 +3,7 @@
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "d41596c66712"
+REVISION = "cb30444fc45c"
 
 
 def run():

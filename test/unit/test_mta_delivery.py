@@ -325,6 +325,22 @@ def test_a_relayed_domain_whose_host_says_nothing_in_time_is_not_judged(healthy,
     assert (found.relayed, found.problems, found.doubts) == ({}, [], [])
 
 
+@pytest.mark.parametrize(
+    ("classes", "to", "doubts"),
+    [
+        ("envelope_sender, envelope_recipient", "postmaster@example.com", 1),
+        ("envelope_sender", "postmaster@example.com", 0),
+        ("envelope_sender, envelope_recipient", "alice@gmail.example", 0),
+    ],
+)
+def test_own_recipients_whose_host_is_cut_off_are_a_doubt(world, trial, classes, to, doubts):
+    world.line()
+    world.line(to, "smarthost[192.0.2.1]:25", "2.1.5", "deliverable", "250 2.1.5 ok", POSTMASTER)
+    main = {"masquerade_domains": "example.com", "masquerade_classes": classes, "relayhost": "[192.0.2.1]"}
+    found = [text for text in trial(main)[0].doubts if "masquerade_classes" in text]
+    assert len(found) == doubts
+
+
 def test_without_a_log_nothing_is_proven(world, trial):
     assert "cannot be read" in trial()[0].notes[0]
 

@@ -152,7 +152,14 @@ def passing_on(where):
         if isinstance(where, str):
             return where
         with smtplib.SMTP("127.0.0.1", where, "filter.example.com", timeout=30) as client:
-            client.sendmail(sender, recipients, text)
+            try:
+                client.sendmail(sender, recipients, text)
+            except smtplib.SMTPResponseException as err:
+                # Whoever filters before the queue hands on what he is told.
+                return f"{err.smtp_code} {err.smtp_error.decode()}"
+            except smtplib.SMTPRecipientsRefused as err:
+                code, reply = next(iter(err.recipients.values()))
+                return f"{code} {reply.decode()}"
         return "250 2.0.0 passed on"
 
     return take

@@ -231,7 +231,7 @@ def _examine(listener: Listener, target: Target, ask: _Ask) -> Examination:
         _judge_envelopes(listener, found, seen, ask)
     greeted = found["ehlo"] or found["ehlo_tls"]
     if ask.login and listener["auth"] and greeted and not seen.problems:
-        _try_logins(target, ask.login, found, seen)
+        _try_logins(target, ask.login, found, seen, hidden="AUTH" in listener.get("may_hide", ()))
         # Nothing else was wrong.
         seen.logins = list(seen.problems)
     return seen
@@ -368,7 +368,7 @@ def _judge_envelopes(listener: Listener, found: Conversation, seen: Examination,
             seen.note(f"took a message with too many Received headers, which it should refuse: {tried['data']}")
 
 
-def _try_logins(target: Target, login: Login, found: Conversation, seen: Examination) -> None:
+def _try_logins(target: Target, login: Login, found: Conversation, seen: Examination, hidden: bool) -> None:
     """Log in by every way that the server offers: with and without TLS, by PLAIN and by LOGIN."""
     elsewhere = _recipients(target.hostname)[2]
     domain = f"@{target.hostname}" if target.hostname and "@" not in login.username else ""
@@ -377,7 +377,9 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
     for secured, ehlo in ((False, found["ehlo"]), (True, found["ehlo_tls"])):
         offered = mechanisms(ehlo)
         ways += [(secured, mechanism) for mechanism in ("PLAIN", "LOGIN") if mechanism in offered]
-    if not ways:
+    if not ways and hidden:
+        seen.note("AUTH is hidden from this host, as its settings say, so no login was tried")
+    elif not ways:
         seen.complain(["AUTH: neither PLAIN nor LOGIN is offered"])
     for secured, mechanism in ways:
         way = _anew(target, starttls=secured)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cb30444fc45c"
+REVISION = "16e5d4549504"

@@ -217,6 +217,14 @@ def test_a_login_has_its_own_time_where_errors_let_the_first_conversation_wait(l
     assert any("AUTH" in line for line in server.seen)
 
 
+def test_a_login_is_not_tried_where_auth_is_hidden_from_this_host(login, server, listener):
+    listener["may_hide"] = ["AUTH"]
+    server.ehlo = [line for line in server.ehlo if not line.startswith("AUTH")]
+    found = login(hostname=HOST)
+    assert found["problems"] == []
+    assert "no login was tried" in found["notes"][0]
+
+
 def test_a_login_is_not_tried_where_a_limit_turns_the_check_away(login, server):
     server.banner = b"421 4.7.0 Error: too many connections from 127.0.0.1\r\n"
     found = login(hostname=HOST)

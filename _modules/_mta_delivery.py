@@ -246,9 +246,7 @@ def _domains_of(key: str, value: str, asked: Sequence[str]) -> set[str]:
     found = {one.lower() for one in _mta_postfix_syntax.items_of(value)}
     for kind, path in _mta_postfix_syntax.tables(key, value):
         with contextlib.suppress(CommandExecutionError):
-            argv = ["postmap", "-q", "-", f"{kind}:{path}"]
-            done = _mta_system.run(argv, stdin="\n".join(asked), timeout=SECONDS, check=False)
-            found |= {line.partition("\t")[0] for line in done.text.splitlines()}
+            found |= _mta_table_syntax.looked_up(f"{kind}:{path}", asked, SECONDS)[0].keys()
     return found
 
 
@@ -620,16 +618,13 @@ class Trial:
     def _judge_deliverable(self, name: str, one: Outcome) -> None:
         """What is delivered may still be kept from its recipient."""
         if one.asked == self.elsewhere and one.to != one.asked:
-            said = f"delivery to {name}: goes to {one.to}"
-            self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
+            self._redirected(name, one.to)
         if one.relay == "none":
             self._problem(name, f"discarded: {one.reason}", "discarded")
         if self._is_masqueraded(one):
-            said = f"delivery to {name}: goes to {one.to}, by masquerade_classes"
-            self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
+            self._redirected(name, f"{one.to}, by masquerade_classes")
         if self._goes_astray(one):
-            said = f"delivery to {name}: goes to {one.relay}, by transport_maps"
-            self.found.doubts.append(f"{said} ({INTENDED.format(word='redirected')})")
+            self._redirected(name, f"{one.relay}, by transport_maps")
         if one.reason.endswith(f": {self.main.get('mailbox_command')}"):
             if re.match(SWALLOWS, one.reason):
                 self._problem(name, f"discarded, it {one.reason} (mailbox_command)", "discarded")
@@ -640,6 +635,10 @@ class Trial:
         program = _missing_program(one.reason)
         if program:
             self.found.problems.append(f"delivery to {name}: there is no program {program} (mailbox_command)")
+
+    def _redirected(self, name: str, where: str) -> None:
+        """Mail goes where it may be meant to go."""
+        self.found.doubts.append(f"delivery to {name}: goes to {where} ({INTENDED.format(word='redirected')})")
 
     def _judge_mailbox(self, name: str, one: Outcome) -> None:
         """Whether the mailbox could be written, which is what local(8) and virtual(8) have not tried."""

@@ -51,6 +51,8 @@ LISTED = r"blocked using ([\w.-]+\w)"
 # Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
 # A rule for names in HELO is about this client, which has the server's own, but not `Access denied` for all.
 MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)(?!.*Helo command rejected: (?!Access))|4\d\d 4\.7\.1 .*Relay access denied"
+# How a refusal that may be meant ends.
+IF_MEANT = f"({_mta_delivery.INTENDED.format(word='refused')})"
 NO_CAPABILITY = "EHLO: no listener offers"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5
@@ -393,7 +395,7 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         for tried in talk["envelopes"]:
             reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
             text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"
-            text += f" ({_mta_delivery.INTENDED.format(word='refused')})"
+            text += f" {IF_MEANT}"
             if re.match(MAY_NOT_SEND, reply) and text not in seen.doubts:
                 seen.doubts.append(text)
 
@@ -467,13 +469,13 @@ def examine_as_untrusted_client(
     replies = {name: reply for tried in spoken.found["envelopes"] for name, reply in tried["recipients"].items()}
     for name in known:
         reply = replies.get(name, "")
+        is_refused = NOT_RELAYED in reply
         # Another refusal may be this client's own.
-        if reply.startswith("25") or NOT_RELAYED in reply:
-            refused = f"{reply} ({_mta_delivery.INTENDED.format(word='refused')})" if NOT_RELAYED in reply else ""
-            seen.reached[f"{seen.label} RCPT TO:<{name}>"] = refused
+        if is_refused or reply.startswith("25"):
+            seen.reached[f"{seen.label} RCPT TO:<{name}>"] = f"{reply} {IF_MEANT}" if is_refused else ""
     if spoken.refused and listener["port"] == 25:
         if re.search(BLANKET, spoken.refused):
-            seen.doubts.append(f"{seen.label} {spoken.refused} ({_mta_delivery.INTENDED.format(word='refused')})")
+            seen.doubts.append(f"{seen.label} {spoken.refused} {IF_MEANT}")
         else:
             seen.refused = f"{seen.label} {spoken.refused}"
     seen.complain(spoken.problems)
@@ -609,7 +611,7 @@ def _disowned(listeners: Sequence[Listener], trial: _mta_delivery.Trial) -> list
             places.setdefault(listener["login_maps"], []).append(label_of(listener))
     return [
         f"{', '.join(labels)} AUTH: no user of this host may send as himself, as smtpd_sender_login_maps does not"
-        f" give him his address ({_mta_delivery.INTENDED.format(word='refused')})"
+        f" give him his address {IF_MEANT}"
         for maps, labels in places.items()
         if _mta_sender_logins.disowned(maps, _mta_delivery.users(), domains)
     ]
@@ -627,14 +629,13 @@ def _refusing(trial: _mta_delivery.Trial, refusals: Sequence[str]) -> list[str]:
     for service in _mta_policy.services(trial.main) if refusals else ():
         with contextlib.suppress(CommandExecutionError):
             postmaster = f"postmaster@{trial.hostname}"
-            action = _mta_policy.ask(service, "", postmaster, trial.hostname, SILENT_TIMEOUT, trial.queue)
+            action = _mta_policy.ask(service, postmaster, trial.hostname, SILENT_TIMEOUT, trial.queue)
             who += [f"{service} says {action} to this host, too"] * _mta_policy.refuses(action)
     for name in sorted({found[1] for found in (re.search(LISTED, text) for text in refusals) if found}):
         with contextlib.suppress(OSError):
             socket.getaddrinfo(f"1.0.0.127.{name}", None)
             who.append(f"{name} lists 127.0.0.1, too, as no block list may that works (RFC 5782)")
-    intended = _mta_delivery.INTENDED.format(word="refused")
-    return [f"{text}: {who[0]} ({intended})" for text in refusals if who]
+    return [f"{text}: {who[0]} {IF_MEANT}" for text in refusals if who]
 
 
 def _hops(listeners: Iterable[Listener]) -> int:
@@ -676,14 +677,13 @@ def check(
     own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}
     judged, notes = _without(listeners, skip)
     hops = _hops(listeners) if envelope else _mta_postfix_view.HOPCOUNT_LIMIT
-    trial, user = _trial(judged, hostname, aliases, relay) if deliver and judged else (None, None)
+    trial, user, known = _trial(judged, hostname, aliases, relay) if deliver and judged else (None, None, [])
     real = trial if trial and trial.begin() else None
     ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops, real, user)
     pairs = [
         (one, target_of(one, (own and one.get("hostname")) or hostname, ca_file, timeout, patience))
         for one in judged
     ]
-    known = [*_mta_delivery.samples(trial.main), *trial.relayed] if trial else []
     examinations, speaking = _examine_all(pairs, ask, minion.state.path() if untrusted_client else None, known)
     problems += [text for seen in examinations for text in seen.problems]
     if judged:
@@ -727,13 +727,18 @@ def check(
 
 def _trial(
     listeners: Sequence[Listener], hostname: str | None, aliases: Sequence[str], relay: bool
-) -> tuple[_mta_delivery.Trial, str | None]:
-    """A look at delivery, to those whom every server has, and to aliases of this apply; and a user's address."""
+) -> tuple[_mta_delivery.Trial, str | None, list[str]]:
+    """
+    A look at delivery, to those whom every server has, and to aliases of this apply.
+
+    With it a user's address, and addresses in virtual and relayed domains.
+    """
     name = hostname or next((one["hostname"] for one in listeners if one.get("hostname")), "localhost")
     main = _mta_postfix_view.with_places(_mta_postfix_view.show())
-    user = _mta_delivery.user(name)
-    recipients = [f"postmaster@{name}", *filter(None, [user]), *_mta_delivery.samples(main), *aliases]
-    return _mta_delivery.Trial(name, main, recipients, relay), user
+    user, virtual = _mta_delivery.user(name), _mta_delivery.samples(main)
+    recipients = [f"postmaster@{name}", *filter(None, [user]), *virtual, *aliases]
+    trial = _mta_delivery.Trial(name, main, recipients, relay)
+    return trial, user, [*virtual, *trial.relayed]
 
 
 def _examine_all(

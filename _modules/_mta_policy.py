@@ -19,9 +19,9 @@ def services(main: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def ask(name: str, sender: str, recipient: str, hostname: str, timeout: float, queue: str) -> str:
+def ask(name: str, recipient: str, hostname: str, timeout: float, queue: str) -> str:
     """
-    Return the action for mail of this host itself, from 127.0.0.1, that comes by SMTP.
+    Return the action for mail of this host itself without a sender, from 127.0.0.1, that comes by SMTP.
 
     name
         As :func:`services` returns it.
@@ -42,7 +42,7 @@ def ask(name: str, sender: str, recipient: str, hostname: str, timeout: float, q
         "client_name": "localhost",
         "reverse_client_name": "localhost",
         "helo_name": hostname,
-        "sender": sender,
+        "sender": "",
         "recipient": recipient,
         "recipient_count": "0",
         "queue_id": "",

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "16e5d4549504"
+REVISION = "0c0606635013"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_syntax
-import _mta_system
 import _mta_table_syntax
 
 # So many users are asked for, for so many seconds.
@@ -35,12 +34,12 @@ def disowned(value: str, users: Sequence[str], domains: Sequence[str]) -> bool:
     found: dict[str, str] = {}
     try:
         for table in _mta_postfix_syntax.items_of(value):
-            keys = "\n".join([*addresses, *asked, *(f"@{domain}" for domain in domains)])
-            done = _mta_system.run(["postmap", "-q", "-", table], stdin=keys, timeout=SECONDS, check=False)
-            if done.errors:
+            keys = [*addresses, *asked, *(f"@{domain}" for domain in domains)]
+            answers, complains = _mta_table_syntax.looked_up(table, keys, SECONDS)
+            if complains:
                 return False
             # The first table that has an address counts.
-            found = {**dict(line.split("\t", 1) for line in done.text.splitlines() if "\t" in line), **found}
+            found = {**answers, **found}
     except CommandExecutionError:
         return False
     return bool(asked) and not _has_one(found, asked, domains) and not _is_for_others(value)

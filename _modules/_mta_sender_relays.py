@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_syntax
-import _mta_system
+import _mta_table_syntax
 
 MAPS = ("sender_dependent_default_transport_maps", "sender_dependent_relayhost_maps")
 # So many senders are looked up; and how long a relay is waited for, in seconds.
@@ -35,23 +35,23 @@ def unreached(main: Mapping[str, str], senders: Sequence[str]) -> list[str]:
     found = {}
     for parameter in MAPS:
         value = _mta_postfix_syntax.expand(main.get(parameter, ""), main)
-        for sender in senders[:MOST] if value else ():
-            relay = _looked_up(value, sender)
+        for sender, relay in _looked_up(value, senders[:MOST]).items():
             if relay not in found:
                 why = _refusal(relay)
                 found[relay] = f"from {sender}: {why} ({parameter})" if why else ""
     return [text for text in found.values() if text]
 
 
-def _looked_up(value: str, sender: str) -> str:
-    """What the first table says that has the sender, or his domain; empty: none has."""
-    for table in _mta_postfix_syntax.items_of(value):
-        for key in (sender, f"@{sender.partition('@')[2]}"):
-            with contextlib.suppress(CommandExecutionError):
-                done = _mta_system.run(["postmap", "-q", key, table], timeout=SECONDS, check=False)
-                if done.text.strip():
-                    return done.text.strip()
-    return ""
+def _looked_up(value: str, senders: Sequence[str]) -> dict[str, str]:
+    """What the first table says of each sender, or of his domain; who is in none is left out."""
+    domains = {sender: f"@{sender.partition('@')[2]}" for sender in senders}
+    found: dict[str, str] = {}
+    for table in _mta_postfix_syntax.items_of(value) if senders else ():
+        with contextlib.suppress(CommandExecutionError):
+            answers, _ = _mta_table_syntax.looked_up(table, [*domains, *dict.fromkeys(domains.values())], SECONDS)
+            relays = {sender: answers.get(sender) or answers.get(domain) for sender, domain in domains.items()}
+            found = {**{sender: relay for sender, relay in relays.items() if relay}, **found}
+    return {sender: found[sender] for sender in senders if sender in found}
 
 
 def _refusal(relay: str) -> str:

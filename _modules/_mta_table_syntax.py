@@ -71,6 +71,23 @@ def source(kind: str, path: str) -> str:
     return _mta_system.text_of(path) if kind in (*SUFFIXES, "texthash", *RULES) else ""
 
 
+def looked_up(table: str, keys: Sequence[str], timeout: float) -> tuple[dict[str, str], bool]:
+    """
+    Return what postmap(1) finds in a table, by key, and whether it complains of something.
+
+    table
+        As a parameter names it, ``type:name``.
+
+    timeout
+        Seconds that it may take.
+
+    Raises ``CommandExecutionError`` when it cannot be asked.
+    """
+    argv = ["postmap", "-q", "-", table]
+    done = _mta_system.run(argv, stdin="\n".join(keys), timeout=timeout, check=False)
+    return dict(line.split("\t", 1) for line in done.text.splitlines() if "\t" in line), bool(done.errors)
+
+
 def parse(kind: Kind, text: str) -> list[tuple[str, str, list[int]]]:
     """Return ``[(key, value, line indexes)]`` of a table."""
     return [(*pair(kind, line), indexes) for line, indexes in logical_lines(text)]

@@ -48,7 +48,7 @@ def service():
 )
 def test_a_service_is_asked_for_mail_of_this_host(service, answer, action, refuses):
     name, asked = service(answer)
-    assert _mta_policy.ask(name, "", f"postmaster@{HOST}", HOST, 5, "/nowhere") == action
+    assert _mta_policy.ask(name, f"postmaster@{HOST}", HOST, 5, "/nowhere") == action
     assert _mta_policy.refuses(action) is refuses
     assert (asked["request"], asked["client_address"]) == ("smtpd_access_policy", "127.0.0.1")
     assert (asked["helo_name"], asked["recipient"]) == (HOST, f"postmaster@{HOST}")
@@ -57,13 +57,13 @@ def test_a_service_is_asked_for_mail_of_this_host(service, answer, action, refus
 @pytest.mark.parametrize("answer", [b"\n\nHTTP/1.0 400 what?", b""])
 def test_what_does_not_answer_as_a_service_is_none(service, answer):
     with pytest.raises(CommandExecutionError, match="is no policy service"):
-        _mta_policy.ask(service(answer)[0], "", "", HOST, 5, "/nowhere")
+        _mta_policy.ask(service(answer)[0], "", HOST, 5, "/nowhere")
 
 
 def test_who_does_not_listen_does_not_answer():
     for name in ("inet:127.0.0.1:1", "inet:127.0.0.1:port", "unix:private/policy"):
         with pytest.raises(CommandExecutionError, match=f"The policy service {name} does not answer"):
-            _mta_policy.ask(name, "", "", HOST, 5, "/nowhere")
+            _mta_policy.ask(name, "", HOST, 5, "/nowhere")
 
 
 def test_services_that_parameters_name():

@@ -25,9 +25,9 @@ def unreached(monkeypatch):
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             return contextlib.closing(socket.socket())
 
-        def run(command, timeout, check):
-            answer = answers.get(command[2], "")
-            return Finished(int(not answer), answer.encode(), b"")
+        def run(command, stdin, timeout, check):
+            lines = [f"{key}\t{answers[key]}\n" for key in stdin.splitlines() if key in answers]
+            return Finished(int(not lines), "".join(lines).encode(), b"")
 
         monkeypatch.setattr("_mta_system.run", run)
         monkeypatch.setattr(socket, "create_connection", connect)

@@ -4,10 +4,7 @@ import ast
 import pathlib
 import re
 
-import pytest
 from library import imports, is_private
-
-pytestmark = pytest.mark.once
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| (\d+) \| `(_mta_\w+)` \| (.+) \|")

@@ -13,8 +13,6 @@ from conftest import load_program
 import _mta_pillar_schema
 import _mta_pillar_types
 
-pytestmark = pytest.mark.once
-
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 DEFAULTS = (REPOSITORY / "postfix_mta" / "defaults.yaml").read_text()
 Value = _mta_pillar_schema.Value

@@ -8,8 +8,6 @@ from conftest import load_program
 
 from rig import REPOSITORY
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):

@@ -5,10 +5,7 @@ import subprocess
 import sys
 import tarfile
 
-import pytest
 import yaml
-
-pytestmark = pytest.mark.once
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FORMULA = yaml.safe_load((REPOSITORY / "FORMULA").read_text())

@@ -1,10 +1,7 @@
 """What the judge is measured with: the changes that are tried, and how what came of them is assessed."""
 
-import pytest
 from judge import cases, outcomes, servers
 from judge.__main__ import bundles
-
-pytestmark = pytest.mark.once
 
 KEYS = {"why", *cases.OWN, "pillar", "files", "host", "needs", "lacks", "excuses", "checks"}
 OF_NAMED = {"server", "expected", "says", "uses"}

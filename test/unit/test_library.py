@@ -5,8 +5,6 @@ import sys
 import library
 import pytest
 
-pytestmark = pytest.mark.once
-
 GUARDED = "import _mta_guard\n\nwith _mta_guard.library(__file__):\n    import _mta_system\n"
 
 

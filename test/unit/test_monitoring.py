@@ -11,8 +11,6 @@ from test_mta_view import ROW, show
 
 from rig import REPOSITORY
 
-pytestmark = pytest.mark.once
-
 RULES = REPOSITORY / "docs" / "monitoring" / "prometheus-rules.yml"
 DASHBOARD = REPOSITORY / "docs" / "monitoring" / "grafana.json"
 METRICS = set(re.findall(r"(?m)^# TYPE (\w+)", show("prometheus", {"mail1": {**ROW, "conditions": ["queue"]}})))

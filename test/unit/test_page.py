@@ -1,9 +1,6 @@
 """The picture of the status page in the documents is of the page as it is; `bin/test page` makes it."""
 
 import page
-import pytest
-
-pytestmark = pytest.mark.once
 
 
 def test_the_picture_is_of_the_page_as_it_is():

@@ -29,8 +29,6 @@ from rig import (
     venvs,
 )
 
-pytestmark = pytest.mark.once
-
 KITCHEN = """
 driver: {name: docker, hostname: mail.example.com, run_command: /sbin/init, run_options: {tmpfs: [/run]}}
 provisioner:

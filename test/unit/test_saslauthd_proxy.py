@@ -14,8 +14,6 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.once
-
 PROGRAM = pathlib.Path(__file__).resolve().parents[2] / "postfix_mta" / "files" / "saslauthd-proxy.py"
 NONE = struct.pack("!H", 0)
 SECRET = "geheim-4711"

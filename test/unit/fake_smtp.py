@@ -57,8 +57,9 @@ class Server:
         self.wrappermode = False
         self.drops = 0
         self.slow = 0
-        # Seconds before each reply from the first error on.
+        # Seconds before each reply from the first error on, and what waits for them.
         self.slow_after_errors = 0
+        self.sleep = time.sleep
         self.seen = []
         self.message = []
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -143,7 +144,7 @@ class Server:
             if not reply:
                 return
             erred = erred or reply[:1] in b"45"
-            time.sleep(self.slow_after_errors if erred else 0)
+            self.sleep(self.slow_after_errors if erred else 0)
             connection.sendall(reply)
             message = line == "DATA" and reply.startswith(b"354")
             if message:

@@ -47,20 +47,38 @@ def children_seconds():
     return (usage.ru_utime + usage.ru_stime,)
 
 
-def daemons_seconds():
-    """CPU seconds of the control groups of minion and master, each with everything that it has started."""
-    time.sleep(1)  # for the process of the last job to end
-    return tuple(map(unit_seconds, UNITS))
+def daemons_clock():
+    """A function: CPU seconds of the control groups of minion and master, each with everything that it has started."""
+    minion, master = (control_group(unit) for unit in UNITS)
+    time.sleep(1)
+    at_rest = len(processes(minion))
+
+    def clock():
+        until = time.monotonic() + 5
+        while len(processes(minion)) > at_rest and time.monotonic() < until:
+            time.sleep(0.02)  # for the process of the last job to end
+        return group_seconds(minion), group_seconds(master)
+
+    return clock
 
 
-def unit_seconds(unit):
-    """CPU seconds of a unit's control group."""
+def control_group(unit):
+    """The folder of the control group of a unit."""
     pid = subprocess.run(
         ["systemctl", "show", "--value", "--property=MainPID", unit], stdout=subprocess.PIPE, check=True
     )
     groups = pathlib.Path(f"/proc/{int(pid.stdout)}/cgroup").read_text().splitlines()
-    group = next(line[3:] for line in groups if line.startswith("0::"))
-    statistic = pathlib.Path(f"/sys/fs/cgroup{group}/cpu.stat").read_text().split()
+    return pathlib.Path(f"/sys/fs/cgroup{next(line[3:] for line in groups if line.startswith('0::'))}")
+
+
+def processes(group):
+    """The processes of a control group."""
+    return (group / "cgroup.procs").read_text().split()
+
+
+def group_seconds(group):
+    """CPU seconds of a control group."""
+    statistic = (group / "cpu.stat").read_text().split()
     return int(statistic[statistic.index("usage_usec") + 1]) / 1e6
 
 
@@ -248,7 +266,7 @@ def main():
     by_itself = {"growth": growth, "change": change, "first": first}.get(args.kind)
     if by_itself:
         return by_itself(args)
-    clock = daemons_seconds if args.kind == "minion" or args.on_minion else children_seconds
+    clock = daemons_clock() if args.kind == "minion" or args.on_minion else children_seconds
     if args.kind == "arriving":
         return arriving(args, clock)
     reference, formula, taken, masters = measure_in_turn(args.command, clock, args.rounds)

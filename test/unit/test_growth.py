@@ -150,9 +150,8 @@ def test_aliases(minion, installed, monkeypatch, tmp_path, changed):
     assert_linear(make, 1000)
 
 
-def test_a_square_is_found():
-    def make(size):
-        return lambda: sum(one * other for one in range(size) for other in range(size))
-
+def test_a_square_is_found(monkeypatch):
+    monkeypatch.setitem(globals(), "seconds", lambda function: function())
+    assert_linear(lambda size: lambda: 1 + 2 * size, 800)
     with pytest.raises(pytest.fail.Exception, match="twice as many"):
-        assert_linear(make, 800)
+        assert_linear(lambda size: lambda: size**2, 800)

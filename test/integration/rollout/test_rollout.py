@@ -249,6 +249,9 @@ def view(fleet, mail):
         path = f"/srv/status.{form}"
         fleet.run("postfix_mta.status", format=form, path=path, timeout=5)
         shown[form] = fleet.master.exec(["cat", path]).stdout
+    page = ["format=html", "path=/srv/nowhere/status.html", "timeout=5"]
+    shown["no folder"] = fleet.master.exec(["salt-run", "postfix_mta.status", *page], check=False)
+    shown["plan"] = rollout(fleet, test=True, **ROLLOUT)
     fleet.minions[MAIL[5]].exec(["systemctl", "kill", "--signal=CONT", "salt-minion"])
     return shown
 
@@ -283,6 +286,31 @@ def test_the_metrics(fleet, view):
         assert f'postfix_mta_up{{minion="{name}"}} {int(name != MAIL[5])}\n' in view["prometheus"]
     assert f'postfix_mta_drift_files{{minion="{MAIL[4]}"}} 1\n' in view["prometheus"]
     assert f'postfix_mta_answers{{minion="{MAIL[0]}"}} 1\n' in view["prometheus"]
+
+
+def test_a_page_in_a_folder_that_is_not_there_is_refused_in_a_line(view):
+    done = view["no folder"]
+    assert done.returncode != 0
+    assert len(f"{done.stdout}{done.stderr}".splitlines()) == 1, done
+    assert "/srv/nowhere" in done.stdout + done.stderr
+
+
+def test_a_plan_leaves_out_a_server_that_is_down_and_names_it(view):
+    plan = view["plan"]
+    assert sorted(name for batch in plan["batches"] for name in batch) == MAIL[:5]
+    assert plan["report"].startswith("5 of 6 minions would be changed")
+    assert plan["report"].endswith(f"Down or unreachable at the moment: {MAIL[5]}")
+
+
+def test_a_rollout_that_is_forgotten_is_gone_and_leaves_the_servers_as_they_are(fleet, view):
+    before = digests(fleet)
+    told = fleet.master.exec(["salt-run", "postfix_mta.rollout", "action=forget"])
+    assert "has been forgotten" in told.stdout and "resume" not in told.stdout, told
+    assert digests(fleet) == before
+    gone = fleet.master.exec(["salt-run", "postfix_mta.rollout", "action=resume"], check=False)
+    assert gone.returncode != 0
+    assert "There is no rollout" in gone.stdout + gone.stderr
+    assert "Traceback" not in gone.stdout + gone.stderr
 
 
 def test_after_all_that_an_apply_finds_nothing_but_the_change_that_was_taken_back(fleet, view):

@@ -12,13 +12,14 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import email.utils
+import itertools
 import os
 import re
 import socket
 import ssl
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -40,6 +41,8 @@ from _mta_smtp import Conversation, Envelope, Login, Request, Target
 
 # One of those that _mta_postfix_view.listeners returns.
 Listener = Mapping[str, Any]
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 TLS_1_2 = ssl.TLSVersion.TLSv1_2
 # Short, for a message must not be larger than message_size_limit.
@@ -571,13 +574,11 @@ def login_of(minion: Minion, path: str | None) -> Login | None:
     return Login(username, password)
 
 
-def _at_once(
-    function: Callable[[Listener, Target], Examination], pairs: Sequence[tuple[Listener, Target]]
-) -> list[Examination]:
-    if len(pairs) < 2:
-        return [function(*pair) for pair in pairs]
-    with concurrent.futures.ThreadPoolExecutor(min(len(pairs), AT_ONCE)) as pool:
-        return list(pool.map(lambda pair: function(*pair), pairs))
+def _at_once(function: Callable[[_Item], _Found], items: Sequence[_Item]) -> list[_Found]:
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with concurrent.futures.ThreadPoolExecutor(min(len(items), AT_ONCE)) as pool:
+        return list(pool.map(function, items))
 
 
 def _without(listeners: Sequence[Listener], skip: Collection[str]) -> tuple[list[Listener], list[str]]:
@@ -755,7 +756,8 @@ def _examine_all(
     """
     first = next((listener for listener, _ in pairs if listener["port"] == 25), None)
 
-    def ask_one(listener: Listener, target: Target) -> Examination:
+    def ask_one(pair: tuple[Listener, Target]) -> Examination:
+        listener, target = pair
         # The time that it has waited for others is not its own.
         target = target._replace(deadline=max(target.deadline, time.monotonic() + target.timeout))
         return _examine(listener, target, ask if listener is first else ask._replace(trial=None))
@@ -765,10 +767,18 @@ def _examine_all(
     speaking = [pair for pair, talk in zip(pairs, greetings) if talk["ehlo"] or talk["ehlo_tls"]]
     if folder:
         silent = {seen.label for seen in examinations if seen.talks[0][1]["timed_out"]}
-        # One after the other: limits count a client's connections.
+        services: dict[str, list[tuple[Listener, Target]]] = {}
         for listener, target in speaking:
             if label_of(listener) in silent:
                 target = target._replace(timeout=min(target.timeout, SILENT_TIMEOUT))
-            asked = known if listener["port"] == 25 else ()
-            examinations.append(examine_as_untrusted_client(listener, target, folder, asked))
+            services.setdefault(listener["service"], []).append((listener, target))
+
+        def ask_service(pairs: list[tuple[Listener, Target]]) -> list[Examination]:
+            # One after the other: limits count a client's connections to a service, anvil(8).
+            return [
+                examine_as_untrusted_client(listener, target, folder, known if listener["port"] == 25 else ())
+                for listener, target in pairs
+            ]
+
+        examinations += itertools.chain.from_iterable(_at_once(ask_service, list(services.values())))
     return examinations, [listener for listener, _ in speaking]

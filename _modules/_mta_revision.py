@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "0c0606635013"
+REVISION = "ac60bd86ade0"

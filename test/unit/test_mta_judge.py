@@ -126,16 +126,36 @@ def test_nobody_listens(check, server):
 def test_so_many_listeners_are_asked_at_the_same_time_that_logins_are_answered_in_time():
     asked, most = [], []
 
-    def ask(listener, target):
+    def ask(listener):
         asked.append(listener)
         most.append(len(asked))
         time.sleep(0.02)
         asked.remove(listener)
-        return listener, target
+        return -listener
 
-    pairs = [(number, -number) for number in range(60)]
-    assert _mta_judge._at_once(ask, pairs) == pairs
+    assert _mta_judge._at_once(ask, range(60)) == [-number for number in range(60)]
     assert 1 < max(most) <= _mta_judge.AT_ONCE
+
+
+def test_an_untrusted_client_asks_services_at_the_same_time_and_each_of_them_in_one_connection_at_a_time(
+    minion, server, listener, monkeypatch
+):
+    busy, most = [], []
+
+    def examine(one, target, folder, known):
+        busy.append(one["service"])
+        assert busy.count(one["service"]) == 1
+        most.append(len(busy))
+        time.sleep(0.05)
+        busy.remove(one["service"])
+        return _mta_judge.Examination(one["label"])
+
+    monkeypatch.setattr(_mta_judge, "examine_as_untrusted_client", examine)
+    services = [f"{name}/inet" for name in "abcdef" for _ in range(2)]
+    listeners = [{**listener, "service": name, "label": f"{n}"} for n, name in enumerate(services)]
+    found = _mta_judge.check(minion, listeners, timeout=20, untrusted_client=True)
+    assert found["problems"] == []
+    assert len(most) == len(listeners) and max(most) > 1
 
 
 def test_a_listener_has_its_own_time_however_many_come_before_it(minion, server, listener, monkeypatch):

@@ -48,7 +48,7 @@ def children_seconds():
 
 
 def daemons_clock():
-    """A function: CPU seconds of the control groups of minion and master, each with everything that it has started."""
+    """A function: CPU seconds of the control groups of minion and master, with all that they have started."""
     minion, master = (control_group(unit) for unit in UNITS)
     time.sleep(1)
     at_rest = len(processes(minion))

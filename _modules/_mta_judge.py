@@ -12,11 +12,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import email.utils
-import itertools
 import os
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, TypeVar
@@ -755,30 +755,27 @@ def _examine_all(
         Addresses that the untrusted client tries at port 25.
     """
     first = next((listener for listener, _ in pairs if listener["port"] == 25), None)
+    # Limits count a client's connections to a service, anvil(8).
+    turns = {listener["service"]: threading.Lock() for listener, _ in pairs}
 
-    def ask_one(pair: tuple[Listener, Target]) -> Examination:
+    def ask_one(pair: tuple[Listener, Target]) -> tuple[Examination, bool, Examination | None]:
+        """Examine a listener; whether it spoke; and what the untrusted client has seen."""
         listener, target = pair
         # The time that it has waited for others is not its own.
         target = target._replace(deadline=max(target.deadline, time.monotonic() + target.timeout))
-        return _examine(listener, target, ask if listener is first else ask._replace(trial=None))
+        seen = _examine(listener, target, ask if listener is first else ask._replace(trial=None))
+        talk = seen.talks[0][1]
+        spoke = bool(talk["ehlo"] or talk["ehlo_tls"])
+        if not folder or not spoke:
+            return seen, spoke, None
+        if talk["timed_out"]:
+            target = target._replace(timeout=min(target.timeout, SILENT_TIMEOUT))
+        asked = known if listener["port"] == 25 else ()
+        # At once: when smtpd(8) has waited for more than ipc_idle, its first question to trivial-rewrite(8) fails,
+        # and it sleeps for a second.
+        with turns[listener["service"]]:
+            return seen, spoke, examine_as_untrusted_client(listener, target, folder, asked)
 
-    examinations = _at_once(ask_one, pairs)
-    greetings = [seen.talks[0][1] for seen in examinations]
-    speaking = [pair for pair, talk in zip(pairs, greetings) if talk["ehlo"] or talk["ehlo_tls"]]
-    if folder:
-        silent = {seen.label for seen in examinations if seen.talks[0][1]["timed_out"]}
-        services: dict[str, list[tuple[Listener, Target]]] = {}
-        for listener, target in speaking:
-            if label_of(listener) in silent:
-                target = target._replace(timeout=min(target.timeout, SILENT_TIMEOUT))
-            services.setdefault(listener["service"], []).append((listener, target))
-
-        def ask_service(pairs: list[tuple[Listener, Target]]) -> list[Examination]:
-            # One after the other: limits count a client's connections to a service, anvil(8).
-            return [
-                examine_as_untrusted_client(listener, target, folder, known if listener["port"] == 25 else ())
-                for listener, target in pairs
-            ]
-
-        examinations += itertools.chain.from_iterable(_at_once(ask_service, list(services.values())))
-    return examinations, [listener for listener, _ in speaking]
+    found = _at_once(ask_one, pairs)
+    examinations = [seen for seen, _, _ in found] + [seen for _, _, seen in found if seen]
+    return examinations, [listener for (listener, _), (_, spoke, _) in zip(pairs, found) if spoke]

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "ac60bd86ade0"
+REVISION = "2f51332fe51e"

@@ -581,6 +581,17 @@ def _at_once(function: Callable[[_Item], _Found], items: Sequence[_Item]) -> lis
         return list(pool.map(function, items))
 
 
+def _let_in() -> None:
+    """
+    Have qmgr(8) look for new mail, and so let cleanup(8) take further messages at once.
+
+    It counts those that have begun, and lets each wait for ``in_flow_delay`` when there are more of them than
+    ``default_process_limit``. Those of the check never come to qmgr(8), which would count them down.
+    """
+    with contextlib.suppress(CommandExecutionError):
+        _mta_system.run(["postkick", "public", "qmgr", "I"], timeout=SILENT_TIMEOUT)
+
+
 def _without(listeners: Sequence[Listener], skip: Collection[str]) -> tuple[list[Listener], list[str]]:
     """The listeners that are judged, and notes on what is not."""
     services = {listener["service"] for listener in listeners}
@@ -758,9 +769,11 @@ def _examine_all(
     # Limits count a client's connections to a service, anvil(8).
     turns = {listener["service"]: threading.Lock() for listener, _ in pairs}
 
-    def ask_one(pair: tuple[Listener, Target]) -> tuple[Examination, bool, Examination | None]:
+    def ask_one(numbered: tuple[int, tuple[Listener, Target]]) -> tuple[Examination, bool, Examination | None]:
         """Examine a listener; whether it spoke; and what the untrusted client has seen."""
-        listener, target = pair
+        number, (listener, target) = numbered
+        if ask.envelope and number and number % AT_ONCE == 0:
+            _let_in()
         # The time that it has waited for others is not its own.
         target = target._replace(deadline=max(target.deadline, time.monotonic() + target.timeout))
         seen = _examine(listener, target, ask if listener is first else ask._replace(trial=None))
@@ -776,6 +789,6 @@ def _examine_all(
         with turns[listener["service"]]:
             return seen, spoke, examine_as_untrusted_client(listener, target, folder, asked)
 
-    found = _at_once(ask_one, pairs)
+    found = _at_once(ask_one, list(enumerate(pairs)))
     examinations = [seen for seen, _, _ in found] + [seen for _, _, seen in found if seen]
     return examinations, [listener for (listener, _), (_, spoke, _) in zip(pairs, found) if spoke]

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "2f51332fe51e"
+REVISION = "2ebd3bfec15d"

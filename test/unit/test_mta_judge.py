@@ -158,6 +158,15 @@ def test_an_untrusted_client_asks_services_at_the_same_time_and_each_of_them_in_
     assert len(most) == len(listeners) and max(most) > 1
 
 
+@pytest.mark.parametrize(("envelope", "looks"), [(True, 2), (False, 0)])
+def test_cleanup_is_let_take_the_messages_of_many_listeners(minion, listener, monkeypatch, envelope, looks):
+    ran = []
+    monkeypatch.setattr(_mta_judge._mta_system, "run", lambda argv, **_: ran.append(argv))
+    listeners = [{**listener, "service": f"{number}/inet"} for number in range(2 * _mta_judge.AT_ONCE + 1)]
+    _mta_judge.check(minion, listeners, timeout=20, envelope=envelope)
+    assert ran == [["postkick", "public", "qmgr", "I"]] * looks
+
+
 def test_a_listener_has_its_own_time_however_many_come_before_it(minion, server, listener, monkeypatch):
     monkeypatch.setattr(_mta_judge, "AT_ONCE", 1)
     server.slow = 0.02

@@ -88,6 +88,8 @@ PROMISED = "The pillar's verify asks for that, which is why this apply is undone
 ALL_COUNTS = "The server could not be asked before this apply, so all of that counts, and it is undone."
 LOG_PATIENCE = 2
 MOST_ALIASES = 10
+# Settings and files that are listed where the server's words name none of them.
+MOST_NAMED = 5
 
 
 def roll_back(
@@ -288,9 +290,20 @@ def _server_log(since: int, until: int) -> list[str]:
     return list({re.sub(r"#\d+", "", line): line for line in wanted}.values())[-LOG_LINES:]
 
 
-def _responsible(changes: Mapping[str, Any], text: str) -> list[str]:
-    """The changed parameters and services that the server's words name, by name, else by value; else all."""
-    return _named_by(changes, text) or list(changes)
+def _responsible(changes: Mapping[str, Mapping[str, Any]], text: str) -> list[str]:
+    """
+    Say what may be responsible: changed parameters and services that the server's words name, else what changed.
+
+    changes
+        Those of this apply, by participant.
+    """
+    found = _named_by(changes.get("postconf", {}), text)
+    if found:
+        return ["Changed parameters that may be responsible: " + ", ".join(found)]
+    names = [name for changed in changes.values() for name in changed]
+    if len(names) > MOST_NAMED:
+        return [f"None of the {len(names)} settings and files that this apply changed is named in that."]
+    return ["Changed by this apply: " + ", ".join(names)] * bool(names)
 
 
 def _named_by(changes: Mapping[str, Any], text: str) -> list[str]:
@@ -383,15 +396,14 @@ def commit(
         comment = "\n".join([f"Done: {', '.join(done)}."] * bool(done) + notes)
         return {"result": not left, "comment": comment, "transcript": transcript}
     # First of all; what might explain it is for afterwards.
-    changed, since, until = run.changes.get("postconf", {}), transaction.before["time"], int(time.time()) + 1
+    changes, since, until = dict(run.changes), transaction.before["time"], int(time.time()) + 1
     undone = _mta_transaction.undo(minion, f"{headline[:-1].lower()}: {problems[0]}")
-    server_log = _server_log(since, until)
+    # Why a daemon did not start may be there already.
+    server_log = [line for line in _server_log(since, until) if line not in "\n".join(problems)]
     parts = [headline, *[f"  {line}" for line in problems], *why]
     if server_log:
         parts += ["Its log says:", *[f"  {line}" for line in server_log]]
-    if changed:
-        text = "\n".join(problems + server_log)
-        parts.append("Changed parameters that may be responsible: " + ", ".join(_responsible(changed, text)))
+    parts += _responsible(changes, "\n".join(problems + server_log))
     parts += [undone["comment"]] * bool(undone["comment"]) + run.notes
     return {"result": False, "comment": "\n".join(parts), "transcript": transcript}
 

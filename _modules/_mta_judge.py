@@ -732,6 +732,7 @@ def check(
             *filter(wanted, problems),
             *(f"{text} (so it was before this run)" for text in older),
         ],
+        "older": older,
         "transcript": [line for seen in examinations for line in seen.transcript],
         "conversations": conversations,
     }

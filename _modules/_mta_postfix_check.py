@@ -403,8 +403,9 @@ def _newly_failing(minion: Minion, proposal: Proposal, files: Files) -> list[str
     result = []
     for service, text in found:
         if service not in known:
-            culprits = _culprits(minion, proposal, service, text)
-            result.append(f"{service} would not work: {text} (because of {', '.join(culprits)})")
+            culprits = [name for name in _culprits(minion, proposal, service, text) if name != service]
+            because = f" (because of {', '.join(culprits)})" if culprits else ""
+            result.append(f"{service} would not work: {text}{because}")
     return list(dict.fromkeys(result))
 
 

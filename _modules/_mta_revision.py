@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "2ebd3bfec15d"
+REVISION = "bf5b45daa683"

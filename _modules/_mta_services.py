@@ -292,7 +292,8 @@ def start(name: str) -> None:
     else:
         output = _control("start", name)
     if not _wait(lambda: _running(name), PATIENCE):
-        raise CommandExecutionError(f"{name} was started, but does not run. {output}{_log(name)}".rstrip())
+        said = f"{name} was started, but does not run. {output}".rstrip()
+        raise CommandExecutionError(f"{said}{_log(name)}")
 
 
 def stop(name: str, for_good: bool = True) -> None:

@@ -258,8 +258,9 @@ def check(
     Returns a dictionary: ``answers``, ``listening`` (whether any listener accepted a connection), ``speaking``
     (those of ``listeners`` that answered EHLO), ``problems``, ``logins`` (those of them that only the login has),
     ``doubts`` (what is a problem where it was otherwise before), ``reached`` (where delivery is tried: steps of
-    mail for virtual and relayed domains, each with what keeps it from going on, empty: nothing), ``notes``,
-    ``transcript`` (lists of lines) and ``conversations`` (see :func:`converse`).
+    mail for virtual and relayed domains, each with what keeps it from going on, empty: nothing), ``older`` (what
+    would be a problem, had this run of states not found it before it changed anything), ``notes``, ``transcript``
+    (lists of lines) and ``conversations`` (see :func:`converse`).
 
     Raises ``SaltInvocationError`` for a bad argument, ``CommandExecutionError`` when the configuration cannot
     be read.

@@ -44,7 +44,10 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
         none.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
-    listening, transcript = False, []
+    if __salt__["mta_apply.outlook"]()["undone"]:
+        ret["comment"] = "Not asked again: this apply was undone, and what is promised here is not in force."
+        return ret
+    listening, transcript, older = False, [], []
     try:
         found = __salt__["mta_probe.check"](
             hostname=name,
@@ -55,14 +58,15 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
             skip=skip or [],
         )
         listening, transcript = found["listening"], [*found["notes"], *found["transcript"]]
-        problems = found["problems"]
+        problems, older = found["problems"], found["older"]
     except SaltInvocationError as err:
         ret.update(result=False, comment=str(err))
         return ret
     except CommandExecutionError as err:
         problems = [str(err)]
     if not problems:
-        ret["comment"] = "\n".join(["The server answers as described:", *transcript])
+        how = "as it did before this apply, which is not as described:" if older else "as described:"
+        ret["comment"] = "\n".join([f"The server answers {how}", *transcript])
     elif __opts__["test"] and (not listening or __salt__["mta_apply.outlook"]()["changes"]):
         ret.update(result=None, comment="The server would be verified by a live SMTP conversation.")
     else:

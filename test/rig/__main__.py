@@ -399,6 +399,8 @@ def main(command="all", *words):
         path = os.pathsep.join(str(REPOSITORY / name) for name in ("test", "_runners"))
         return run([sys.executable, "test/page.py"], {"PYTHONPATH": path})[1]
     if command == "pytest":
+        if all(word.startswith("-") for word in words):
+            raise ValueError("pytest needs a FILE or FILE::TEST; all unit tests: bin/test unit")
         os.chdir(REPOSITORY)
         os.environ.update(bytecode())
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])

@@ -692,6 +692,7 @@ def test_what_this_run_has_found_before_fails_no_state_of_it(check, server, mini
     Run.of(minion).known = check(hostname=HOST)["problems"]
     found = check(hostname=HOST)
     assert found["answers"]
+    assert found["older"] == Run.of(minion).known
     assert "so it was before this run" in found["notes"][0]
 
 

@@ -1,9 +1,13 @@
 """The states of mta_probe, and what its functions hand over."""
 
+import types
+
 import pytest
 import salt.loader
 from fake_smtp import HOST
 from salt.exceptions import CommandExecutionError
+
+from _mta_run import Run
 
 
 @pytest.fixture
@@ -18,8 +22,8 @@ def answers(opts, modules, context, pretend, listener):
     outlook = {"changes": False, "activate": {}, "undone": None}
     pretend("_mta_transaction.outlook", lambda: outlook)
 
-    def run(test=False, announced=False, **arguments):
-        outlook["changes"] = announced
+    def run(test=False, announced=False, undone=None, **arguments):
+        outlook.update(changes=announced, undone=undone)
         states = salt.loader.states({**opts, "test": test}, modules, {}, None, context=context)
         return states["mta_probe.answers"](HOST, timeout=5, **arguments)
 
@@ -39,6 +43,21 @@ def test_the_state_fails_when_the_server_is_broken(answers, server):
     assert "STARTTLS: 454 4.7.0" in answers()["comment"]
     assert answers(test=True)["result"] is False
     assert answers(test=True, announced=True)["result"] is None
+
+
+def test_a_server_that_was_put_back_is_not_asked_for_what_is_not_in_force(answers, server):
+    server.replies["STARTTLS"] = b"454 4.7.0 TLS not available\r\n"
+    ret = answers(undone="This apply was undone: a reason")
+    assert (ret["result"], server.seen) == (True, [])
+    assert "this apply was undone" in ret["comment"]
+
+
+def test_the_state_does_not_say_that_a_server_with_an_old_fault_answers_as_described(answers, server, context):
+    server.banner = b"220 ESMTP\r\n"
+    Run.of(types.SimpleNamespace(context=context)).known = [answers()["comment"].splitlines()[1]]
+    ret = answers()
+    assert ret["result"] is True
+    assert ret["comment"].startswith("The server answers as it did before this apply, which is not as described:")
 
 
 def test_in_test_mode_a_server_that_is_not_there_yet_is_no_failure(answers, server):

@@ -512,7 +512,6 @@ def test_a_service_of_an_undone_transaction_is_not_disabled(transaction, server,
         ("warning: mynetworks: bad net/mask", ["mynetworks"]),
         ("127.0.0.1:25 RCPT TO: 451 4.3.0 hash:/etc/nope", ["virtual_alias_maps"]),
         ("fatal: submission: bad smtpd_tls_security_level", ["master.cf submission/inet"]),
-        ("127.0.0.1:25 closed", ["mynetworks", "virtual_alias_maps", "biff", "master.cf submission/inet"]),
     ],
 )
 def test_the_servers_words_lead_to_the_culprit(words, culprits):
@@ -522,7 +521,19 @@ def test_the_servers_words_lead_to_the_culprit(words, culprits):
         "biff": {"old": "yes", "new": "no"},
         "master.cf submission/inet": {"old": None, "new": {"-o smtpd_tls_security_level": "bogus"}},
     }
-    assert _mta_apply._responsible(changes, words) == culprits
+    named = ["Changed parameters that may be responsible: " + ", ".join(culprits)]
+    assert _mta_apply._responsible({"postconf": changes, "saslauthd": {"OPTIONS": {}}}, words) == named
+
+
+def test_where_the_servers_words_name_no_parameter_none_is_blamed():
+    changes = {"postconf": {"biff": {"new": "no"}}, "saslauthd": {"OPTIONS": {"new": "-m /run/saslauthd"}}}
+    words = "127.0.0.1:25 AUTH PLAIN of an unknown user: 454 4.7.0 Temporary authentication failure"
+    assert _mta_apply._responsible(changes, words) == ["Changed by this apply: biff, OPTIONS"]
+    changes["postconf"] = {f"{number}_class": {"new": "permit"} for number in range(17)}
+    assert _mta_apply._responsible(changes, words) == [
+        "None of the 18 settings and files that this apply changed is named in that."
+    ]
+    assert _mta_apply._responsible({}, words) == []
 
 
 class TestMember:

@@ -301,9 +301,7 @@ def _responsible(changes: Mapping[str, Mapping[str, Any]], text: str) -> list[st
     if found:
         return ["Changed parameters that may be responsible: " + ", ".join(found)]
     names = [name for changed in changes.values() for name in changed]
-    if len(names) > MOST_NAMED:
-        return [f"None of the {len(names)} settings and files that this apply changed is named in that."]
-    return ["Changed by this apply: " + ", ".join(names)] * bool(names)
+    return ["Changed by this apply: " + ", ".join(names)] if 0 < len(names) <= MOST_NAMED else []
 
 
 def _named_by(changes: Mapping[str, Any], text: str) -> list[str]:

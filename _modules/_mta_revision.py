@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "bf5b45daa683"
+REVISION = "08e0ba8ee831"

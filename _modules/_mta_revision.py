@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "08e0ba8ee831"
+REVISION = "5a7b110ddc3e"

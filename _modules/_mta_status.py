@@ -25,7 +25,7 @@ from _mta_minion import DNS, Minion
 
 PROBE_TIMEOUT = 20
 # Of the record of the last apply.
-TOLD = ("result", "changed", "failed", "duration", "time", "revision")
+TOLD = ("result", "changed", "failed", "reasons", "duration", "time", "revision")
 UNKNOWN = (CommandExecutionError, SaltInvocationError, OSError, ValueError, KeyError, TypeError)
 
 

@@ -145,6 +145,7 @@ def row(answer: object) -> Row:
             "result": _flag(applied.get("result")),
             "time": _number(applied.get("time")),
             "failed": _texts(applied.get("failed")) or [],
+            "reasons": {part: _line(why) for part, why in _named(applied.get("reasons"))},
         },
         "problems": _texts(said.get("problems")) or [],
         "dns": _texts(said.get("dns")) or [],
@@ -226,11 +227,18 @@ def _table(view: View) -> tuple[list[str], list[list[Cell]]]:
     return heading, [rows[minion] for minion in sorted(rows)]
 
 
+def _reasons(row: Row) -> str:
+    """The parts that failed, each with why where the minion says that."""
+    applied = row["last_apply"]
+    reasons = ((part, applied["reasons"].get(part)) for part in applied["failed"])
+    return ", ".join(f"{part} ({why})" if why else part for part, why in reasons)
+
+
 def _notes(view: View) -> Iterator[tuple[str, str]]:
     """What does not fit into a cell: ``(minion, text)``."""
     for minion, row in view["minions"].items():
         if row["last_apply"]["result"] is False:
-            yield minion, f"the last apply failed: {', '.join(row['last_apply']['failed'])}"
+            yield minion, f"the last apply failed: {_reasons(row)}"
         for problem in row["problems"]:
             yield minion, problem
         for finding in row["dns"]:

@@ -26,6 +26,7 @@ def files(tmp_path):
     return tmp_path
 
 
+FOLLOWS = "One or more requisite failed: postfix_mta.commit.postfix_mta_commit"
 GOOD = {"postconf_|-a_|-/etc/postfix_|-managed": state("postfix_mta.config")}
 
 
@@ -67,6 +68,29 @@ def test_a_failure_is_sent_and_is_not_what_the_configuration_is_compared_with(mi
     _mta_last_apply.ended(minion, bad, config_directory=str(files))
     assert [data["failed"] for _, data in sent] == [["config"]]
     assert _mta_last_apply.differing(minion) == [str(files / "main.cf")]
+
+
+def test_what_failed_by_itself_is_told_with_why_and_what_only_followed_is_not(minion, sent, files):
+    undone = "\nThe server did not answer as it should:\n  127.0.0.1:25 RCPT: 451\nUndone: /etc/postfix/main.cf."
+    results = {
+        "mta_transaction_|-a_|-x_|-committed": {**state("postfix_mta.commit", False), "comment": undone},
+        "mta_package_|-b_|-x_|-installed": {**state("postfix_mta.package", False), "comment": "no room\nmore"},
+        "beacon_|-c_|-x_|-present": {**state("postfix_mta.watch", False), "comment": FOLLOWS},
+    }
+    _mta_last_apply.ended(minion, results, config_directory=str(files))
+    last = _mta_last_apply.last(minion)
+    assert last["failed"] == ["commit", "package"]
+    assert last["reasons"] == {
+        "commit": "The server did not answer as it should: 127.0.0.1:25 RCPT: 451",
+        "package": "no room",
+    }
+    assert "reasons" not in sent[0][1]
+
+
+def test_where_nothing_failed_by_itself_what_did_not_run_is_told(minion, sent, files):
+    results = {"beacon_|-c_|-x_|-present": {**state("postfix_mta.watch", False), "comment": FOLLOWS}}
+    _mta_last_apply.ended(minion, results, config_directory=str(files))
+    assert _mta_last_apply.last(minion)["failed"] == ["watch"]
 
 
 def test_a_part_without_the_configuration_does_not_accept_it(minion, sent, files):
@@ -116,6 +140,7 @@ def test_a_run_of_states_ends_with_it_and_a_dry_run_leaves_no_trace(opts, sent, 
     high = {
         "early": {"mta_apply": [{"name": str(tmp_path)}, {"order": "last"}, "ended"], "__sls__": "postfix_mta"},
         "failing": {"test": ["fail_without_changes"], "__sls__": "postfix_mta.config"},
+        "follows": {"test": [{"require": [{"test": "failing"}]}, "nop"], "__sls__": "postfix_mta.aliases"},
         "verified": {"test": [{"order": -2}, "succeed_with_changes"], "__sls__": "postfix_mta.verify"},
     }
     high = {name: {**body, "__env__": "base"} for name, body in high.items()}
@@ -126,7 +151,7 @@ def test_a_run_of_states_ends_with_it_and_a_dry_run_leaves_no_trace(opts, sent, 
         assert results[f"mta_apply_|-early_|-{tmp_path}_|-ended"]["changes"] == {}
         assert record.exists() is not test
     last = running.functions["mta_apply.last"]()
-    assert last["failed"] == ["config"]
+    assert (last["failed"], last["reasons"]) == (["config"], {"config": "Failure!"})
     assert last["changed"] == ["verify"]
 
 

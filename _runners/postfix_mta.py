@@ -4,13 +4,15 @@ Look after a fleet of mail servers from the master: show them all, and change th
 ``salt-run saltutil.sync_runners`` brings these functions to a master that has the formula in its file roots.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
 import time
 
 import salt.client
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+import salt.exceptions
+from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
 
 import _mta_guard
 
@@ -57,8 +59,8 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
     What is seen is kept for seven days in the master's cache directory, for that line: how each server was at
     worst in three hours, and its longest queue.
 
-    Raises ``SaltInvocationError`` for a bad argument. When no minion matches, or the file cannot be written, the
-    reason is returned, and ``salt-run`` exits with 1.
+    For a bad argument, or when no minion matches or the file cannot be written, ``salt-run`` says why in a line
+    and exits with 1. Raises ``salt.exceptions.NotImplemented`` then: the one of which Salt shows no traceback.
 
     CLI Example:
 
@@ -68,27 +70,32 @@ def status(tgt="*", tgt_type="glob", format="text", path=None, login=True, timeo
         salt-run postfix_mta.status 'mail*' format=html path=/srv/www/mail.html
         salt-run postfix_mta.status format=prometheus path=/var/lib/prometheus/node-exporter/postfix_mta.prom
     """
+    with _refusals():
+        _check(format, path)
+        answers, unreachable = _ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
+        now = time.time()
+        view = _mta_view.collect(answers, unreachable, now)
+        marks = _kept(view, now)
+        if format == "json" and not path:
+            return {"outputter": "json", "data": view}
+        text = FORMATS[format](view, marks)
+        if not path:
+            return {"outputter": "txt", "data": text.rstrip("\n")}
+        _mta_files.replace(pathlib.Path(path), text, 0o644)
+        return f"The view of {len(view['minions'])} mail servers has been written to {path}"
+
+
+def _check(format, path):
+    """Refuse arguments of ``status`` before any minion is asked."""
     if format not in FORMATS:
         raise SaltInvocationError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    if path and not pathlib.Path(path).is_absolute():
+    if not path:
+        return
+    if not pathlib.Path(path).is_absolute():
         raise SaltInvocationError(f"path must be absolute, not {path!r}")
-    try:
-        answers, unreachable = _ask(tgt, tgt_type, "mta_status.report", {"login": login}, timeout)
-    except CommandExecutionError as err:
-        return _reason(err)
-    now = time.time()
-    view = _mta_view.collect(answers, unreachable, now)
-    marks = _kept(view, now)
-    if format == "json" and not path:
-        return {"outputter": "json", "data": view}
-    text = FORMATS[format](view, marks)
-    if path:
-        try:
-            _mta_files.replace(pathlib.Path(path), text, 0o644)
-        except CommandExecutionError as err:
-            return _reason(err)
-        return f"The view of {len(view['minions'])} mail servers has been written to {path}"
-    return {"outputter": "txt", "data": text.rstrip("\n")}
+    folder = pathlib.Path(path).parent
+    if not folder.is_dir():
+        raise SaltInvocationError(f"Cannot write {path}: the folder {folder} does not exist")
 
 
 def _kept(view, now):
@@ -114,6 +121,7 @@ def zone(tgt="*", tgt_type="glob", zone=None, timeout=TIMEOUT):
         Seconds after which a minion that has not answered is asked whether it is still at it.
 
     A minion that did not answer, or has no records, is named in a comment. Each minion's own: ``mta_dns.records``.
+    When no minion matches, ``salt-run`` says so in a line and exits with 1; see ``status``.
 
     CLI Example:
 
@@ -121,10 +129,8 @@ def zone(tgt="*", tgt_type="glob", zone=None, timeout=TIMEOUT):
 
         salt-run postfix_mta.zone 'mail*' zone=example.com
     """
-    try:
+    with _refusals():
         answers, unreachable = _ask(tgt, tgt_type, "mta_dns.records", {"zone": zone}, timeout)
-    except CommandExecutionError as err:
-        return _reason(err)
     return {"outputter": "txt", "data": _mta_view.zone(answers, unreachable)}
 
 
@@ -185,13 +191,14 @@ def rollout(
         How many more messages than before the queue may have.
 
     test (bool, default False)
-        Only show the plan.
+        Only show the plan: the order in which the minions would be applied to, as they answer now. What an apply
+        changes on a minion says ``state.apply`` with ``test=True``.
 
     Returns ``result`` (bool), ``status``, ``report`` (text), ``minions`` (id to ``state`` and ``why``), and
-    ``retcode``, with which ``salt-run`` exits: 1 when the rollout stopped. What a rollout has done is kept in the
-    master's cache directory. Raises ``SaltInvocationError`` for a bad argument or an action that does not fit.
-    ``status`` is ``refused``, and ``report`` says why, when no minion matches, there is no such rollout, or it is
-    under way.
+    ``retcode``, with which ``salt-run`` exits: 1 when the rollout stopped, or could not begin. What a rollout has
+    done is kept in the master's cache directory. ``status`` is ``refused``, and ``report`` says why, for a bad
+    argument or an action that does not fit, or when no minion matches, there is no such rollout, or it is under
+    way.
 
     CLI Example:
 
@@ -212,22 +219,30 @@ def rollout(
         "patience": patience,
         "queue_slack": queue_slack,
     }
-    book = _mta_rollout.Book(__opts__["cachedir"], name)
     try:
+        book = _mta_rollout.Book(__opts__["cachedir"], name)
         outcome = _mta_rollout.run(book, _ask, action, wanted, test)
-    except CommandExecutionError as err:
-        return {"result": False, "status": "refused", "minions": {}, "report": _reason(err), "retcode": 1}
-    failed = action != "show" and not outcome["result"]
+    except SaltException as err:
+        outcome = {"result": False, "status": "refused", "minions": {}, "report": f"{err}"}
+    failed = not outcome["result"] and (action != "show" or outcome["status"] == "refused")
     if failed:
         # For the event at the end of the job, and for an orchestration.
         __context__["retcode"] = 1
     return {**outcome, "retcode": int(failed)}
 
 
-def _reason(error):
-    """What is wrong, to be returned: of an exception Salt shows its traceback. ``salt-run`` exits with 1."""
-    __context__["retcode"] = 1
-    return f"{error}"
+@contextlib.contextmanager
+def _refusals():
+    """
+    Say what is wrong in a line, and have ``salt-run`` exit with 1.
+
+    Of a ``TypeError``, as ``SaltInvocationError`` is one, Salt shows the usage and exits with 0; of others the
+    traceback; of this one the text. A text that is returned never makes ``salt-run`` exit with 1.
+    """
+    try:
+        yield
+    except SaltException as err:
+        raise salt.exceptions.NotImplemented(f"{err}") from None
 
 
 def _ask(tgt, tgt_type, function, kwargs=None, timeout=TIMEOUT, patience=10, late=0):

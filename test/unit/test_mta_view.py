@@ -1,14 +1,19 @@
 """The view of all mail servers: the same data in every form, and nothing of a minion's that could do harm."""
 
 import base64
+import getpass
 import hashlib
 import html
 import html.parser
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
+import salt.exceptions
+from salt.exceptions import CommandExecutionError, SaltClientError
 
 import _mta_history
 import _mta_page
@@ -120,6 +125,17 @@ def test_a_minion_on_which_it_failed_is_told():
         ),
         ({"last_apply": {"result": False, "failed": ["config"], "time": NOW - 8000}}, "FAILED 2 h ago"),
         ({"last_apply": {"result": False, "failed": ["config"], "time": NOW}}, "the last apply failed: config"),
+        (
+            {
+                "last_apply": {
+                    "result": False,
+                    "failed": ["settings"],
+                    "reasons": {"settings": "profile: no such"},
+                    "time": NOW,
+                }
+            },
+            "mail1: the last apply failed: settings (profile: no such)",
+        ),
         ({"last_apply": None}, "-"),
     ],
 )
@@ -392,7 +408,36 @@ class TestStatus:
         with pytest.raises(Exception, match="absolute"):
             status(path="relative")
 
-    def test_a_folder_that_is_missing_is_a_reason_and_no_traceback(self, status, tmp_path, context):
+    def test_a_folder_that_is_missing_is_told_before_a_minion_is_asked(self, status, tmp_path):
         path = tmp_path / "missing" / "out"
-        assert status(path=str(path)) == f"Cannot write {path}: No such file or directory"
-        assert context["retcode"] == 1
+        with pytest.raises(salt.exceptions.NotImplemented) as caught:
+            status(path=str(path))
+        assert str(caught.value) == f"Cannot write {path}: the folder {path.parent} does not exist"
+        assert not hasattr(self, "asked")
+
+    @pytest.mark.parametrize("function", ["status", "zone"])
+    @pytest.mark.parametrize("error", [CommandExecutionError, SaltClientError])
+    def test_minions_that_cannot_be_asked_are_a_reason(self, runners, monkeypatch, function, error):
+        def ask(*_):
+            raise error("No minion matches nobody* (glob)")
+
+        runner = runners[f"postfix_mta.{function}"]
+        monkeypatch.setitem(runner.func.__globals__, "_ask", ask)
+        with pytest.raises(salt.exceptions.NotImplemented, match=r"^No minion matches"):
+            runner("nobody*")
+
+    @pytest.mark.parametrize("arguments", ["status path=/nowhere/x", "status format=xml", "rollout action=resume"])
+    def test_salt_run_exits_with_1_and_shows_a_reason_alone(self, tmp_path, arguments):
+        (tmp_path / "var/cache/salt/master/proc").mkdir(parents=True)
+        runners = pathlib.Path(_mta_view.__file__).parent
+        options = {"root_dir": str(tmp_path), "runner_dirs": [str(runners)], "user": getpass.getuser()}
+        (tmp_path / "master").write_text(json.dumps(options))
+        name, *rest = arguments.split()
+        command = ["salt-run", "--config-dir", str(tmp_path), f"postfix_mta.{name}", *rest]
+        program = f"import sys; sys.argv = {command!r}; import salt.scripts; salt.scripts.salt_run()"
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 1, done
+        assert "Traceback" not in done.stdout + done.stderr and "CLI Example" not in done.stdout
+        assert name == "rollout" or len(done.stdout.splitlines()) == 1, done

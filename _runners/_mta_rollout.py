@@ -30,6 +30,7 @@ BUSY_PATIENCE = 60
 LONGEST_REASON = 2000
 # A condition that no apply begins or ends.
 ZONE = "dns"
+ORDER_ONLY = "The plan is the order; what an apply changes on a minion says state.apply {} test=True."
 # What a minion is to the rollout; those in OPEN are still to be changed.
 OPEN = ("pending", "applying", "failed")
 # A number of servers, or a part of them, such as "25%".
@@ -249,7 +250,7 @@ class Book:
             try:
                 lock.enter_context(_mta_files.held(self.path, wait=False))
             except BlockingIOError:
-                raise CommandExecutionError(f"The rollout {self.path.stem} is under way") from None
+                raise CommandExecutionError(f'The rollout "{self.path.stem}" is under way') from None
             yield
 
     def read(self) -> State | None:
@@ -293,22 +294,29 @@ def run(book: Book, ask: Ask, action: str, wanted: State, test: bool = False) ->
                 book.forget()
             return _forgotten(state, book.path.stem, test)
         if test:
-            return _planned(state, action)
+            return _planned(state if action == "start" else _looked_at(state, ask), action)
         state.update(status="under way", action=action, why=None)
         rollout = _Rollout(book, ask, state)
         return rollout.backward() if action == "roll_back" else rollout.forward()
 
 
+def _looked_at(state: State, ask: Ask) -> State:
+    """The same, with those that are down now."""
+    rows, unreachable = ask(state["order"], "list", "mta_status.report", {"login": False})
+    return {**state, "down": _down(rows, unreachable), "unreachable": list(unreachable)}
+
+
 def _forgotten(state: State, name: str, test: bool) -> dict[str, Any]:
     """What is said of a rollout that another one may replace."""
-    report = f"The rollout {name} {'would be' if test else 'has been'} forgotten; the servers stay as they are."
+    forgotten = "would be forgotten" if test else "has been forgotten"
+    report = f'The rollout "{name}" {forgotten}; the servers stay as they are.'
     return {"result": True, "status": "forgotten", "minions": _told_minions(state), "report": report}
 
 
 def _there(book: Book) -> State:
     state = book.read()
     if not state:
-        raise CommandExecutionError(f"There is no rollout {book.path.stem}")
+        raise CommandExecutionError(f'There is no rollout "{book.path.stem}"')
     return state
 
 
@@ -319,7 +327,8 @@ def _begun(book: Book, ask: Ask, wanted: State, test: bool) -> State:
     state = book.read()
     if state and state["status"] in ("stopped", "under way") and not test:
         raise SaltInvocationError(
-            f"The rollout {book.path.stem} {_where(state)}: resume it, roll it back, or forget it (action=…)"
+            f'The rollout "{book.path.stem}" {_where(state)}: resume it, roll it back, or forget it'
+            " (action=resume, roll_back or forget; action=show says why)"
         )
     for key in ("settle", "patience", "queue_slack"):
         if isinstance(wanted[key], bool) or not isinstance(wanted[key], int) or wanted[key] < 0:
@@ -397,7 +406,7 @@ class _Rollout:
                 return self._stop(f"no answer from {', '.join(filter(waits, sequence))}")
             batch = next_batch(waiting, canaries, state["roles"], self._wanted["share"], state["down"])
             if not batch:
-                return self._stop(f"too many servers are down already: {', '.join(state['down'])}")
+                return self._stop(f"no server can be {_verb(state['action'])} now: {_used_up(state, waiting)}")
             failed = step(batch, rows)
             if failed:
                 return self._stop(f"failed: {', '.join(sorted(failed))}")
@@ -542,8 +551,10 @@ def _outcome(state: State) -> dict[str, Any]:
         lines.append(f"  {minion}{canary}: {one['state']}")
         lines += [f"      {line}" for line in (one["why"] or "").splitlines()]
     if state["status"] == "stopped":
-        lines.append("Go on with action=resume; roll back what was changed with action=roll_back.")
+        lines.append(_ways_on(state))
     if state["status"] == "rolled back":
+        if not any(one["state"] == "rolled back" for one in state["minions"].values()):
+            lines.append("It had changed nothing, so there was nothing to roll back.")
         lines.append("Take the change out of pillar too: the next apply would make it again.")
     return {
         "result": state["status"] in ("finished", "rolled back"),
@@ -553,29 +564,72 @@ def _outcome(state: State) -> dict[str, Any]:
     }
 
 
+def _ways_on(state: State) -> str:
+    """What can be done with a rollout that stopped."""
+    if state["action"] == "roll_back":
+        ways = ["Mend the cause, then action=roll_back again"]
+    else:
+        ways = ["Mend the cause (in pillar, where a setting is wrong), then action=resume"]
+        if any(map(_is_to_be_rolled_back, state["minions"].values())):
+            ways.append("action=roll_back restores what was changed")
+    ways.append(
+        "action=forget drops this rollout and leaves the servers as they are, so that another one can start"
+    )
+    return f"{'; '.join(ways)}."
+
+
+def _verb(action: str) -> str:
+    return "rolled back" if action == "roll_back" else "changed"
+
+
+def _used_up(state: State, waiting: Iterable[str]) -> str:
+    """Why none of those that wait may be changed beside those that are down, and what helps."""
+    roles, share = state["roles"], state["wanted"]["share"]
+    sizes = collections.Counter(roles.values())
+    blocked = {roles[minion] for minion in waiting}
+    down = [minion for minion in state["down"] if roles[minion] in blocked]
+    allowed = sorted({allowance(share, sizes[role]) for role in blocked})
+    needed = 1 + max(sum(roles[minion] == role for minion in down) for role in blocked)
+    are, them = ("is", "it") if len(down) == 1 else ("are", "them")
+    return (
+        f"{', '.join(down)} {are} down, and the share ({share}) allows {' or '.join(map(str, allowed))} at once"
+        f"{' of a role' if len(sizes) > 1 else ''}; bring {them} back, or give a larger share (share={needed})"
+    )
+
+
 def _planned(state: State, action: str) -> dict[str, Any]:
     """What would be done."""
-    minions, share = state["minions"], state["wanted"]["share"]
+    minions, share, verb = state["minions"], state["wanted"]["share"], _verb(action)
     if action == "roll_back":
-        waiting = [one for one in state["order"][::-1] if _is_to_be_rolled_back(minions[one])]
-        batches = plan(waiting, [], state["roles"], share, state["down"])
+        wanted = [one for one in state["order"][::-1] if _is_to_be_rolled_back(minions[one])]
+        canaries = []
     else:
-        # Nothing can be changed on those now.
-        out = state.get("unreachable", ())
-        waiting = [one for one in state["order"] if _is_open(minions[one]) and one not in out]
-        batches = plan(waiting, state["canaries"], state["roles"], share, state["down"])
-    what = "would be rolled back" if action == "roll_back" else "would be changed"
-    lines = [f"{len(waiting)} of {_minions(state)} {what}, batch by batch:"]
-    for number, batch in enumerate(batches, 1):
-        canary = " (canaries)" if action != "roll_back" and set(batch) <= set(state["canaries"]) else ""
-        lines.append(f"  {number}{canary}: {', '.join(batch)}")
-    left = [minion for minion in waiting if not any(minion in batch for batch in batches)]
-    if left:
-        lines.append(f"  not as long as so many are down: {', '.join(left)}")
-    if state["down"]:
-        lines.append(f"Down or unreachable at the moment: {', '.join(state['down'])}")
+        wanted = [one for one in state["order"] if _is_open(minions[one])]
+        canaries = state["canaries"]
+    # Nothing can be changed on those that do not answer now.
+    waiting = [minion for minion in wanted if minion not in state["unreachable"]]
+    batches = plan(waiting, canaries, state["roles"], share, state["down"])
+    planned = [minion for batch in batches for minion in batch]
+    left = [minion for minion in waiting if minion not in planned]
+    why = _used_up(state, left) if left else f"no answer from {', '.join(wanted)}"
+    if not wanted:
+        lines = [f"Nothing is left to be {verb}."]
+    elif not batches:
+        lines = [f"None of {_minions(state)} can be {verb} now: {why}"]
+    else:
+        done = "rolled back" if action == "roll_back" else "applied to"
+        lines = [f"{len(planned)} of {_minions(state)} would be {done}, batch by batch:"]
+        for number, batch in enumerate(batches, 1):
+            canary = " (canaries)" if set(batch) <= set(canaries) else ""
+            lines.append(f"  {number}{canary}: {', '.join(batch)}")
+        if left:
+            lines.append(f"{', '.join(left)} cannot be {verb} now: {why}")
+        if action != "roll_back":
+            lines.append(ORDER_ONLY.format(state["wanted"]["mods"]))
+        if state["down"]:
+            lines.append(f"Down or unreachable at the moment: {', '.join(state['down'])}")
     return {
-        "result": True,
+        "result": bool(batches) or not wanted,
         "status": "planned",
         "minions": _told_minions(state),
         "batches": batches,

@@ -7,14 +7,14 @@
 {%- set plan = salt["saltutil.runner"]("postfix_mta.rollout", kwarg=dict(wanted, test=True)) if opts.test %}
 
 postfix_mta_rollout:
-{%- if plan is mapping %}
+{%- if plan is mapping and plan.result %}
   test.configurable_test_state:
     - name: postfix_mta.rollout
     - changes: True
     - comment: {{ plan.report | json }}
 {%- elif opts.test %}
   test.fail_without_changes:
-    - name: {{ plan | string | json }}
+    - name: {{ (plan.report if plan is mapping else plan | string) | json }}
 {%- else %}
   salt.runner:
     - name: postfix_mta.rollout

@@ -1,14 +1,17 @@
 """A rollout's plan, its course over a fleet that is made up, and what is left of it after every kind of end."""
 
 import json
+import pathlib
 import time
 
+import jinja2
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_rollout
 
 SIX = [f"mail{number}" for number in range(1, 7)]
+ORCHESTRATION = pathlib.Path(__file__).parents[2] / "postfix_mta" / "orch" / "rollout.sls"
 WANTED = {
     "tgt": "mail*",
     "tgt_type": "glob",
@@ -268,14 +271,16 @@ class TestCourse:
         outcome = run(test=True)
         assert fleet.applied == []
         assert outcome["batches"] == [["mail1"], ["mail2", "mail3"], ["mail4", "mail5"], ["mail6"]]
-        first, second = outcome["report"].splitlines()[:2]
-        assert (first, second) == ("6 of 6 minions would be changed, batch by batch:", "  1 (canaries): mail1")
+        lines = outcome["report"].splitlines()
+        assert lines[:2] == ["6 of 6 minions would be applied to, batch by batch:", "  1 (canaries): mail1"]
+        assert lines[-1].startswith("The plan is the order; what an apply changes on a minion says state.apply ")
+        assert lines[-1].endswith(" postfix_mta test=True.")
         with pytest.raises(CommandExecutionError, match="no rollout"):
             run("show")
 
     def test_one_minion_is_not_told_as_several(self, run, fleet):
         fleet.servers = {"mail6": fleet["mail6"]}
-        assert run(test=True)["report"].startswith("1 of 1 minion would be changed, batch by batch:\n")
+        assert run(test=True)["report"].startswith("1 of 1 minion would be applied to, batch by batch:\n")
         assert run()["report"].startswith("The rollout of postfix_mta to 1 minion ")
 
     def test_a_canary_that_undoes_the_change_ends_it(self, run, fleet):
@@ -286,6 +291,13 @@ class TestCourse:
         assert states(outcome) == {"mail1": "failed", **dict.fromkeys(SIX[1:], "pending")}
         assert "127.0.0.1:25 RCPT: 451" in outcome["report"]
         assert "(1 failed, 5 pending)" in outcome["report"]
+        assert outcome["report"].splitlines()[-1] == (
+            "Mend the cause (in pillar, where a setting is wrong), then action=resume; action=forget drops this"
+            " rollout and leaves the servers as they are, so that another one can start."
+        )
+        back = run("roll_back")["report"]
+        assert "It had changed nothing, so there was nothing to roll back." in back
+        assert run("roll_back", test=True)["report"] == "Nothing is left to be rolled back."
 
     def test_a_server_that_is_not_healthy_afterwards_ends_it(self, run, fleet):
         fleet["mail3"].breaks = True
@@ -338,7 +350,42 @@ class TestCourse:
             fleet[name].silent = True
         outcome = run()
         assert fleet.applied == []
-        assert "too many servers are down already: mail5, mail6" in outcome["report"]
+        used_up = (
+            "mail5, mail6 are down, and the share (2) allows 2 at once; bring them back, or give a larger share"
+        )
+        assert f"Why: no server can be changed now: {used_up} (share=3)\n" in outcome["report"]
+        plan = run(test=True)
+        assert (plan["result"], plan["batches"]) == (False, [])
+        assert plan["report"] == f"None of 6 minions can be changed now: {used_up} (share=3)"
+        assert run(test=True, share=3)["result"] is True
+
+    def test_what_a_part_of_two_servers_comes_to_is_told(self, run, fleet):
+        fleet.servers = {name: fleet[name] for name in SIX[:2]}
+        fleet["mail2"].silent = True
+        assert run(test=True, share="25%")["report"] == (
+            "None of 2 minions can be changed now: mail2 is down, and the share (25%) allows 1 at once;"
+            " bring it back, or give a larger share (share=2)"
+        )
+        fleet["mail1"].silent = True
+        assert run(test=True)["report"] == "None of 2 minions can be changed now: no answer from mail1, mail2"
+
+    def test_the_plan_says_of_some_that_they_cannot_be_changed_now_and_why(self, run, fleet):
+        """One that answers its master and nobody else can be changed, and nobody beside it."""
+        fleet["mail6"].answers = False
+        fleet.servers = {name: fleet[name] for name in SIX[4:]}
+        report = run(test=True, share=1, canaries=0)["report"]
+        assert report.startswith("1 of 2 minions would be applied to, batch by batch:\n  1: mail6\n")
+        assert "\nmail5 cannot be changed now: mail6 is down, and the share (1) allows 1 at once; bring" in report
+
+    def test_a_share_of_a_role_is_used_up_by_those_of_that_role(self, run, fleet):
+        fleet["mail1"].answers = fleet["mail6"].answers = False
+        report = run(test=True, share=1, role="place", canaries=0)["report"]
+        assert report.startswith("2 of 6 minions would be applied to, batch by batch:\n  1: mail1, mail6\n")
+        assert (
+            "\nmail2, mail3, mail4, mail5 cannot be changed now: mail1, mail6 are down, and the share (1) "
+            in report
+        )
+        assert "allows 1 at once of a role; bring them back, or give a larger share (share=2)\n" in report
 
     def test_a_minion_that_is_unreachable_comes_last_and_stops_it(self, run, fleet):
         fleet["mail2"].silent = True
@@ -432,7 +479,7 @@ class TestLater:
 
     def test_what_it_did_is_rolled_back_in_the_opposite_order(self, run, fleet):
         fleet["mail4"].outcome = UNDONE
-        run()
+        assert "; action=roll_back restores what was changed; " in run()["report"]
         outcome = run("roll_back")
         assert fleet.restored == ["mail5", "mail3", "mail2", "mail1"]
         assert outcome["status"] == "rolled back"
@@ -467,6 +514,7 @@ class TestLater:
         assert outcome["status"] == "stopped"
         assert fleet.restored == ["mail6"]
         assert "changed something since" in outcome["minions"]["mail5"]["why"]
+        assert "Mend the cause, then action=roll_back again; action=forget " in outcome["report"]
 
     def test_the_plan_of_rolling_back(self, run, fleet):
         fleet["mail3"].outcome = UNDONE
@@ -544,14 +592,42 @@ class TestRunner:
 
     def test_what_cannot_be_done_is_a_reason_and_no_traceback(self, rollout, context):
         shown = rollout(action="resume")
-        assert (shown["result"], shown["report"]) == (False, "There is no rollout default")
-        assert context["retcode"] == 1
+        assert (shown["result"], shown["report"]) == (False, 'There is no rollout "default"')
+        assert (shown["retcode"], context["retcode"]) == (1, 1)
+        assert rollout(action="show")["retcode"] == 1
+
+    def test_an_action_that_does_not_fit_is_a_reason_and_not_the_usage(self, rollout, fleet):
+        fleet["mail1"].outcome = UNDONE
+        rollout("mail*", settle=0)
+        again, nobody = rollout("mail*", settle=0), rollout(name="new")
+        assert (again["status"], again["retcode"], nobody["retcode"]) == ("refused", 1, 1)
+        assert again["report"].startswith(
+            'The rollout "default" stopped (1 failed, 5 pending): resume it, roll it'
+        )
+        assert nobody["report"] == "tgt: say which minions"
+        assert rollout("mail*", name="../x")["report"].startswith("name must be")
 
     def test_a_forgotten_rollout_is_not_to_be_gone_on_with(self, rollout, fleet):
         fleet["mail1"].outcome = UNDONE
         rollout("mail*", settle=0)
         report = rollout(action="forget")["report"]
-        assert report == "The rollout default has been forgotten; the servers stay as they are."
+        assert report == 'The rollout "default" has been forgotten; the servers stay as they are.'
+
+    @pytest.mark.parametrize(
+        "plan, function",
+        [
+            ({"result": True, "report": "6 of 6"}, "configurable_test_state"),
+            ({"result": False, "report": "None of 6"}, "fail_without_changes"),
+            ("Exception occurred", "fail_without_changes"),
+        ],
+    )
+    def test_an_orchestration_succeeds_with_a_plan_that_is_possible(self, plan, function):
+        environment = jinja2.Environment(autoescape=False)
+        environment.filters["json"] = json.dumps
+        functions = {"pillar.get": lambda *_: {"tgt": "mail*"}, "saltutil.runner": lambda *_, **__: plan}
+        text = environment.from_string(ORCHESTRATION.read_text()).render(salt=functions, opts={"test": True})
+        assert f"test.{function}:" in text
+        assert json.dumps(plan if isinstance(plan, str) else plan["report"]) in text
 
     def test_what_only_the_rollout_itself_needs_is_no_runner(self, runners):
         own = sorted(name for name in runners if name.startswith(("postfix_mta.", "mta_", "_mta_")))

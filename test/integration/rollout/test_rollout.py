@@ -298,7 +298,7 @@ def test_a_page_in_a_folder_that_is_not_there_is_refused_in_a_line(view):
 def test_a_plan_leaves_out_a_server_that_is_down_and_names_it(view):
     plan = view["plan"]
     assert sorted(name for batch in plan["batches"] for name in batch) == MAIL[:5]
-    assert plan["report"].startswith("5 of 6 minions would be changed")
+    assert plan["report"].startswith("5 of 6 minions would be applied to")
     assert plan["report"].endswith(f"Down or unreachable at the moment: {MAIL[5]}")
 
 

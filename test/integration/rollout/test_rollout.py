@@ -291,8 +291,9 @@ def test_the_metrics(fleet, view):
 def test_a_page_in_a_folder_that_is_not_there_is_refused_in_a_line(view):
     done = view["no folder"]
     assert done.returncode != 0
-    assert len(f"{done.stdout}{done.stderr}".splitlines()) == 1, done
-    assert "/srv/nowhere" in done.stdout + done.stderr
+    # Salt 3008.4 itself writes "unclosed Runner …" to the standard error of every salt-run.
+    said = [line for line in f"{done.stdout}{done.stderr}".splitlines() if not line.startswith("unclosed ")]
+    assert said == ["Cannot write /srv/nowhere/status.html: the folder /srv/nowhere does not exist"]
 
 
 def test_a_plan_leaves_out_a_server_that_is_down_and_names_it(view):

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "5a7b110ddc3e"
+REVISION = "0d2c17c7f7db"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "0d2c17c7f7db"
+REVISION = "ca724d7ac7f3"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "ca724d7ac7f3"
+REVISION = "3f2e738b4d78"

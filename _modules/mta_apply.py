@@ -51,9 +51,9 @@ def last():
     Tell what is known of the last apply; empty where there was none.
 
     Returns ``result`` (boolean), ``changed``, ``failed`` (lists of parts), ``reasons`` (of those that failed by
-    themselves: part to the first line of why), ``duration`` (seconds), ``time`` (Unix time of its end), ``revision``
-    (of the formula), and ``files``: path of main.cf and master.cf to their SHA-256 after the last apply that looked
-    after them.
+    themselves: part to the first line of why), ``duration`` (seconds), ``time`` (Unix time of its end),
+    ``revision`` (of the formula), and ``files``: path of main.cf and master.cf to their SHA-256 after the last
+    apply that looked after them.
 
     CLI Example:
 

@@ -250,6 +250,197 @@ def test_the_host_name_of_a_pillar_file_is_found(apply, text, name):
     assert apply.hostname_in(text) == name
 
 
+PLAIN = {
+    "postfix:\n  parameters:\n    x: y\n": "formula's settings are; it has: postfix",
+    "root_recipient: alice\nrelay:\n  host: x\n": "below postfix_mta:, indented, belong: root_recipient, relay",
+    "": "is empty; settings are under postfix_mta:",
+    "# postfix: x\n\n": "is empty",
+    "'other': 1\n": "it has: other",
+}
+# What only rendering tells.
+RENDERED = {
+    "{postfix: {profile: guide}}": (
+        {"postfix": {}},
+        "formula's settings are; it has: postfix",
+    ),
+    "postfix_mta:\nrelay:\n  host: x\n": ({"postfix_mta": None, "relay": {}}, "indented, belong: relay"),
+    "postfix_mta:\n": (
+        {"postfix_mta": None},
+        "nothing below postfix_mta:; for the defaults write postfix_mta: {}",
+    ),
+    "postfix_mta: [a]\n": ({"postfix_mta": ["a"]}, "no mapping of settings below postfix_mta:"),
+    "{% if false %}\npostfix_mta: {}\n{% endif %}\n": ({}, "is empty"),
+}
+LEGAL = [
+    "postfix_mta: {}\n",
+    '"postfix_mta":\n  profile: guide\n',
+    "{% set x = 'postfix' %}\n{{ x }}_mta: {}\n",
+    "#!py\ndef run():\n    return dict([('postfix_' 'mta', dict())])\n",
+    "include:\n  - other\n",
+    "[unclosed",
+]
+
+
+def given(tmp_path, text):
+    pillar = tmp_path / "mail.sls"
+    pillar.write_text(text)
+    return pillar
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_pillar_file_that_is_plainly_none_of_this_formula_is_refused_before_salt_is_installed(
+    apply, tmp_path, monkeypatch, capsys, text
+):
+    monkeypatch.setattr(apply, "check_host", lambda: None)
+    monkeypatch.setattr(apply, "TEMPORARY", tmp_path)
+    for name in ("find_salt", "install_salt"):
+        monkeypatch.setattr(apply, name, lambda *_: pytest.fail("is refused too late"))
+    for arguments in (["mail.example.com"], ["call", "--hostname", "mail.example.com"]):
+        rest = ["test.ping"] if arguments[0] == "call" else []
+        assert apply.main([*arguments, "--pillar", str(given(tmp_path, text)), *rest]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"bin/apply: nothing has been changed: {tmp_path}/mail.sls ")
+        assert PLAIN[text] in said
+
+
+@pytest.mark.parametrize("text", [*LEGAL, *RENDERED])
+def test_what_only_rendering_tells_is_not_refused_at_sight(apply, tmp_path, text):
+    apply.refuse_at_sight(given(tmp_path, text))
+
+
+def rendering(found):
+    """A salt-call whose pillar is given, and which applies nothing but where it may."""
+    applied = json.dumps({"local": {}})
+    pillar = json.dumps({"local": found})
+    return f"case \"$*\" in *pillar.items*) echo '{pillar}' ;; *) touch applied; echo '{applied}' ;; esac"
+
+
+@pytest.mark.parametrize("text", RENDERED)
+def test_a_pillar_file_that_renders_to_no_settings_is_refused_before_anything_is_applied(
+    apply, with_salt, tmp_path, monkeypatch, capsys, text
+):
+    monkeypatch.chdir(tmp_path)
+    found, said = RENDERED[text]
+    with_salt(rendering(found))
+    assert apply.main(["mail.example.com", "--pillar", str(given(tmp_path, text))]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "applied").exists()
+
+
+def test_settings_beside_the_key_are_noted_and_other_keys_are_legal(
+    apply, with_salt, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(apply, "print_conversation", lambda _: None)
+    for found, noted in (({"relay": {}}, True), ({"nginx": {}}, False)):
+        with_salt(rendering({"postfix_mta": {}, **found}))
+        assert apply.main(["mail.example.com", "--pillar", str(given(tmp_path, "postfix_mta: {}\n"))]) == 0
+        assert ("may belong below it: relay" in capsys.readouterr().out) is noted
+        assert (tmp_path / "applied").exists()
+
+
+def test_a_pillar_that_is_forgotten_is_told_before_the_apply_until_one_without_it_succeeds(
+    apply, with_salt, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(apply, "print_conversation", lambda _: None)
+    pillar = given(tmp_path, "postfix_mta: {}\n")
+    with_salt(rendering({"postfix_mta": {}}))
+
+    def said(*arguments):
+        assert apply.main(["mail.example.com", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert "Note" not in said()
+    assert "Note" not in said("--pillar", "mail.sls", "--test")
+    assert "Note" not in said()
+    assert "Note" not in said("--pillar", "mail.sls")
+    note = f"Note: no --pillar is given, and the last apply had --pillar {pillar}:"
+    assert said("--test").startswith(note)
+    assert apply.main(["call", "--hostname", "a.b", "state.apply", "postfix_mta.aliases"]) == 0
+    assert capsys.readouterr().err.startswith(note)
+    assert apply.main(["call", "--hostname", "a.b", "mta_queue.summary"]) == 0
+    assert apply.main(["call", "--hostname", "a.b", "state.apply", "postfix_mta.clean"]) == 0
+    assert "Note" not in capsys.readouterr().err
+    assert said().startswith(note)
+    assert "Note" not in said()
+
+
+def test_what_yaml_says_of_a_tab_names_its_line(apply, tmp_path):
+    pillar = given(tmp_path, "postfix_mta:\n  parameters:\n\tx: y\n")
+    log = "CRITICAL:z:Rendering SLS 'given' failed, render error:\nfound character\nTraceback (most\n"
+    assert apply.unrendered([], log, pillar).splitlines()[-1].startswith("Line 3 of it is indented by a tab")
+    pillar.write_text("include:\n  - other\n")
+    assert "takes one file" in apply.unrendered(["not available"], "", pillar)
+    assert str(pillar) in apply.unrendered(
+        ["Pillar render error: SLS 'given' does not render to a dictionary"], "", pillar
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["clean"], "state.apply postfix_mta.clean"),
+        (["postfix_mta.clean", "test=True"], "state.apply postfix_mta.clean test=True"),
+        (["status"], "mta_status.report"),
+        (["mta_queue.list", "limit=10"], "mta_queue.list limit=10"),
+        (["postconf.show"], "postconf.show"),
+        (["state.apply", "postfix_mta"], "state.apply postfix_mta"),
+        (["call", "clean"], "state.apply postfix_mta.clean"),
+        (["call", "postfix_mta.aliases"], "state.apply postfix_mta.aliases"),
+        (["call", "audit"], "mta_probe.audit"),
+    ],
+)
+def test_words_that_are_no_host_name_are_answered_with_the_right_call(apply, capsys, arguments, meant):
+    with pytest.raises(SystemExit) as ended:
+        apply.main(arguments)
+    assert ended.value.code == 2
+    assert f"did you mean: bin/apply call {meant}\n" in capsys.readouterr().err
+    assert apply.meant_call([]) is None
+    assert apply.meant_call(["mail.example.com"]) is None
+
+
+def test_what_is_meant_exists(apply):
+    for meant in apply.MEANT.values():
+        function, _, sls = meant.partition(" ")
+        module, _, name = function.partition(".")
+        assert name in apply.functions_of(module) or apply.sls_call([sls]) == meant
+
+
+def test_call_is_in_the_usage_and_needs_a_function_only(apply, capsys):
+    for arguments in ([], ["call"]):
+        with pytest.raises(SystemExit):
+            apply.main(arguments)
+    said = capsys.readouterr().err
+    assert "bin/apply call FUNCTION [ARGUMENT ...]" in said
+    assert said.endswith("the following arguments are required: FUNCTION\n")
+    with pytest.raises(SystemExit):
+        apply.main(["-h"])
+    assert "postfix_mta.clean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["mail.example.com"], ["call", "--hostname", "a.b", "state.apply"]])
+def test_while_another_apply_runs_one_is_refused_with_what_to_do(apply, with_salt, capsys, arguments):
+    with_salt("exit 9")
+    with apply.alone():
+        assert apply.main(arguments) == 1
+    assert "another apply runs on this host. It ends by itself; try again then" in capsys.readouterr().err
+
+
+def test_an_environment_that_cannot_be_filled_is_removed_and_it_is_said_what_to_look_at(
+    apply, tmp_path, monkeypatch
+):
+    def checked(command, **_options):
+        if "pip" in command:
+            raise apply.Stop("failed: pip")
+        command[-1].mkdir(parents=True)
+
+    monkeypatch.setattr(apply, "checked", checked)
+    with pytest.raises(apply.Stop, match=r"(?s)failed: pip\n.* proxy\n.* certificates .*install Salt 3006"):
+        apply.make_environment(tmp_path / "salt")
+    assert not (tmp_path / "salt").exists()
+
+
 def salt_call(tmp_path, log, result, code=0):
     (tmp_path / "result.json").write_text(result)
     (tmp_path / "log").write_text(log)
@@ -403,6 +594,40 @@ def test_what_a_failed_transaction_restored_is_not_called_changed(apply):
     assert [state["state"] for state in outcome["undone"]] == ["postconf.managed"]
 
 
+def ended(comment, test=False, end="One or more requisite failed: x"):
+    """What is made of a run in which postconf.managed failed, or else the end of the transaction."""
+    change = {"x": {"old": "a", "new": "b"}}
+    states = {
+        "mta_transaction_|-r_|-r_|-recovered": state_of(0, True, change),
+        "mta_package_|-p_|-p_|-installed": state_of(1, True, change),
+        "saslauthd_|-s_|-s_|-managed": state_of(2, None if test else True, change),
+        "postconf_|-c_|-c_|-managed": state_of(3, comment is None, None, comment or ""),
+        "mta_transaction_|-t_|-t_|-committed": state_of(4, False, None, end),
+    }
+    return apply_outcome(states, test)
+
+
+def apply_outcome(states, test):
+    outcome = load_program("apply").sorted_out(states, test)
+    return [[state["state"] for state in outcome[title]] for title in ("changed", "undone")]
+
+
+def test_what_a_failure_before_the_end_undid_is_not_called_changed():
+    kept = ["mta_transaction.recovered", "mta_package.installed"]
+    assert ended("refused\nUndone: /a.") == [kept, ["saslauthd.managed"]]
+    assert ended(None, end="refused\nUndone: /a.") == [kept, ["saslauthd.managed"]]
+
+
+def test_what_stays_though_a_state_failed_is_not_called_undone(apply):
+    everything = ["mta_transaction.recovered", "mta_package.installed", "saslauthd.managed"]
+    assert ended(None, end="Done: x.\nAll is in force, but: y") == [everything, []]
+    assert ended("refused\nNOT UNDONE: /a is gone") == [everything, []]
+    assert ended("refused", test=True) == [everything, []], "nothing is undone where nothing was changed"
+    library = [SCRIPT.parents[1] / "_modules" / name for name in ("_mta_apply.py", "_mta_transaction.py")]
+    for words, path in zip(apply.STAYS, library):
+        assert f'"{words}' in path.read_text()
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -518,6 +743,9 @@ here = pathlib.Path({here!r})
 if "--version" in sys.argv:
     print("salt-call 3008.3")
     sys.exit()
+if "pillar.items" in sys.argv:
+    print(json.dumps(dict(local=dict(postfix_mta=dict()))))
+    sys.exit()
 umask = os.umask(0o022)
 facts = dict(isolated=sys.flags.isolated, umask=umask, argv=sys.argv, pid=os.getpid())
 facts["environment"] = [name for name in os.environ if name.startswith("PYTHON")]
@@ -630,6 +858,66 @@ def test_what_is_left_of_a_transaction_is_said(as_root, tmp_path):
     process.terminate()
     assert "undone by the next one" in process.communicate(timeout=30)[1]
     assert process.returncode == 128 + signal.SIGTERM
+
+
+PACKAGE, SASL = ("mta_package.installed", "changed"), ("saslauthd.managed", "changed")
+END = "mta_transaction.committed"
+UNDONE = "what it had changed is undone"
+
+
+@pytest.mark.parametrize(
+    ("done", "executing", "left", "said"),
+    [
+        ([], "", [], "nothing has been changed"),
+        ([("mta_package.installed", "ok")], "saslauthd.managed", [], "nothing has been changed"),
+        (
+            [],
+            "mta_package.installed",
+            [],
+            "mta_package.installed was cut short, and the next apply goes on with it",
+        ),
+        ([PACKAGE], "saslauthd.managed", [], "what these changed stays: mta_package.installed"),
+        (
+            [PACKAGE],
+            "saslauthd.managed",
+            ["cut_off"],
+            f"{UNDONE}; what these changed stays: mta_package.installed",
+        ),
+        ([SASL], "postconf.managed", ["cut_off"], UNDONE),
+        ([SASL], END, ["cut_off"], UNDONE),
+        ([SASL], END, ["cut_off", "committed"], "what these changed stays: saslauthd.managed"),
+        ([SASL], END, [], "what these changed stays: saslauthd.managed"),
+        ([SASL, (END, "FAILED")], "mta_firewall.managed", [], f"{UNDONE}; mta_firewall.managed was cut short"),
+        ([SASL, (END, "changed")], "", [], f"what these changed stays: saslauthd.managed, {END}"),
+        ([SASL], "postconf.managed", ["journal"], "undone by the next one"),
+    ],
+)
+def test_how_an_interrupted_run_ended_is_told_from_what_it_did(
+    apply, monkeypatch, tmp_path, done, executing, left, said
+):
+    monkeypatch.setattr(apply, "JOURNAL", tmp_path / "journal")
+    progress = apply.Progress(test=False)
+    progress.done, progress.executing = done, executing
+    for name in left:
+        (tmp_path / name).mkdir()
+    assert said in progress.ending()
+    progress.test = True
+    assert progress.ending() == "nothing has been changed"
+
+
+def test_an_older_mark_of_an_undo_is_not_taken_for_this_runs(apply, monkeypatch, tmp_path):
+    monkeypatch.setattr(apply, "JOURNAL", tmp_path / "journal")
+    (tmp_path / "cut_off").touch()
+    os.utime(tmp_path / "cut_off", (1, 1))
+    assert apply.Progress(test=False).ending() == "nothing has been changed"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_how_it_ended_is_the_last_line_after_a_signal(as_root, tmp_path, number):
+    process = as_root()
+    until(tmp_path / "started")
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1].endswith("\nbin/apply: nothing has been changed\n")
 
 
 # The leader of a terminal's session: as shells do it hands on that the terminal has gone. Notes the exit code.

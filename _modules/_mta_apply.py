@@ -396,12 +396,13 @@ def commit(
     # First of all; what might explain it is for afterwards.
     changes, since, until = dict(run.changes), transaction.before["time"], int(time.time()) + 1
     undone = _mta_transaction.undo(minion, f"{headline[:-1].lower()}: {problems[0]}")
+    told = "\n".join(problems)
     # Why a daemon did not start may be there already.
-    server_log = [line for line in _server_log(since, until) if line not in "\n".join(problems)]
+    server_log = [line for line in _server_log(since, until) if line not in told]
     parts = [headline, *[f"  {line}" for line in problems], *why]
     if server_log:
         parts += ["Its log says:", *[f"  {line}" for line in server_log]]
-    parts += _responsible(changes, "\n".join(problems + server_log))
+    parts += _responsible(changes, "\n".join([told, *server_log]))
     parts += [undone["comment"]] * bool(undone["comment"]) + run.notes
     return {"result": False, "comment": "\n".join(parts), "transcript": transcript}
 

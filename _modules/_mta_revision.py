@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "3f2e738b4d78"
+REVISION = "cea36ab9a99c"

@@ -44,7 +44,8 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
         none.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
-    if __salt__["mta_apply.outlook"]()["undone"]:
+    outlook = __salt__["mta_apply.outlook"]()
+    if outlook["undone"]:
         ret["comment"] = "Not asked again: this apply was undone, and what is promised here is not in force."
         return ret
     listening, transcript, older = False, [], []
@@ -67,7 +68,7 @@ def answers(name, ca_file=None, capabilities=None, login_pillar=None, timeout=30
     if not problems:
         how = "as it did before this apply, which is not as described:" if older else "as described:"
         ret["comment"] = "\n".join([f"The server answers {how}", *transcript])
-    elif __opts__["test"] and (not listening or __salt__["mta_apply.outlook"]()["changes"]):
+    elif __opts__["test"] and (not listening or outlook["changes"]):
         ret.update(result=None, comment="The server would be verified by a live SMTP conversation.")
     else:
         ret.update(

@@ -626,12 +626,14 @@ class TestAnUndo:
 
     def test_a_disk_that_is_full_at_the_commit_undoes_the_apply(self, server, small_disk):
         small_disk(STATE)
-        before = server.interrupt("SIGSTOP")
-        # The first connection after the switch is the conversation: all is switched, nothing committed.
-        connected = "ss -Htn state established 'sport = :25' | grep -q ."
-        fill = f"until {connected}; do sleep 0.01; done; cat /dev/zero >{STATE}/fill"
-        server.container.exec(["setsid", "--fork", "sh", "-c", fill])
-        closed = state_of(server.resume(), "postfix_mta_committed")
+        before = server.prepare()
+        # The reload comes when all is switched and nothing committed. The script is there until then.
+        server.container.exec(["mv", "/usr/sbin/postfix", "/srv/postfix"])
+        check = '[ "$1" != -c ] || exec /srv/postfix "$@"'
+        fill = f'mv /srv/postfix /usr/sbin && postfix "$@" && ! cat /dev/zero >{STATE}/fill'
+        server.container.put({"/usr/sbin/postfix": f"#!/bin/sh\n{check}\n{fill}\n"})
+        server.container.exec(["chmod", "0755", "/usr/sbin/postfix"])
+        closed = state_of(server.container.apply(), "postfix_mta_committed")
         assert closed["result"] is False
         assert "could not be recorded, so it must not stay:\n" in closed["comment"]
         assert "No space left on device" in closed["comment"]

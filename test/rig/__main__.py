@@ -25,6 +25,7 @@ An option and everything after it goes to pytest, but for two options, which sta
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -48,7 +49,8 @@ TOOLS = pathlib.Path(sys.executable).parent
 NICENESS = 5
 # Suites with tests that measure CPU time (the mark ``alone``): nothing else runs beside those.
 ALONE = ("cost",)
-# Suites that take several minutes, the longest first: so they start, and none of them runs on alone at the end.
+UNITS = "unit tests"
+# What takes several minutes, the longest first: so it starts, and none of it runs on alone at the end.
 LONG = (
     "arrives",
     "killed",
@@ -66,6 +68,7 @@ LONG = (
     "firewall",
     "export",
     "docs",
+    UNITS,
     "library",
     "cost",
     "sysv",
@@ -150,19 +153,20 @@ def lint():
     ]
     counts = []
     for program, *args in linters:
-        say(" ".join([program, *(arg for arg in args if isinstance(arg, str))]))
-        output, code = run([TOOLS / program, *args])
-        counts.append(linted(program, output, code))
+        shown = " ".join([program, *(arg for arg in args if isinstance(arg, str))])
+        counts.append(linted(shown, *run([TOOLS / program, *args], live=False)))
     for path in shell:
-        say(f"shellcheck {path}")
         text = programs.shell_part((REPOSITORY / path).read_text(encoding="utf-8"))
-        output, code = run(["shellcheck", *([] if text.startswith("#!") else ["--shell=sh"]), "-"], stdin=text)
-        counts.append(linted(f"shellcheck {path}", output, code))
+        argv = ["shellcheck", *([] if text.startswith("#!") else ["--shell=sh"]), "-"]
+        counts.append(linted(f"shellcheck {path}", *run(argv, live=False, stdin=text)))
     return counts
 
 
 def linted(what, output, code):
-    """The count of one linter."""
+    """The count of one linter, whose output is printed."""
+    with output_lock:
+        say(what)
+        print(output, end="", flush=True)
     if code:
         failures.append(f"{what}\n{results.shortened(output)}")
     return {"passed": int(code == 0), "failed": int(code != 0), "skipped": 0}
@@ -181,13 +185,13 @@ def unit(args, lines=None, niceness=0):
     """
 
     def tests(what, line, chosen):
-        with timed("unit tests", what):
+        with timed(UNITS, what):
             pytest = ["nice", f"-n{niceness}", venvs.python(line), "-m", "pytest"]
             output, code = run([*pytest, *chosen], bytecode(), live=False)
         with output_lock:
-            say(f"unit tests, {what}")
+            say(f"{UNITS}, {what}")
             print(output, end="", flush=True)
-            failures.extend(results.in_short(output, f"unit tests, {what}"))
+            failures.extend(results.in_short(output, f"{UNITS}, {what}"))
         return results.count(output, code, chosen=bool(args))
 
     lines = lines or venvs.lines()
@@ -241,22 +245,31 @@ def integration(chosen, args):
     return together(chosen, args) + alone(chosen, args)
 
 
-def together(chosen, args):
-    """The counts of what runs beside others: as many instances as the processors have time for."""
+def together(chosen, args, further=None):
+    """
+    The counts of what runs beside others: as many instances as the processors have time for.
+
+    further: what else does, by its name in LONG: functions that return counts.
+    """
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
-    chosen = sorted(chosen, key=lambda item: LONG.index(item.suite) if item.suite in LONG else len(LONG))
+    jobs = [
+        (item.suite, functools.partial(guarded, item, args, "not alone" if item.suite in ALONE else None))
+        for item in chosen
+    ]
+    jobs += (further or {}).items()
+    jobs.sort(key=lambda job: LONG.index(job[0]) if job[0] in LONG else len(LONG))
     door = gate.Gate(FEW)
 
-    def one(instance):
+    def one(function):
         with door.entered():
-            return guarded(instance, args, "not alone" if instance.suite in ALONE else None)
+            return function()
 
     with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
-        jobs = [pool.submit(one, instance) for instance in chosen]
+        running = [pool.submit(one, function) for _, function in jobs]
         try:
-            return [job.result() for job in jobs]
+            return [count for job in running for count in job.result()]
         except BaseException:
-            for job in jobs:
+            for job in running:
                 job.cancel()
             stop_processes()
             raise
@@ -264,31 +277,38 @@ def together(chosen, args):
 
 def alone(chosen, args):
     """The counts of the tests that measure."""
-    return [guarded(instance, args, "alone") for instance in chosen if instance.suite in ALONE]
+    measuring = [instance for instance in chosen if instance.suite in ALONE]
+    return [count for instance in measuring for count in guarded(instance, args, "alone")]
 
 
 def guarded(instance, args, part=None):
     """The counts of an instance, or of a part of it; one failure when its host could not even be started."""
     try:
         with timed(instance.suite, " ".join(filter(None, [instance.platform, part]))):
-            return verify(instance, args, part)
+            return [verify(instance, args, part)]
     except (engine.DockerError, AssertionError, subprocess.TimeoutExpired) as error:
         with output_lock:
             say(f"{instance.name}: no tests ran\n{error}")
             failures.append(f"{instance.name}: no tests ran\n{error}")
-        return {"passed": 0, "failed": 1, "skipped": 0}
+        return [{"passed": 0, "failed": 1, "skipped": 0}]
 
 
 def everything():
-    """The counts of all: the unit tests take what the processors have left beside images and container suites."""
+    """The counts of all: the unit tests run while images are built, or else beside container suites."""
     chosen = kitchen.instances()
-    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+    units = functools.partial(unit, [], niceness=NICENESS)
+    with concurrent.futures.ThreadPoolExecutor(2) as beside:
         try:
-            units = beside.submit(unit, [], niceness=NICENESS)
-            counts = lint()
+            early = [beside.submit(lint)]
+            late = {}
+            if all(map(images.is_built, kitchen.platforms())):
+                late[UNITS] = units
+            else:
+                early.append(beside.submit(units))
             with timed("images"):
                 build(kitchen.platforms())
-            return counts + together(chosen, []) + units.result() + alone(chosen, [])
+            counts = together(chosen, [], late)
+            return counts + [count for job in early for count in job.result()] + alone(chosen, [])
         except BaseException:
             stop_processes()
             raise

@@ -204,6 +204,11 @@ def exists(image):
     return bool(docker("images", "--quiet", image))
 
 
+def is_built(platform):
+    """Whether there is an image of a platform."""
+    return exists(platform_tag(platform))
+
+
 @contextlib.contextmanager
 def container(image, command, stdin):
     """The name of a container of ``image`` in which ``command`` has run; it goes when the context ends."""

@@ -598,34 +598,54 @@ def test_what_runs_with_a_low_priority_leaves_time(tmp_path):
 def run_of_everything(monkeypatch):
     """A full run whose parts only say that they begin and end. Returns the list of what was said."""
     said = []
-    units_end = threading.Event()
 
-    def part(name, waits=False):
+    def part(name):
         said.append(f"{name} begins")
-        if name == "sysv":
-            units_end.set()
-        assert not waits or units_end.wait(20)
         said.append(f"{name} ends")
         return [{"passed": 1, "failed": 0, "skipped": 0}]
 
     def guarded(instance, _args, tests=None):
-        return part(" ".join(filter(None, [instance.suite, tests])))[0]
+        return part(" ".join(filter(None, [instance.suite, tests])))
+
+    class Open(gate.Gate):
+        def _wait(self):
+            pass
 
     found = kitchen.instances(KITCHEN)
     monkeypatch.setattr(kitchen, "instances", lambda *_: found)
+    monkeypatch.setattr(gate, "Gate", Open)
+    monkeypatch.setattr(images, "is_built", lambda _platform: True)
     monkeypatch.setattr(__main__, "ALONE", ("default",))
-    monkeypatch.setattr(__main__, "build", lambda _platforms: None)
+    monkeypatch.setattr(__main__, "LONG", ("default", __main__.UNITS))
+    monkeypatch.setattr(__main__, "MANY", 1)
+    monkeypatch.setattr(__main__, "build", lambda _platforms: part("build"))
     monkeypatch.setattr(__main__, "lint", lambda: part("lint"))
-    monkeypatch.setattr(__main__, "unit", lambda _args, niceness: part(f"unit {niceness}", waits=True))
+    monkeypatch.setattr(__main__, "unit", lambda _args, niceness: part(f"unit {niceness}"))
     monkeypatch.setattr(__main__, "guarded", guarded)
     return said
 
 
-def test_unit_tests_run_beside_container_suites_and_nothing_beside_what_measures(run_of_everything):
+def test_unit_tests_have_their_place_among_the_suites_and_nothing_runs_beside_what_measures(run_of_everything):
     assert len(__main__.everything()) == 7
-    assert run_of_everything.index("sysv begins") < run_of_everything.index(f"unit {__main__.NICENESS} ends")
     assert run_of_everything[-4:] == ["default alone begins", "default alone ends"] * 2
-    assert run_of_everything.count("default not alone ends") == 2
+    begun = [said.removesuffix(" begins") for said in run_of_everything[:-4] if said.endswith(" begins")]
+    suites = [name for name in begun if name not in ("lint", "build")]
+    assert suites == ["default not alone", "default not alone", f"unit {__main__.NICENESS}", "sysv"]
+
+
+def test_unit_tests_run_while_images_are_built(run_of_everything, monkeypatch):
+    unit_begins = threading.Event()
+
+    def unit(_args, niceness):
+        unit_begins.set()
+        return [{"passed": niceness, "failed": 0, "skipped": 0}]
+
+    monkeypatch.setattr(images, "is_built", lambda platform: platform != "debian-13-salt-3008")
+    monkeypatch.setattr(__main__, "unit", unit)
+    monkeypatch.setattr(__main__, "build", lambda _platforms: unit_begins.wait(20))
+    counts = __main__.everything()
+    assert len(counts) == 7
+    assert [item["passed"] for item in counts].count(__main__.NICENESS) == 1
 
 
 def test_what_does_not_depend_on_salt_runs_with_one_line_unless_it_is_chosen(monkeypatch):
@@ -647,18 +667,19 @@ def test_what_does_not_depend_on_salt_runs_with_one_line_unless_it_is_chosen(mon
 
 
 def test_an_interrupted_run_ends_what_it_has_started(run_of_everything, monkeypatch):
-    def interrupted():
+    begun, stopped = threading.Event(), threading.Event()
+
+    def lint():
+        begun.set()
+        assert stopped.wait(20)
+
+    def interrupted(_platforms):
+        assert begun.wait(20)
         raise KeyboardInterrupt
 
-    started = []
-
-    def unit(_args, niceness):
-        started.append(threading.Event())
-        assert started[0].wait(20)
-
-    monkeypatch.setattr(__main__, "lint", interrupted)
-    monkeypatch.setattr(__main__, "unit", unit)
-    monkeypatch.setattr(__main__, "stop_processes", lambda: started[0].set())
+    monkeypatch.setattr(__main__, "lint", lint)
+    monkeypatch.setattr(__main__, "build", interrupted)
+    monkeypatch.setattr(__main__, "stop_processes", stopped.set)
     with pytest.raises(KeyboardInterrupt):
         __main__.everything()
 

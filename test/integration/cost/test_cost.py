@@ -115,7 +115,7 @@ def test_on_a_running_minion(benchmark, minion):
 @pytest.mark.alone
 @pytest.mark.usefixtures("converged")
 def test_a_change_is_in_force_and_verified_soon(benchmark, masterless, pillar):
-    benchmark("change", "--rounds=5", f"--pillar={pillar}", "--", *masterless)
+    benchmark("change", "--rounds=3", f"--pillar={pillar}", "--", *masterless)
 
 
 @pytest.mark.usefixtures("converged")

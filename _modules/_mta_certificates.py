@@ -298,7 +298,7 @@ def plan(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -
 
     A good pair that the server does not show, because somebody replaced the files and did not reload Postfix, is
     put in force. That is asked in a conversation, once for each content of the files, and again while an smtpd(8)
-    lives that began before they were there: the next client may be its.
+    lives that began before they were there: the next client may be its, unless Postfix was reloaded since.
 
     name, key
         Absolute paths of the certificate and the private key.
@@ -316,19 +316,27 @@ def plan(minion: Minion, name: str, key: str, hostname: str, **arguments: Any) -
     def judge() -> dict[str, Any]:
         found = _survey(minion, now, requested)
         served = [name, *filter(None, [requested.chain_file])]
-        if not found.changes and _mta_judge.stale(served):
+        before, reloaded = _processes_before([*served, key])
+        # Of several processes the conversation meets one, and the next client another.
+        if not found.changes and (_mta_judge.stale(served) or (before and not reloaded)):
             found.changes[name] = {"old": "another certificate is served", "new": "served"}
-        holds = (now, now) if _are_read_before([*served, key]) else found.holds
+        holds = (now, now) if before else found.holds
         return {"changes": found.changes, "notes": found.notes, "holds": holds}
 
     found: Plan = _mta_plan_cache.plan(minion, name, lambda: _evidence(minion, requested), judge, now)
     return found
 
 
-def _are_read_before(paths: Iterable[str]) -> bool:
-    """Whether an smtpd(8) lives that may have read these files before their last change."""
-    changed = [os.stat(path).st_ctime for path in paths if os.path.exists(path)]
-    return any(start < max(changed, default=0) for start in _mta_services.started("smtpd"))
+def _processes_before(paths: Iterable[str]) -> tuple[bool, bool]:
+    """
+    Whether an smtpd(8) lives that may have read these files before their last change; whether Postfix was reloaded
+    since, after which such a process ends with its client.
+
+    A reload begins a new qmgr(8).
+    """
+    changed = max((os.stat(path).st_ctime for path in paths if os.path.exists(path)), default=0.0)
+    before = any(start < changed for start in _mta_services.started("smtpd"))
+    return before, before and all(start > changed for start in _mta_services.started("qmgr"))
 
 
 def _evidence(minion: Minion, requested: Requested) -> list[Any] | None:

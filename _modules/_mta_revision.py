@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "cea36ab9a99c"
+REVISION = "d9a641eedbbd"

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import stat
-import time
 import types
 
 import pytest
@@ -1139,11 +1138,28 @@ def test_a_good_pair_that_is_not_served_is_put_in_force(host, pretend):
     assert len(asked) == number
 
 
-def test_a_pair_is_asked_for_again_while_a_process_lives_that_may_serve_the_one_before(host, pretend):
+@pytest.fixture
+def processes(host, pretend):
+    """When Postfix's processes began, in seconds from the last change of the certificate."""
+    found = {"smtpd": [-1, 1], "qmgr": [1]}
     host.settle()
-    pretend("_mta_services.started", lambda _program: [os.stat(host.certificate).st_ctime - 1, time.time()])
+    changed = os.stat(host.certificate).st_ctime
+    pretend("_mta_services.started", lambda program: [changed + seconds for seconds in found[program]])
+    return found
+
+
+def test_a_pair_is_asked_for_again_while_a_process_lives_that_may_serve_the_one_before(host, pretend, processes):
     pretend("_mta_judge.stale", lambda _paths: [])
     host.certificate.write_bytes(host.certificate.read_bytes() + b"\n")
     assert host.pair()["changes"] == {}
     pretend("_mta_judge.stale", lambda _paths: ["127.0.0.1:25"])
     assert host.pair()["changes"]["activation"] == "reload"
+
+
+def test_a_pair_is_put_in_force_where_one_process_serves_it_and_another_may_not(host, pretend, processes):
+    pretend("_mta_judge.stale", lambda _paths: [])
+    host.certificate.write_bytes(host.certificate.read_bytes() + b"\n")
+    processes["qmgr"] = [-3600]
+    assert host.pair()["changes"]["activation"] == "reload"
+    processes["smtpd"] = [1]
+    assert host.pair()["changes"] == {}

@@ -209,7 +209,7 @@ class TestRenewals:
         seen = end()
         assert "the key is too weak" in state(results)["comment"]
         # Clients refuse the weak certificate, and nobody answers while Postfix is stopped; that is all.
-        expected = ("CERTIFICATE_VERIFY_FAILED", "Disconnected", "closed", "reset")
+        expected = ("CERTIFICATE_VERIFY_FAILED", "Disconnected", "closed", "reset", "EOF")
         trouble = {outcome for *_, outcome in seen if outcome.startswith("failed")}
         assert not [text for text in trouble if not any(word in text for word in expected)]
         assert server.log_since(began) == []

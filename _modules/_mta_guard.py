@@ -49,10 +49,24 @@ def _identity(path: str) -> _Identity | None:
     return path, status.st_ino, status.st_ctime_ns
 
 
+def _content(bytecode: str) -> bytes:
+    """Return what a file of bytecode holds; nothing: there is none, or it could not be read to its end."""
+    try:
+        file = os.open(bytecode, os.O_RDONLY)
+        try:
+            size = os.fstat(file).st_size
+            content = os.read(file, size)
+        finally:
+            os.close(file)
+    except OSError:
+        return b""
+    return content if len(content) == size else b""
+
+
 class _File(importlib.machinery.SourceFileLoader):
     """Loads a private file as it was when this was made."""
 
-    def __init__(self, name: str, path: str) -> None:
+    def __init__(self, name: str, path: str, bytecode: str) -> None:
         super().__init__(name, path)
         # Before it is read: a change from here on is noticed.
         status = os.stat(path)
@@ -60,14 +74,11 @@ class _File(importlib.machinery.SourceFileLoader):
         # The thread that executes it, which uses it already.
         self.thread: int | None = None
         self._stats = {"mtime": status.st_mtime, "size": status.st_size}
-        bytecode = importlib.util.cache_from_source(path)
+        self._path, self._data = bytecode, _content(bytecode)
         # PEP 552: its version, no flags, and the source's time and size.
-        header = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, int(status.st_mtime), status.st_size)
-        with contextlib.suppress(OSError):
-            self._path, self._data = bytecode, super().get_data(bytecode)
-            if self._data[: len(header)] == header:
-                return
-        self._path, self._data = path, super().get_data(path)
+        header = struct.pack("<4sIII", importlib.util.MAGIC_NUMBER, 0, int(status.st_mtime), status.st_size)
+        if not self._data.startswith(header):
+            self._path, self._data = path, super().get_data(path)
 
     def path_stats(self, path: str) -> dict[str, float]:
         """Part of Python's import; see importlib.abc.SourceLoader."""
@@ -125,9 +136,14 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 def _read(directory: str) -> dict[str, _File]:
     """Read all private files of a directory; this one is in use already."""
-    paths = sorted(entry.path for entry in os.scandir(directory) if entry.name.startswith(PREFIX))
-    names = {os.path.basename(path)[:-3]: path for path in paths if path.endswith(".py")}
-    return {name: _File(name, path) for name, path in names.items() if name != __name__}
+    names = sorted(name[:-3] for name in os.listdir(directory) if name.startswith(PREFIX) and name.endswith(".py"))
+    # The paths of all bytecode differ in the name only.
+    cache, own = os.path.split(importlib.util.cache_from_source(f"{directory}/{__name__}.py"))
+    return {
+        name: _File(name, f"{directory}/{name}.py", f"{cache}/{own.replace(__name__, name)}")
+        for name in names
+        if name != __name__
+    }
 
 
 class _Finder:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d9a641eedbbd"
+REVISION = "da945b80bc92"

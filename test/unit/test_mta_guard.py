@@ -180,8 +180,11 @@ def test_a_file_that_cannot_be_executed_on_request(tree):
         sys.modules["_mta_guard"].complete()
 
 
-def test_bytecode_is_that_of_python_itself(tree):
+@pytest.mark.parametrize("prefix", [None, "elsewhere/_mta_guard"])
+def test_bytecode_is_that_of_python_itself(tree, monkeypatch, tmp_path, prefix):
     """One that fits is used, one of another source is not, and where there is none it is written."""
+    monkeypatch.setattr(sys, "pycache_prefix", prefix and str(tmp_path / prefix))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tree.directory / "_mta_below.py"
     bytecode = pathlib.Path(importlib.util.cache_from_source(str(path)))
     assert tree.said() == (("old", 1), 1)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "da945b80bc92"
+REVISION = "7d4249f43d02"

@@ -26,7 +26,6 @@ postfix_mta_config:
     - dane: {{ mta.dane | json }}
     - transaction: postfix_mta
     - require:
-      - mta_package: postfix_mta_package
 {%- for pair in mta.pairs %}
       - mta_cert: {{ pair.id }}
 {%- endfor %}

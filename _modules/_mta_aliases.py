@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -305,7 +304,7 @@ def _database_type(path: str) -> str | None:
     kind = main.get("default_database_type", "")
     if kind in SUFFIXES:
         return kind
-    return next((kind for kind, suffix in SUFFIXES.items() if os.path.exists(path + suffix)), "default")
+    return next((kind for kind, suffix in SUFFIXES.items() if _mta_system.exists(path + suffix)), "default")
 
 
 def looked_up(
@@ -417,7 +416,7 @@ def plan(
                 "old": "; ".join(", ".join(found) for found in old) if old else None,
                 "new": values and ", ".join(values),
             }
-    if not changes and os.path.exists(name) and _mta_tables.installed("postalias"):
+    if not changes and _mta_system.exists(name) and _mta_tables.installed("postalias"):
         fault = _compiled_fault(minion, name, text)
         if fault:
             changes[f"{name} (compiled)"] = {"old": fault, "new": "up to date"}
@@ -457,7 +456,7 @@ def apply(
     if asked.record is not None:
         contents = json.dumps(_mta_kept.whole(minion.state, RECORD, name, asked.record), indent=1)
         _mta_transaction.write(minion, minion.state.path(RECORD), contents, mode="0600")
-    if text != present or not os.path.exists(name):
+    if text != present or not _mta_system.exists(name):
         _mta_transaction.write(minion, name, _bytes(text), activate=reload)
     kind = _database_type(name)
     if kind is None:
@@ -466,7 +465,7 @@ def apply(
         kind = _mta_tables.default_type(minion)
         if kind not in SUFFIXES:
             raise CommandExecutionError(f"Cannot compile aliases for default_database_type {kind!r}")
-    source = os.stat(name)
+    source = _mta_system.status(name)
     _mta_transaction.write(
         minion,
         name + SUFFIXES[kind],

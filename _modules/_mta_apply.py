@@ -22,6 +22,7 @@ import _mta_journal
 import _mta_judge
 import _mta_last_apply
 import _mta_obstacles
+import _mta_plan_cache
 import _mta_postfix_edit
 import _mta_postfix_view
 import _mta_restore
@@ -32,6 +33,7 @@ import _mta_signer
 import _mta_smtp
 import _mta_snapshots
 import _mta_sts
+import _mta_system
 import _mta_tables_manage
 import _mta_transaction
 import _mta_verdict
@@ -45,17 +47,23 @@ log = logging.getLogger(__name__)
 # Named as the states that hand over to them. Made when they are asked for: a run executes the files that it needs.
 PARTICIPANTS: dict[str, Callable[[], Participant]] = {
     "mta_aliases.managed": lambda: Participant(
-        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_aliases.remember
+        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_aliases.remember, True
     ),
-    "mta_cert.ca_managed": lambda: Participant("mta_ca", _mta_ca.plan, _mta_ca.apply),
-    "mta_cert.managed": lambda: Participant("mta_cert", _mta_certificates.plan, _mta_certificates.apply),
-    "mta_cert.only": lambda: Participant("mta_cert", _mta_certificates.only_plan, _mta_certificates.only_apply),
+    "mta_cert.ca_managed": lambda: Participant("mta_ca", _mta_ca.plan, _mta_ca.apply, rests_on_files=True),
+    "mta_cert.managed": lambda: Participant(
+        "mta_cert", _mta_certificates.plan, _mta_certificates.apply, rests_on_files=True
+    ),
+    "mta_cert.only": lambda: Participant(
+        "mta_cert", _mta_certificates.only_plan, _mta_certificates.only_apply, rests_on_files=True
+    ),
     "mta_dkim.absent": lambda: Participant("mta_dkim", _mta_signer.absent_plan, _mta_signer.absent_apply),
     "mta_dkim.managed": lambda: Participant("mta_dkim", _mta_signer.plan, _mta_signer.apply),
     "mta_map.managed": lambda: Participant(
-        "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember
+        "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember, True
     ),
-    "mta_map.only": lambda: Participant("mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply),
+    "mta_map.only": lambda: Participant(
+        "mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply, rests_on_files=True
+    ),
     "mta_sts.absent": lambda: Participant("mta_sts", _mta_sts.absent_plan, _mta_sts.absent_apply),
     "mta_sts.managed": lambda: Participant("mta_sts", _mta_sts.plan, _mta_sts.apply),
     "mta_transaction.restored": lambda: Participant("mta_originals", _mta_clean.plan, _mta_clean.apply),
@@ -63,10 +71,12 @@ PARTICIPANTS: dict[str, Callable[[], Participant]] = {
         "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply
     ),
     "postconf.managed": lambda: Participant(
-        "postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply, _mta_postfix_edit.remember
+        "postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply, _mta_postfix_edit.remember, True
     ),
     "saslauthd.absent": lambda: Participant("saslauthd", _mta_saslauthd.absent_plan, _mta_saslauthd.absent_apply),
-    "saslauthd.managed": lambda: Participant("saslauthd", _mta_saslauthd.plan, _mta_saslauthd.apply),
+    "saslauthd.managed": lambda: Participant(
+        "saslauthd", _mta_saslauthd.plan, _mta_saslauthd.apply, rests_on_files=True
+    ),
 }
 # What takes no part in the transaction, and keeps or restores its own files.
 STANDALONE: dict[str, Callable[[], Participant]] = {
@@ -174,12 +184,10 @@ def participate(
     subject
         What the comment calls the thing; default: the name.
     """
-    part = PARTICIPANTS[participant]()
     rehearsal = Run.of(minion).rehearsal
     if rehearsal is not None:
         minion, test = minion._replace(context=rehearsal), True
     run = Run.of(minion)
-    run.subject = part.subject
     subject = subject or name
     ret: dict[str, Any] = {
         "name": name,
@@ -190,14 +198,21 @@ def participate(
     if transaction and run.undone:
         ret.update(result=False, comment=f"{subject} has not been applied. {run.undone}")
         return ret
+    # What other states of this run have changed, or would change, may count for this one.
+    alone = transaction is not None and rehearsal is None and not run.changes
+    label = f"{participant} {name}"
+    notes = _mta_plan_cache.unchanged(minion, label, arguments) if alone else None
+    if notes is not None:
+        ret["comment"] = "\n".join([ret["comment"], *notes])
+        return ret
+    part = PARTICIPANTS[participant]()
+    run.subject = part.subject
     try:
-        plan = _planned(minion, part, arguments, test)
+        plan = _found(minion, part, arguments, label if alone else None, test)
         if plan.errors:
             raise CommandExecutionError("\n".join(plan.errors))
         if plan.changes:
             _carry_out(minion, part, arguments, plan, transaction, test, subject, ret)
-        elif part.remember and not test:
-            part.remember(minion)
         ret["comment"] = "\n".join([ret["comment"], *plan.notes])
     except (CommandExecutionError, SaltInvocationError, OSError) as err:
         ret.update(result=False, changes={}, comment=f"{subject}: {err}")
@@ -213,6 +228,18 @@ def participate(
         if not transaction:
             run.reset()
     return ret
+
+
+def _found(minion: Minion, part: Participant, arguments: Mapping[str, Any], label: str | None, test: bool) -> Plan:
+    """A participant's plan; of one that changes nothing what it found out is kept, and under the label itself."""
+    with _mta_system.watched() as looks:
+        plan = _planned(_mta_plan_cache.noticed(minion) if label else minion, part, arguments, test)
+    if not (plan.changes or plan.errors or test):
+        if part.remember:
+            part.remember(minion)
+        if label and part.rests_on_files:
+            _mta_plan_cache.note(minion, label, arguments, looks, plan.notes)
+    return plan
 
 
 def _carry_out(
@@ -268,6 +295,23 @@ def _planned(minion: Minion, part: Participant, arguments: Mapping[str, Any], te
     if plan.errors or not plan.changes:
         _mta_transaction.withdraw(minion)
     return plan
+
+
+def ended(
+    minion: Minion,
+    results: Mapping[str, Mapping[str, Any]],
+    config_directory: str,
+    revision: str | None,
+    saltenv: str | None,
+) -> dict[str, Any]:
+    """
+    Record how an apply ended, and keep the plans of which it has found that they change nothing.
+
+    Parameters, result and errors: ``mta_apply.ended``.
+    """
+    record = _mta_last_apply.ended(minion, results, config_directory, revision, saltenv)
+    _mta_plan_cache.keep(minion, _mta_last_apply.is_whole(results))
+    return record
 
 
 def _server_log(since: int, until: int) -> list[str]:

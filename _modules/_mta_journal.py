@@ -67,7 +67,7 @@ def entries(minion: Minion, store: str = "journal") -> list[Entry]:
     folder = str(_store(minion, store))
     try:
         # A dotted name is a draft: not complete.
-        names = sorted(name for name in os.listdir(folder) if name.isdigit())
+        names = sorted(name for name in _mta_system.names(folder) if name.isdigit())
     except FileNotFoundError:
         return []
     found = []
@@ -83,7 +83,9 @@ def entries(minion: Minion, store: str = "journal") -> list[Entry]:
 
 
 def _text(*path: str) -> str:
-    with open("/".join(path)) as handle:
+    file = "/".join(path)
+    _mta_system.look(file)
+    with open(file) as handle:
         return handle.read()
 
 

@@ -107,7 +107,7 @@ def ended(
     record = {**_summary(own), "time": int(time.time()), "revision": revision, "files": files}
     record.update(saltenv=saltenv, pillarenv=minion.opts.get("pillarenv"))
     kept = {"parameters": _record(minion).get("parameters", {})}
-    complete = {one["part"] for one in own.values()} >= WHOLE
+    complete = is_whole(results)
     _remember(minion, {**record, **kept, **_whole(minion, complete, record["result"])})
     if complete:
         minion.state.forget(CUT_OFF)
@@ -115,6 +115,11 @@ def ended(
         told = ("result", "changed", "failed", "duration")
         minion.functions["event.send"](TAG, {name: record[name] for name in told})
     return record
+
+
+def is_whole(results: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Tell whether all of the formula has been applied; ``results`` as for :func:`ended`."""
+    return {one["part"] for one in _own(results).values()} >= WHOLE
 
 
 def _whole(minion: Minion, complete: bool, good: bool) -> dict[str, Any]:

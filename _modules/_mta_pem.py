@@ -129,6 +129,7 @@ def read(path: str) -> File | None:
     """
     if not isinstance(path, str) or not os.path.isabs(path):
         raise SaltInvocationError(f"An absolute path is needed, not {path!r}")
+    _mta_system.look(path)
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):

@@ -7,14 +7,13 @@ Each problem is one line that begins with the pillar path; no secret is part of 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
-import _mta_last_apply
 import _mta_pillar_types
 import _mta_postfix_stage
 import _mta_settings
+import _mta_system
 import _mta_tables
 from _mta_minion import Minion
 from _mta_pillar_schema import KEY_SIZES, SCHEMA, SECOND_KEY
@@ -75,39 +74,52 @@ def problems(
     saltenv: str | None = None,
 ) -> list[str]:
     """
-    Return what is wrong with the pillar, one line for each problem.
+    Return what would be wrong with a pillar, one line for each problem.
+
+    Parameters, result and errors: ``mta_settings.problems``.
+    """
+    settings = _mta_settings.of_pillar(minion, saltenv or minion.saltenv, pillar)
+    hostname = minion.grains.get("fqdn") if hostname is None else hostname
+    return judged(minion, key, pillar, settings, hostname, family or minion.grains.get("os_family"))
+
+
+def judged(
+    minion: Minion,
+    key: str,
+    pillar: Any,
+    settings: Mapping[str, Any],
+    hostname: Any,
+    family: Any,
+    renamed: Sequence[str] = (),
+) -> list[str]:
+    """
+    Return what is wrong with a pillar, one line for each problem.
 
     key
         The pillar key that holds the settings.
 
+    pillar
+        What it holds.
+
+    settings
+        The effective settings that it gives.
+
     hostname
-        The host name in force when the pillar has none. Default: the grain ``fqdn``.
+        The host name in force when the pillar has none.
 
     family
-        The operating system family. Default: the grain ``os_family``.
+        The operating system family.
 
-    pillar
-        What the key holds. Default: what it holds on this minion.
-
-    saltenv
-        The environment that holds the formula. Default: that of the last apply.
+    renamed
+        Why the host's own name is not the server's any more; the pillar's shape is not looked at then.
 
     Postfix is asked only about what nothing else is wrong with. Raises ``CommandExecutionError`` when that fails.
     """
-    saltenv = saltenv or minion.saltenv
-    renamed = []
-    if pillar is None:
-        pillar = minion.pillar.get(key)
-        settings = _mta_settings.current(minion, saltenv)
-        renamed = list(_renamed(minion, key, pillar))
-    else:
-        settings = _mta_settings.of_pillar(minion, saltenv, pillar)
-    family = family or minion.grains.get("os_family")
     found = []
     if family not in settings["families"]:
         known = listed(settings["families"])
         found.append(f"{key}: the operating system family {shown(family)} is not known; known: {known}")
-    found += renamed or of_data(pillar, key, minion.grains.get("fqdn") if hostname is None else hostname, settings)
+    found += renamed or of_data(pillar, key, hostname, settings)
     if not isinstance(pillar, Mapping):
         return found
     names = tuple(f"{key}:{part}" for part in ("parameters", "services"))
@@ -127,19 +139,6 @@ def of_data(pillar: Any, key: str, hostname: Any, settings: Mapping[str, Any]) -
     if looked_at.given:
         found += list(_contradictions(looked_at, found))
     return found
-
-
-def _renamed(minion: Minion, key: str, pillar: Any) -> Problems:
-    """
-    Yield how the host's own name differs from the one that the server got from it at the last apply.
-
-    A new lease, another resolver or cloud-init changes it: nobody has asked for a server of another name.
-    """
-    former, now = _mta_last_apply.last(minion).get("fqdn"), minion.grains.get("fqdn")
-    if former and now != former and mapping(pillar).get("hostname") is None:
-        told = f"this host calls itself {shown(now)} now (the grain fqdn), and at the last apply it was {former}"
-        ways = f"to keep that name, set hostname: {former}, to rename the server, hostname: {shown(now)}"
-        yield f"{key}:hostname: {told}; {ways}"
 
 
 # -- what Postfix does not take ----------------------------------------------------------------
@@ -290,7 +289,7 @@ def _firewall(pillar: Pillar) -> Problems:
     backend = settings["backend"]
     needed = _FIREWALL_FILES.get(backend, "")
     file = settings.get(needed, needed)
-    if file and not os.path.exists(file):
+    if file and not _mta_system.exists(file):
         if file == needed:
             yield (
                 f"{path}:backend: {backend} is not installed here, there is no {file}; install it, or leave"

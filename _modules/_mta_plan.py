@@ -71,12 +71,17 @@ class Participant(NamedTuple):
 
     remember
         ``remember(minion)``: keep what planning found out, when nothing has changed. Default: nothing.
+
+    rests_on_files
+        Whether the plan looks at files by the functions of :py:mod:`_mta_system` alone, which notice that, and at
+        what Salt knows by the minion: one that changes nothing is then remembered (:py:mod:`_mta_plan_cache`).
     """
 
     subject: str
     plan: Callable[..., Plan]
     apply: Callable[..., None]
     remember: Callable[..., None] | None = None
+    rests_on_files: bool = False
 
 
 def stronger(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,10 @@
-"""Plans without changes, kept while what they rest on is the same, so that the next run need not judge anew."""
+"""
+Plans without changes, kept while what they rest on is the same, so that the next run need not judge anew.
+
+There are two kinds. :func:`plan` is for one that says what it rests on: that is read in each run, and compared.
+Whoever rests on files alone is watched while it looks at them; the next run looks whether one of them has changed
+(:func:`unchanged`), and needs neither their contents nor the code that understands them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +12,16 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError
 
+import _mta_system
 from _mta_minion import Minion
 from _mta_plan import Plan
+from _mta_records import dataclass
 from _mta_revision import REVISION
 
 # Everything that a plan rests on: arguments, and files with their modes and owners.
@@ -113,6 +122,7 @@ def recall(minion: Minion, subject: str, evidence: Evidence, now: float) -> dict
         said: dict[str, Any] = kept["said"]
     except (KeyError, TypeError):
         return None
+    _mta_system.found_for(kept["since"], kept["until"])
     return said
 
 
@@ -133,6 +143,8 @@ def remember(
 
     Where it cannot be written (a full disk, a read-only file system), the next run judges again.
     """
+    # The next run says the same without that.
+    _mta_system.look_elsewhere()
     kept = {"digest": _digest(evidence), "said": said, "since": since, "until": until}
     with contextlib.suppress(CommandExecutionError):
         minion.state.write(_name(subject), kept)
@@ -141,3 +153,157 @@ def remember(
 def forget(minion: Minion, subject: str) -> None:
     """Forget what was said of a subject."""
     minion.state.forget(_name(subject))
+
+
+# -- plans that rest on files alone --------------------------------------------------------------
+
+PLANS, KEY = "plans", "postfix_mta.plans"
+# A file that is changed twice within a clock's tick looks like one that is changed once: nanoseconds until that
+# can no longer be so.
+SETTLED = 2_000_000_000
+GRAINS = ("fqdn",)
+
+
+@dataclass
+class _Known:
+    """
+    Plans that change nothing, by what they are of.
+
+    kept
+        Those that earlier runs have kept: ``arguments`` (digest), ``files`` (path to its version), ``since`` and
+        ``until`` (Unix times between which it holds), ``notes`` (list of text).
+
+    used
+        What this run has met; ``fresh``: what it has added.
+    """
+
+    kept: dict[str, dict[str, Any]]
+    used: set[str] = dataclasses.field(default_factory=set)
+    fresh: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, minion: Minion) -> _Known:
+        """Return what this run knows, which is read once."""
+        known: _Known | None = minion.context.get(KEY)
+        if known is None:
+            read = minion.state.read(_name(PLANS))
+            known = cls(read["plans"] if read.get("revision") == REVISION else {})
+            minion.context[KEY] = known
+        return known
+
+
+class _Elsewhere(Mapping[str, Any]):
+    """What Salt knows: who looks at it does not rest on files alone."""
+
+    def __init__(self, values: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+        self.values_of, self.known = values, known
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.known:
+            _mta_system.look_elsewhere()
+        return self.values_of[name]
+
+    def __contains__(self, name: object) -> bool:
+        _mta_system.look_elsewhere()
+        return name in self.values_of
+
+    def __iter__(self) -> Iterator[str]:
+        _mta_system.look_elsewhere()
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        _mta_system.look_elsewhere()
+        return len(self.values_of)
+
+
+def noticed(minion: Minion) -> Minion:
+    """Return the minion for a plan of which :func:`note` is to learn whether it rests on files alone."""
+    functions, pillar, grains = _Elsewhere(minion.functions), _Elsewhere(minion.pillar), minion.grains
+    return minion._replace(functions=functions, pillar=pillar, grains=_Elsewhere(grains, GRAINS))
+
+
+def _given(minion: Minion, arguments: Mapping[str, Any]) -> str:
+    """A digest of what a plan is asked for, and of what Salt knows and most plans ask."""
+    return _digest([arguments, [minion.grains.get(name) for name in GRAINS]])
+
+
+def _are_as_seen(files: Mapping[str, Any]) -> bool:
+    """Whether each of the files is still what it was when it was looked at."""
+    return all(_mta_system.version(path) == version for path, version in files.items())
+
+
+def unchanged(minion: Minion, subject: str, arguments: Mapping[str, Any]) -> list[str] | None:
+    """
+    Return the notes of a plan that changes nothing, where all files that it rests on are what they were.
+
+    subject
+        Whose plan it is.
+
+    arguments
+        With which it is planned.
+
+    Returns ``None`` where it has to be planned. Each file is looked at, and not read.
+    """
+    known = _Known.of(minion)
+    known.used.add(subject)
+    one = known.kept.get(subject)
+    if one is None or not one["since"] <= time.time() < one["until"]:
+        return None
+    if one["arguments"] != _given(minion, arguments) or not _are_as_seen(one["files"]):
+        return None
+    notes: list[str] = one["notes"]
+    return notes
+
+
+def note(
+    minion: Minion, subject: str, arguments: Mapping[str, Any], looks: _mta_system.Looks, notes: Sequence[str]
+) -> None:
+    """
+    Take down that a plan changes nothing, for :func:`keep`; nothing where it rests on more than files.
+
+    subject, arguments
+        As for :func:`unchanged`.
+
+    looks
+        What was looked at for it.
+
+    notes
+        The plan's.
+    """
+    if looks.more:
+        return
+    _Known.of(minion).fresh[subject] = {
+        "arguments": _given(minion, arguments),
+        "files": looks.files,
+        "since": looks.since,
+        "until": looks.until,
+        "notes": list(notes),
+    }
+
+
+def keep(minion: Minion, whole: bool) -> None:
+    """
+    Keep the plans that this run has added, for the next one.
+
+    whole
+        Whether all of the formula was applied: what it has not met is no longer there then.
+
+    One of which a file has changed since it was looked at, or so lately that the next change might not show, is
+    planned again by the next run. Where nothing can be written, all are.
+    """
+    known, settled = _Known.of(minion), time.time_ns() - SETTLED
+
+    def holds(files: Mapping[str, Any]) -> bool:
+        times = [
+            facts[-1]
+            for version in files.values()
+            for facts in version or []
+            if len(facts) > _mta_system.OF_DIRECTORY
+        ]
+        return max(times, default=0) < settled and _are_as_seen(files)
+
+    fresh = {subject: one for subject, one in known.fresh.items() if holds(one["files"])}
+    left = {subject: one for subject, one in known.kept.items() if subject in known.used or not whole}
+    if fresh or len(left) < len(known.kept):
+        with contextlib.suppress(CommandExecutionError):
+            minion.state.write(_name(PLANS), {"revision": REVISION, "plans": {**left, **fresh}})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import pathlib
 import shlex
 import stat
@@ -195,6 +194,8 @@ def _survey(
     after
         What main.cf and master.cf will be, where they stay. Default: what they are.
     """
+    if entries:
+        _mta_system.look_elsewhere()
     modules = {entry["path"]: _mta_journal.fact(entry, "module") for entry in entries}
     own = "stays but for what this formula has set, as somebody else has set something there, too"
     others = {path: f"{path} {own}" for path in theirs if path in modules}
@@ -251,7 +252,7 @@ def obsolete(minion: Minion, module: str, wanted: Iterable[str]) -> dict[str, An
     that stays).
     """
     # Files are kept by the paths that symbolic links lead to.
-    wanted = [*wanted, *(os.path.realpath(item) for item in wanted if item.startswith("/"))]
+    wanted = [*wanted, *(_mta_system.real_path(item) for item in wanted if item.startswith("/"))]
     entries = []
     for entry in _mta_journal.entries(minion, _mta_snapshots.FIRST):
         path = entry["path"]

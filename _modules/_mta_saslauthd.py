@@ -176,7 +176,7 @@ def _words(value: str | None) -> list[str] | None:
 
 
 def _has_native_unit() -> bool:
-    return any(os.path.exists(unit) for unit in NATIVE_UNITS)
+    return any(_mta_system.exists(unit) for unit in NATIVE_UNITS)
 
 
 def _drop_in(requested: Request, own: bool) -> Resource:
@@ -257,7 +257,7 @@ def _option_file(requested: Request, conf: str | None) -> Resource:
 def _unusable(requested: Request) -> list[str]:
     """What is wrong with the file that the administrator has to bring for the mechanism."""
     mechanism = requested.mechanism
-    if mechanism == "sasldb" and os.path.exists(PROGRAM):  # whose package brings an empty one
+    if mechanism == "sasldb" and _mta_system.exists(PROGRAM):  # whose package brings an empty one
         path, how = SASLDB, f"make it with saslpasswd2 -c -u {sockets.gethostname()} USER"
     elif mechanism == "kerberos5":
         path = (requested.kerberos5 or {}).get("keytab") or KEYTAB
@@ -268,7 +268,7 @@ def _unusable(requested: Request) -> list[str]:
         return []
     try:
         with open(path, "rb"):
-            mode = stat.S_IMODE(os.stat(path).st_mode)
+            mode = stat.S_IMODE(_mta_system.status(path).st_mode)
     except OSError as err:
         return [f"{mechanism}: cannot read {path}: {err.strerror}; {how}"]
     if mode & stat.S_IRWXO:
@@ -291,7 +291,7 @@ def _proxy_obstacle() -> str | None:
     """Why there can be no proxy on this host."""
     if _mta_services.manager() != "systemd":
         return "systemd does not run"
-    return None if os.path.exists(PYTHON) else f"there is no {PYTHON}"
+    return None if _mta_system.exists(PYTHON) else f"there is no {PYTHON}"
 
 
 def _proxy(minion: Minion, requested: Request, conf: str | None) -> Resource:
@@ -323,7 +323,7 @@ def _proxy(minion: Minion, requested: Request, conf: str | None) -> Resource:
             resource.differs(path, *shown, saslauthd="restart")
             resource.files[path] = new
     own, behind = (f"{requested.socket_directory}/{name}" for name in ("proxy", "mux"))
-    if socket_unit not in resource.files and os.path.exists(behind) and not os.path.exists(own):
+    if socket_unit not in resource.files and _mta_system.exists(behind) and not _mta_system.exists(own):
         # Written again, so that systemd reads it again.
         resource.differs(socket_unit, "not there", own, saslauthd="restart")
         resource.files[socket_unit] = files[socket_unit]
@@ -354,7 +354,7 @@ def _is_open(requested: Request) -> bool:
 def _statoverride(requested: Request) -> Resource:
     """What dpkg, and by that the init script, gives the socket directory as owner and mode."""
     resource = Resource()
-    if not os.path.isdir(os.path.dirname(STATOVERRIDE)):
+    if not _mta_system.is_directory(os.path.dirname(STATOVERRIDE)):
         return resource
     directory, group = requested.socket_directory, _mta_saslauthd_files.GROUP
     item = f"dpkg-statoverride {directory}"
@@ -390,9 +390,9 @@ def _socket_directory(requested: Request) -> Resource:
 
 def _directory(path: str) -> str | None:
     """``user:group mode`` of a directory; ``None`` when there is none."""
-    if not os.path.exists(path):
+    if not _mta_system.exists(path):
         return None
-    if not os.path.isdir(path):
+    if not _mta_system.is_directory(path):
         raise CommandExecutionError(f"{path} is in the way: it is not a directory")
     return _mta_system.owner_and_mode(path)
 
@@ -473,12 +473,12 @@ def plan(minion: Minion, **arguments: Any) -> Plan:
     requested = _mta_saslauthd_request.request(arguments)
     planned = _joined(_resources(minion, requested))
     queue = requested.queue_directory
-    if queue != _mta_postfix_view.QUEUE and not os.path.isdir(queue):
+    if queue != _mta_postfix_view.QUEUE and not _mta_system.is_directory(queue):
         # The socket's directory in it would make it, and what waits in the present queue would stay there.
         planned.errors.append(
             f"queue_directory = {queue}: make that directory, and move what is in the present queue"
         )
-    if planned.changes and not os.path.exists(PROGRAM):
+    if planned.changes and not _mta_system.exists(PROGRAM):
         planned.notes.append("sasl2-bin is not installed: what it sets by itself is not known before it is there")
     return planned
 
@@ -492,7 +492,7 @@ def apply(minion: Minion, **arguments: Any) -> None:
     requested = _mta_saslauthd_request.request(arguments)
     _mta_transaction.begin(minion)
     resources = _resources(minion, requested)
-    if not os.path.exists(PROGRAM):
+    if not _mta_system.exists(PROGRAM):
         raise CommandExecutionError(f"{PROGRAM} is missing: install the package sasl2-bin first")
     # First, so that a run that is killed in between is made up for.
     _mta_transaction.need(minion, _joined(resources).activate)
@@ -510,7 +510,7 @@ def apply(minion: Minion, **arguments: Any) -> None:
 
 
 def _write(minion: Minion, path: str, text: str, secret: bool) -> None:
-    if not os.path.isdir(os.path.dirname(path)):
+    if not _mta_system.is_directory(os.path.dirname(path)):
         _mta_transaction.directory(minion, os.path.dirname(path))
     owner = ("root", "root", "0600") if secret else ()
     _mta_transaction.write(minion, path, text.encode(errors="surrogateescape"), *owner)

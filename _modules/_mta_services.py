@@ -138,6 +138,7 @@ def _children(name: str) -> set[str]:
 
 def started(program: str) -> list[float]:
     """Return the Unix times at which Postfix's processes of that name began (proc(5), ``/proc/PID/stat``)."""
+    _mta_system.look_elsewhere()
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     times = []
     for pid in _children("postfix"):
@@ -177,7 +178,7 @@ def manager() -> str:
 
     Source: sd_booted(3).
     """
-    return "systemd" if os.path.isdir(SYSTEMD_RUNS) else "sysv"
+    return "systemd" if _mta_system.is_directory(SYSTEMD_RUNS) else "sysv"
 
 
 def status(names: Iterable[str]) -> dict[str, dict[str, bool]]:
@@ -186,6 +187,7 @@ def status(names: Iterable[str]) -> dict[str, dict[str, bool]]:
 
     Parameters, result and errors: ``mta_service.status``.
     """
+    _mta_system.look_elsewhere()
     return {
         name: {
             "active": bool(_running(_known(name))),

@@ -53,8 +53,10 @@ def content(minion: Minion, path: str) -> bytes | None:
     Returns bytes; ``None`` when there was no such file, or it was never changed.
     """
     for entry in _mta_journal.entries(minion, FIRST):
-        if entry["path"] == os.path.realpath(path) and entry["kind"] == "file":
-            return pathlib.Path(entry["folder"], "content").read_bytes()
+        if entry["path"] == _mta_system.real_path(path) and entry["kind"] == "file":
+            content = pathlib.Path(entry["folder"], "content")
+            _mta_system.look(content)
+            return content.read_bytes()
     return None
 
 

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import grp
 import json
+import math
 import os
 import pwd
 import secrets
@@ -22,7 +23,7 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Union
 
 from salt.exceptions import CommandExecutionError
@@ -142,11 +143,149 @@ class Host:
 host = Host()
 
 
+# -- what was looked at ------------------------------------------------------------------------
+
+
+class Looks:
+    """
+    What of the host has been looked at.
+
+    files
+        Path to its :func:`version` at the first look.
+
+    more
+        Whether something else was looked at, too: a program's output, the network, what Salt knows.
+
+    since, until
+        Unix times between which what was found out holds.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, Any] = {}
+        self.more = False
+        self.since, self.until = 0.0, math.inf
+
+
+_looks: Looks | None = None
+# How many facts a :func:`version` has of a directory, which are all of it; those of a file say how old it is, too.
+OF_DIRECTORY = 5
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Looks]:
+    """
+    A context that notes what is looked at by functions of this file, in whatever thread.
+
+    One in another notes for itself alone.
+    """
+    global _looks
+    before, _looks = _looks, Looks()
+    try:
+        yield _looks
+    finally:
+        _looks = before
+
+
+def look_elsewhere() -> None:
+    """Note that something is looked at that is no file."""
+    if _looks is not None:
+        _looks.more = True
+
+
+def found_for(since: float, until: float) -> None:
+    """Note that what is found out holds between two Unix times only."""
+    if _looks is not None:
+        _looks.since, _looks.until = max(since, _looks.since), min(until, _looks.until)
+
+
+def look(path: Path) -> None:
+    """Note that a file is looked at, before it is."""
+    if _looks is not None:
+        name = os.fspath(path)
+        if name not in _looks.files:
+            _looks.files[name] = version(name)
+
+
+def version(path: str) -> list[list[int]] | None:
+    """
+    Tell a file from its next version, and from every other one: what JSON can hold; ``None`` when there is none.
+
+    path
+        With a slash at its end it means the names in a directory; without one, a directory's own owner and mode.
+
+    Of a symbolic link the target counts, too. Each list of numbers of a file ends with the time of its last change
+    in nanoseconds, which nobody can set.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        found.append(_facts(path, status))
+        if stat.S_ISLNK(status.st_mode):
+            found.append(_facts(path, os.stat(path)))
+    return found or None
+
+
+def _facts(path: str, status: os.stat_result) -> list[int]:
+    facts = [status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid]
+    if stat.S_ISDIR(status.st_mode) and path[-1] != "/":
+        return facts
+    return [*facts, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is something at a path; a symbolic link counts as what it leads to."""
+    look(path)
+    return os.path.exists(path)
+
+
+def is_directory(path: Path) -> bool:
+    """Tell whether there is a directory at a path, or a symbolic link to one."""
+    look(path)
+    return os.path.isdir(path)
+
+
+def status(path: Path) -> os.stat_result:
+    """Return the status of what is at a path; a symbolic link is followed. Raises ``OSError``."""
+    look(path)
+    return os.stat(path)
+
+
+def real_path(path: Path) -> str:
+    """Return the path to which symbolic links lead."""
+    look(path)
+    return os.path.realpath(path)
+
+
+def names(directory: Path) -> list[str]:
+    """Return the names in a directory, in any order. Raises ``OSError``."""
+    look(f"{os.fspath(directory)}/")
+    return os.listdir(directory)
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name; the number where it has none."""
+    look("/etc/passwd")
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """Return a group's name; the number where it has none."""
+    look("/etc/group")
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 # -- files -------------------------------------------------------------------------------------
 
 
 def read_bytes(path: Path) -> bytes | None:
     """Return what is in a file; ``None`` when there is none. Raises ``CommandExecutionError``."""
+    look(path)
     try:
         with open(path, "rb") as handle:
             return handle.read()
@@ -291,13 +430,8 @@ def remove(path: Path) -> bool:
 
 def owner_and_mode(path: Path) -> str:
     """Return ``user:group mode`` of what is at a path, with names where there are any. Raises ``OSError``."""
-    status = os.stat(path)
-    user, group = str(status.st_uid), str(status.st_gid)
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(status.st_uid).pw_name
-    with contextlib.suppress(KeyError):
-        group = grp.getgrgid(status.st_gid).gr_name
-    return f"{user}:{group} {stat.S_IMODE(status.st_mode):04o}"
+    found = status(path)
+    return f"{user_name(found.st_uid)}:{group_name(found.st_gid)} {stat.S_IMODE(found.st_mode):04o}"
 
 
 # -- what has to outlive a process -------------------------------------------------------------
@@ -371,7 +505,13 @@ def search_path() -> str:
 
 def find_program(name: str) -> str | None:
     """Return the path of a program; ``None`` when it is not installed."""
-    return shutil.which(name, path=search_path())
+    found, path = shutil.which(name, path=search_path()), search_path()
+    for directory in path.split(os.pathsep) if _looks is not None else []:
+        candidate = os.path.join(directory, name)
+        look(candidate)
+        if candidate == found:
+            break
+    return found
 
 
 def run(
@@ -405,6 +545,7 @@ def run(
 
     Raises ``CommandExecutionError``, with what the program said.
     """
+    look_elsewhere()
     data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin or b""
     name = shlex.join(command)
     with contextlib.ExitStack() as held:

@@ -69,7 +69,7 @@ def recorded(minion: Minion) -> Mapping[str, Any]:
 def _stamp(path: str) -> list[Any] | None:
     """What tells a file from its next version; ``None``: there is none."""
     try:
-        status = os.stat(path)
+        status = _mta_system.status(path)
     except OSError:
         return None
     return [path, status.st_size, status.st_mtime_ns, status.st_ino]
@@ -113,7 +113,7 @@ def updated(minion: Minion, made: Iterable[str] = (), gone: Iterable[str] = ()) 
 
 def installed(program: str = "postmap") -> bool:
     """Whether Postfix's programs are there."""
-    return os.path.exists(PROGRAMS[program])
+    return _mta_system.exists(PROGRAMS[program])
 
 
 def run(program: str, *arguments: str, stdin: str | None = None) -> _mta_system.Finished:
@@ -315,7 +315,7 @@ def compiled_fault(
     if found is None:
         return "missing"
     with contextlib.suppress(FileNotFoundError):
-        if os.stat(target).st_mtime_ns < os.stat(path).st_mtime_ns:
+        if _mta_system.status(target).st_mtime_ns < _mta_system.status(path).st_mtime_ns:
             return f"older than {path}"
     facts = {**facts_of(kind, contents, files), "compiled": digest(found)}
     known = _known(minion, path)
@@ -381,9 +381,9 @@ def holds_files(minion: Minion, path: str) -> bool:
     So it does when ``tls_server_sni_maps`` names it: in main.cf or master.cf, after what this run has announced,
     or in pillar, for a table is made before main.cf names it.
     """
-    real = os.path.realpath(path)
+    real = _mta_system.real_path(path)
     items = [item for value in _sni_values(minion) for item in _mta_postfix_syntax.items_of(value)]
-    return any(os.path.realpath(item.rpartition(":")[2]) == real for item in items)
+    return any(_mta_system.real_path(item.rpartition(":")[2]) == real for item in items)
 
 
 def _sni_values(minion: Minion) -> list[str]:

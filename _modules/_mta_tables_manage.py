@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import grp
 import json
 import os
-import pwd
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
@@ -71,7 +69,7 @@ class _Rights(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> _Rights:
-        return cls(stat.S_IMODE(status.st_mode), _name_of(grp.getgrgid, status.st_gid))
+        return cls(stat.S_IMODE(status.st_mode), _mta_system.group_name(status.st_gid))
 
 
 @dataclass
@@ -149,8 +147,8 @@ def apply(minion: Minion, name: str, **table: Any) -> None:
         raise CommandExecutionError("Postfix is not installed: there is no postmap")
     if _mta_tables.missing_types(minion, [kind]) or found.errors:
         raise CommandExecutionError("\n".join(found.errors) or _no_such_type(minion, kind))
-    made = [path for path in (name, name + SUFFIXES.get(kind, "")) if not os.path.exists(path)]
-    if not os.path.isdir(os.path.dirname(name)):
+    made = [path for path in (name, name + SUFFIXES.get(kind, "")) if not _mta_system.exists(path)]
+    if not _mta_system.is_directory(os.path.dirname(name)):
         _mta_transaction.directory(minion, os.path.dirname(name))
     if found.writes:
         _write(minion, name, found.contents, found.user, found.rights)
@@ -231,7 +229,7 @@ def _is_as_known(
     minion: Minion, asked: Request, kind: Kind, contents: bytes, digest: str | None, files: bool
 ) -> bool:
     """Whether the same was asked for the last time, and nothing has changed since."""
-    rights = _Rights.of(os.stat(asked.name))
+    rights = _Rights.of(_mta_system.status(asked.name))
     known = _mta_tables.recorded(minion)["tables"].get(asked.name, {})
     facts = _facts(asked, kind, contents, digest, rights, files)
     if digest is None or any(known.get(key) != value for key, value in facts.items()):
@@ -292,7 +290,7 @@ def _compared(
         changes = _mta_table_syntax.difference(kind, old, content.pairs, hidden)
         if not changes and present is not None:
             changes["text"] = {"old": "other comments or another order", "new": "as given"}
-    status = None if present is None else os.stat(asked.name)
+    status = None if present is None else _mta_system.status(asked.name)
     rights = _permissions(asked, kind, bool(content.hidden), status)
     found = _Rights.of(status) if status else None
     if rights != found:
@@ -303,7 +301,7 @@ def _compared(
         encoded,
         private=bool(content.hidden) or not rights.bits & 0o004,
         rights=rights,
-        user=_name_of(pwd.getpwuid, status.st_uid) if status else "root",
+        user=_mta_system.user_name(status.st_uid) if status else "root",
         facts=_facts(asked, kind, encoded, digest, rights, files),
         changes=changes,
         files=files,
@@ -317,7 +315,7 @@ def _once_secret(name: str, kind: Kind, old: Sequence[Pair], content: _Content) 
 
     Where others may not read, or a secret is to come, the old values are not shown; of settings, those that go.
     """
-    private = bool(content.hidden) or (os.path.exists(name) and not os.stat(name).st_mode & 0o004)
+    private = bool(content.hidden) or (_mta_system.exists(name) and not _mta_system.status(name).st_mode & 0o004)
     if kind in SETTINGS:
         stays = {key for key, _ in content.pairs}
         return {
@@ -343,15 +341,7 @@ def _permissions(asked: Request, kind: Kind, private: bool, status: os.stat_resu
         bits = stat.S_IMODE(status.st_mode) if status else 0o644
     if bits & 0o040 and not bits & 0o004:
         return _Rights(bits, "postfix")
-    return _Rights(bits, _name_of(grp.getgrgid, status.st_gid) if status else "root")
-
-
-def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
-    """The name of a user or group, or else its number."""
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
+    return _Rights(bits, _mta_system.group_name(status.st_gid) if status else "root")
 
 
 # -- what Postfix makes of it ------------------------------------------------------------------
@@ -385,7 +375,7 @@ def _compiled_fault(
     if fault:
         return fault
     target = name + SUFFIXES[kind]
-    found = _Rights.of(os.stat(target))
+    found = _Rights.of(_mta_system.status(target))
     return None if found == _compiled_rights(target, rights, files) else str(found)
 
 
@@ -394,7 +384,7 @@ def _compiled_rights(target: str, rights: _Rights, files: bool) -> _Rights:
     if not files:
         return rights
     with contextlib.suppress(FileNotFoundError):
-        found = _Rights.of(os.stat(target))
+        found = _Rights.of(_mta_system.status(target))
         if not found.bits & 0o007:
             return found
     return _Rights(0o600, "root")
@@ -532,7 +522,7 @@ def _obsolete(minion: Minion, keep: Mapping[str, Kind], absent: Sequence[str]) -
         wanted.update({path, path + suffix})
     files = [path + suffix for path in absent for suffix in dict.fromkeys(["", *SUFFIXES.values()])]
     files += _mta_tables.recorded(minion)["made"]
-    return [path for path in dict.fromkeys(files) if path not in wanted and os.path.exists(path)]
+    return [path for path in dict.fromkeys(files) if path not in wanted and _mta_system.exists(path)]
 
 
 def _is_edited(minion: Minion, path: str) -> bool:

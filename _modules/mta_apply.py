@@ -43,7 +43,7 @@ def ended(results, config_directory="/etc/postfix", revision=None, saltenv=None)
         salt '*' mta_apply.ended '{}'
     """
     minion = _mta_minion.Minion.of(globals())
-    return _mta_last_apply.ended(minion, results, config_directory, revision, saltenv)
+    return _mta_apply.ended(minion, results, config_directory, revision, saltenv)
 
 
 def last():

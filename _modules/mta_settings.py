@@ -17,6 +17,7 @@ with _mta_guard.library(__file__):
     import _mta_revision
     import _mta_settings
     import _mta_sls
+    import _mta_valid
 
 
 def revision():
@@ -122,4 +123,7 @@ def problems(key="postfix_mta", hostname=None, family=None, pillar=None, saltenv
 
         salt '*' mta_settings.problems
     """
-    return _mta_pillar.problems(_mta_minion.Minion.of(globals()), key, hostname, family, pillar, saltenv)
+    minion = _mta_minion.Minion.of(globals())
+    if pillar is None:
+        return _mta_valid.problems(minion, key, hostname, family, saltenv)
+    return _mta_pillar.problems(minion, key, hostname, family, pillar, saltenv)

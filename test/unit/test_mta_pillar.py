@@ -11,9 +11,9 @@ import salt.utils.yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import _mta_pillar
 import _mta_pillar_schema
 import _mta_settings
+import _mta_valid
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SECRET = "geheim-7431"
@@ -49,7 +49,7 @@ def problems(minion, monkeypatch, pretend, postfix):
     def validate(pillar, hostname="mail.example.com", yaml=True, family=None):
         data = salt.utils.yaml.safe_load(pillar) if yaml and isinstance(pillar, str) else pillar
         host = minion._replace(pillar={"postfix_mta": data}, context={})
-        return _mta_pillar.problems(host, "postfix_mta", hostname, family)
+        return _mta_valid.problems(host, "postfix_mta", hostname, family, None)
 
     return validate
 
@@ -659,11 +659,11 @@ def test_a_valid_pillar_is_checked_in_less_than_three_milliseconds(problems, min
         "parameters": {f"parameter_{number}": ["a", "b"] for number in range(40)},
         "certificate": {"names": ["smtp.example.com"], "ca": {"passphrase": "secret"}},
     }
-    assert _mta_pillar.problems(minion) == []
+    assert _mta_valid.problems(minion, "postfix_mta", None, None, None) == []
     times = []
     for _ in range(7):
         start = time.process_time()
-        assert _mta_pillar.problems(minion) == []
+        assert _mta_valid.problems(minion, "postfix_mta", None, None, None) == []
         times.append(time.process_time() - start)
     assert sorted(times)[3] < 0.003
 

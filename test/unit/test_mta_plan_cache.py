@@ -4,10 +4,13 @@ import dataclasses
 import datetime
 import os
 import stat
+import time
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 import _mta_plan_cache
+import _mta_system
 
 EVIDENCE = ["name", {"days": 90}, [(b"pem", 0o600, 0, 0)]]
 SAID = {"comment": "all is well"}
@@ -112,3 +115,190 @@ def test_a_value_that_salt_hides_from_repr_is_a_difference_all_the_same(minion, 
     _mta_plan_cache.remember(minion, "states", evidence(20000000), {"states": "old"}, 0, 100)
     assert _mta_plan_cache.recall(minion, "states", evidence(20000000), 50) == {"states": "old"}
     assert _mta_plan_cache.recall(minion, "states", evidence(30000000), 50) is None
+
+
+# -- plans that rest on files alone
+
+
+class Plans:
+    """What a run after the other knows of one plan, which looks at a file and a directory."""
+
+    def __init__(self, minion, tmp_path):
+        self.minion = minion
+        self.folder = tmp_path / "host"
+        self.folder.mkdir()
+        self.file = self.folder / "file"
+        self.file.write_text("as it was")
+        self.age()
+
+    def age(self):
+        """Nothing has changed lately."""
+        time.sleep(0.02)
+
+    def looks(self, minion):
+        _mta_system.read(self.file)
+        _mta_system.exists(self.folder / "absent")
+        _mta_system.is_directory(self.folder)
+
+    def plan(self, looks=None, arguments=None, whole=True, subject="part one"):
+        """Plan in a run of its own: the notes of the plan that is remembered, or None when it was made."""
+        minion = self.minion._replace(context={})
+        arguments = {"threads": 5} if arguments is None else arguments
+        notes = _mta_plan_cache.unchanged(minion, subject, arguments)
+        if notes is None:
+            with _mta_system.watched() as seen:
+                (looks or self.looks)(_mta_plan_cache.noticed(minion))
+            _mta_plan_cache.note(minion, subject, arguments, seen, ["a note"])
+        _mta_plan_cache.keep(minion, whole)
+        return notes
+
+
+@pytest.fixture
+def plans(minion, tmp_path, monkeypatch):
+    monkeypatch.setattr(_mta_plan_cache, "SETTLED", 10_000_000)
+    return Plans(minion, tmp_path)
+
+
+def test_a_plan_is_made_once_while_its_files_are_the_same(plans):
+    assert plans.plan() is None
+    assert plans.plan() == ["a note"]
+    assert plans.plan() == ["a note"]
+    assert plans.plan(arguments={"threads": 6}) is None
+
+
+def edited_unseen(file):
+    """Other contents of the same length, with the times of the former ones."""
+    before = file.stat()
+    file.write_text("as it Was")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edited_unseen,
+        lambda file: file.unlink(),
+        lambda file: file.chmod(0o600),
+        lambda file: (file.rename(f"{file}.other"), file.write_text("as it was")),
+        lambda file: (file.rename(f"{file}.other"), file.symlink_to(f"{file}.other")),
+        lambda file: file.with_name("absent").write_text(""),
+        lambda file: file.parent.chmod(0o750),
+        lambda file: (file.parent.rename(f"{file.parent}.other"), file.parent.symlink_to(f"{file.parent}.other")),
+    ],
+)
+def test_any_change_of_a_file_has_it_planned_again(plans, change):
+    plans.plan()
+    assert plans.plan() == ["a note"]
+    change(plans.file)
+    assert plans.plan() is None
+
+
+def test_the_target_of_a_link_counts(plans):
+    link = plans.folder / "link"
+    link.symlink_to(plans.file)
+    plans.age()
+    looks = lambda _minion: _mta_system.read(link)  # noqa: E731
+    plans.plan(looks)
+    assert plans.plan(looks) == ["a note"]
+    edited_unseen(plans.file)
+    assert plans.plan(looks) is None
+
+
+def test_the_names_in_a_directory_count_where_they_were_asked_for(plans):
+    looks = lambda _minion: _mta_system.names(plans.folder)  # noqa: E731
+    plans.age()
+    plans.plan(looks)
+    assert plans.plan(looks) == ["a note"]
+    (plans.folder / "more").touch()
+    assert plans.plan(looks) is None
+
+
+def test_a_file_that_has_changed_a_moment_ago_is_looked_at_again(plans):
+    """Another change within the same tick of the clock would not show."""
+    plans.file.write_text("something else")
+    plans.plan()
+    assert plans.plan() is None
+    plans.age()
+    plans.plan()
+    assert plans.plan() == ["a note"]
+
+
+def test_what_changes_between_the_look_and_the_end_is_not_believed(plans):
+    def looks(_minion):
+        plans.looks(None)
+        edited_unseen(plans.file)
+        plans.age()
+
+    plans.plan(looks)
+    assert plans.plan() is None
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda minion: minion.pillar.get("password"),
+        lambda minion: "password" in minion.pillar,
+        lambda minion: minion.functions["cp.cache_file"],
+        lambda minion: minion.grains.get("os"),
+        lambda minion: list(minion.grains),
+        lambda minion: len(minion.pillar),
+        lambda _minion: _mta_system.run(["true"]),
+    ],
+)
+def test_who_looks_at_more_than_files_is_not_remembered(plans, look):
+    plans.minion.functions["cp.cache_file"] = None
+    plans.plan(look)
+    assert plans.plan(look) is None
+
+
+def test_the_hosts_name_is_known(plans):
+    looks = lambda minion: minion.grains.get("fqdn")  # noqa: E731
+    plans.plan(looks)
+    assert plans.plan(looks) == ["a note"]
+    plans.minion = plans.minion._replace(grains={**plans.minion.grains, "fqdn": "other.example.com"})
+    assert plans.plan(looks) is None
+
+
+def test_it_holds_no_longer_than_what_it_rests_on(plans, monkeypatch):
+    def looks(_minion):
+        _mta_system.found_for(1000, 3000)
+        _mta_system.found_for(500, 2000)
+
+    clock = [1500]
+    monkeypatch.setattr(_mta_plan_cache.time, "time", lambda: clock[0])
+    plans.plan(looks)
+    assert plans.plan(looks) == ["a note"]
+    for clock[0] in (999, 2000):
+        assert plans.plan(looks) is None
+
+
+def test_another_revision_of_the_formula_plans_again(plans, monkeypatch):
+    plans.plan()
+    monkeypatch.setattr(_mta_plan_cache, "REVISION", "another")
+    assert plans.plan() is None
+
+
+def test_what_a_whole_apply_has_not_met_is_forgotten(plans):
+    plans.plan(subject="part two")
+    plans.plan(whole=False)
+    assert plans.plan(subject="part two", whole=False) == ["a note"]
+    plans.plan()
+    assert plans.plan(subject="part two") is None
+
+
+def test_a_state_directory_that_cannot_be_written_is_no_error(plans, monkeypatch):
+    def full(*_args):
+        raise CommandExecutionError("No space left on device")
+
+    monkeypatch.setattr(_mta_system.StateDirectory, "write", full)
+    assert plans.plan() is None
+    assert plans.plan() is None
+
+
+def test_one_watch_in_another_notes_for_itself(plans):
+    with _mta_system.watched() as outer:
+        _mta_system.exists("/outer")
+        with _mta_system.watched() as inner:
+            _mta_system.exists("/inner")
+    _mta_system.exists("/after")
+    assert (list(outer.files), list(inner.files)) == (["/outer"], ["/inner"])

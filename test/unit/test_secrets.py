@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import SaltException
 
-import _mta_pillar
 import _mta_settings
 import _mta_tables_manage
+import _mta_valid
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MARK = "Gehe1m"
@@ -160,7 +160,7 @@ def shown(minion, logged, pretend, functions):
         logged.clear()
         host = minion._replace(pillar={"postfix_mta": pillar}, context={})
         effective = _mta_settings.current(host, "base")
-        said = [json.dumps(effective), *_mta_pillar.problems(host)]
+        said = [json.dumps(effective), *_mta_valid.problems(host, "postfix_mta", None, None, None)]
         for table in effective["maps"].values():
             arguments = {key: value for key, value in table.items() if value is not None}
             try:

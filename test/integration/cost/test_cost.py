@@ -158,6 +158,106 @@ def test_the_master_serves_no_file_where_nothing_is_new(container, reference):
     assert ours["_file_list"] == nop["_file_list"]
 
 
+# Applies, and prints each plan that is made and remembered: how many files it has looked at, and which of those
+# nobody has noticed.
+LOOKS = """
+import builtins, io, json, os, sys
+import salt.scripts
+
+seen = []
+
+def watched(module, name):
+    real = getattr(module, name)
+
+    def wrapper(path, *args, **kwargs):
+        looks = vars(sys.modules.get("_mta_system", json)).get("_looks")
+        if looks is not None and isinstance(path, (str, os.PathLike)):
+            seen.append((looks, os.fspath(path).rstrip("/")))
+        return real(path, *args, **kwargs)
+
+    setattr(module, name, wrapper)
+
+for name in ("stat", "lstat", "open", "listdir", "scandir", "readlink", "access"):
+    watched(os, name)
+for module in (builtins, io):
+    watched(module, "open")
+sys.argv = ["salt-call", "--local", *sys.argv[1:], "state.apply", "postfix_mta"]
+try:
+    salt.scripts.salt_call()
+except SystemExit:
+    pass
+plans = {}
+for looks, path in seen:
+    # A folder on the way to a file is no look at the folder; code is of the revision that is remembered.
+    noticed = any(f"{file}/".startswith(f"{path}/") for file in looks.files)
+    code = path.endswith((".py", ".pyc")) or path.startswith(("/opt/salt", "/usr/lib/python3"))
+    code = code or "/extmods" in path
+    if not looks.more and not code:
+        number, lacking = plans.setdefault(id(looks), [0, []])
+        plans[id(looks)][0] += 1
+        lacking += [] if noticed else [path]
+print(json.dumps(list(plans.values())))
+"""
+WITH_TABLES = {
+    "root_recipient": "alice",
+    "parameters": {"virtual_alias_maps": ["{maps.virtual}"], "smtpd_recipient_limit": 50},
+    "maps": {
+        "virtual": {"entries": {"sales@example.com": "alice"}},
+        "access": {"type": "texthash", "entries": {"a": "OK"}},
+    },
+    "services": {"smtp/inet": {"overrides": {"smtpd_timeout": "200s"}}},
+    "sasl": {"directory_mode": "0710"},
+}
+
+
+@pytest.mark.usefixtures("converged")
+@pytest.mark.parametrize("settings", [{"root_recipient": "alice"}, WITH_TABLES])
+def test_a_plan_that_is_remembered_has_noticed_every_file_that_it_looked_at(container, pillar, settings):
+    container.exec("id alice || useradd --create-home alice")
+    results = container.apply(pillar={"postfix_mta": settings})
+    assert not [state["comment"] for state in results.values() if not state["result"]]
+    container.exec(f"rm -r {REMEMBERED}")
+    config = f"--config-dir={container.root}etc/salt"
+    said = container.exec(["/opt/salt/bin/python3", "-c", LOOKS, config]).stdout.splitlines()[-1]
+    plans = json.loads(said)
+    assert len(plans) >= 5
+    assert sum(number for number, _ in plans) > 50
+    assert [lacking for _, lacking in plans if lacking] == []
+
+
+REMEMBERED = "/var/lib/postfix_mta/verdicts"
+# A change by hand to the state that sees it. Where it can, it keeps a file's length and times.
+KEPT = "cp -p {file} /root/former && sed -i '{edit}' {file} && touch -r /root/former {file}"
+BY_HAND = {
+    "a parameter": (
+        KEPT.format(file="/etc/postfix/main.cf", edit="s/^mydestination = ./mydestination = X/"),
+        "postconf",
+    ),
+    "an alias": (KEPT.format(file="/etc/aliases", edit="s/alice/alicX/"), "mta_aliases"),
+    "the compiled aliases": ("rm /etc/aliases.db", "mta_aliases"),
+    "libsasl's settings": (KEPT.format(file="/etc/postfix/sasl/smtpd.conf", edit="s/plain/plaix/"), "saslauthd"),
+    "the socket's directory": ("chmod 0700 /var/spool/postfix/var/run/saslauthd", "saslauthd"),
+    "what dpkg gives it": ("sed -i '/saslauthd/d' /var/lib/dpkg/statoverride", "saslauthd"),
+    "the key's mode": ("chmod 0644 /etc/ssl/private/smtpd.key", "mta_cert"),
+    "the certificate": ("cp /etc/ssl/certs/cacert.pem /etc/ssl/certs/smtpd.crt", "mta_cert"),
+    "the authority's key": ("chmod 0644 /etc/ssl/private/cakey.pem", "mta_cert"),
+}
+
+
+@pytest.mark.parametrize("change", BY_HAND)
+def test_what_is_changed_by_hand_is_seen_by_an_apply_that_remembers(container, change):
+    command, state = BY_HAND[change]
+    container.exec("until ! find /etc /var/lib/dpkg -newerct '2 seconds ago' | grep -q .; do sleep 0.2; done")
+    for _ in range(2):
+        assert not any(one["changes"] for one in container.apply().values())
+    container.exec(command)
+    predicted = container.apply(test=True)
+    changed = {key for key, one in container.apply().items() if one["changes"]}
+    assert {key.partition("_|-")[0] for key in changed} >= {state}
+    assert {key for key, one in predicted.items() if one["changes"]} == changed
+    assert not any(one["changes"] for one in container.apply().values())
+
+
 # Does what postconf(1) does, and keeps a list of how it was called.
 COUNTING = '#!/bin/sh\necho "$*" >> /root/postconf.calls\nexec /usr/sbin/postconf.real "$@"\n'
 

@@ -54,8 +54,6 @@ LISTED = r"blocked using ([\w.-]+\w)"
 # Codes 5.1.X are about an address: the domain elsewhere takes no mail, or this host has no mailbox of that name.
 # A rule for names in HELO is about this client, which has the server's own, but not `Access denied` for all.
 MAY_NOT_SEND = r"5\d\d[ -](?!5\.1\.)(?!.*Helo command rejected: (?!Access))|4\d\d 4\.7\.1 .*Relay access denied"
-# How a refusal that may be meant ends.
-IF_MEANT = f"({_mta_delivery.INTENDED.format(word='refused')})"
 NO_CAPABILITY = "EHLO: no listener offers"
 # In seconds, for a server that did not answer when it was asked just before.
 SILENT_TIMEOUT = 5
@@ -339,6 +337,11 @@ def _circling(hops: int, seen: Examination) -> bytes | None:
     return HOP * (hops + 1) + b"\r\n"
 
 
+def _if_meant() -> str:
+    """How what is told of a refusal ends that may be meant."""
+    return f"({_mta_delivery.INTENDED.format(word='refused')})"
+
+
 def _real(trial: _mta_delivery.Trial) -> Envelope:
     """A message that goes the whole way, to nobody."""
     text = _mta_delivery.message(trial.hostname, trial.real, email.utils.format_datetime(_mta_system.now()))
@@ -398,7 +401,7 @@ def _try_logins(target: Target, login: Login, found: Conversation, seen: Examina
         for tried in talk["envelopes"]:
             reply = tried["recipients"].get(elsewhere) or tried["mail"] or ""
             text = f"{seen.label} AUTH: {login.username} may not send as <{own.sender}>: {reply}"
-            text += f" {IF_MEANT}"
+            text += f" {_if_meant()}"
             if re.match(MAY_NOT_SEND, reply) and text not in seen.doubts:
                 seen.doubts.append(text)
 
@@ -475,10 +478,10 @@ def examine_as_untrusted_client(
         is_refused = NOT_RELAYED in reply
         # Another refusal may be this client's own.
         if is_refused or reply.startswith("25"):
-            seen.reached[f"{seen.label} RCPT TO:<{name}>"] = f"{reply} {IF_MEANT}" if is_refused else ""
+            seen.reached[f"{seen.label} RCPT TO:<{name}>"] = f"{reply} {_if_meant()}" if is_refused else ""
     if spoken.refused and listener["port"] == 25:
         if re.search(BLANKET, spoken.refused):
-            seen.doubts.append(f"{seen.label} {spoken.refused} {IF_MEANT}")
+            seen.doubts.append(f"{seen.label} {spoken.refused} {_if_meant()}")
         else:
             seen.refused = f"{seen.label} {spoken.refused}"
     seen.complain(spoken.problems)
@@ -623,7 +626,7 @@ def _disowned(listeners: Sequence[Listener], trial: _mta_delivery.Trial) -> list
             places.setdefault(listener["login_maps"], []).append(label_of(listener))
     return [
         f"{', '.join(labels)} AUTH: no user of this host may send as himself, as smtpd_sender_login_maps does not"
-        f" give him his address {IF_MEANT}"
+        f" give him his address {_if_meant()}"
         for maps, labels in places.items()
         if _mta_sender_logins.disowned(maps, _mta_delivery.users(), domains)
     ]
@@ -647,7 +650,7 @@ def _refusing(trial: _mta_delivery.Trial, refusals: Sequence[str]) -> list[str]:
         with contextlib.suppress(OSError):
             socket.getaddrinfo(f"1.0.0.127.{name}", None)
             who.append(f"{name} lists 127.0.0.1, too, as no block list may that works (RFC 5782)")
-    return [f"{text}: {who[0]} {IF_MEANT}" for text in refusals if who]
+    return [f"{text}: {who[0]} {_if_meant()}" for text in refusals if who]
 
 
 def _hops(listeners: Iterable[Listener]) -> int:

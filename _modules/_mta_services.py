@@ -169,7 +169,11 @@ def _enabled(name: str) -> bool:
         return bool(glob.glob(RC_LINKS.format(kind="S", name=name)))
     if masked(unit):
         return False
-    return any(glob.glob(f"{LOCAL_UNITS}/*.{kind}/{name}.service") for kind in ("wants", "requires"))
+    try:
+        folders = [entry for entry in os.listdir(LOCAL_UNITS) if entry.endswith((".wants", ".requires"))]
+    except FileNotFoundError:
+        return False
+    return any(os.path.lexists(f"{LOCAL_UNITS}/{folder}/{name}.service") for folder in folders)
 
 
 def manager() -> str:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "7d4249f43d02"
+REVISION = "d80679d87343"

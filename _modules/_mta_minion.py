@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _mta_system
 from _mta_records import NamedTuple
 from _mta_system import StateDirectory
 
@@ -70,7 +71,13 @@ class Minion(NamedTuple):
         masterless = self.opts.get("file_client") == "local" and not self.opts.get("use_master_when_local")
         if not masterless or self.opts.get("ipc_mode") != "ipc":
             return True
-        return bool(glob.glob(f"{glob.escape(str(self.opts['sock_dir']))}/minion_event_*_pull.ipc"))
+        return self.runs
+
+    @property
+    def runs(self) -> bool:
+        """Whether a minion runs on this host and listens at its bus: one that was killed leaves the socket."""
+        sockets = f"{glob.escape(str(self.opts['sock_dir']))}/minion_event_*_pull.ipc"
+        return any(map(_mta_system.listens, glob.glob(sockets)))
 
     def settings(self) -> dict[str, Any]:
         """Return the effective settings: of the environment of this run of states, or else of the last apply."""

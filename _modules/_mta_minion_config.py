@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -87,8 +86,7 @@ def is_this(opts: Opts) -> bool:
 
 def tell(minion: Minion, data: Mapping[str, Any], tag: str) -> bool:
     """Send an event to the minion that runs on this host; return whether there is one."""
-    # Without this socket no minion runs.
-    if not glob.glob(os.path.join(minion.opts["sock_dir"], "minion_event_*_pull.ipc")):
+    if not minion.runs:
         return False
     minion.functions["event.fire"](data, tag)
     return True

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "d80679d87343"
+REVISION = "efd585a33449"

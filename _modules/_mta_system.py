@@ -652,6 +652,16 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc)
 
 
+def listens(path: Path) -> bool:
+    """Tell whether somebody listens at a socket in the file system."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
+
+
 def port(name: str) -> int | None:
     """Return the number of a TCP port, given in digits or by its name in services(5); ``None``: no such name."""
     if name.isdigit():

@@ -14,6 +14,7 @@ import inspect
 import os
 import pathlib
 import re
+import socket
 
 import fake_smtp
 import jinja2
@@ -110,6 +111,19 @@ def minion(tmp_path, context, pillar, functions):
     """What the library needs of Salt; its state directory is ``tmp_path/state``."""
     opts = {"id": "mail.example.com", "mta_state_dir": str(tmp_path / "state"), "test": False}
     return Minion(opts, dict(GRAINS), pillar, context, functions)
+
+
+@pytest.fixture
+def listening():
+    """Listen at a path, as a minion does at its bus."""
+    with contextlib.ExitStack() as sockets:
+
+        def listen(path):
+            sock = sockets.enter_context(socket.socket(socket.AF_UNIX))
+            sock.bind(str(path))
+            sock.listen()
+
+        yield listen
 
 
 @pytest.fixture

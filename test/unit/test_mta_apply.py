@@ -38,15 +38,21 @@ def test_an_apply_that_changed_nothing_is_recorded_and_not_sent(minion, sent, fi
     assert sent == []
 
 
-@pytest.mark.parametrize("bus", [None, "minion_event_0123456789_pull.ipc"])
+@pytest.mark.parametrize("bus", ["none", "left", "there"])
 @pytest.mark.parametrize("client", ["local", "remote"])
-def test_a_masterless_apply_waits_for_no_bus_that_is_not_there(minion, sent, files, tmp_path, client, bus):
-    if bus:
-        (tmp_path / bus).touch()
+def test_a_masterless_apply_waits_for_no_bus_that_is_not_there(
+    minion, sent, files, tmp_path, client, bus, listening
+):
+    path = tmp_path / "minion_event_0123456789_pull.ipc"
+    if bus == "left":
+        # By a minion that was killed.
+        path.touch()
+    elif bus == "there":
+        listening(path)
     opts = {**minion.opts, "file_client": client, "ipc_mode": "ipc", "sock_dir": str(tmp_path)}
     changed = {"postconf_|-a_|-/etc/postfix_|-managed": state("postfix_mta.config", changes={"x": 1})}
     _mta_last_apply.ended(minion._replace(opts=opts), changed, config_directory=str(files))
-    assert len(sent) == (client == "remote" or bus is not None)
+    assert len(sent) == (client == "remote" or bus == "there")
 
 
 def test_changed_parts_are_sent_and_nothing_that_states_say(minion, sent, files):

@@ -404,13 +404,13 @@ def test_another_revision_of_the_formula_is_told_to_the_minion(states, file, mon
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["new"]["revision"] == "another"
 
 
-def test_a_minion_that_runs_without_it_gets_it(states, modules, file, pretend):
+def test_a_minion_that_runs_without_it_gets_it(states, modules, file, pretend, listening):
     managed(states, enabled=True, interval=5)
     pretend("_mta_minion_config.is_this", lambda opts: True)
     fired = []
     modules.pack["__salt__"]._dict["event.fire"] = lambda data, tag: fired.append((tag, data.get("func")))
     (file.parents[2] / "run").mkdir()
-    (file.parents[2] / "run" / "minion_event_0_pull.ipc").touch()
+    listening(file.parents[2] / "run" / "minion_event_0_pull.ipc")
     assert managed(states, enabled=True, interval=5)["changes"]["postfix_mta"]["old"] is None
     assert fired == [("manage_beacons", "add"), ("module_refresh", None)]
 

@@ -46,12 +46,12 @@ def test_a_file_that_cannot_be_written_is_an_error(file, options):
         _mta_minion_config.write(options, "postfix_mta.conf", "beacons", {"a": []}, "postfix_mta:beacon")
 
 
-def test_only_a_minion_that_runs_is_told(options, minion, pretend, tmp_path):
+def test_only_a_minion_that_runs_is_told(options, minion, pretend, tmp_path, listening):
     minion.opts.update(options)
     told = []
     pretend("event.fire", lambda *event: told.append(event))
     assert _mta_minion_config.tell(minion, {"a": 1}, "tag") is False
-    (tmp_path / "minion_event_0123_pull.ipc").touch()
+    listening(tmp_path / "minion_event_0123_pull.ipc")
     assert _mta_minion_config.tell(minion, {"a": 1}, "tag") is True
     assert told == [({"a": 1}, "tag")]
 

@@ -21,12 +21,12 @@ def file(opts, tmp_path, modules, states):
 
 
 @pytest.fixture
-def runs(file, modules, states, pretend):
+def runs(file, modules, states, pretend, listening):
     """The options of a minion that runs on this host, and the events that it has got."""
     file.parent.mkdir(parents=True)
     directory = file.parents[2] / "run"
     directory.mkdir()
-    (directory / "minion_event_0_pull.ipc").touch()
+    listening(directory / "minion_event_0_pull.ipc")
     told = []
     pretend("_mta_minion_config.is_this", lambda opts: True)
     modules.pack["__salt__"]._dict["event.fire"] = lambda data, tag: told.append((tag, data)) or True

@@ -187,7 +187,8 @@ class _Known:
         known: _Known | None = minion.context.get(KEY)
         if known is None:
             read = minion.state.read(_name(PLANS))
-            known = cls(read["plans"] if read.get("revision") == REVISION else {})
+            plans = read.get("plans")
+            known = cls(plans if read.get("revision") == REVISION and isinstance(plans, dict) else {})
             minion.context[KEY] = known
         return known
 
@@ -246,13 +247,14 @@ def unchanged(minion: Minion, subject: str, arguments: Mapping[str, Any]) -> lis
     """
     known = _Known.of(minion)
     known.used.add(subject)
-    one = known.kept.get(subject)
-    if one is None or not one["since"] <= time.time() < one["until"]:
+    try:
+        one = known.kept[subject]
+        if not one["since"] <= time.time() < one["until"] or one["arguments"] != _given(minion, arguments):
+            return None
+        return [str(line) for line in one["notes"]] if _are_as_seen(one["files"]) else None
+    except (KeyError, TypeError, AttributeError):
+        # It is not there, or not as it was written.
         return None
-    if one["arguments"] != _given(minion, arguments) or not _are_as_seen(one["files"]):
-        return None
-    notes: list[str] = one["notes"]
-    return notes
 
 
 def note(

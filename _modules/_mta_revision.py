@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "efd585a33449"
+REVISION = "dbcdacf27045"

@@ -3,7 +3,7 @@
 
 PARTS = ["settings", "package", "certificate", "sasl", "config", "aliases", "firewall", "verify", "watch"]
 # Of the formula's files; bin/update-revision writes it.
-REVISION = "efd585a33449"
+REVISION = "dbcdacf27045"
 
 
 def run():

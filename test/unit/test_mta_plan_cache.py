@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 import os
 import stat
 import time
@@ -276,6 +277,29 @@ def test_another_revision_of_the_formula_plans_again(plans, monkeypatch):
     plans.plan()
     monkeypatch.setattr(_mta_plan_cache, "REVISION", "another")
     assert plans.plan() is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: [],
+        lambda kept: {**kept, "plans": []},
+        lambda kept: {**kept, "plans": {"part one": None}},
+        lambda kept: {**kept, "plans": {"part one": {**kept["plans"]["part one"], "since": "x"}}},
+        lambda kept: {**kept, "plans": {"part one": {**kept["plans"]["part one"], "files": None}}},
+        lambda kept: {**kept, "plans": {"part one": {"files": {}}}},
+    ],
+)
+def test_what_is_not_as_it_was_written_is_no_plan(plans, damage):
+    plans.plan()
+    assert plans.plan() == ["a note"]
+    file = plans.minion.state.path(_mta_plan_cache._name(_mta_plan_cache.PLANS))
+    with open(file, encoding="utf-8") as handle:
+        kept = json.load(handle)
+    with open(file, "w", encoding="utf-8") as handle:
+        json.dump(damage(kept), handle)
+    assert plans.plan() is None
+    assert plans.plan() == ["a note"]
 
 
 def test_what_a_whole_apply_has_not_met_is_forgotten(plans):

@@ -172,7 +172,7 @@ def watched(module, name):
     def wrapper(path, *args, **kwargs):
         looks = vars(sys.modules.get("_mta_system", json)).get("_looks")
         if looks is not None and isinstance(path, (str, os.PathLike)):
-            seen.append((looks, os.fspath(path).rstrip("/")))
+            seen.append((looks, os.fspath(path).rstrip("/") + "/" * (name in ("listdir", "scandir"))))
         return real(path, *args, **kwargs)
 
     setattr(module, name, wrapper)
@@ -189,7 +189,7 @@ except SystemExit:
 plans = {}
 for looks, path in seen:
     # A folder on the way to a file is no look at the folder; code is of the revision that is remembered.
-    noticed = any(f"{file}/".startswith(f"{path}/") for file in looks.files)
+    noticed = path in looks.files if path[-1:] == "/" else any(f"{f}/".startswith(f"{path}/") for f in looks.files)
     code = path.endswith((".py", ".pyc")) or path.startswith(("/opt/salt", "/usr/lib/python3"))
     code = code or "/extmods" in path
     if not looks.more and not code:

@@ -201,6 +201,9 @@ def participate(
     # What other states of this run have changed, or would change, may count for this one.
     alone = transaction is not None and rehearsal is None and not run.changes
     label = f"{participant} {name}"
+    if alone:
+        # What is there is of an earlier run.
+        run.configuration, run.authorities = {}, {}
     notes = _mta_plan_cache.unchanged(minion, label, arguments) if alone else None
     if notes is not None:
         ret["comment"] = "\n".join([ret["comment"], *notes])
@@ -234,11 +237,11 @@ def _found(minion: Minion, part: Participant, arguments: Mapping[str, Any], labe
     """A participant's plan; of one that changes nothing what it found out is kept, and under the label itself."""
     with _mta_system.watched() as looks:
         plan = _planned(_mta_plan_cache.noticed(minion) if label else minion, part, arguments, test)
-    if not (plan.changes or plan.errors or test):
-        if part.remember:
+        settled = not (plan.changes or plan.errors or test)
+        if settled and part.remember:
             part.remember(minion)
-        if label and part.rests_on_files:
-            _mta_plan_cache.note(minion, label, arguments, looks, plan.notes)
+    if settled and label and part.rests_on_files:
+        _mta_plan_cache.note(minion, label, arguments, looks, plan.notes)
     return plan
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -336,7 +337,9 @@ def _processes_before(paths: Iterable[str]) -> tuple[bool, bool]:
     """
     changed = max((os.stat(path).st_ctime for path in paths if os.path.exists(path)), default=0.0)
     before = any(start < changed for start in _mta_services.started("smtpd"))
-    return before, before and all(start > changed for start in _mta_services.started("qmgr"))
+    # Where the clock was ahead then, nobody can say.
+    reloaded = changed > time.time() or all(start > changed for start in _mta_services.started("qmgr"))
+    return before, before and reloaded
 
 
 def _evidence(minion: Minion, requested: Requested) -> list[Any] | None:

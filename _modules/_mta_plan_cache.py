@@ -87,6 +87,8 @@ def plan(
         said = recall(minion, subject, basis, now.timestamp()) if basis else None
         if said:
             return Plan(**said)
+        # The next run recalls what is found out now; it needs no more than that.
+        _mta_system.look_elsewhere()
         found = judge()
     except CommandExecutionError as err:
         return Plan(errors=[str(err)])
@@ -252,7 +254,7 @@ def unchanged(minion: Minion, subject: str, arguments: Mapping[str, Any]) -> lis
         if not one["since"] <= time.time() < one["until"] or one["arguments"] != _given(minion, arguments):
             return None
         return [str(line) for line in one["notes"]] if _are_as_seen(one["files"]) else None
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         # It is not there, or not as it was written.
         return None
 
@@ -279,6 +281,7 @@ def note(
         "files": looks.files,
         "since": looks.since,
         "until": looks.until,
+        "began": looks.began,
         "notes": list(notes),
     }
 
@@ -293,19 +296,21 @@ def keep(minion: Minion, whole: bool) -> None:
     One of which a file has changed since it was looked at, or so lately that the next change might not show, is
     planned again by the next run. Where nothing can be written, all are.
     """
-    known, settled = _Known.of(minion), time.time_ns() - SETTLED
+    known = _Known.of(minion)
 
-    def holds(files: Mapping[str, Any]) -> bool:
+    def holds(files: Mapping[str, Any], began: int) -> bool:
         times = [
             facts[-1]
             for version in files.values()
             for facts in version or []
             if len(facts) > _mta_system.OF_DIRECTORY
         ]
-        return max(times, default=0) < settled and _are_as_seen(files)
+        return max(times, default=0) < began - SETTLED and _are_as_seen(files)
 
-    fresh = {subject: one for subject, one in known.fresh.items() if holds(one["files"])}
+    fresh = {subject: one for subject, one in known.fresh.items() if holds(one["files"], one["began"])}
     left = {subject: one for subject, one in known.kept.items() if subject in known.used or not whole}
     if fresh or len(left) < len(known.kept):
         with contextlib.suppress(CommandExecutionError):
             minion.state.write(_name(PLANS), {"revision": REVISION, "plans": {**left, **fresh}})
+    # The next run may have the same context.
+    minion.context.pop(KEY, None)

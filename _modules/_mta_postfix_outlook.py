@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 import _mta_postfix_view
+import _mta_system
 from _mta_minion import Minion
 from _mta_run import Run
 
@@ -49,6 +49,6 @@ def naming(
     named: dict[str, list[str]] = {}
     for label, value in values.items():
         for word in re.findall(r"(?<![\w./-])/[^\s,{}()]+", value if isinstance(value, str) else ""):
-            named.setdefault(os.path.realpath(word), []).append(label)
-    real = {path: os.path.realpath(path) for path in paths}
+            named.setdefault(_mta_system.real_path(word), []).append(label)
+    real = {path: _mta_system.real_path(path) for path in paths}
     return {path: ", ".join(dict.fromkeys(named[real[path]])) for path in paths if real[path] in named}

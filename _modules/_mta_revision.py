@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "dbcdacf27045"
+REVISION = "00e31dd6d4be"

@@ -23,6 +23,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Union
 
@@ -158,15 +159,20 @@ class Looks:
 
     since, until
         Unix times between which what was found out holds.
+
+    began
+        When the first look was taken, in nanoseconds of Unix time.
     """
 
     def __init__(self) -> None:
+        self.began = time.time_ns()
         self.files: dict[str, Any] = {}
         self.more = False
         self.since, self.until = 0.0, math.inf
 
 
-_looks: Looks | None = None
+# Those that are noted now: one context may be in another, or in another thread.
+_watches: list[Looks] = []
 # How many facts a :func:`version` has of a directory, which are all of it; those of a file say how old it is, too.
 OF_DIRECTORY = 5
 
@@ -176,34 +182,34 @@ def watched() -> Iterator[Looks]:
     """
     A context that notes what is looked at by functions of this file, in whatever thread.
 
-    One in another notes for itself alone.
+    Where there are several at a time, each notes what is looked at for another, too: that is more, not less.
     """
-    global _looks
-    before, _looks = _looks, Looks()
+    looks = Looks()
+    _watches.append(looks)
     try:
-        yield _looks
+        yield looks
     finally:
-        _looks = before
+        _watches[:] = [other for other in _watches if other is not looks]
 
 
 def look_elsewhere() -> None:
     """Note that something is looked at that is no file."""
-    if _looks is not None:
-        _looks.more = True
+    for looks in tuple(_watches):
+        looks.more = True
 
 
 def found_for(since: float, until: float) -> None:
     """Note that what is found out holds between two Unix times only."""
-    if _looks is not None:
-        _looks.since, _looks.until = max(since, _looks.since), min(until, _looks.until)
+    for looks in tuple(_watches):
+        looks.since, looks.until = max(since, looks.since), min(until, looks.until)
 
 
 def look(path: Path) -> None:
     """Note that a file is looked at, before it is."""
-    if _looks is not None:
+    for looks in tuple(_watches):
         name = os.fspath(path)
-        if name not in _looks.files:
-            _looks.files[name] = version(name)
+        if name not in looks.files:
+            looks.files[name] = version(name)
 
 
 def version(path: str) -> list[list[int]] | None:
@@ -217,7 +223,8 @@ def version(path: str) -> list[list[int]] | None:
     in nanoseconds, which nobody can set.
     """
     found = []
-    with contextlib.suppress(OSError):
+    # A name that no file can have has none.
+    with contextlib.suppress(OSError, ValueError):
         status = os.lstat(path)
         found.append(_facts(path, status))
         if stat.S_ISLNK(status.st_mode):
@@ -506,7 +513,7 @@ def search_path() -> str:
 def find_program(name: str) -> str | None:
     """Return the path of a program; ``None`` when it is not installed."""
     found, path = shutil.which(name, path=search_path()), search_path()
-    for directory in path.split(os.pathsep) if _looks is not None else []:
+    for directory in path.split(os.pathsep) if _watches else []:
         candidate = os.path.join(directory, name)
         look(candidate)
         if candidate == found:
@@ -655,8 +662,12 @@ def now() -> datetime.datetime:
 def listens(path: Path) -> bool:
     """Tell whether somebody listens at a socket in the file system."""
     with socket.socket(socket.AF_UNIX) as sock:
+        # It may have more clients waiting than it takes.
+        sock.settimeout(1)
         try:
             sock.connect(os.fspath(path))
+        except (BlockingIOError, socket.timeout):
+            return True
         except OSError:
             return False
     return True

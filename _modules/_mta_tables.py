@@ -68,8 +68,10 @@ def recorded(minion: Minion) -> Mapping[str, Any]:
 
 def _stamp(path: str) -> list[Any] | None:
     """What tells a file from its next version; ``None``: there is none."""
+    # Of a directory the names in it count.
+    _mta_system.look(f"{path}/")
     try:
-        status = _mta_system.status(path)
+        status = os.stat(path)
     except OSError:
         return None
     return [path, status.st_size, status.st_mtime_ns, status.st_ino]

@@ -301,6 +301,8 @@ def alone(minion: Minion, do: Callable[[], Any], wait: bool = True) -> Any:
     except CommandExecutionError:
         if wait:
             raise
+        # The next run has to try again.
+        _mta_system.look_elsewhere()
         return None
     with lock:
         _recover(minion)

@@ -26,7 +26,7 @@ def problems(minion: Minion, key: str, hostname: Any, family: Any, saltenv: str 
     hostname = minion.grains.get("fqdn") if hostname is None else hostname
     family = family or minion.grains.get("os_family")
     subject = f"mta_settings.valid {key}"
-    arguments = {"pillar": pillar, "hostname": hostname, "family": family, "others": _mta_settings.rest_on(minion)}
+    arguments = {"pillar": pillar, "hostname": hostname, "family": family, "settings": settings}
     if not renamed and _mta_plan_cache.unchanged(minion, subject, arguments) is not None:
         return []
     with _mta_system.watched() as looks:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_apply
+import _mta_certificates
 import _mta_fleet_ca
 import _mta_pem
 import _mta_x509_make
@@ -1162,4 +1163,12 @@ def test_a_pair_is_put_in_force_where_one_process_serves_it_and_another_may_not(
     processes["qmgr"] = [-3600]
     assert host.pair()["changes"]["activation"] == "reload"
     processes["smtpd"] = [1]
+    assert host.pair()["changes"] == {}
+
+
+def test_where_the_clock_was_ahead_the_conversation_decides(host, pretend, processes, monkeypatch):
+    pretend("_mta_judge.stale", lambda _paths: [])
+    host.certificate.write_bytes(host.certificate.read_bytes() + b"\n")
+    processes["qmgr"] = [-3600]
+    monkeypatch.setattr(_mta_certificates.time, "time", lambda: os.stat(host.certificate).st_ctime - 7200)
     assert host.pair()["changes"] == {}

@@ -12,6 +12,8 @@ from salt.exceptions import CommandExecutionError
 
 import _mta_plan_cache
 import _mta_system
+import _mta_tables
+import _mta_transaction
 
 EVIDENCE = ["name", {"days": 90}, [(b"pem", 0o600, 0, 0)]]
 SAID = {"comment": "all is well"}
@@ -134,7 +136,7 @@ class Plans:
 
     def age(self):
         """Nothing has changed lately."""
-        time.sleep(0.02)
+        time.sleep(0.03)
 
     def looks(self, minion):
         _mta_system.read(self.file)
@@ -288,6 +290,7 @@ def test_another_revision_of_the_formula_plans_again(plans, monkeypatch):
         lambda kept: {**kept, "plans": {"part one": {**kept["plans"]["part one"], "since": "x"}}},
         lambda kept: {**kept, "plans": {"part one": {**kept["plans"]["part one"], "files": None}}},
         lambda kept: {**kept, "plans": {"part one": {"files": {}}}},
+        lambda kept: {**kept, "plans": {"part one": {**kept["plans"]["part one"], "files": {"a\0b": [1]}}}},
     ],
 )
 def test_what_is_not_as_it_was_written_is_no_plan(plans, damage):
@@ -319,10 +322,49 @@ def test_a_state_directory_that_cannot_be_written_is_no_error(plans, monkeypatch
     assert plans.plan() is None
 
 
-def test_one_watch_in_another_notes_for_itself(plans):
-    with _mta_system.watched() as outer:
-        _mta_system.exists("/outer")
-        with _mta_system.watched() as inner:
-            _mta_system.exists("/inner")
-    _mta_system.exists("/after")
-    assert (list(outer.files), list(inner.files)) == (["/outer"], ["/inner"])
+def test_of_several_watches_none_misses_a_look(plans):
+    """A job of another thread begins before, and ends meanwhile."""
+    first, second = _mta_system.watched(), _mta_system.watched()
+    job = first.__enter__()
+    part = second.__enter__()
+    _mta_system.exists("/both")
+    first.__exit__(None, None, None)
+    _mta_system.exists("/one")
+    _mta_system.look_elsewhere()
+    second.__exit__(None, None, None)
+    _mta_system.exists("/none")
+    assert (list(job.files), job.more) == (["/both"], False)
+    assert (list(part.files), part.more) == (["/both", "/one"], True)
+
+
+def test_a_judgement_that_is_made_now_is_recalled_by_the_next_run_and_not_noted_by_this_one(minion):
+    now = datetime.datetime.fromtimestamp(150)
+    judged = {"changes": {}, "notes": [], "holds": [datetime.datetime.fromtimestamp(when) for when in (100, 200)]}
+    for more, basis in ((True, ["a"]), (False, ["a"]), (True, None)):
+        with _mta_system.watched() as looks:
+            _mta_plan_cache.plan(minion, "pair", lambda: basis, lambda: judged, now)  # noqa: B023
+        assert looks.more is more
+    with _mta_system.watched() as looks:
+        _mta_plan_cache.plan(minion, "pair", lambda: ["a"], lambda: judged, now)
+    assert (looks.since, looks.until) == (100, 200)
+
+
+def test_the_names_in_a_directory_that_is_told_by_its_stamp_count(plans):
+    looks = lambda _minion: _mta_tables._stamp(str(plans.folder))  # noqa: E731
+    plans.age()
+    plans.plan(looks)
+    assert plans.plan(looks) == ["a note"]
+    (plans.folder / "more").touch()
+    assert plans.plan(looks) is None
+
+
+def test_what_could_not_be_recorded_is_planned_again(plans, pretend):
+    """Another apply holds the lock."""
+
+    def busy(*_args):
+        raise CommandExecutionError("busy")
+
+    looks = lambda minion: _mta_transaction.alone(minion, lambda: None, wait=False)  # noqa: E731
+    pretend("_mta_transaction._lock", busy)
+    plans.plan(looks)
+    assert plans.plan(looks) is None

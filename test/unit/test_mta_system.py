@@ -1,8 +1,10 @@
 """Files, programs, the state directory and the lines of Postfix's files: all else of the library uses it."""
 
 import concurrent.futures
+import contextlib
 import datetime
 import os
+import socket
 import stat
 import subprocess
 import time
@@ -278,3 +280,25 @@ def test_nearest():
 def test_the_clock_is_in_utc():
     assert abs(_mta_system.now() - datetime.datetime.now().astimezone()) < datetime.timedelta(seconds=60)
     assert _mta_system.now().utcoffset() == datetime.timedelta(0)
+
+
+def test_a_socket_is_listened_at_or_only_left(tmp_path, listening):
+    path = tmp_path / "bus"
+    assert not _mta_system.listens(path)
+    listening(path)
+    assert _mta_system.listens(path)
+    (tmp_path / "left").touch()
+    assert not _mta_system.listens(tmp_path / "left")
+
+
+def test_who_has_as_many_clients_waiting_as_it_takes_listens(tmp_path):
+    path = str(tmp_path / "bus")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as clients:
+        server.bind(path)
+        server.listen(0)
+        for _ in range(3):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(path)
+        assert _mta_system.listens(path)

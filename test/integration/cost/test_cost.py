@@ -170,8 +170,9 @@ def watched(module, name):
     real = getattr(module, name)
 
     def wrapper(path, *args, **kwargs):
-        looks = vars(sys.modules.get("_mta_system", json)).get("_looks")
-        if looks is not None and isinstance(path, (str, os.PathLike)):
+        for looks in vars(sys.modules.get("_mta_system", json)).get("_watches", ()):
+            if not isinstance(path, (str, os.PathLike)):
+                continue
             seen.append((looks, os.fspath(path).rstrip("/") + "/" * (name in ("listdir", "scandir"))))
         return real(path, *args, **kwargs)
 

@@ -284,6 +284,5 @@ def test_a_change_of_thirty_parameters_takes_one_write_process(container):
     assert container.exec("postconf -n | grep _restriction_class", check=False).stdout == ""
 
 
-@pytest.mark.alone
 def test_a_large_pillar(benchmark, masterless, pillar):
     benchmark("growth", "--rounds=3", f"--pillar={pillar}", "--", *masterless)

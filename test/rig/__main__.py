@@ -49,8 +49,7 @@ TOOLS = pathlib.Path(sys.executable).parent
 NICENESS = 5
 # Suites with tests that measure CPU time (the mark ``alone``): nothing else runs beside those.
 ALONE = ("cost",)
-UNITS = "unit tests"
-# What takes several minutes, the longest first: so it starts, and none of it runs on alone at the end.
+# Suites that take several minutes, the longest first: so they start, and none of them runs on alone at the end.
 LONG = (
     "arrives",
     "killed",
@@ -68,7 +67,6 @@ LONG = (
     "firewall",
     "export",
     "docs",
-    UNITS,
     "library",
     "cost",
     "sysv",
@@ -185,13 +183,13 @@ def unit(args, lines=None, niceness=0):
     """
 
     def tests(what, line, chosen):
-        with timed(UNITS, what):
+        with timed("unit tests", what):
             pytest = ["nice", f"-n{niceness}", venvs.python(line), "-m", "pytest"]
             output, code = run([*pytest, *chosen], bytecode(), live=False)
         with output_lock:
-            say(f"{UNITS}, {what}")
+            say(f"unit tests, {what}")
             print(output, end="", flush=True)
-            failures.extend(results.in_short(output, f"{UNITS}, {what}"))
+            failures.extend(results.in_short(output, f"unit tests, {what}"))
         return results.count(output, code, chosen=bool(args))
 
     lines = lines or venvs.lines()
@@ -245,19 +243,16 @@ def integration(chosen, args):
     return together(chosen, args) + alone(chosen, args)
 
 
-def together(chosen, args, further=None):
+def together(chosen, args, further=()):
     """
     The counts of what runs beside others: as many instances as the processors have time for.
 
-    further: what else does, by its name in LONG: functions that return counts.
+    further: functions that return counts, for the time left by the last instances.
     """
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
-    jobs = [
-        (item.suite, functools.partial(guarded, item, args, "not alone" if item.suite in ALONE else None))
-        for item in chosen
-    ]
-    jobs += (further or {}).items()
-    jobs.sort(key=lambda job: LONG.index(job[0]) if job[0] in LONG else len(LONG))
+    chosen = sorted(chosen, key=lambda item: LONG.index(item.suite) if item.suite in LONG else len(LONG))
+    parts = {suite: "not alone" for suite in ALONE}
+    jobs = [functools.partial(guarded, instance, args, parts.get(instance.suite)) for instance in chosen]
     door = gate.Gate(FEW)
 
     def one(function):
@@ -265,7 +260,7 @@ def together(chosen, args, further=None):
             return function()
 
     with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
-        running = [pool.submit(one, function) for _, function in jobs]
+        running = [pool.submit(one, function) for function in (*jobs, *further)]
         try:
             return [count for job in running for count in job.result()]
         except BaseException:
@@ -294,15 +289,15 @@ def guarded(instance, args, part=None):
 
 
 def everything():
-    """The counts of all: the unit tests run while images are built, or else beside container suites."""
+    """The counts of all: the unit tests run while images are built, or else beside the last container suites."""
     chosen = kitchen.instances()
     units = functools.partial(unit, [], niceness=NICENESS)
     with concurrent.futures.ThreadPoolExecutor(2) as beside:
         try:
             early = [beside.submit(lint)]
-            late = {}
+            late = []
             if all(map(images.is_built, kitchen.platforms())):
-                late[UNITS] = units
+                late.append(units)
             else:
                 early.append(beside.submit(units))
             with timed("images"):

@@ -616,7 +616,6 @@ def run_of_everything(monkeypatch):
     monkeypatch.setattr(gate, "Gate", Open)
     monkeypatch.setattr(images, "is_built", lambda _platform: True)
     monkeypatch.setattr(__main__, "ALONE", ("default",))
-    monkeypatch.setattr(__main__, "LONG", ("default", __main__.UNITS))
     monkeypatch.setattr(__main__, "MANY", 1)
     monkeypatch.setattr(__main__, "build", lambda _platforms: part("build"))
     monkeypatch.setattr(__main__, "lint", lambda: part("lint"))
@@ -625,12 +624,12 @@ def run_of_everything(monkeypatch):
     return said
 
 
-def test_unit_tests_have_their_place_among_the_suites_and_nothing_runs_beside_what_measures(run_of_everything):
+def test_unit_tests_begin_after_the_suites_and_nothing_runs_beside_what_measures(run_of_everything):
     assert len(__main__.everything()) == 7
     assert run_of_everything[-4:] == ["default alone begins", "default alone ends"] * 2
     begun = [said.removesuffix(" begins") for said in run_of_everything[:-4] if said.endswith(" begins")]
     suites = [name for name in begun if name not in ("lint", "build")]
-    assert suites == ["default not alone", "default not alone", f"unit {__main__.NICENESS}", "sysv"]
+    assert suites == ["sysv", "default not alone", "default not alone", f"unit {__main__.NICENESS}"]
 
 
 def test_unit_tests_run_while_images_are_built(run_of_everything, monkeypatch):

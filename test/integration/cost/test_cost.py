@@ -86,7 +86,7 @@ def pair(container, **master):
         container.exec([*unit, "/usr/local/bin/" + daemon, "--config-dir=/etc/salt-pair"])
     command = ["salt", "--config-dir=/etc/salt-pair", "--timeout=60", "mail.example.com"]
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while "True" not in container.exec([*command, "test.ping"], check=False).stdout:
             assert time.monotonic() < deadline, "the minion does not answer its master"
             time.sleep(1)

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 # Named as the states that hand over to them. Made when they are asked for: a run executes the files that it needs.
 PARTICIPANTS: dict[str, Callable[[], Participant]] = {
     "mta_aliases.managed": lambda: Participant(
-        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_aliases.remember, True
+        "mta_aliases", _mta_aliases.plan, _mta_aliases.apply, _mta_aliases.remember, rests_on_files=True
     ),
     "mta_cert.ca_managed": lambda: Participant("mta_ca", _mta_ca.plan, _mta_ca.apply, rests_on_files=True),
     "mta_cert.managed": lambda: Participant(
@@ -59,7 +59,11 @@ PARTICIPANTS: dict[str, Callable[[], Participant]] = {
     "mta_dkim.absent": lambda: Participant("mta_dkim", _mta_signer.absent_plan, _mta_signer.absent_apply),
     "mta_dkim.managed": lambda: Participant("mta_dkim", _mta_signer.plan, _mta_signer.apply),
     "mta_map.managed": lambda: Participant(
-        "mta_map", _mta_tables_manage.plan, _mta_tables_manage.apply, _mta_tables_manage.remember, True
+        "mta_map",
+        _mta_tables_manage.plan,
+        _mta_tables_manage.apply,
+        _mta_tables_manage.remember,
+        rests_on_files=True,
     ),
     "mta_map.only": lambda: Participant(
         "mta_map", _mta_tables_manage.only_plan, _mta_tables_manage.only_apply, rests_on_files=True
@@ -71,7 +75,11 @@ PARTICIPANTS: dict[str, Callable[[], Participant]] = {
         "mta_previous", _mta_restore.roll_back_plan, _mta_restore.roll_back_apply
     ),
     "postconf.managed": lambda: Participant(
-        "postconf", _mta_postfix_edit.plan, _mta_postfix_edit.apply, _mta_postfix_edit.remember, True
+        "postconf",
+        _mta_postfix_edit.plan,
+        _mta_postfix_edit.apply,
+        _mta_postfix_edit.remember,
+        rests_on_files=True,
     ),
     "saslauthd.absent": lambda: Participant("saslauthd", _mta_saslauthd.absent_plan, _mta_saslauthd.absent_apply),
     "saslauthd.managed": lambda: Participant(
@@ -201,10 +209,11 @@ def participate(
     # What other states of this run have changed, or would change, may count for this one.
     alone = transaction is not None and rehearsal is None and not run.changes
     label = f"{participant} {name}"
+    notes = None
     if alone:
         # What is there is of an earlier run.
         run.configuration, run.authorities = {}, {}
-    notes = _mta_plan_cache.unchanged(minion, label, arguments) if alone else None
+        notes = _mta_plan_cache.unchanged(minion, label, arguments)
     if notes is not None:
         ret["comment"] = "\n".join([ret["comment"], *notes])
         return ret

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
 import ssl
 import stat
@@ -142,14 +141,7 @@ def _guarded_files(
     for path, what, bits, pillar in dict.fromkeys(wanted):
         with contextlib.suppress(OSError):
             status = os.stat(path)
-            if bits == KEY_BITS and _group(status.st_gid) == "ssl-cert":
+            if bits == KEY_BITS and _mta_system.group_name(status.st_gid) == "ssl-cert":
                 bits = KEY_BITS & ~stat.S_IRGRP
             found.append(GuardedFile(path, stat.S_IMODE(status.st_mode), what, bits, pillar.format(path)))
     return found
-
-
-def _group(number: int) -> str | None:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return None

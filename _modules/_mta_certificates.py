@@ -338,8 +338,9 @@ def _processes_before(paths: Iterable[str]) -> tuple[bool, bool]:
     changed = max((os.stat(path).st_ctime for path in paths if os.path.exists(path)), default=0.0)
     before = any(start < changed for start in _mta_services.started("smtpd"))
     # Where the clock was ahead then, nobody can say.
-    reloaded = changed > time.time() or all(start > changed for start in _mta_services.started("qmgr"))
-    return before, before and reloaded
+    return before, before and (
+        changed > time.time() or all(start > changed for start in _mta_services.started("qmgr"))
+    )
 
 
 def _evidence(minion: Minion, requested: Requested) -> list[Any] | None:

@@ -7,7 +7,6 @@ Symbolic links are followed when root made them and they lead to a regular file.
 from __future__ import annotations
 
 import datetime
-import grp
 import os
 import stat
 from typing import Any, Literal
@@ -162,7 +161,7 @@ def wrong_access(file: File, kind: Kind) -> str | None:
         return f"belongs to user {file.uid}, not to root"
     if kind == "certificate":
         return f"can be written by others (mode {file.mode:04o})" if file.mode & 0o022 else None
-    shared = kind == "left key" or (kind == "server key" and _group(file.gid) == "ssl-cert")
+    shared = kind == "left key" or (kind == "server key" and _mta_system.group_name(file.gid) == "ssl-cert")
     allowed = 0o640 if shared else 0o600
     return f"can be read by others (mode {file.mode:04o})" if file.mode & 0o177 & ~allowed else None
 
@@ -179,15 +178,8 @@ def reading_group(where: str) -> str | None:
     file = read(where) if where.startswith("/") else None
     if file is None or not file.mode & 0o040 or file.gid == 0:
         return None
-    group = _group(file.gid) or str(file.gid)
+    group = _mta_system.group_name(file.gid)
     return None if group == "ssl-cert" else group
-
-
-def _group(gid: int) -> str | None:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return None
 
 
 def source(minion: Minion, where: str, private: bool = False) -> bytes:

@@ -79,8 +79,7 @@ def problems(
     Parameters, result and errors: ``mta_settings.problems``.
     """
     settings = _mta_settings.of_pillar(minion, saltenv or minion.saltenv, pillar)
-    hostname = minion.grains.get("fqdn") if hostname is None else hostname
-    return judged(minion, key, pillar, settings, hostname, family or minion.grains.get("os_family"))
+    return judged(minion, key, pillar, settings, hostname, family)
 
 
 def judged(
@@ -105,16 +104,18 @@ def judged(
         The effective settings that it gives.
 
     hostname
-        The host name in force when the pillar has none.
+        The host name in force when the pillar has none; ``None``: the grain ``fqdn``.
 
     family
-        The operating system family.
+        The operating system family; ``None``: the grain ``os_family``.
 
     renamed
         Why the host's own name is not the server's any more; the pillar's shape is not looked at then.
 
     Postfix is asked only about what nothing else is wrong with. Raises ``CommandExecutionError`` when that fails.
     """
+    hostname = minion.grains.get("fqdn") if hostname is None else hostname
+    family = family or minion.grains.get("os_family")
     found = []
     if family not in settings["families"]:
         known = listed(settings["families"])

@@ -163,7 +163,7 @@ PLANS, KEY = "plans", "postfix_mta.plans"
 # A file that is changed twice within a clock's tick looks like one that is changed once: nanoseconds until that
 # can no longer be so.
 SETTLED = 2_000_000_000
-GRAINS = ("fqdn",)
+GRAINS = ("fqdn", "os_family")
 
 
 @dataclass
@@ -265,6 +265,8 @@ def note(
     """
     Take down that a plan changes nothing, for :func:`keep`; nothing where it rests on more than files.
 
+    Nor is one taken down of which a file has changed so lately that its next change might not show.
+
     subject, arguments
         As for :func:`unchanged`.
 
@@ -274,14 +276,13 @@ def note(
     notes
         The plan's.
     """
-    if looks.more:
+    if looks.more or looks.last_change() >= looks.began - SETTLED:
         return
     _Known.of(minion).fresh[subject] = {
         "arguments": _given(minion, arguments),
         "files": looks.files,
         "since": looks.since,
         "until": looks.until,
-        "began": looks.began,
         "notes": list(notes),
     }
 
@@ -293,21 +294,11 @@ def keep(minion: Minion, whole: bool) -> None:
     whole
         Whether all of the formula was applied: what it has not met is no longer there then.
 
-    One of which a file has changed since it was looked at, or so lately that the next change might not show, is
-    planned again by the next run. Where nothing can be written, all are.
+    One of which a file has changed since it was looked at is planned again by the next run. Where nothing can be
+    written, all are.
     """
     known = _Known.of(minion)
-
-    def holds(files: Mapping[str, Any], began: int) -> bool:
-        times = [
-            facts[-1]
-            for version in files.values()
-            for facts in version or []
-            if len(facts) > _mta_system.OF_DIRECTORY
-        ]
-        return max(times, default=0) < began - SETTLED and _are_as_seen(files)
-
-    fresh = {subject: one for subject, one in known.fresh.items() if holds(one["files"], one["began"])}
+    fresh = {subject: one for subject, one in known.fresh.items() if _are_as_seen(one["files"])}
     left = {subject: one for subject, one in known.kept.items() if subject in known.used or not whole}
     if fresh or len(left) < len(known.kept):
         with contextlib.suppress(CommandExecutionError):

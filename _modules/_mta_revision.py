@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "00e31dd6d4be"
+REVISION = "71be7a32ecca"

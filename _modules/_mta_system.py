@@ -25,7 +25,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, Union
+from typing import IO, Any, Callable, Union
 
 from salt.exceptions import CommandExecutionError
 
@@ -170,6 +170,11 @@ class Looks:
         self.more = False
         self.since, self.until = 0.0, math.inf
 
+    def last_change(self) -> int:
+        """Return when a file last changed, in nanoseconds of Unix time; 0 where none was looked at."""
+        versions = [facts for version in self.files.values() for facts in version or []]
+        return max((facts[-1] for facts in versions if len(facts) > OF_DIRECTORY), default=0)
+
 
 # Those that are noted now: one context may be in another, or in another thread.
 _watches: list[Looks] = []
@@ -272,19 +277,20 @@ def names(directory: Path) -> list[str]:
 def user_name(uid: int) -> str:
     """Return a user's name; the number where it has none."""
     look("/etc/passwd")
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return _name(pwd.getpwuid, uid)
 
 
 def group_name(gid: int) -> str:
     """Return a group's name; the number where it has none."""
     look("/etc/group")
+    return _name(grp.getgrgid, gid)
+
+
+def _name(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
     try:
-        return grp.getgrgid(gid).gr_name
+        return str(look_up(number)[0])
     except KeyError:
-        return str(gid)
+        return str(number)
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -512,7 +518,8 @@ def search_path() -> str:
 
 def find_program(name: str) -> str | None:
     """Return the path of a program; ``None`` when it is not installed."""
-    found, path = shutil.which(name, path=search_path()), search_path()
+    path = search_path()
+    found = shutil.which(name, path=path)
     for directory in path.split(os.pathsep) if _watches else []:
         candidate = os.path.join(directory, name)
         look(candidate)

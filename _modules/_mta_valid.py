@@ -20,11 +20,8 @@ def problems(minion: Minion, key: str, hostname: Any, family: Any, saltenv: str 
 
     Parameters, result and errors: ``mta_settings.problems``.
     """
-    saltenv = saltenv or minion.saltenv
-    pillar, settings = minion.pillar.get(key), _mta_settings.current(minion, saltenv)
+    pillar, settings = minion.pillar.get(key), _mta_settings.current(minion, saltenv or minion.saltenv)
     renamed = _renamed(minion, key, pillar)
-    hostname = minion.grains.get("fqdn") if hostname is None else hostname
-    family = family or minion.grains.get("os_family")
     subject = f"mta_settings.valid {key}"
     arguments = {"pillar": pillar, "hostname": hostname, "family": family, "settings": settings}
     if not renamed and _mta_plan_cache.unchanged(minion, subject, arguments) is not None:

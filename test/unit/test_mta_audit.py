@@ -7,6 +7,7 @@ import pytest
 from fake_smtp import PASSWORD
 
 import _mta_audit
+import _mta_system
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_the_audit_sees_what_a_client_and_the_disk_show(audit, server, no_route,
     [(0o640, "ssl-cert", False), (0o640, "users", True), (0o660, "ssl-cert", True), (0o644, "ssl-cert", True)],
 )
 def test_debian_s_group_for_keys_may_read_one(audit, certificates, monkeypatch, mode, group, found):
-    monkeypatch.setattr(_mta_audit, "_group", lambda number: group)
+    monkeypatch.setattr(_mta_system, "group_name", lambda _gid: group)
     key = pathlib.Path(certificates["good"])
     before = key.stat().st_mode
     key.chmod(mode)

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import stat
-import types
 
 import pytest
 from certificate_host import DAY, HOST, RUNNING, Host, chain_of_three, private_pem, refused
@@ -18,6 +17,7 @@ import _mta_apply
 import _mta_certificates
 import _mta_fleet_ca
 import _mta_pem
+import _mta_system
 import _mta_x509_make
 
 
@@ -323,8 +323,7 @@ def test_the_group_ssl_cert_may_read_a_server_key_and_no_other_group(host, monke
     host.settle()
     host.key.chmod(0o640)
     assert host.pair(test=True)["changes"]
-    group = types.SimpleNamespace(getgrgid=lambda gid: types.SimpleNamespace(gr_name="ssl-cert"))
-    monkeypatch.setattr(_mta_pem, "grp", group)
+    monkeypatch.setattr(_mta_system, "group_name", lambda _gid: "ssl-cert")
     assert host.pair(test=True)["changes"] == {}
     host.ca_key.chmod(0o640)
     assert host.authority(test=True)["changes"]
@@ -739,7 +738,7 @@ def test_a_chain_of_an_authority_without_key_usage_is_taken_over_with_a_warning(
 
 def test_a_key_that_a_group_can_read_is_taken_over_with_a_warning(acme, monkeypatch):
     acme.files["key"].chmod(0o640)
-    monkeypatch.setattr(_mta_pem, "_group", lambda gid: "certs")
+    monkeypatch.setattr(_mta_system, "group_name", lambda _gid: "certs")
     monkeypatch.setattr(_mta_pem.File, "gid", 4711, raising=False)
     assert "can be read by the group certs" in acme.taken()["comment"]
     assert stat.S_IMODE(acme.host.key.stat().st_mode) == 0o600

@@ -49,7 +49,9 @@ TOOLS = pathlib.Path(sys.executable).parent
 NICENESS = 5
 # Suites with tests that measure CPU time (the mark ``alone``): nothing else runs beside those.
 ALONE = ("cost",)
-# Suites that take several minutes, the longest first: so they start, and none of them runs on alone at the end.
+UNIT_TESTS = "unit tests"
+# What takes minutes, the longest first: so each has begun, and none of them runs on alone at the end. The unit
+# tests take what the shorter suites leave of the processors.
 LONG = (
     "arrives",
     "killed",
@@ -71,6 +73,7 @@ LONG = (
     "library",
     "sysv",
     "default",
+    UNIT_TESTS,
     "renewal",
     "queue",
     "mail-flow",
@@ -175,29 +178,34 @@ def bytecode():
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(venvs.cache() / "bytecode")}
 
 
-def unit(args, lines=None, niceness=0):
+def unit(args, lines=None):
+    """The unit tests' counts, with each Salt line, or with some."""
+    runs = unit_runs(args, lines)
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        return [count for done in pool.map(lambda one: one(), runs) for count in done]
+
+
+def unit_runs(args=(), lines=None, niceness=0):
     """
-    The unit tests' counts, with each Salt line, or with some. niceness: see nice(1).
+    The unit tests as functions that return counts: of one Salt line each. niceness: see nice(1).
 
     Of all tests those of which nothing depends on Salt (the mark ``once``) run with one line, by themselves.
     """
 
     def tests(what, line, chosen):
-        with timed("unit tests", what):
+        with timed(UNIT_TESTS, what):
             pytest = ["nice", f"-n{niceness}", venvs.python(line), "-m", "pytest"]
             output, code = run([*pytest, *chosen], bytecode(), live=False)
         with output_lock:
-            say(f"unit tests, {what}")
+            say(f"{UNIT_TESTS}, {what}")
             print(output, end="", flush=True)
-            failures.extend(results.in_short(output, f"unit tests, {what}"))
-        return results.count(output, code, chosen=bool(args))
+            failures.extend(results.in_short(output, f"{UNIT_TESTS}, {what}"))
+        return [results.count(output, code, chosen=bool(args))]
 
     lines = lines or venvs.lines()
-    runs = [(f"Salt {line}", line, args or ["test/unit", "-m", "not once"]) for line in lines]
-    if not args:
-        runs.append(("any Salt", lines[0], ["test/unit", "-m", "once"]))
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(tests, *zip(*runs)))
+    runs = [] if args else [("any Salt", lines[0], ["test/unit", "-m", "once"])]
+    runs += [(f"Salt {line}", line, args or ["test/unit", "-m", "not once"]) for line in lines]
+    return [functools.partial(tests, *one) for one in runs]
 
 
 def build(platforms):
@@ -247,12 +255,12 @@ def together(chosen, args, further=()):
     """
     The counts of what runs beside others: as many instances as the processors have time for.
 
-    further: functions that return counts, for the time left by the last instances.
+    further: other functions that return counts, each with its name in ``LONG``.
     """
     say(f"container suites: {', '.join(instance.name for instance in chosen)}")
-    chosen = sorted(chosen, key=lambda item: LONG.index(item.suite) if item.suite in LONG else len(LONG))
     parts = {suite: "not alone" for suite in ALONE}
-    jobs = [functools.partial(guarded, instance, args, parts.get(instance.suite)) for instance in chosen]
+    suites = [(one.suite, functools.partial(guarded, one, args, parts.get(one.suite))) for one in chosen]
+    jobs = sorted([*suites, *further], key=lambda job: LONG.index(job[0]) if job[0] in LONG else len(LONG))
     door = gate.Gate(FEW)
 
     def one(function):
@@ -260,7 +268,7 @@ def together(chosen, args, further=()):
             return function()
 
     with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
-        running = [pool.submit(one, function) for function in (*jobs, *further)]
+        running = [pool.submit(one, function) for _name, function in jobs]
         try:
             return [count for job in running for count in job.result()]
         except BaseException:
@@ -289,17 +297,17 @@ def guarded(instance, args, part=None):
 
 
 def everything():
-    """The counts of all: the unit tests run while images are built, or else beside the last container suites."""
+    """The counts of all: the unit tests run while images are built, or else beside the shorter suites."""
     chosen = kitchen.instances()
-    units = functools.partial(unit, [], niceness=NICENESS)
-    with concurrent.futures.ThreadPoolExecutor(2) as beside:
+    units = unit_runs(niceness=NICENESS)
+    with concurrent.futures.ThreadPoolExecutor(1 + len(units)) as beside:
         try:
             early = [beside.submit(lint)]
             late = []
             if all(map(images.is_built, kitchen.platforms())):
-                late.append(units)
+                late = [(UNIT_TESTS, run) for run in units]
             else:
-                early.append(beside.submit(units))
+                early += map(beside.submit, units)
             with timed("images"):
                 build(kitchen.platforms())
             counts = together(chosen, [], late)

@@ -619,32 +619,33 @@ def run_of_everything(monkeypatch):
     monkeypatch.setattr(__main__, "MANY", 1)
     monkeypatch.setattr(__main__, "build", lambda _platforms: part("build"))
     monkeypatch.setattr(__main__, "lint", lambda: part("lint"))
-    monkeypatch.setattr(__main__, "unit", lambda _args, niceness: part(f"unit {niceness}"))
+    monkeypatch.setattr(__main__, "LONG", (__main__.UNIT_TESTS, "default"))
+    monkeypatch.setattr(__main__, "unit_runs", lambda niceness: [lambda: part(f"unit {niceness}")])
     monkeypatch.setattr(__main__, "guarded", guarded)
     return said
 
 
-def test_unit_tests_begin_after_the_suites_and_nothing_runs_beside_what_measures(run_of_everything):
+def test_unit_tests_begin_in_their_turn_and_nothing_runs_beside_what_measures(run_of_everything):
     assert len(__main__.everything()) == 7
     assert run_of_everything[-4:] == ["default alone begins", "default alone ends"] * 2
     begun = [said.removesuffix(" begins") for said in run_of_everything[:-4] if said.endswith(" begins")]
     suites = [name for name in begun if name not in ("lint", "build")]
-    assert suites == ["sysv", "default not alone", "default not alone", f"unit {__main__.NICENESS}"]
+    assert suites == [f"unit {__main__.NICENESS}", "default not alone", "default not alone", "sysv"]
 
 
 def test_unit_tests_run_while_images_are_built(run_of_everything, monkeypatch):
     unit_begins = threading.Event()
 
-    def unit(_args, niceness):
+    def unit():
         unit_begins.set()
-        return [{"passed": niceness, "failed": 0, "skipped": 0}]
+        return [{"passed": 9, "failed": 0, "skipped": 0}]
 
     monkeypatch.setattr(images, "is_built", lambda platform: platform != "debian-13-salt-3008")
-    monkeypatch.setattr(__main__, "unit", unit)
+    monkeypatch.setattr(__main__, "unit_runs", lambda niceness: [unit] if niceness == __main__.NICENESS else [])
     monkeypatch.setattr(__main__, "build", lambda _platforms: unit_begins.wait(20))
     counts = __main__.everything()
     assert len(counts) == 7
-    assert [item["passed"] for item in counts].count(__main__.NICENESS) == 1
+    assert [item["passed"] for item in counts].count(9) == 1
 
 
 def test_what_does_not_depend_on_salt_runs_with_one_line_unless_it_is_chosen(monkeypatch):

@@ -24,7 +24,6 @@ import _mta_last_apply
 import _mta_obstacles
 import _mta_plan_cache
 import _mta_postfix_edit
-import _mta_postfix_view
 import _mta_restore
 import _mta_saslauthd
 import _mta_schedule
@@ -623,7 +622,7 @@ def set_(
     minion: Minion,
     parameters: Mapping[str, Any],
     services: Mapping[str, Any] | None = None,
-    config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY,
+    config_directory: str = "/etc/postfix",
 ) -> dict[str, Any]:
     """
     Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.
@@ -640,7 +639,7 @@ def set_(
 
 
 def reset(
-    minion: Minion, parameters: str | Sequence[str], config_directory: str = _mta_postfix_view.CONFIG_DIRECTORY
+    minion: Minion, parameters: str | Sequence[str], config_directory: str = "/etc/postfix"
 ) -> dict[str, Any]:
     """
     Take parameters out of main.cf, so that their defaults hold; otherwise as :func:`set_`.

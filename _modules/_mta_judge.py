@@ -25,6 +25,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_delivery
 import _mta_libsasl
+import _mta_plan_cache
 import _mta_policy
 import _mta_postfix_view
 import _mta_secrets
@@ -653,6 +654,14 @@ def _refusing(trial: _mta_delivery.Trial, refusals: Sequence[str]) -> list[str]:
     return [f"{text}: {who[0]} {_if_meant()}" for text in refusals if who]
 
 
+def _where(minion: Minion) -> list[Listener]:
+    """Where the server listens: main.cf and master.cf are read when they have changed."""
+    # What Postfix calls this host where main.cf does not say.
+    name = [socket.gethostname()]
+    found: list[Listener] = _mta_plan_cache.fact(minion, "listeners", name, lambda: _mta_postfix_view.listeners())
+    return found
+
+
 def _hops(listeners: Iterable[Listener]) -> int:
     """The largest hopcount_limit: a server that is tried before it is switched hands mail to the running one."""
     everywhere = [*listeners, *_mta_postfix_view.listeners()]
@@ -684,14 +693,14 @@ def check(
     if auth not in ("offered", "challenge"):
         raise SaltInvocationError(f"auth must be 'offered' or 'challenge', not {auth!r}")
     if listeners is None:
-        listeners = _mta_postfix_view.listeners()
+        listeners = _where(minion)
     if Run.of(minion).silent:
         timeout = min(timeout, SILENT_TIMEOUT)
     problems = [] if listeners else ["master.cf has no SMTP listener"]
     # A service with its own `-o myhostname` goes by that name; but somebody has to go by the expected one.
     own = hostname is None or hostname in {listener.get("hostname") for listener in listeners}
     judged, notes = _without(listeners, skip)
-    hops = _hops(listeners) if envelope else _mta_postfix_view.HOPCOUNT_LIMIT
+    hops = _hops(listeners) if envelope else 0
     trial, user, known = _trial(judged, hostname, aliases, relay) if deliver and judged else (None, None, [])
     real = trial if trial and trial.begin() else None
     ask = _Ask(login_of(minion, login_pillar), auth == "challenge", envelope, hops, real, user)
@@ -718,15 +727,16 @@ def check(
         return any(f"intended: [{word}]" in text for word in intended)
 
     # What this run has found to be older than itself fails no state of it.
-    faults = [text for text in problems if not wanted(text)]
-    verdict = _mta_verdict.compared(Run.of(minion).known, faults, lambda _: False)
-    older = verdict.earlier + verdict.unseen
+    faults, older = [text for text in problems if not wanted(text)], []
+    if faults:
+        verdict = _mta_verdict.compared(Run.of(minion).known, faults, lambda _: False)
+        faults, older = verdict.problems, verdict.earlier + verdict.unseen
     conversations = [talk for seen in examinations for _, talk in seen.talks]
     return {
-        "answers": not verdict.problems,
+        "answers": not faults,
         "listening": any(talk["connected"] for talk in conversations),
         "speaking": speaking,
-        "problems": verdict.problems,
+        "problems": faults,
         "logins": [text for seen in examinations for text in seen.logins],
         "doubts": [text for text in doubts if not wanted(text)],
         "reached": {step: why for step, why in reached.items() if not wanted(why)},

@@ -7,6 +7,7 @@ Each problem is one line that begins with the pillar path; no secret is part of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
@@ -16,7 +17,7 @@ import _mta_settings
 import _mta_system
 import _mta_tables
 from _mta_minion import Minion
-from _mta_pillar_schema import KEY_SIZES, SCHEMA, SECOND_KEY
+from _mta_pillar_schema import KEY_SIZES, SCHEMA, SECOND_KEY, TABLE_REFERENCE
 from _mta_pillar_types import label, listed, mapping, nearest, shown
 from _mta_records import NamedTuple
 
@@ -376,7 +377,7 @@ def _references(pillar: Pillar) -> Problems:
         values += [(("services", service, "overrides", name), value) for name, value in overrides.items()]
     for place, value in values:
         for item in value if isinstance(value, (list, tuple)) else [value]:
-            for name in _mta_settings.TABLE_REFERENCE.findall(item) if isinstance(item, str) else []:
+            for name in re.findall(TABLE_REFERENCE, item) if isinstance(item, str) else []:
                 if name not in known:
                     close = nearest(name, known)
                     hint = f"; did you mean {close}?" if close else ""

@@ -35,14 +35,12 @@ KEY_SIZES: dict[str, tuple[Any, ...]] = {
 RELAY_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 # The signer's socket, relative to Postfix's queue, which is where its daemons are, in a chroot or not.
 SIGNER_SOCKET = "postfix_mta_signer/milter"
-# Where its files are, which are removed when nothing is to be signed any more.
-SIGNER_FILES = "/etc/postfix-mta-signer"
 # What the name of a selector's Ed25519 key has more.
 SECOND_KEY = "-ed25519"
-# The same of what knows the MTA-STS policies of other domains.
+# That of what knows the MTA-STS policies of other domains.
 STS_SOCKET = "postfix_mta_sts/socket"
-STS_FILES = "/etc/postfix-mta-sts"
 TABLE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+TABLE_REFERENCE = rf"\{{maps\.({TABLE_NAME})\}}"
 # Types of tables that are no file.
 FILELESS = ("inline", "socketmap", "tcp", "unix", "static", "nis", "environ", "pipemap", "unionmap", "randmap")
 # RFC 2142, sections 3 to 5, and postmaster, which RFC 5321 demands.

@@ -3,7 +3,8 @@ Plans without changes, kept while what they rest on is the same, so that the nex
 
 There are two kinds. :func:`plan` is for one that says what it rests on: that is read in each run, and compared.
 Whoever rests on files alone is watched while it looks at them; the next run looks whether one of them has changed
-(:func:`unchanged`), and needs neither their contents nor the code that understands them.
+(:func:`unchanged`), and needs neither their contents nor the code that understands them. So are facts that files
+tell kept (:func:`fact`).
 """
 
 from __future__ import annotations
@@ -169,11 +170,11 @@ GRAINS = ("fqdn", "os_family")
 @dataclass
 class _Known:
     """
-    Plans that change nothing, by what they are of.
+    Plans that change nothing, and facts, by what they are of.
 
     kept
         Those that earlier runs have kept: ``arguments`` (digest), ``files`` (path to its version), ``since`` and
-        ``until`` (Unix times between which it holds), ``notes`` (list of text).
+        ``until`` (Unix times between which it holds), ``said`` (of a plan its notes, of a fact what was found).
 
     used
         What this run has met; ``fresh``: what it has added.
@@ -225,14 +226,28 @@ def noticed(minion: Minion) -> Minion:
     return minion._replace(functions=functions, pillar=pillar, grains=_Elsewhere(grains, GRAINS))
 
 
-def _given(minion: Minion, arguments: Mapping[str, Any]) -> str:
-    """A digest of what a plan is asked for, and of what Salt knows and most plans ask."""
+def _given(minion: Minion, arguments: Any) -> str:
+    """A digest of what is asked for, and of what Salt knows and most plans ask."""
     return _digest([arguments, [minion.grains.get(name) for name in GRAINS]])
 
 
 def _are_as_seen(files: Mapping[str, Any]) -> bool:
     """Whether each of the files is still what it was when it was looked at."""
     return all(_mta_system.version(path) == version for path, version in files.items())
+
+
+def _recalled(minion: Minion, subject: str, arguments: Any) -> Any:
+    """What was taken down of a subject, while all files that it rests on are what they were; else ``None``."""
+    known = _Known.of(minion)
+    known.used.add(subject)
+    try:
+        one = known.kept[subject]
+        if not one["since"] <= time.time() < one["until"] or one["arguments"] != _given(minion, arguments):
+            return None
+        return one["said"] if _are_as_seen(one["files"]) else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # It is not there, or not as it was written.
+        return None
 
 
 def unchanged(minion: Minion, subject: str, arguments: Mapping[str, Any]) -> list[str] | None:
@@ -247,23 +262,34 @@ def unchanged(minion: Minion, subject: str, arguments: Mapping[str, Any]) -> lis
 
     Returns ``None`` where it has to be planned. Each file is looked at, and not read.
     """
-    known = _Known.of(minion)
-    known.used.add(subject)
-    try:
-        one = known.kept[subject]
-        if not one["since"] <= time.time() < one["until"] or one["arguments"] != _given(minion, arguments):
-            return None
-        return [str(line) for line in one["notes"]] if _are_as_seen(one["files"]) else None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        # It is not there, or not as it was written.
-        return None
+    said = _recalled(minion, subject, arguments)
+    return [str(line) for line in said] if isinstance(said, list) else None
 
 
-def note(
-    minion: Minion, subject: str, arguments: Mapping[str, Any], looks: _mta_system.Looks, notes: Sequence[str]
-) -> None:
+def fact(minion: Minion, subject: str, arguments: Any, find: Callable[[], Any]) -> Any:
     """
-    Take down that a plan changes nothing, for :func:`keep`; nothing where it rests on more than files.
+    Return what a function finds out by looking at files alone, which is remembered while they are what they were.
+
+    subject, arguments
+        What it is of, and what else it depends on.
+
+    find
+        Returns what JSON can hold, and not ``None``. What it raises is raised.
+    """
+    said = _recalled(minion, subject, arguments)
+    if said is not None:
+        # Its files are not those that another one has looked at.
+        _mta_system.look_elsewhere()
+        return said
+    with _mta_system.watched() as looks:
+        said = find()
+    note(minion, subject, arguments, looks, said)
+    return said
+
+
+def note(minion: Minion, subject: str, arguments: Any, looks: _mta_system.Looks, said: Any) -> None:
+    """
+    Take down a plan that changes nothing, or a fact, for :func:`keep`; nothing where it rests on more than files.
 
     Nor is one taken down of which a file has changed so lately that its next change might not show.
 
@@ -273,8 +299,8 @@ def note(
     looks
         What was looked at for it.
 
-    notes
-        The plan's.
+    said
+        A plan's notes, or a fact.
     """
     if looks.more or looks.last_change() >= looks.began - SETTLED:
         return
@@ -283,13 +309,13 @@ def note(
         "files": looks.files,
         "since": looks.since,
         "until": looks.until,
-        "notes": list(notes),
+        "said": said,
     }
 
 
 def keep(minion: Minion, whole: bool) -> None:
     """
-    Keep the plans that this run has added, for the next one.
+    Keep the plans and facts that this run has added, for the next one.
 
     whole
         Whether all of the formula was applied: what it has not met is no longer there then.

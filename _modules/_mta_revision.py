@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "71be7a32ecca"
+REVISION = "9d19f5feb50e"

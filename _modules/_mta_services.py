@@ -16,14 +16,13 @@ import glob
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _mta_postfix_view
 import _mta_saslauthd_view
 import _mta_system
-from _mta_pillar_schema import SIGNER_FILES
 from _mta_records import NamedTuple
 
 
@@ -37,7 +36,7 @@ class Daemon(NamedTuple):
 PROC = "/proc"
 INIT_SCRIPTS = "/etc/init.d"
 # Those that start it, and those that stop it, which a package has that came `defaults-disabled`.
-RC_LINKS = "/etc/rc[2-5].d/{kind}[0-9][0-9]{name}"
+RC_LINKS = "/etc/rc{level}.d"
 SYSTEMD_RUNS = "/run/systemd/system"
 LOCAL_UNITS = "/etc/systemd/system"
 UNIT_DIRS = (LOCAL_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
@@ -46,7 +45,7 @@ SIGNER = "postfix-mta-signer"
 # And what knows the MTA-STS policies of other domains (_mta_sts), there likewise.
 STS = "postfix-mta-sts"
 OWN = (SIGNER, STS)
-SIGNER_CONF = f"{SIGNER_FILES}/rspamd.conf"
+SIGNER_CONF = f"/etc/{SIGNER}/rspamd.conf"
 CACHES = "/var/cache"
 DAEMONS = {
     "postfix": Daemon("/usr/sbin/postfix", "master"),
@@ -119,11 +118,11 @@ def _belongs(pid: int, name: str) -> bool:
     return any(group.endswith(f"/{name}.service") for group in groups)
 
 
-def _running(name: str) -> list[int]:
+def _running(name: str, pid_file: str | None = None) -> list[int]:
     """PIDs of the daemon; none when it does not run."""
     if name in OWN and not os.path.exists(DAEMONS[name].program):
         return []
-    text = _mta_system.text_of(_pid_file(name)).strip()
+    text = _mta_system.text_of(pid_file or _pid_file(name)).strip()
     if text.isdigit() and _alive(int(text), DAEMONS[name].process):
         return [int(text)]
     # Postfix itself goes by its PID file alone; other masters may be other instances.
@@ -163,10 +162,20 @@ def masked(unit: str) -> bool:
     return os.path.realpath(unit) == os.devnull
 
 
+def _has_links(name: str, kinds: str) -> bool:
+    """Whether some runlevel from 2 to 5 starts (``S``) or stops (``K``) a service by its init script."""
+    for level in range(2, 6):
+        with contextlib.suppress(OSError):
+            links = os.listdir(RC_LINKS.format(level=level))
+            if any(link[:1] in kinds and link[1:3].isdigit() and link[3:] == name for link in links):
+                return True
+    return False
+
+
 def _enabled(name: str) -> bool:
     unit = _native_unit(name)
     if unit is None:
-        return bool(glob.glob(RC_LINKS.format(kind="S", name=name)))
+        return _has_links(name, "S")
     if masked(unit):
         return False
     try:
@@ -185,16 +194,21 @@ def manager() -> str:
     return "systemd" if _mta_system.is_directory(SYSTEMD_RUNS) else "sysv"
 
 
-def status(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+def pid_files(names: Iterable[str]) -> dict[str, str]:
+    """Return where the daemons of services write their PID, as their settings say; these are files alone."""
+    return {name: _pid_file(_known(name)) for name in names}
+
+
+def status(names: Iterable[str], pid_files: Mapping[str, str] | None = None) -> dict[str, dict[str, bool]]:
     """
     Tell which services run, start at boot, and are installed, without starting a process.
 
-    Parameters, result and errors: ``mta_service.status``.
+    Parameters, result and errors: ``mta_service.status``; ``pid_files`` is what the function of that name returns.
     """
     _mta_system.look_elsewhere()
     return {
         name: {
-            "active": bool(_running(_known(name))),
+            "active": bool(_running(_known(name), (pid_files or {}).get(name))),
             "enabled": _enabled(name),
             "installed": os.path.exists(DAEMONS[name].program),
         }
@@ -398,7 +412,7 @@ def enable(name: str) -> None:
     else:
         # Only `enable` turns the links of a package that came `defaults-disabled`; it needs links to turn. Each of
         # both has systemd read all units anew, and `systemctl enable` does both.
-        if not glob.glob(RC_LINKS.format(kind="[SK]", name=name)):
+        if not _has_links(name, "SK"):
             _command(["update-rc.d", name, "defaults"])
         _command(["update-rc.d", name, "enable"])
     if not _enabled(name):

@@ -21,25 +21,17 @@ from salt.exceptions import CommandExecutionError
 from salt.utils.dictupdate import merge_recurse
 from salt.utils.yaml import safe_load
 
+import _mta_pillar_schema
+import _mta_pillar_types
 import _mta_system
 from _mta_minion import SALTENV, Minion
-from _mta_pillar_schema import (
-    FILELESS,
-    MAILBOXES,
-    PRESETS,
-    RELAY_PORTS,
-    SIGNER_FILES,
-    SIGNER_SOCKET,
-    STS_FILES,
-    STS_SOCKET,
-    TABLE,
-    TABLE_NAME,
-)
-from _mta_pillar_types import mapping, table
 from _mta_revision import REVISION
 
 KEY = "postfix_mta"
 QUEUE = "/var/spool/postfix"
+# Where the files of the signer are, and of what knows MTA-STS policies; who is not needed any more has none.
+SIGNER_FILES = "/etc/postfix-mta-signer"
+STS_FILES = "/etc/postfix-mta-sts"
 FETCH = "salt://postfix_mta/settings.py"
 # All grains that settings and SLS files depend on; beside these, whether there is LOOPBACK6 in "ipv6".
 GRAINS = ("fqdn", "os_family", "oscodename", "cpuarch")
@@ -49,8 +41,7 @@ HYPERSCAN = ("x86_64", "amd64")
 # The table of the logins at smarthosts, and that of the logins to which senders' addresses belong.
 RELAY_TABLE = "relay_passwords"
 SENDERS_TABLE = "sender_logins"
-TABLE_REFERENCE = re.compile(rf"\{{maps\.({TABLE_NAME})\}}")
-_REFERENCE = re.compile(r"\{([a-z_.]+)\}")
+_REFERENCE = r"\{([a-z_.]+)\}"
 _DEFAULT_KEYTAB = "/etc/krb5.keytab"
 _DEFAULT_SIZES = {"rsa": 3072, "ec": 256}
 
@@ -143,7 +134,9 @@ def fetched(
 def read(cache_files: CacheFiles, saltenv: str, pillar: Any) -> dict[str, Any]:
     """Return the data of the formula's YAML files, by name; presets of services only where one is asked for."""
     names = ["revision", "defaults", "os_family", "profiles"]
-    if mapping(mapping(pillar).get("services")).keys() & set(PRESETS):
+    if _mta_pillar_types.mapping(_mta_pillar_types.mapping(pillar).get("services")).keys() & set(
+        _mta_pillar_schema.PRESETS
+    ):
         names.append("services")
     urls = [f"salt://postfix_mta/{name}.yaml" for name in names]
     data = {}
@@ -181,7 +174,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     """
     networks = "127.0.0.0/8" + f" [{LOOPBACK6}]/128" * _has_ipv6(grains)
     grains = {name: grains.get(name) for name in GRAINS}
-    given = mapping(pillar)
+    given = _mta_pillar_types.mapping(pillar)
     family = files["os_family"].get(grains.get("os_family"), files["os_family"]["Debian"])
     settings: Settings = copy.deepcopy(files["defaults"][KEY])
     name = given.get("profile")
@@ -201,7 +194,7 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     )
     _name_host(settings, grains)
     _replace_secrets(settings)
-    _add_pairs(settings, mapping(given.get("certificate")))
+    _add_pairs(settings, _mta_pillar_types.mapping(given.get("certificate")))
     _add_served_files(settings)
     _add_certificate_arguments(settings)
     _add_conversation(settings)
@@ -215,11 +208,15 @@ def merge(files: Mapping[str, Any], pillar: Any, grains: Mapping[str, Any]) -> S
     _add_senders(settings, profile)
     _add_tables(settings, given)
     _add_main_cf(settings, profile)
-    _add_presets(settings, files.get("services", {}), mapping(given.get("firewall")).get("ports") is not None)
+    _add_presets(
+        settings,
+        files.get("services", {}),
+        _mta_pillar_types.mapping(given.get("firewall")).get("ports") is not None,
+    )
     _add_services(settings, profile)
     _add_chroots(settings)
     settings["main_cf"].update(relayed)
-    _add_signer(settings, mapping(given.get("dkim")), grains.get("cpuarch") in HYPERSCAN)
+    _add_signer(settings, _mta_pillar_types.mapping(given.get("dkim")), grains.get("cpuarch") in HYPERSCAN)
     _add_sts(settings, bool(relayed))
     settings["main_cf"].update(settings["parameters"])
     chosen = {"smtp_tls_security_level", "smtp_dns_support_level"} & {*settings["parameters"], *relayed}
@@ -264,10 +261,10 @@ def _expand(value: Any, settings: Settings) -> Any:
     """
 
     def replaced(text: str) -> Any:
-        whole = _REFERENCE.fullmatch(text)
+        whole = re.fullmatch(_REFERENCE, text)
         if whole:
             return _setting(whole[1], settings)
-        return _REFERENCE.sub(lambda reference: str(_setting(reference[1], settings)), text)
+        return re.sub(_REFERENCE, lambda reference: str(_setting(reference[1], settings)), text)
 
     return _in_texts(value, replaced)
 
@@ -318,9 +315,11 @@ def _add_aliases(settings: Settings, given: Mapping[str, Any]) -> None:
     """Add the aliases of root, and those for the mailboxes of RFC 2142 that are asked for: all to postmaster."""
     recipient, asked = settings["root_recipient"], given.get("rfc2142_aliases")
     settings["root_aliases"] = {"root": recipient, "postmaster": "root"} if recipient else {}
-    names = MAILBOXES if asked is True else asked if isinstance(asked, (list, tuple)) else ()
+    names = _mta_pillar_schema.MAILBOXES if asked is True else asked if isinstance(asked, (list, tuple)) else ()
     settings["rfc2142_aliases"] = {
-        name: "root" if name == "postmaster" else "postmaster" for name in names if name in MAILBOXES
+        name: "root" if name == "postmaster" else "postmaster"
+        for name in names
+        if name in _mta_pillar_schema.MAILBOXES
     }
     mailboxes = ["root", "postmaster", *settings["rfc2142_aliases"]]
     settings["root_maps"] = _inline(dict.fromkeys(mailboxes, recipient)) if recipient else None
@@ -350,11 +349,11 @@ def _add_pairs(settings: Settings, given: Mapping[str, Any]) -> None:
         second["key_type"] = None
     for section, raw, path in (
         (certificate, given, f"{KEY}:certificate:files"),
-        (second, mapping(given.get("second")), f"{KEY}:certificate:second:files"),
+        (second, _mta_pillar_types.mapping(given.get("second")), f"{KEY}:certificate:second:files"),
     ):
         if section["key_size"] is None:
             section["key_size"] = _DEFAULT_SIZES.get(section["key_type"])
-        for part, value in mapping(raw.get("files")).items():
+        for part, value in _mta_pillar_types.mapping(raw.get("files")).items():
             is_path = isinstance(value, str) and value.startswith("/")
             if part in section["files"] and value is not None and not is_path:
                 section["files"][part] = f"{path}:{part}"
@@ -566,7 +565,8 @@ def _hops(relay: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], dic
     for sender, own in sections:
         if not isinstance(own, Mapping) or not (_host(own) or host):
             continue
-        hop = f"[{_host(own) or host}]:{own.get('port') or relay['port'] or RELAY_PORTS.get(tls, 25)}"
+        port = own.get("port") or relay["port"] or _mta_pillar_schema.RELAY_PORTS.get(tls, 25)
+        hop = f"[{_host(own) or host}]:{port}"
         levels[hop] = level
         if sender is not None:
             senders[sender] = hop
@@ -596,18 +596,18 @@ def _add_tables(settings: Settings, given: Mapping[str, Any]) -> None:
         family["packages"] = [*family["packages"], *family["sasl_packages"]]
     default = settings["parameters"].get("default_database_type")
     absent, references = [], {}
-    for name, asked in mapping(given.get("maps")).items():
-        if not isinstance(name, str) or not re.fullmatch(TABLE_NAME, name) or name in logins:
+    for name, asked in _mta_pillar_types.mapping(given.get("maps")).items():
+        if not isinstance(name, str) or not re.fullmatch(_mta_pillar_schema.TABLE_NAME, name) or name in logins:
             continue
         if asked is None:
             absent.append(f"{folder}/{name}")
-        if not isinstance(asked, Mapping) or any(table("", asked, TABLE)):
+        if not isinstance(asked, Mapping) or any(_mta_pillar_types.table("", asked, _mta_pillar_schema.TABLE)):
             continue
         kind, path = asked.get("type") or default, asked.get("path") or f"{folder}/{name}"
         references[name] = f"{kind or '$default_database_type'}:{path}"
         if kind == "inline":
             references[name] = _inline(asked.get("entries") or {})
-        if kind not in FILELESS:
+        if kind not in _mta_pillar_schema.FILELESS:
             managed[name] = _managed(name, asked, kind, path, settings["family"]["map_packages"])
     keep = {one["name"]: one["type"] for one in managed.values()}
     plugins = [one["package"] for one in managed.values() if one.get("package")]
@@ -617,7 +617,9 @@ def _add_tables(settings: Settings, given: Mapping[str, Any]) -> None:
     for section in ("parameters", "services"):
         settings[section] = _in_texts(
             settings[section],
-            lambda text: TABLE_REFERENCE.sub(lambda match: references.get(match[1], match[0]), text),
+            lambda text: re.sub(
+                _mta_pillar_schema.TABLE_REFERENCE, lambda match: references.get(match[1], match[0]), text
+            ),
         )
 
 
@@ -636,7 +638,7 @@ def _managed(name: str, asked: Mapping[str, Any], kind: Any, path: str, plugins:
 
 def _inline(entries: Any) -> str:
     """Return the table of type inline that main.cf holds: ``inline:{ {key = value}, … }``, DATABASE_README."""
-    pairs = [f"{{{key} = {value}}}" for key, value in mapping(entries).items()]
+    pairs = [f"{{{key} = {value}}}" for key, value in _mta_pillar_types.mapping(entries).items()]
     return f"inline:{{ {', '.join(pairs)} }}".replace("$", "$$")
 
 
@@ -665,8 +667,8 @@ def _add_signer(settings: Settings, given: Mapping[str, Any], quick: bool) -> No
     if not dkim["domains"]:
         return
     milters = {
-        "smtpd_milters": dkim["milter"] or f"unix:{SIGNER_SOCKET}",
-        "non_smtpd_milters": dkim["milter"] or f"unix:{SIGNER_SOCKET}",
+        "smtpd_milters": dkim["milter"] or f"unix:{_mta_pillar_schema.SIGNER_SOCKET}",
+        "non_smtpd_milters": dkim["milter"] or f"unix:{_mta_pillar_schema.SIGNER_SOCKET}",
         # While it is down mail waits: it is never sent without a signature.
         "milter_default_action": "tempfail",
     }
@@ -699,7 +701,7 @@ def _add_sts(settings: Settings, relayed: bool) -> None:
     settings["sts_left"] = False
     if settings["sts"]:
         settings["packages"] = [*settings["packages"], *packages]
-        settings["main_cf"]["smtp_tls_policy_maps"] = f"socketmap:unix:{STS_SOCKET}:postfix"
+        settings["main_cf"]["smtp_tls_policy_maps"] = f"socketmap:unix:{_mta_pillar_schema.STS_SOCKET}:postfix"
 
 
 # -- whose a sender's address is ---------------------------------------------------------------
@@ -833,8 +835,11 @@ def _add_chroots(settings: Settings) -> None:
         return
     chroots: dict[str, bool | None] = {}
     for service, entry in settings["services"].items():
-        fields = mapping(entry)
-        logins = mapping(fields.get("overrides")).get("smtpd_sasl_auth_enable") not in (False, "no")
+        fields = _mta_pillar_types.mapping(entry)
+        logins = _mta_pillar_types.mapping(fields.get("overrides")).get("smtpd_sasl_auth_enable") not in (
+            False,
+            "no",
+        )
         if fields.get("command", "smtpd") != "smtpd" or entry is None or not logins:
             if service.endswith(("/inet", "/pass")):
                 chroots[service] = None

@@ -33,10 +33,10 @@ import _mta_x509
 import _mta_x509_make
 from _mta_minion import Minion
 from _mta_pillar_schema import SECOND_KEY as SECOND
-from _mta_pillar_schema import SIGNER_FILES as FOLDER
 from _mta_pillar_schema import SIGNER_SOCKET as SOCKET
 from _mta_plan import Change, Plan
 from _mta_records import NamedTuple
+from _mta_settings import SIGNER_FILES as FOLDER
 
 PROGRAM = "/usr/bin/rspamd"
 USER = "_rspamd"

@@ -36,7 +36,6 @@ PAUSE = 0.1
 MAX_LINE = 4096
 MAX_LINES = 200
 MASK = "****"
-PEM_BLOCK = r"(?s)-----BEGIN (CERTIFICATE|[A-Z ]*PRIVATE KEY)-----(.*?)-----END"
 DROPPED = "connection closed by the server"
 LATE = "no answer in time"
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
@@ -433,10 +432,14 @@ def certificates(path: str) -> list[str]:
     if data is None:
         raise CommandExecutionError(f"Cannot read {path}: {os.strerror(errno.ENOENT)}")
     own, expected = [], True
-    for kind, block in re.findall(PEM_BLOCK, data.decode("ascii", "replace")):
-        if kind == "CERTIFICATE" and expected:
-            own.append(block)
-        expected = kind != "CERTIFICATE"
+    for part in data.decode("ascii", "replace").split("-----BEGIN ")[1:]:
+        kind, _, rest = part.partition("-----")
+        block, end, _ = rest.partition("-----END")
+        if end and kind == "CERTIFICATE":
+            own += [block] * expected
+            expected = False
+        elif end and kind.endswith("PRIVATE KEY"):
+            expected = True
     try:
         return [hashlib.sha256(base64.b64decode(block)).hexdigest() for block in own]
     except ValueError:

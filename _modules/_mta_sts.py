@@ -18,9 +18,9 @@ import _mta_services
 import _mta_system
 import _mta_transaction
 from _mta_minion import Minion
-from _mta_pillar_schema import STS_FILES as FOLDER
 from _mta_pillar_schema import STS_SOCKET as SOCKET
 from _mta_plan import Plan
+from _mta_settings import STS_FILES as FOLDER
 
 DAEMON = "/usr/bin/mta-sts-daemon"
 USER = "_mta-sts"

@@ -36,6 +36,7 @@ import _mta_journal
 import _mta_judge
 import _mta_last_apply
 import _mta_obstacles
+import _mta_plan_cache
 import _mta_postfix_lock
 import _mta_postfix_view
 import _mta_recovery
@@ -830,7 +831,7 @@ def need(minion: Minion, activate: Mapping[str, str] | None, let_go: Iterable[st
         transaction.let_go.update(let_go)
 
 
-def outlook(minion: Minion) -> dict[str, Any]:
+def outlook(minion: Minion, services: Sequence[str] = ()) -> dict[str, Any]:
     """
     Tell what the closing state will have to do.
 
@@ -838,7 +839,12 @@ def outlook(minion: Minion) -> dict[str, Any]:
     """
     run = Run.of(minion)
     activate = run.transaction.activate if run.transaction else run.activate
+    status = {}
+    if services and not run.undone:
+        found = _mta_plan_cache.fact(minion, "PID files", services, lambda: _mta_services.pid_files(services))
+        status = _mta_services.status(services, found)
     return {
+        "services": status,
         "changes": bool(run.changes),
         "activate": dict(activate),
         "done": {service: DONE[action] for service, action in activate.items()},

@@ -149,13 +149,16 @@ def undo(reason, **job):
     return _mta_transaction.undo(_mta_minion.Minion.of(globals()), reason)
 
 
-def outlook(**job):
+def outlook(services=(), **job):
     """
     Tell what the state that closes the transaction will have to do. For states.
 
-    Returns ``{"changes": bool, "activate": {service: action}, "done": {service: the action as a participle},
-    "undone": a sentence or None, "members": {subject: changes}}``: in a real run what has been done, in test mode
-    what has been announced; refused as a job.
+    services (list, default none)
+        Names of services whose state it is to tell as well, as ``mta_service.status`` does.
+
+    Returns ``{"services": {service: its state}, "changes": bool, "activate": {service: action}, "done": {service:
+    the action as a participle}, "undone": a sentence or None, "members": {subject: changes}}``: in a real run what
+    has been done, in test mode what has been announced; refused as a job.
     """
     _mta_minion.refuse_job("mta_apply.outlook", job)
-    return _mta_transaction.outlook(_mta_minion.Minion.of(globals()))
+    return _mta_transaction.outlook(_mta_minion.Minion.of(globals()), services)

@@ -31,7 +31,7 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 
 PREFIX = "_mta_"
@@ -220,8 +220,17 @@ def _drop_others(directory: str) -> None:
             _drop(other)
 
 
-def _has_changed(identity: _Identity | None) -> bool:
-    return identity is None or _identity(identity[0]) != identity
+def _have_changed(identities: Iterable[_Identity]) -> bool:
+    """Whether one of some files is not what it was; this is asked for each module that Salt loads."""
+    stat = os.stat
+    try:
+        for path, inode, changed in identities:
+            status = stat(path)
+            if status.st_ino != inode or status.st_ctime_ns != changed:
+                return True
+    except OSError:
+        return True
+    return False
 
 
 def _is_this(module: ModuleType | None) -> bool:
@@ -232,13 +241,13 @@ def _current(directory: str) -> ModuleType:
     """Drop what has changed; return this module, or the one that has taken its place."""
     if not _is_this(sys.modules.get(__name__)):
         return importlib.import_module(__name__)
-    if _has_changed(_own):
+    if _own is None or _have_changed([_own]):
         for other in list(_files):
             _drop(other)
         del sys.modules[__name__]
     elif directory not in _files:
         _drop_others(directory)
-    elif any(_has_changed(file.identity) for file in _files[directory].values()):
+    elif _have_changed(file.identity for file in _files[directory].values()):
         _drop(directory)
     return importlib.import_module(__name__)
 

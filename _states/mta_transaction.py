@@ -99,12 +99,12 @@ def committed(name, services=None, verify=None, signed=None, follows_mta_sts=Fal
     ret = {"name": name, "changes": {}, "result": True, "comment": "Nothing had to be activated."}
     own = [*(["postfix-mta-signer"] if signed else []), *(["postfix-mta-sts"] if follows_mta_sts else [])]
     services = [*own, *(services or [])]
-    outlook = __salt__["mta_apply.outlook"]()
-    if outlook["undone"]:
-        ret.update(result=False, comment=outlook["undone"])
-        return ret
     try:
-        status = __salt__["mta_service.status"](services)
+        outlook = __salt__["mta_apply.outlook"](services)
+        if outlook["undone"]:
+            ret.update(result=False, comment=outlook["undone"])
+            return ret
+        status = outlook["services"]
         for service in services:
             if __opts__["test"] and service == "postfix" and not status[service]["installed"]:
                 continue  # its package, which an earlier state brings, enables and starts it

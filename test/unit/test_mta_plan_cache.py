@@ -169,6 +169,36 @@ def test_a_plan_is_made_once_while_its_files_are_the_same(plans):
     assert plans.plan(arguments={"threads": 6}) is None
 
 
+def test_a_fact_is_found_once_while_its_files_are_the_same(plans):
+    asked = []
+
+    def find():
+        asked.append(_mta_system.read(plans.file))
+        return [len(asked)]
+
+    def fact(arguments=None):
+        found = _mta_plan_cache.fact(plans.minion, "a fact", arguments, find)
+        _mta_plan_cache.keep(plans.minion, True)
+        return found
+
+    plans.age()
+    assert [fact(), fact(), fact("other")] == [[1], [1], [2]]
+    edited_unseen(plans.file)
+    assert fact("other") == [3]
+    assert asked == ["as it was", "as it was", "as it Was"]
+
+
+def test_who_rests_on_a_fact_that_is_remembered_looks_at_more_than_its_own_files(plans):
+    def looks(_minion):
+        _mta_plan_cache.fact(plans.minion, "a fact", None, lambda: _mta_system.read(plans.file))
+
+    plans.age()
+    looks(None)
+    _mta_plan_cache.keep(plans.minion, False)
+    plans.plan(looks)
+    assert plans.plan(looks) is None
+
+
 def edited_unseen(file):
     """Other contents of the same length, with the times of the former ones."""
     before = file.stat()

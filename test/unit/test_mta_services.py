@@ -52,6 +52,18 @@ def status(name, key):
     return _mta_services.status([name])[name][key]
 
 
+def test_where_the_daemons_write_their_pid_may_be_known_already(host, monkeypatch):
+    systemd(host)
+    process(host, 4, "master", unit="postfix")
+    write(host / "queue/pid/master.pid", "4\n")
+    known = _mta_services.pid_files(["postfix", "saslauthd"])
+    assert known == {"postfix": f"{host}/queue/pid/master.pid", "saslauthd": f"{host}/sasl/saslauthd.pid"}
+    monkeypatch.setattr(_mta_postfix_view, "CONFIG_DIRECTORY", f"{host}/nowhere")
+    assert _mta_services.status(["postfix"], known)["postfix"]["active"]
+    with pytest.raises(SaltInvocationError, match="ssh"):
+        _mta_services.pid_files(["ssh"])
+
+
 def test_an_empty_host_has_nothing(host):
     nothing = {"active": False, "enabled": False, "installed": False}
     names = ["postfix", "saslauthd"]

@@ -259,6 +259,20 @@ def test_what_is_changed_by_hand_is_seen_by_an_apply_that_remembers(container, c
     assert not any(one["changes"] for one in container.apply().values())
 
 
+def test_a_listener_that_was_added_by_hand_is_asked_by_an_apply_that_remembers(container):
+    container.exec("until ! find /etc -newerct '2 seconds ago' | grep -q .; do sleep 0.2; done")
+    for _ in range(2):
+        assert all(one["result"] for one in container.apply().values())
+    container.exec(
+        "cp -p /etc/postfix/master.cf /root/ && echo '2525 inet n - y - - smtpd' >>/etc/postfix/master.cf"
+    )
+    failed = {key: one for key, one in container.apply().items() if not one["result"]}
+    container.exec("cp -p /root/master.cf /etc/postfix/")
+    assert [key.partition("_|-")[0] for key in failed] == ["mta_probe"]
+    assert "127.0.0.1:2525" in next(iter(failed.values()))["comment"]
+    assert all(one["result"] for one in container.apply().values())
+
+
 # Does what postconf(1) does, and keeps a list of how it was called.
 COUNTING = '#!/bin/sh\necho "$*" >> /root/postconf.calls\nexec /usr/sbin/postconf.real "$@"\n'
 

@@ -20,7 +20,7 @@ def answers(opts, modules, context, pretend, listener):
     """Run the state; ``announced`` says whether earlier states would change something."""
     pretend("_mta_postfix_view.listeners", lambda: [listener])
     outlook = {"changes": False, "activate": {}, "undone": None}
-    pretend("_mta_transaction.outlook", lambda: outlook)
+    pretend("_mta_transaction.outlook", lambda _services: outlook)
 
     def run(test=False, announced=False, undone=None, **arguments):
         outlook.update(changes=announced, undone=undone)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "9d19f5feb50e"
+REVISION = "85dc6327db2c"

@@ -34,6 +34,8 @@ from _mta_records import NamedTuple
 Path = Union[str, "os.PathLike[str]"]
 
 STATE_DIRECTORY = "/var/lib/postfix_mta"
+# services(5).
+SERVICES = "/etc/services"
 # As in the C locale's isspace(3), which Postfix uses.
 BLANKS = " \t\n\v\f\r"
 # Those of /proc/PID/ go while they are read.
@@ -684,6 +686,7 @@ def port(name: str) -> int | None:
     """Return the number of a TCP port, given in digits or by its name in services(5); ``None``: no such name."""
     if name.isdigit():
         return int(name)
+    look(SERVICES)
     try:
         return socket.getservbyname(name, "tcp")
     except OSError:

@@ -302,3 +302,12 @@ def test_who_has_as_many_clients_waiting_as_it_takes_listens(tmp_path):
             with contextlib.suppress(BlockingIOError):
                 client.connect(path)
         assert _mta_system.listens(path)
+
+
+def test_who_asks_for_a_port_by_its_name_looks_at_the_file_that_has_it():
+    with _mta_system.watched() as looks:
+        assert _mta_system.port("25") == 25
+        assert looks.files == {}
+        assert _mta_system.port("no-such-service") is None
+    assert list(looks.files) == [_mta_system.SERVICES]
+    assert not looks.more

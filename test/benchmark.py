@@ -34,7 +34,7 @@ import subprocess
 import sys
 import time
 
-LIMITS = {"masterless": 1.17, "minion": 1.45, "growth": 1.30, "arriving": 1.05, "change": 1.5, "first": 15.0}
+LIMITS = {"masterless": 1.12, "minion": 1.35, "growth": 1.30, "arriving": 1.05, "change": 1.5, "first": 15.0}
 REFERENCE = "postfix_mta_reference"
 # How far the costs of the reference may lie apart, and the exit code where they do not tell.
 STEADY, UNSTEADY = 0.15, 3

@@ -621,8 +621,8 @@ def _put_away(minion: Minion, transaction: Transaction) -> list[str]:
 def set_(
     minion: Minion,
     parameters: Mapping[str, Any],
-    services: Mapping[str, Any] | None = None,
-    config_directory: str = "/etc/postfix",
+    services: Mapping[str, Any] | None,
+    config_directory: str,
 ) -> dict[str, Any]:
     """
     Set parameters, all by one process, and have a live SMTP conversation verify it; undone when that fails.
@@ -638,13 +638,11 @@ def set_(
     return changes
 
 
-def reset(
-    minion: Minion, parameters: str | Sequence[str], config_directory: str = "/etc/postfix"
-) -> dict[str, Any]:
+def reset(minion: Minion, parameters: str | Sequence[str], config_directory: str) -> dict[str, Any]:
     """
     Take parameters out of main.cf, so that their defaults hold; otherwise as :func:`set_`.
 
     Parameters, result and errors: ``postconf.reset``.
     """
     names = [parameters] if isinstance(parameters, str) else parameters
-    return set_(minion, dict.fromkeys(names), config_directory=config_directory)
+    return set_(minion, dict.fromkeys(names), None, config_directory)

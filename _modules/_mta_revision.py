@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REVISION = "85dc6327db2c"
+REVISION = "8cf4dc93cdea"

@@ -16,7 +16,7 @@ import glob
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -199,16 +199,17 @@ def pid_files(names: Iterable[str]) -> dict[str, str]:
     return {name: _pid_file(_known(name)) for name in names}
 
 
-def status(names: Iterable[str], pid_files: Mapping[str, str] | None = None) -> dict[str, dict[str, bool]]:
+def status(names: Collection[str], files: Mapping[str, str] | None = None) -> dict[str, dict[str, bool]]:
     """
     Tell which services run, start at boot, and are installed, without starting a process.
 
-    Parameters, result and errors: ``mta_service.status``; ``pid_files`` is what the function of that name returns.
+    Parameters, result and errors: ``mta_service.status``; ``files`` is what :func:`pid_files` returns of them.
     """
     _mta_system.look_elsewhere()
+    files = pid_files(names) if files is None else files
     return {
         name: {
-            "active": bool(_running(_known(name), (pid_files or {}).get(name))),
+            "active": bool(_running(name, files[name])),
             "enabled": _enabled(name),
             "installed": os.path.exists(DAEMONS[name].program),
         }

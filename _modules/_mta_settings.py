@@ -21,6 +21,7 @@ from salt.exceptions import CommandExecutionError
 from salt.utils.dictupdate import merge_recurse
 from salt.utils.yaml import safe_load
 
+# As modules: an apply with nothing new executes neither of the pillar's two.
 import _mta_pillar_schema
 import _mta_pillar_types
 import _mta_system

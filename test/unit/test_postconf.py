@@ -33,7 +33,7 @@ def test_set_and_reset_raise_when_the_server_does_not_work_with_it(minion, prete
         return outcomes[len(seen) - 1]
 
     pretend("_mta_apply.participate", member)
-    assert _mta_apply.set_(minion, {"biff": True}) == outcomes[0]["changes"]
+    assert _mta_apply.set_(minion, {"biff": True}, None, "/etc/postfix") == outcomes[0]["changes"]
     with pytest.raises(CommandExecutionError, match="refused"):
-        _mta_apply.reset(minion, ["biff", "relayhost"])
+        _mta_apply.reset(minion, ["biff", "relayhost"], "/etc/postfix")
     assert seen == [{"biff": True}, {"biff": None, "relayhost": None}]
